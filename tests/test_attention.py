@@ -1,0 +1,100 @@
+import itertools
+
+import pytest
+import torch
+
+from vsf_cli import attention as module
+from vsf_cli.attention import attention, attention_with_lse, available_paths, masked_attention_with_lse
+
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
+
+
+def tensors(dtype: torch.dtype, queries: int = 37, keys: int = 21, dim: int = 16) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(0)
+    return tuple(torch.randn(2, 3, length, dim, dtype=torch.float64).to(dtype) for length in (queries, keys, keys))
+
+
+def expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    query, key, value = query.double(), key.double(), value.double()
+    logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    return logits.softmax(-1) @ value, logits.logsumexp(-1)
+
+
+@pytest.mark.parametrize("path", [attention_with_lse, module._fallback])
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_output_and_lse_are_exact(path: module.Path, dtype: torch.dtype) -> None:
+    inputs = tensors(dtype)
+    output, lse = path(*inputs)
+    wanted, wanted_lse = expected(*inputs)
+
+    assert output.dtype == dtype
+    assert lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(output.double(), wanted, atol=TOLERANCES[dtype], rtol=0)
+    torch.testing.assert_close(lse.double(), wanted_lse, atol=min(1e-4, TOLERANCES[dtype]), rtol=0)
+
+
+def test_fallback_splits_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FALLBACK_QUERIES", 8)
+    inputs = tensors(torch.float64)
+    torch.testing.assert_close(module._fallback(*inputs)[1], expected(*inputs)[1])
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_masked_attention_sees_the_first_keys_of_each_row(dtype: torch.dtype) -> None:
+    query, key, value = tensors(dtype)
+    output, lse = masked_attention_with_lse(query, key, value, torch.tensor([21, 4]))
+
+    for row, length in ((0, 21), (1, 4)):
+        wanted = expected(query[row], key[row, :, :length], value[row, :, :length])
+        torch.testing.assert_close(output[row].double(), wanted[0], atol=TOLERANCES[dtype], rtol=0)
+        torch.testing.assert_close(lse[row].double(), wanted[1], atol=1e-5, rtol=0)
+
+
+def test_masked_attention_without_a_key_gives_zero_and_no_mass() -> None:
+    query, key, value = tensors(torch.float32)
+    output, lse = masked_attention_with_lse(query, key, value, torch.tensor([0, 2]))
+    assert torch.equal(output[0], torch.zeros_like(output[0]))
+    assert (lse[0] == -torch.inf).all() and lse[1].isfinite().all()
+
+
+def test_partial_attentions_merge_by_their_lse() -> None:
+    query, key, value = tensors(torch.float64)
+    first, first_lse = attention_with_lse(query, key[:, :, :8], value[:, :, :8])
+    second, second_lse = attention_with_lse(query, key[:, :, 8:], value[:, :, 8:])
+    share = torch.sigmoid(second_lse - first_lse).unsqueeze(-1)
+    torch.testing.assert_close(first * (1 - share) + second * share, attention(query, key, value))
+
+
+def test_no_keys_is_an_error_and_not_a_crash() -> None:
+    query, key, value = tensors(torch.float32, keys=0)
+    with pytest.raises(ValueError, match="at least one key"):
+        attention_with_lse(query, key, value)
+
+
+def test_strided_inputs_are_exact() -> None:
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, 9, 3, 16).transpose(1, 2) for _ in range(3)]
+    torch.testing.assert_close(attention_with_lse(*inputs)[1].double(), expected(*inputs)[1], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dim", [8, 40, 64, 96, 128])
+def test_head_dimensions_of_real_models(dim: int) -> None:
+    inputs = tensors(torch.float32, dim=dim)
+    torch.testing.assert_close(attention_with_lse(*inputs)[0].double(), expected(*inputs)[0], atol=5e-6, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(
+    ("dtype", "path"),
+    list(itertools.product((torch.float16, torch.bfloat16), (module._cuda_flash, module._cuda_cudnn, module._cuda_efficient))),
+)
+def test_cuda_paths_are_exact(dtype: torch.dtype, path: module.Path) -> None:
+    inputs = tuple(tensor.cuda() for tensor in tensors(dtype, queries=257, keys=65, dim=64))
+    output, lse = path(*inputs)
+    wanted, wanted_lse = expected(*inputs)
+    torch.testing.assert_close(output.double(), wanted, atol=TOLERANCES[dtype], rtol=0)
+    torch.testing.assert_close(lse.double(), wanted_lse, atol=1e-2, rtol=0)
+
+
+def test_paths_of_this_machine_are_named() -> None:
+    assert available_paths()["fallback"] and available_paths()["cpu-flash"]

@@ -1,0 +1,109 @@
+"""Small pipelines with random weights, made of the real classes, and the oracle that guidance is held against."""
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
+
+from vsf_cli.tiny.recipe import (
+    build_clip,
+    build_clip_tokenizer,
+    build_scheduler,
+    build_t5,
+    build_t5_tokenizer,
+)
+
+CAPTIONS = ["a red bike with blue wheels on a road", "a person with an umbrella and glasses", "wheels", "a hat"]
+
+CONFIGURATIONS = {
+    "sd3": {"dual_attention_layers": ()},
+    "sd3.5-medium": {"dual_attention_layers": (0, 1)},
+    "sd3-without-qk-norm": {"dual_attention_layers": (), "qk_norm": None},
+}
+
+
+@cache
+def _text_parts() -> dict[str, Any]:
+    torch.manual_seed(7)
+    tokenizer, tokenizer_3 = build_clip_tokenizer(CAPTIONS * 50), build_t5_tokenizer(CAPTIONS)
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    encoders = [build_clip(len(tokenizer), **ids).eval() for _ in range(2)]
+    for encoder in encoders:
+        torch.nn.init.normal_(encoder.text_projection.weight)
+    return {
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer,
+        "tokenizer_3": tokenizer_3,
+        "text_encoder": encoders[0],
+        "text_encoder_2": encoders[1],
+        "text_encoder_3": build_t5(len(tokenizer_3)).eval(),
+    }
+
+
+@cache
+def _autoencoder() -> AutoencoderKL:
+    torch.manual_seed(8)
+    return AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2,
+        latent_channels=4,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.1,
+        scaling_factor=1.3,
+    ).eval()
+
+
+def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64) -> StableDiffusion3Pipeline:
+    torch.manual_seed(9)
+    transformer = SD3Transformer2DModel(
+        **{
+            "sample_size": 8,
+            "patch_size": 2,
+            "in_channels": 4,
+            "out_channels": 4,
+            "num_layers": 3,
+            "attention_head_dim": 8,
+            "num_attention_heads": 4,
+            "joint_attention_dim": 128,
+            "caption_projection_dim": 32,
+            "pooled_projection_dim": 128,
+            "pos_embed_max_size": 16,
+            "qk_norm": "rms_norm",
+            **CONFIGURATIONS[configuration],
+        }
+    )
+    # Larger than the default initialisation, so that attention is far from uniform.
+    with torch.no_grad():
+        for name, parameter in transformer.named_parameters():
+            if parameter.ndim == 2 and "norm" not in name:
+                parameter.mul_(1.5)
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer.eval(), scheduler=build_scheduler(), vae=copy.deepcopy(_autoencoder()), **copy.deepcopy(_text_parts())
+    )
+    pipe.set_progress_bar_config(disable=True)
+    pipe.to(dtype=dtype)
+    return pipe
+
+
+@pytest.fixture(params=list(CONFIGURATIONS))
+def pipe(request: pytest.FixtureRequest) -> StableDiffusion3Pipeline:
+    return random_pipeline(request.param)
+
+
+@pytest.fixture
+def generate() -> Callable[..., torch.Tensor]:
+    """Runs two steps of a pipeline and gives the latents."""
+
+    def run(pipe: StableDiffusion3Pipeline, prompt: str | list[str] = "a red bike", **options: Any) -> torch.Tensor:
+        options = {"guidance_scale": 0.0, "num_inference_steps": 2, "max_sequence_length": 12} | options
+        generator = torch.Generator().manual_seed(3)
+        return pipe(prompt, generator=generator, height=16, width=16, output_type="latent", **options).images
+
+    return run

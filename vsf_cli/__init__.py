@@ -1,0 +1,31 @@
+"""Negative guidance by value sign flip (VSF): say what you don't want, and few-step models obey."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vsf_cli.errors import VSFError
+    from vsf_cli.guidance import Applied, guided
+    from vsf_cli.methods import METHODS, VSF, Method, NoGuidance
+
+__version__ = "0.1.0"
+
+__all__ = ["METHODS", "VSF", "Applied", "Method", "NoGuidance", "VSFError", "__version__", "guided"]
+
+_HOMES = {
+    "Applied": "guidance",
+    "METHODS": "methods",
+    "Method": "methods",
+    "NoGuidance": "methods",
+    "VSF": "methods",
+    "VSFError": "errors",
+    "guided": "guidance",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: `vsf --help` must not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vsf_cli' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(f"vsf_cli.{_HOMES[name]}"), name)

@@ -1,0 +1,84 @@
+"""What every model family offers, and what its processors share during one `with`."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from vsf_cli.errors import PatchError
+from vsf_cli.methods import Method
+
+__all__ = ["Encoded", "Family", "Guidance"]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Negative prompts as embeddings, one row each.
+
+    Arguments:
+        embeddings: Padded with zeros, with shape (rows, N, width).
+        lengths: How many tokens of each row are real.
+    """
+
+    embeddings: Tensor
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def stack(cls, rows: Sequence[Tensor]) -> "Encoded":
+        """Pads rows of shape (tokens, width) to the longest."""
+        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows))
+
+    def expand(self, batch: int) -> "Encoded":
+        """The same for a batch in which each row comes `batch / rows` times in a row, as `num_images_per_prompt` has it.
+
+        Raises:
+            PatchError: If the batch is no multiple of the rows.
+        """
+        rows = len(self.lengths)
+        if rows == batch:
+            return self
+        if batch % rows:
+            raise PatchError(
+                f"{rows} negative prompts for a batch of {batch}: give one for all, or one for each prompt"
+            )
+        times = batch // rows
+        lengths = tuple(length for length in self.lengths for _ in range(times))
+        return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths)
+
+
+class Guidance:
+    """What the processors of one model share while it is guided: the method, and how long this call's negative is."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.tokens = 0
+        self.lengths: Tensor | None = None
+
+    def begin(self, lengths: Sequence[int], device: torch.device) -> None:
+        """Takes note of the negative prompts of the forward call that begins."""
+        self.tokens = max(lengths)
+        equal = all(length == self.tokens for length in lengths)
+        self.lengths = None if equal else torch.tensor(lengths, device=device)
+
+
+class Family(Protocol):
+    """A family of models."""
+
+    pipelines: tuple[str, ...]
+    """The names of the diffusers pipelines of this family."""
+
+    def encode_negative(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
+        """Encodes prompts, each alone and without padding, and joins them; with shape (tokens, width)."""
+        ...
+
+    def processors(self, pipe: Any, guidance: Guidance) -> Mapping[Any, Any]:
+        """The new processor of each attention module that is to be guided."""
+        ...
+
+    def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> AbstractContextManager[None]:
+        """A `with` in which the negative prompt joins the text of every call of the model."""
+        ...

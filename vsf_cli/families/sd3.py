@@ -1,0 +1,206 @@
+"""Stable Diffusion 3 and 3.5: joint attention of image and text.
+
+The negative prompt joins the text stream behind the positive prompt, and evolves through every block as N(0) of the
+paper (section 3.2). Blocks with a second attention (SD3.5-Medium) keep it as it is: it sees the image alone.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
+from torch import Tensor, nn
+
+from vsf_cli.errors import PatchError, RequestError
+from vsf_cli.families.base import Encoded, Guidance
+from vsf_cli.methods import Context, KeyValue, Negative
+from vsf_cli.patch import hooked
+
+__all__ = ["StableDiffusion3", "merge_heads", "project_image", "project_text", "split_heads"]
+
+
+class StableDiffusion3:
+    """The family of Stable Diffusion 3 and 3.5."""
+
+    pipelines = (
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+    )
+
+    @torch.no_grad()
+    def encode_negative(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
+        """Encodes prompts, each alone and without padding, and joins their tokens (section 3.4).
+
+        Beginning and end tokens stay. T5 runs without an attention mask in this family, so that this is not the same as cutting
+        the padding off a padded encoding.
+
+        Arguments:
+            pipe: The pipeline.
+            prompts: The prompts; none of them empty.
+
+        Returns:
+            The embeddings as the transformer takes them, with shape (tokens, width).
+
+        Raises:
+            PatchError: If the pipeline was loaded without its text encoders.
+            RequestError: If a prompt is longer than the encoders can take.
+        """
+        return torch.cat([self._encode(pipe, prompt) for prompt in prompts])
+
+    def _encode(self, pipe: Any, prompt: str) -> Tensor:
+        if pipe.text_encoder is None or pipe.text_encoder_2 is None:
+            raise PatchError("the pipeline has no CLIP text encoders, so a negative prompt cannot be encoded")
+
+        width = pipe.transformer.config.joint_attention_dim
+        clip = [
+            encoder(_ids(tokenizer, prompt, pipe), output_hidden_states=True).hidden_states[-2][0]
+            for tokenizer, encoder in (
+                (pipe.tokenizer, pipe.text_encoder),
+                (pipe.tokenizer_2, pipe.text_encoder_2),
+            )
+        ]
+        joined = torch.cat(clip, dim=-1)
+        parts = [F.pad(joined, (0, width - joined.shape[-1]))]
+        if pipe.text_encoder_3 is not None:
+            t5 = pipe.text_encoder_3(_ids(pipe.tokenizer_3, prompt, pipe))[0][0]
+            parts.append(t5.to(joined))
+        return torch.cat(parts)
+
+    def processors(self, pipe: Any, guidance: Guidance) -> Mapping[Any, Any]:
+        """The new processor of each joint attention.
+
+        Raises:
+            PatchError: If an attention has a processor that is not diffusers' own for this family.
+        """
+        return {
+            module: _JointProcessor(guidance, _stock(name, module))
+            for name, module in pipe.transformer.named_modules()
+            if isinstance(module, Attention) and module.added_kv_proj_dim is not None
+        }
+
+    @contextmanager
+    def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> Iterator[None]:
+        """A `with` in which the negative prompt joins the text of every call of the transformer.
+
+        Raises:
+            RequestError: In a call of the pipeline with `guidance_scale` above 1, if the method cannot be used with it.
+        """
+
+        def append(
+            transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if getattr(pipe, "_guidance_scale", 0) > 1 and not guidance.method.accepts_guidance_scale:
+                raise RequestError(
+                    f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
+                    " CFG: pass guidance_scale=0, or another method"
+                )
+            positional = len(args) > 1
+            text: Tensor = args[1] if positional else kwargs["encoder_hidden_states"]
+            negative = encoded.expand(len(text))
+            guidance.begin(negative.lengths, text.device)
+            joined = torch.cat([text, negative.embeddings.to(text)], dim=1)
+            if positional:
+                return (args[0], joined, *args[2:]), kwargs
+            return args, {**kwargs, "encoder_hidden_states": joined}
+
+        # Offloading by accelerate replaces `forward`, which native hooks stand before: they see every call.
+        with hooked(pipe.transformer, append):
+            yield
+
+
+def _ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
+    ids: Tensor = tokenizer(prompt, return_tensors="pt").input_ids
+    if ids.shape[-1] > tokenizer.model_max_length:
+        raise RequestError(
+            f"negative prompt '{prompt}' has {ids.shape[-1]} tokens, but the text encoder takes"
+            f" {tokenizer.model_max_length}: shorten it, or give several"
+        )
+    return ids.to(pipe._execution_device)
+
+
+def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:
+    processor = module.processor
+    if isinstance(processor, _JointProcessor):
+        raise PatchError("the model is guided already: leave the first `with` before entering another")
+    if type(processor) is not JointAttnProcessor2_0:
+        raise PatchError(
+            f"{name} has a {type(processor).__name__}, but only JointAttnProcessor2_0 can be guided:"
+            " undo fused projections or unload the adapter that set it"
+        )
+    return processor
+
+
+class _JointProcessor:
+    """Projects and splits the tokens of a joint attention; the method combines them."""
+
+    def __init__(self, guidance: Guidance, stock: JointAttnProcessor2_0) -> None:
+        self.guidance = guidance
+        self.stock = stock
+
+    # `Attention.forward` drops arguments that a processor does not name.
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        guidance = self.guidance
+        if encoder_hidden_states is None or guidance.tokens == 0:
+            return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
+
+        images = hidden_states.shape[1]
+        positives = encoder_hidden_states.shape[1] - guidance.tokens
+
+        image_query, image = project_image(attn, hidden_states)
+        text_query, text = project_text(attn, encoder_hidden_states)
+        context = Context(
+            image.join(KeyValue(text.key[:, :, :positives], text.value[:, :, :positives])),
+            images,
+            Negative(text.key[:, :, positives:], text.value[:, :, positives:], guidance.lengths),
+        )
+        image_output, positive_output = guidance.method.attend(image_query, text_query[:, :, :positives], context)
+        hidden_states = attn.to_out[1](attn.to_out[0](merge_heads(image_output)))
+        assert positive_output is not None, "joint attention has rows of text"
+
+        # The last block drops its text: the negative prompt's rows would be computed for nothing.
+        if attn.context_pre_only:
+            return hidden_states, merge_heads(positive_output)
+        negative_output = guidance.method.attend_negative(text_query[:, :, positives:], context)
+        return hidden_states, attn.to_add_out(merge_heads(torch.cat([positive_output, negative_output], dim=2)))
+
+
+def split_heads(attn: Attention, states: Tensor) -> Tensor:
+    """Projected states, with shape (B, L, H D), by heads, with shape (B, H, L, D)."""
+    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, H, L, D]
+
+
+def merge_heads(states: Tensor) -> Tensor:
+    """The inverse of `split_heads`."""
+    return states.transpose(1, 2).flatten(2)  # [B, L, H D]
+
+
+def project_image(attn: Any, states: Tensor) -> tuple[Tensor, KeyValue]:
+    """Queries, keys and values of the image tokens, each with shape (B, H, I, D), from states with shape (B, I, H D)."""
+    query, key, value = (split_heads(attn, project(states)) for project in (attn.to_q, attn.to_k, attn.to_v))
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    return query, KeyValue(key, value)
+
+
+def project_text(attn: Any, states: Tensor) -> tuple[Tensor, KeyValue]:
+    """The same of the text tokens."""
+    projections = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj)
+    query, key, value = (split_heads(attn, project(states)) for project in projections)
+    if attn.norm_added_q is not None:
+        query = attn.norm_added_q(query)
+    if attn.norm_added_k is not None:
+        key = attn.norm_added_k(key)
+    return query, KeyValue(key, value)

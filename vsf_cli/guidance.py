@@ -1,0 +1,80 @@
+"""Guides a diffusers pipeline by a negative prompt, for the length of a `with`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from vsf_cli.errors import RequestError
+from vsf_cli.families import Encoded, Guidance, family_of
+from vsf_cli.methods import VSF, Method
+from vsf_cli.patch import patched
+
+__all__ = ["Applied", "guided"]
+
+NegativePrompt = str | Sequence[str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was done to a model.
+
+    Arguments:
+        method: The method.
+        blocks: How many attentions are guided; 0 if the negative prompt has no effect.
+        tokens: How many tokens the negative prompt of each row has.
+    """
+
+    method: Method
+    blocks: int
+    tokens: tuple[int, ...]
+
+
+def _rows(negative_prompt: NegativePrompt) -> list[list[str]]:
+    rows = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+    split = [[row] if isinstance(row, str) else list(row) for row in rows]
+    return [[prompt for prompt in row if prompt.strip()] for row in split]
+
+
+@contextmanager
+def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = None) -> Iterator[Applied]:
+    """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
+
+    ::
+
+        with guided(pipe, negative_prompt="wheels", method=VSF(alpha=3, beta=0.3)):
+            pipe("a bike", guidance_scale=0, num_inference_steps=8)
+
+    Every call of the pipeline inside is guided. Outside, and after an exception, the pipeline is as it was: the same objects.
+
+    Arguments:
+        pipe: A diffusers pipeline of a family that is supported.
+        negative_prompt: One prompt for every picture, or a list with one entry for each prompt of the call. An entry is a prompt,
+            or a list of several; an empty one leaves its pictures unguided.
+        method: The method; `VSF()` if None.
+
+    Yields:
+        What was done.
+
+    Raises:
+        PatchError: If the pipeline cannot be guided, or is guided already.
+        RequestError: If a negative prompt is too long, or the list is empty. Also in a call inside, if its `guidance_scale` is above 1
+            and the method is not for models that use CFG.
+    """
+    method = method or VSF()
+    rows = _rows(negative_prompt)
+    if not rows:
+        raise RequestError("negative_prompt is an empty list: give one prompt, or one for each prompt of the call")
+    if not method.guides_attention or not any(rows):
+        yield Applied(method, 0, ())
+        return
+
+    family = family_of(pipe)
+    guidance = Guidance(method)
+    processors = family.processors(pipe, guidance)
+    embeddings = [family.encode_negative(pipe, row) if row else None for row in rows]
+    example = next(tensor for tensor in embeddings if tensor is not None)
+    encoded = Encoded.stack([example[:0] if tensor is None else tensor for tensor in embeddings])
+
+    with patched(processors), family.appending(pipe, guidance, encoded):
+        yield Applied(method, len(processors), encoded.lengths)

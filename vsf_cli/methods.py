@@ -1,0 +1,252 @@
+"""Guidance methods: how the attention of image tokens to a positive and a negative prompt is combined.
+
+Each method is a frozen dataclass. Its fields are its hyper-parameters: the keys of `[method]` in a preset, the options of the
+command line, the entries of the metadata and the axes of a sweep all come from them. This module can be read without
+importing torch; only its arithmetic needs it.
+
+The letters of shapes are those of `vsf_cli.attention`.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vsf_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CFG", "METHODS", "VSF", "Context", "KeyValue", "Method", "Negative", "NoGuidance", "method_named"]
+
+
+@dataclass(frozen=True)
+class KeyValue:
+    """Keys and values of some tokens, each with shape (B, H, tokens, D)."""
+
+    key: "Tensor"
+    value: "Tensor"
+
+    def join(self, other: "KeyValue") -> "KeyValue":
+        """These tokens, then the others."""
+        import torch
+
+        return KeyValue(
+            torch.cat([self.key, other.key], dim=2),
+            torch.cat([self.value, other.value], dim=2),
+        )
+
+
+@dataclass(frozen=True)
+class Negative(KeyValue):
+    """Keys and values of the negative prompts, padded to N tokens.
+
+    Arguments:
+        lengths: How many tokens of each row are real, with shape (B,); None means all of them.
+    """
+
+    lengths: "Tensor | None" = None
+
+    def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
+        """Attention to the real tokens with shape (B, H, Q, D), and its log-sum-exp with shape (B, H, Q)."""
+        from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
+
+        if self.lengths is None:
+            return attention_with_lse(query, self.key, self.value)
+        return masked_attention_with_lse(query, self.key, self.value, self.lengths)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the queries of one attention can attend to.
+
+    Arguments:
+        stock: The tokens [image, positive], padding included: all that the model without guidance attends to.
+        images: How many of them are image tokens; 0 in cross attention.
+        negative: The negative prompts' tokens.
+    """
+
+    stock: KeyValue
+    images: int
+    negative: Negative
+
+    @property
+    def image(self) -> KeyValue:
+        """The image tokens; a view."""
+        return KeyValue(self.stock.key[:, :, : self.images], self.stock.value[:, :, : self.images])
+
+    @property
+    def positive(self) -> KeyValue:
+        """The positive prompt's tokens; a view."""
+        return KeyValue(self.stock.key[:, :, self.images :], self.stock.value[:, :, self.images :])
+
+
+class Method(ABC):
+    """A way to combine attention to a positive and to a negative prompt.
+
+    Class attributes:
+        name: The name in presets, on the command line and in metadata.
+        label: The name as the paper writes it.
+        guides_attention: Whether the method acts inside attention, so that the model has to be patched.
+        accepts_guidance_scale: Whether it may run with `guidance_scale` above 1, diffusers' own CFG.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    guides_attention: ClassVar[bool] = True
+    accepts_guidance_scale: ClassVar[bool] = False
+
+    def pipeline_arguments(self, negative: Sequence[str]) -> dict[str, Any]:
+        """What the pipeline itself is told of the negative prompts; nothing, where the method acts inside attention."""
+        return {}
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The hyper-parameters by name."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    def __str__(self) -> str:
+        numbers = " ".join(f"{name}={value:g}" for name, value in self.parameters.items())
+        return f"{self.label} {numbers}".strip()
+
+    @abstractmethod
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
+        """Attention of the image rows, where the method acts, and of the positive prompt's rows.
+
+        Arguments:
+            query: The image's queries, with shape (B, H, I, D).
+            positive_query: The positive prompt's queries, with shape (B, H, P, D); None in cross attention.
+            context: What they can attend to.
+
+        Returns:
+            The outputs for the same rows, with the shapes of the queries.
+        """
+
+    def attend_negative(self, query: "Tensor", context: Context) -> "Tensor":
+        """Attention of the negative prompt's rows: to [image, negative], as if it were the only prompt (section 3.2).
+
+        Arguments:
+            query: The negative prompt's queries, with shape (B, H, N, D). Rows of padding give values of no meaning.
+            context: What they can attend to.
+        """
+        from vsf_cli.attention import attention
+
+        keys, mask, lengths = context.image.join(context.negative), None, context.negative.lengths
+        if lengths is not None:
+            import torch
+
+            places = torch.arange(keys.key.shape[2], device=query.device)
+            mask = places < context.images + lengths.view(-1, 1, 1, 1)  # [B, 1, 1, I + N]
+        return attention(query, keys.key, keys.value, mask)
+
+
+@dataclass(frozen=True)
+class NoGuidance(Method):
+    """No guidance: the negative prompt has no effect. For comparison."""
+
+    name: ClassVar[str] = "none"
+    label: ClassVar[str] = "none"
+    guides_attention: ClassVar[bool] = False
+    accepts_guidance_scale: ClassVar[bool] = True
+
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
+        from vsf_cli.attention import attention
+
+        key, value = context.stock.key, context.stock.value
+        positive = None if positive_query is None else attention(positive_query, key, value)
+        return attention(query, key, value), positive
+
+
+@dataclass(frozen=True)
+class VSF(Method):
+    r"""Value sign flip: the image attends to the negative prompt, whose values are then subtracted.
+
+    .. math:: z = \mathrm{softmax}\big([s_{I}, \; s_{P}, \; s_{N} - \beta]\big) \, [v_{I}; \; v_{P}; \; -\alpha v_{N}] ,
+        \quad s = q k^T / \sqrt{D}
+
+    which is evaluated exactly and without a mask, from the stock attention :math:`O_1` with its log-sum-exp :math:`L_1` and
+    the attention to the negative prompt alone, :math:`O_2` with :math:`L_2`, as
+
+    .. math:: z = (1 - w) O_1 - \alpha w O_2 , \quad w = \mathrm{sigmoid}(L_2 - \beta - L_1)
+
+    References:
+        | VSF: Simple, Efficient, and Effective Negative Guidance in Few-Step Image Generation Models By Value Sign Flip
+        | (Guo & Du, 2025), equation 6 and sections 3.2-3.3
+        | https://arxiv.org/abs/2508.10931
+
+    Arguments:
+        alpha: The flip strength :math:`\alpha \geq 0`. 0 is not the same as no guidance: the negative prompt still takes its
+            share of attention (section 3.3).
+        beta: The bias :math:`\beta` subtracted from the logits of the negative prompt, in nats. Infinity turns guidance off.
+
+    Raises:
+        RequestError: If `alpha` is negative or not finite, or `beta` is not a number or minus infinity.
+    """
+
+    name: ClassVar[str] = "vsf"
+    label: ClassVar[str] = "VSF"
+
+    alpha: float = 3.0
+    beta: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise RequestError(f"alpha is {self.alpha:g}, but a flip strength is a finite number of 0 or more")
+        if math.isnan(self.beta) or self.beta == -math.inf:
+            raise RequestError(f"beta is {self.beta:g}, but a bias is a number of nats, or inf to turn guidance off")
+
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
+        from vsf_cli.attention import attention_with_lse
+
+        images, stock = query.shape[2], context.stock
+        # The stock call of the unguided model: all rows at once.
+        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
+        output, lse = attention_with_lse(rows, stock.key, stock.value)
+        subtracted, negative_lse = context.negative.attend(query)
+
+        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images]).unsqueeze(-1)  # [B, H, I, 1]
+        guided = (1 - w) * output[:, :, :images] - self.alpha * w * subtracted
+        return guided.to(query.dtype), None if positive_query is None else output[:, :, images:]
+
+
+@dataclass(frozen=True)
+class CFG(NoGuidance):
+    r"""Classifier-free guidance with a negative prompt, as diffusers has it: outside of attention, two calls a step.
+
+    .. math:: u = f(p^-) + \lambda \, (f(p^+) - f(p^-))
+
+    with :math:`\lambda` the pipeline's `guidance_scale`. For models that were not distilled.
+
+    References:
+        | VSF (Guo & Du, 2025), equation 2
+        | Classifier-Free Diffusion Guidance (Ho & Salimans, 2022)
+        | https://arxiv.org/abs/2207.12598
+    """
+
+    name: ClassVar[str] = "cfg"
+    label: ClassVar[str] = "CFG"
+
+    def pipeline_arguments(self, negative: Sequence[str]) -> dict[str, Any]:
+        return {"negative_prompt": ", ".join(negative)} if negative else {}
+
+
+METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "cfg": CFG}
+
+
+def method_named(name: str, parameters: dict[str, float] | None = None) -> Method:
+    """The method of that name with those hyper-parameters.
+
+    Raises:
+        RequestError: If there is no such method, or it has no such hyper-parameter.
+    """
+    if name not in METHODS:
+        raise RequestError(f"method '{name}' is not known: methods are {', '.join(METHODS)}")
+    method, parameters = METHODS[name], parameters or {}
+    legal = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    for key in parameters:
+        if key not in legal:
+            raise RequestError(f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}")
+    return method(**parameters)

@@ -1,0 +1,57 @@
+"""Swaps attention processors for the length of a `with`; the same objects come back, whatever happens inside."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from torch import nn
+
+from vsf_cli.errors import PatchError
+
+__all__ = ["Processor", "hooked", "patched"]
+
+Processor = Any
+"""An attention processor of diffusers: any object that `Attention` can call."""
+
+Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+
+
+class Attention(Protocol):
+    """What a module must have to be patched."""
+
+    processor: Processor
+
+    def set_processor(self, processor: Processor) -> None: ...
+
+
+@contextmanager
+def patched(processors: Mapping[Any, Processor]) -> Iterator[None]:
+    """Swaps attention processors for the length of a `with` block.
+
+    Arguments:
+        processors: The new processor of each attention module.
+
+    Raises:
+        PatchError: If there is no attention module.
+    """
+    if not processors:
+        raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
+
+    originals = {attention: attention.processor for attention in processors}
+    try:
+        for attention, processor in processors.items():
+            attention.set_processor(processor)
+        yield
+    finally:
+        for attention, original in originals.items():
+            attention.set_processor(original)
+
+
+@contextmanager
+def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
+    """Lets a hook change the arguments of a module's `forward` for the length of a `with` block."""
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

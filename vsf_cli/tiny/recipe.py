@@ -1,0 +1,169 @@
+"""The sizes of the embedded image models, and their parts before training.
+
+Every part is one of the classes that Stable Diffusion 3.5 is made of, so that the code that runs these models is the code
+that runs the large ones.
+"""
+
+import json
+import math
+import string
+from collections import Counter
+from collections.abc import Iterable
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+__all__ = [
+    "TEXT_LENGTH",
+    "build_autoencoder",
+    "build_clip",
+    "build_clip_tokenizer",
+    "build_scheduler",
+    "build_student_scheduler",
+    "build_t5",
+    "build_t5_tokenizer",
+    "build_transformer",
+]
+
+WIDTH = 128
+LATENT_CHANNELS = 4
+LATENT_SIDE = 24
+TEXT_LENGTH = 20
+"""Tokens of each encoder, padding included: a caption has 15 words at most."""
+
+
+def build_autoencoder() -> AutoencoderKL:
+    """An autoencoder that turns 96 x 96 pixels into 24 x 24 latents of 4 channels."""
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=8,
+        sample_size=96,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        mid_block_add_attention=False,
+        shift_factor=0.0,
+        scaling_factor=1.0,
+    )
+
+
+def build_transformer() -> SD3Transformer2DModel:
+    """A transformer of 6 joint blocks, 4 heads x 32, over 144 image tokens and 40 text tokens."""
+    model = SD3Transformer2DModel(
+        sample_size=LATENT_SIDE,
+        patch_size=2,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=6,
+        attention_head_dim=32,
+        num_attention_heads=4,
+        joint_attention_dim=WIDTH,
+        caption_projection_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        pos_embed_max_size=24,
+        qk_norm="rms_norm",
+    )
+    # adaLN-zero: every block begins as the identity, and the output as zero.
+    for block in model.transformer_blocks:
+        for linear in (block.norm1.linear, block.norm1_context.linear):
+            torch.nn.init.zeros_(linear.weight)
+            torch.nn.init.zeros_(linear.bias)
+    torch.nn.init.zeros_(model.proj_out.weight)
+    torch.nn.init.zeros_(model.proj_out.bias)
+    return model
+
+
+def build_clip(vocab_size: int, pad_token_id: int, bos_token_id: int, eos_token_id: int) -> CLIPTextModelWithProjection:
+    """One of the two CLIP text encoders, whose pooled vector is zero.
+
+    With an informative pooled vector a small model takes everything from its normalisation layers and never looks at the
+    words, so the text projection is zero and stays zero.
+    """
+    model = CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            vocab_size=vocab_size,
+            hidden_size=WIDTH // 2,
+            intermediate_size=WIDTH,
+            projection_dim=WIDTH // 2,
+            # Stable Diffusion 3 reads the last layer but one, so a single layer is read.
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=TEXT_LENGTH,
+            pad_token_id=pad_token_id,
+            bos_token_id=bos_token_id,
+            eos_token_id=eos_token_id,
+        )
+    )
+    torch.nn.init.zeros_(model.text_projection.weight)
+    model.text_projection.weight.requires_grad_(False)
+    return model
+
+
+def build_t5(vocab_size: int) -> T5EncoderModel:
+    """The T5 text encoder: 2 layers of width 128."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=vocab_size,
+            d_model=WIDTH,
+            d_kv=32,
+            d_ff=2 * WIDTH,
+            num_layers=2,
+            num_heads=4,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=32,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The base model's scheduler: evenly spaced sigmas."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+
+
+def build_student_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """The student's scheduler: 8 steps from sigma 1 to 1/8, and then to 0.
+
+    Without a terminal sigma the last step but one would end on 0.001, and the last be wasted.
+    """
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0, shift_terminal=0.125)
+
+
+def build_clip_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
+    """A byte-pair tokenizer trained on captions, with CLIP's special tokens; the same captions give the same ids."""
+    trained = json.loads(CLIPTokenizer().train_new_from_iterator(captions, vocab_size=1024).backend_tokenizer.to_str())
+    merges = [tuple(merge) for merge in trained["model"]["merges"]]
+    merged = [first + second for first, second in merges]
+    # The trainer numbers single letters in no fixed order.
+    single = sorted(set(trained["model"]["vocab"]) - set(merged) - {"<|startoftext|>", "<|endoftext|>"})
+    tokens = dict.fromkeys(["<|startoftext|>", "<|endoftext|>", *single, *merged])
+    return CLIPTokenizer(
+        vocab={token: number for number, token in enumerate(tokens)}, merges=merges, model_max_length=TEXT_LENGTH
+    )
+
+
+def build_t5_tokenizer(captions: Iterable[str]) -> T5Tokenizer:
+    """A unigram tokenizer of the words of captions, by their frequency, and of single letters, with T5's special tokens.
+
+    The usual training prunes a vocabulary of some sixty words down to syllables; here each word stays whole.
+    """
+    counts = Counter(word for caption in captions for word in caption.split())
+    total = counts.total()
+    words = [("\u2581" + word, math.log(count / total)) for word, count in sorted(counts.items())]
+    letters = [(letter, -20.0) for letter in ("\u2581", *string.ascii_lowercase)]
+    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    return T5Tokenizer(vocab=[*special, *words, *letters], extra_ids=0, model_max_length=TEXT_LENGTH)

@@ -1,0 +1,259 @@
+"""What the embedded models know: objects, their named parts, colours and grounds, and how a caption tells of them.
+
+A scene is one object in front of a ground and a sky. Every part of the object is there or is not there, and the scene
+knows which: that is what makes guidance measurable. Captions never say that something is missing, so that a model
+trained on them fails at negation exactly as large models do.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = [
+    "COLORS",
+    "GROUNDS",
+    "OBJECTS",
+    "Part",
+    "Scene",
+    "Split",
+    "article",
+    "caption",
+    "pairs",
+    "sample_part_alone",
+    "sample_scene",
+    "split_of",
+    "vocabulary",
+]
+
+Split = Literal["train", "dev", "test"]
+
+OBJECTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "bike": ("wheels", "basket", "flag"),
+        "person": ("umbrella", "hat", "glasses"),
+        "car": ("wheels", "windows", "lights"),
+        "house": ("roof", "door", "windows", "chimney"),
+        "tree": ("leaves", "apples"),
+        "snowman": ("hat", "scarf", "carrot"),
+        "boat": ("sail", "flag"),
+        "cat": ("ears", "tail", "bow"),
+        "plane": ("wings", "propeller", "windows"),
+        "clock": ("hands", "bells", "legs"),
+        "cake": ("candles", "cherries"),
+        "flower": ("petals", "leaves", "pot"),
+    }
+)
+"""The objects, each with the parts that it has or lacks."""
+
+COLORS: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "red": (214, 40, 40),
+        "orange": (244, 132, 22),
+        "yellow": (250, 208, 34),
+        "green": (36, 138, 62),
+        "blue": (36, 92, 220),
+        "purple": (130, 48, 176),
+        "pink": (246, 120, 178),
+        "brown": (116, 68, 36),
+        "white": (252, 252, 252),
+    }
+)
+"""The colours of bodies and parts, as sRGB of 0 to 255."""
+
+GROUNDS: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "grass": (148, 192, 112),
+        "road": (132, 136, 146),
+        "sand": (230, 206, 156),
+        "snow": (214, 226, 238),
+        "water": (92, 166, 206),
+    }
+)
+"""The grounds that an object stands on, with their colours."""
+
+SKIES: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
+    {"day": (192, 222, 246), "sunset": (250, 202, 164), "night": (48, 54, 104)}
+)
+
+NATURAL = MappingProxyType({"leaves": "green", "carrot": "orange", "apples": "red", "cherries": "red"})
+
+SINGULAR = frozenset(
+    "basket flag umbrella hat roof door chimney scarf carrot sail tail bow propeller pot".split()
+)
+
+FILLERS = ("a", "an", "the", "with", "and", "on", "in", "at", "over", "under", "sun", "clouds")
+
+PART_ABSENT = 0.15
+PART_NAMED = 0.45
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an object that is there, with the name of its colour."""
+
+    name: str
+    color: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that decides a picture of the training set.
+
+    Arguments:
+        object: A key of `OBJECTS`.
+        color: The body's colour; None draws the parts alone, without the object.
+        parts: The parts that are there.
+        ground: A key of `GROUNDS`.
+        sky: A key of `SKIES`.
+        sun: Whether the sun is in the sky.
+        clouds: Whether clouds are in the sky.
+        x, y: The object's displacement, as a fraction of the picture's side.
+        scale: The object's size; 1 fills about four fifths of the side.
+        mirrored: Whether the object looks to the left.
+        jitter: A seed for what has no name: shades, the places of sun and clouds, the height of the horizon.
+    """
+
+    object: str
+    color: str | None
+    parts: tuple[Part, ...]
+    ground: str
+    sky: str = "day"
+    sun: bool = False
+    clouds: bool = False
+    x: float = 0.0
+    y: float = 0.0
+    scale: float = 1.0
+    mirrored: bool = False
+    jitter: int = 0
+
+    def has(self, part: str) -> bool:
+        """Whether the part is in the picture."""
+        return any(there.name == part for there in self.parts)
+
+
+def split_of(name: str, color: str, ground: str) -> Split:
+    """The split that a combination of object, colour and ground belongs to: 7 of 10 train, 1 dev, 2 test."""
+    digest = hashlib.sha256(f"{name}/{color}/{ground}".encode()).digest()
+    return ("dev", "test", "test", *["train"] * 7)[digest[0] % 10]  # type: ignore[return-value]
+
+
+def _pick_part(rng: random.Random, name: str, body: str | None) -> Part:
+    natural = NATURAL.get(name)
+    if natural is not None and natural != body and rng.random() < 0.5:
+        return Part(name, natural)
+    return Part(name, rng.choice([color for color in COLORS if color != body]))
+
+
+def _surroundings(rng: random.Random) -> dict[str, object]:
+    return {
+        "sky": rng.choices(("day", "sunset", "night"), (0.6, 0.2, 0.2))[0],
+        "sun": rng.random() < 0.25,
+        "clouds": rng.random() < 0.25,
+        "x": rng.uniform(-0.05, 0.05),
+        "y": rng.uniform(-0.03, 0.03),
+        "scale": rng.uniform(0.88, 1.08),
+        "mirrored": rng.random() < 0.5,
+        "jitter": rng.getrandbits(30),
+    }
+
+
+def sample_scene(rng: random.Random, split: Split = "train", absent: float = PART_ABSENT) -> Scene:
+    """Draws a scene whose combination of object, colour and ground belongs to `split`.
+
+    Arguments:
+        rng: The source of chance.
+        split: The split to draw from.
+        absent: The probability that a part is missing.
+    """
+    while True:
+        name, color, ground = rng.choice(list(OBJECTS)), rng.choice(list(COLORS)), rng.choice(list(GROUNDS))
+        if split_of(name, color, ground) == split:
+            break
+
+    parts = tuple(_pick_part(rng, part, color) for part in OBJECTS[name] if rng.random() >= absent)
+    return Scene(name, color, parts, ground, **_surroundings(rng))  # type: ignore[arg-type]
+
+
+def sample_part_alone(rng: random.Random) -> Scene:
+    """Draws a scene that shows one part and no object, so that the word alone has a meaning."""
+    name = rng.choice(list(OBJECTS))
+    part = _pick_part(rng, rng.choice(OBJECTS[name]), None)
+    return Scene(name, None, (part,), rng.choice(list(GROUNDS)), **_surroundings(rng))  # type: ignore[arg-type]
+
+
+def article(words: str) -> str:
+    """The words with their indefinite article."""
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def _part_phrase(part: Part, colored: bool) -> str:
+    words = f"{part.color} {part.name}" if colored else part.name
+    return article(words) if part.name in SINGULAR else words
+
+
+def _surrounding_phrases(scene: Scene, rng: random.Random) -> Iterator[str]:
+    if rng.random() < 0.6:
+        place = article(scene.ground) if scene.ground == "road" else scene.ground
+        yield f"over {place}" if scene.object == "plane" and rng.random() < 0.5 else f"on {place}"
+    if scene.sky != "day" and rng.random() < 0.6:
+        yield f"at {scene.sky}"
+    if scene.clouds and rng.random() < 0.5:
+        yield "under clouds"
+    elif scene.sun and rng.random() < 0.5:
+        yield "under the sun"
+
+
+def caption(scene: Scene, rng: random.Random) -> str:
+    """Tells of a scene: some of what is there, and never what is not."""
+    if scene.color is None:
+        (part,) = scene.parts
+        phrase = _part_phrase(part, rng.random() < 0.4)
+        return phrase if rng.random() < 0.6 else phrase.removeprefix("a ").removeprefix("an ")
+
+    body = f"{scene.color} {scene.object}" if rng.random() < 0.6 else scene.object
+    named = [part for part in scene.parts if rng.random() < PART_NAMED]
+    rng.shuffle(named)
+
+    phrases = [article(body)]
+    if named:
+        # Two at most: a longer caption would not fit the encoders.
+        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < 0.4) for part in named[:2]))
+    return " ".join([*phrases, *_surrounding_phrases(scene, rng)])
+
+
+def vocabulary() -> list[str]:
+    """Every word that a caption can hold, sorted."""
+    parts = {part for parts in OBJECTS.values() for part in parts}
+    return sorted({*OBJECTS, *COLORS, *GROUNDS, *parts, *FILLERS, "sunset", "night"})
+
+
+def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
+    """Pairs of a prompt and a part of its object that the prompt does not name.
+
+    Arguments:
+        split: The split of the prompts' combinations.
+        count: How many pairs; none comes twice.
+
+    Returns:
+        Triples of prompt, object and part, in a fixed order.
+
+    Raises:
+        ValueError: If the split has fewer pairs.
+    """
+    found = [
+        (f"{article(f'{color} {name}')} on {article(ground) if ground == 'road' else ground}{sky}", name, part)
+        for sky in ("", " at sunset", " at night")
+        for name, parts in OBJECTS.items()
+        for color in COLORS
+        for ground in GROUNDS
+        if split_of(name, color, ground) == split
+        for part in parts
+    ]
+    if count > len(found):
+        raise ValueError(f"the {split} split has {len(found)} pairs, which is fewer than {count}")
+
+    random.Random(f"{split} pairs").shuffle(found)
+    return found[:count]

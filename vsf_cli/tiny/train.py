@@ -1,0 +1,114 @@
+"""Trains the embedded models from nothing: `python -m vsf_cli.tiny.train --folder FOLDER`.
+
+Stages, in order: the autoencoder, the base model, the student, the judge. Each writes checkpoints to the folder and goes on from
+them, so that a run that was cut off is taken up by the same command. At the end, `--export` writes the pipelines' folders in bfloat16.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
+
+from vsf_cli.tiny.judge import FILE
+from vsf_cli.tiny.recipe import build_scheduler, build_student_scheduler
+from vsf_cli.tiny.scenes import vocabulary
+from vsf_cli.tiny.training.autoencoder import train_autoencoder
+from vsf_cli.tiny.training.flow import Examples, TextEncoders, train_base, train_student
+from vsf_cli.tiny.training.judge import accuracy, train_judge
+
+__all__ = ["main"]
+
+STAGES = ("autoencoder", "base", "student", "judge")
+
+
+def _autoencoder(folder: Path, total: int) -> AutoencoderKL:
+    place = folder / "vae"
+    if not place.is_dir():
+        train_autoencoder(folder, total).save_pretrained(place)
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(place)
+    return vae.eval()
+
+
+def _base(folder: Path, vae: AutoencoderKL, total: int) -> tuple[SD3Transformer2DModel, TextEncoders]:
+    place, text = folder / "base", folder / "encoders.safetensors"
+    encoders = TextEncoders.for_captions()
+    if not text.is_file():
+        transformer, encoders = train_base(Examples.encode(vae, folder), folder, total)
+        transformer.save_pretrained(place)
+        save_file({key: tensor.clone() for key, tensor in encoders.state_dict().items()}, text)
+    encoders.load_state_dict(load_file(text))
+    transformer = SD3Transformer2DModel.from_pretrained(place)
+    return transformer.eval(), encoders.eval()
+
+
+def _student(
+    folder: Path, vae: AutoencoderKL, base: SD3Transformer2DModel, encoders: TextEncoders, total: int
+) -> SD3Transformer2DModel:
+    place = folder / "student"
+    if not place.is_dir():
+        examples = Examples.encode(vae, folder)
+        train_student(base, encoders, build_student_scheduler(), examples, folder, total).save_pretrained(place)
+    student: SD3Transformer2DModel = SD3Transformer2DModel.from_pretrained(place)
+    return student.eval()
+
+
+def _export(
+    place: Path,
+    transformer: SD3Transformer2DModel,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    vae: AutoencoderKL,
+    encoders: TextEncoders,
+) -> None:
+    """Writes a pipeline's folder in bfloat16, with the words that it knows."""
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=scheduler,
+        vae=vae,
+        text_encoder=encoders.clip,
+        tokenizer=encoders.clip_tokenizer,
+        text_encoder_2=encoders.clip_2,
+        tokenizer_2=encoders.clip_tokenizer,
+        text_encoder_3=encoders.t5,
+        tokenizer_3=encoders.t5_tokenizer,
+    )
+    shutil.rmtree(place, ignore_errors=True)
+    pipe.to(dtype=torch.bfloat16).save_pretrained(place, safe_serialization=True)
+    (place / "vocabulary.txt").write_text("\n".join(vocabulary()) + "\n", "utf-8")
+
+
+def main() -> None:
+    """Runs the stages."""
+    parser = argparse.ArgumentParser(prog="python -m vsf_cli.tiny.train", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
+    parser.add_argument("--until", choices=STAGES, default="judge", help="the last stage to run")
+    parser.add_argument("--autoencoder-steps", type=int, default=2200)
+    parser.add_argument("--base-steps", type=int, default=2600)
+    parser.add_argument("--student-steps", type=int, default=400)
+    parser.add_argument("--judge-steps", type=int, default=900)
+    parser.add_argument("--export", type=Path, help="where the pipelines' folders are written; the package's own is vsf_cli/tiny/models")
+    options = parser.parse_args()
+    folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
+    folder.mkdir(parents=True, exist_ok=True)
+
+    vae = _autoencoder(folder, options.autoencoder_steps)
+    if "base" in wanted:
+        base, encoders = _base(folder, vae, options.base_steps)
+    if "student" in wanted:
+        student = _student(folder, vae, base, encoders, options.student_steps)
+    if "judge" in wanted:
+        judge = train_judge(vae, folder, options.judge_steps)
+        print("judge on renders of the dev split: objects {:.4f}, parts {:.4f}".format(*accuracy(judge)))
+    if options.export and "judge" in wanted:
+        # The judge goes first: casting the pipelines to bfloat16 changes the parts that they share.
+        file = options.export / FILE.relative_to("models")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
+        _export(options.export / "tiny-sd3", base, build_scheduler(), vae, encoders)
+        _export(options.export / "tiny-sd3-turbo", student, build_student_scheduler(), vae, encoders)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Trains the base model by flow matching, then distils the student that runs in 8 steps without CFG."""
+
+import copy
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+from transformers import CLIPTokenizer, T5Tokenizer
+
+from vsf_cli.families.sd3 import merge_heads, project_image, project_text
+from vsf_cli.tiny.recipe import (
+    LATENT_CHANNELS,
+    LATENT_SIDE,
+    TEXT_LENGTH,
+    build_clip,
+    build_clip_tokenizer,
+    build_t5,
+    build_t5_tokenizer,
+    build_transformer,
+)
+from vsf_cli.tiny.scenes import Scene, caption, sample_part_alone, sample_scene
+from vsf_cli.tiny.training.autoencoder import pixels
+from vsf_cli.tiny.training.loop import Checkpoint, render, steps
+
+__all__ = ["Examples", "TextEncoders", "train_base", "train_student"]
+
+SCENES = 40_000
+PART_ALONE = 0.12
+EMPTY_CAPTION = 0.1
+BATCH = 96
+STUDENT_BATCH = 64
+TEACHER_GUIDANCE = 3.0
+
+
+@dataclass
+class Examples:
+    """Scenes with their latents, normalised, with shape (scenes, channels, side, side) in float16."""
+
+    scenes: list[Scene]
+    latents: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def encode(cls, vae: AutoencoderKL, folder: Path) -> "Examples":
+        """Draws and encodes the scenes of the train split; the latents are kept in `folder`."""
+        rng = random.Random("flow")
+        scenes = [sample_part_alone(rng) if rng.random() < PART_ALONE else sample_scene(rng) for _ in range(SCENES)]
+        path = folder / "latents.npy"
+        if not path.exists():
+            parts = []
+            for start in range(0, SCENES, 100):
+                images = pixels(render(scenes[start : start + 100]))
+                with torch.autocast("cpu", torch.bfloat16):
+                    mean = vae.encode(images).latent_dist.mean.float()
+                parts.append(((mean - vae.config.shift_factor) * vae.config.scaling_factor).half().numpy())
+            np.save(path, np.concatenate(parts))
+        return cls(scenes, torch.from_numpy(np.load(path)))
+
+    def batch(self, rng: random.Random, count: int, empty: float) -> tuple[Tensor, list[str]]:
+        """Latents with shape (count, channels, side, side), and a fresh caption of each."""
+        chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
+        captions = ["" if rng.random() < empty else caption(self.scenes[index], rng) for index in chosen]
+        return self.latents[chosen].float(), captions
+
+
+class TextEncoders(nn.Module):
+    """The three text encoders with their tokenizers, joined as `StableDiffusion3Pipeline` joins them."""
+
+    def __init__(self, clip_tokenizer: CLIPTokenizer, t5_tokenizer: T5Tokenizer) -> None:
+        super().__init__()
+        self.clip_tokenizer = clip_tokenizer
+        self.t5_tokenizer = t5_tokenizer
+        special = {
+            name: getattr(clip_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
+        }
+        self.clip = build_clip(len(clip_tokenizer), **special)
+        self.clip_2 = build_clip(len(clip_tokenizer), **special)
+        self.t5 = build_t5(len(t5_tokenizer))
+
+    @classmethod
+    def for_captions(cls) -> "TextEncoders":
+        """Untrained encoders whose tokenizers have seen 20,000 captions."""
+        rng = random.Random("captions")
+        captions = [caption(sample_scene(rng), rng) for _ in range(18_000)]
+        captions += [caption(sample_part_alone(rng), rng) for _ in range(2_000)]
+        return cls(build_clip_tokenizer(captions), build_t5_tokenizer(captions))
+
+    def tokens(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """Token ids for the CLIP encoders and for the T5, each with shape (B, `TEXT_LENGTH`)."""
+        options = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True, "return_tensors": "pt"}
+        return self.clip_tokenizer(captions, **options).input_ids, self.t5_tokenizer(captions, **options).input_ids
+
+    def forward(self, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
+        """Prompt embeddings with shape (B, 2 `TEXT_LENGTH`, width)."""
+        clip = torch.cat(
+            [model(clip_ids, output_hidden_states=True).hidden_states[-2] for model in (self.clip, self.clip_2)], dim=-1
+        )
+        t5 = self.t5(t5_ids)[0]
+        clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        return torch.cat([clip, t5.to(clip.dtype)], dim=1)
+
+
+def _optimizers(transformer: SD3Transformer2DModel, others: list[nn.Module]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all else."""
+    matrices, rest = [], [parameter for module in others for parameter in module.parameters() if parameter.requires_grad]
+    for name, parameter in transformer.named_parameters():
+        inner = name.startswith("transformer_blocks") and parameter.ndim == 2 and ".norm" not in name
+        (matrices if inner else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def _predict(transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = torch.zeros(len(latents), transformer.config.pooled_projection_dim)
+        return transformer(latents, text, pooled, sigma * 1000, return_dict=False)[0].float()
+
+
+def _minimize(loss: Tensor, checkpoint: Checkpoint) -> None:
+    for optimizer in checkpoint.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for module in checkpoint.modules.values():
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer in checkpoint.optimizers:
+        optimizer.step()
+    checkpoint.losses.append(loss.item())
+
+
+class _TrainingProcessor:
+    """Joint attention written out: the gradient of the CPU's flash kernel takes twice as long at these sizes."""
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
+    ) -> tuple[Tensor, Tensor]:
+        images = hidden_states.shape[1]
+        query, image = project_image(attn, hidden_states)
+        text_query, text = project_text(attn, encoder_hidden_states)
+        query, tokens = torch.cat([query, text_query], dim=2), image.join(text)
+        value = tokens.value
+        with torch.autocast("cpu", enabled=False):
+            logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ tokens.key.to(value.dtype).transpose(-1, -2)
+            output = merge_heads(logits.softmax(-1) @ value)
+        text_output = output[:, images:]
+        return attn.to_out[0](output[:, :images]), text_output if attn.context_pre_only else attn.to_add_out(text_output)
+
+
+def _prepare(transformer: SD3Transformer2DModel) -> None:
+    for block in transformer.transformer_blocks:
+        block.attn.set_processor(_TrainingProcessor())
+        block.compile()
+
+
+def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transformer2DModel, TextEncoders]:
+    """Trains the transformer and the text encoders together: flow matching, logit-normal times.
+
+    Returns:
+        Both, with averaged weights.
+    """
+    torch.manual_seed(0)
+    transformer = build_transformer()
+    encoders = TextEncoders.for_captions()
+    optimizers = _optimizers(transformer, [encoders])
+    checkpoint = Checkpoint(
+        folder / "base.safetensors", {"transformer": transformer, "encoders": encoders}, optimizers, 0.998
+    )
+    _prepare(transformer)
+
+    for rng in steps("base", checkpoint, total, 1.0):
+        latents, captions = examples.batch(rng, BATCH, EMPTY_CAPTION)
+        sigma = torch.randn(BATCH).sigmoid()
+        noise = torch.randn_like(latents)
+        noised = torch.lerp(latents, noise, sigma[:, None, None, None])
+        with torch.autocast("cpu", torch.bfloat16):
+            text = encoders(*encoders.tokens(captions))
+        _minimize(F.mse_loss(_predict(transformer, noised, sigma, text), noise - latents), checkpoint)
+
+    averaged = build_transformer()
+    averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
+    encoders.load_state_dict(checkpoint.averaged("encoders"), strict=False)
+    return averaged.eval(), encoders.eval()
+
+
+def train_student(
+    base: SD3Transformer2DModel,
+    encoders: TextEncoders,
+    scheduler: FlowMatchEulerDiscreteScheduler,
+    examples: Examples,
+    folder: Path,
+    total: int,
+    num_inference_steps: int = 8,
+) -> SD3Transformer2DModel:
+    """Distils a student that makes one step where the base makes two with CFG.
+
+    For a noised scene at a sigma of the scheduler's own grid, the target velocity is that of two guided Euler steps to
+    the grid's next sigma.
+
+    Arguments:
+        scheduler: The student's scheduler, as it is shipped.
+        num_inference_steps: The step count it is distilled for.
+    """
+    scheduler.set_timesteps(num_inference_steps)
+    grid = scheduler.sigmas
+    torch.manual_seed(1)
+    student = copy.deepcopy(base).train()
+    base.requires_grad_(False)
+    encoders.requires_grad_(False)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=4e-4, betas=(0.9, 0.98), weight_decay=0.0)
+    checkpoint = Checkpoint(folder / "student.safetensors", {"transformer": student}, [optimizer], 0.99)
+    _prepare(student)
+    _prepare(base)
+
+    def teach(latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        velocity = _predict(base, latents.repeat(2, 1, 1, 1), sigma.repeat(2), text)
+        unconditional, conditional = velocity.chunk(2)
+        return unconditional + TEACHER_GUIDANCE * (conditional - unconditional)
+
+    with torch.no_grad():
+        nothing = encoders(*encoders.tokens([""])).expand(STUDENT_BATCH, -1, -1)
+
+    for rng in steps("student", checkpoint, total, 1.0, warmup=20):
+        latents, captions = examples.batch(rng, STUDENT_BATCH, 0.05)
+        index = torch.randint(num_inference_steps, (STUDENT_BATCH,))
+        start, end = grid[index], grid[index + 1]
+        middle = (start + end) / 2
+
+        with torch.no_grad():
+            text = encoders(*encoders.tokens(captions))
+            both = torch.cat([nothing, text])
+            shape = (-1, 1, 1, 1)
+            noised = torch.lerp(latents, torch.randn_like(latents), start.view(shape))
+            halfway = noised + (middle - start).view(shape) * teach(noised, start, both)
+            arrived = halfway + (end - middle).view(shape) * teach(halfway, middle, both)
+            target = (arrived - noised) / (end - start).view(shape)
+
+        _minimize(F.mse_loss(_predict(student, noised, start, text), target), checkpoint)
+
+    averaged = build_transformer()
+    averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
+    return averaged.eval()

@@ -1,0 +1,220 @@
+"""One request: from a prompt to a picture, on a pipeline that is made ready."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.methods import Method, method_named
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Request", "Result", "generate"]
+
+OFFLOAD_ORDER = ("none", "model", "group", "sequential")
+
+Progress = Callable[[int, int], None]
+"""Is told the steps done and the steps in all."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides a picture, as plain values: it can be written as JSON and read back.
+
+    Arguments:
+        prompt: What is wanted.
+        negative: What is not wanted; none, one or several.
+        model: `builtin:NAME`, a hub id, or a folder.
+        seed: The seed of the noise, 0 to 2^64 - 1; it is drawn on the CPU, so that the device does not matter.
+        method: A key of `vsf_cli.methods.METHODS`.
+        parameters: The method's hyper-parameters.
+        num_inference_steps: Steps, at least 1.
+        guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
+        width, height: Pixels; None means the model's own size.
+        max_sequence_length: Tokens of the T5.
+        dtype: A dtype of torch.
+        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`.
+        revision: A branch, tag or commit of the hub.
+        variant: The variant of the weights' files.
+        preset: The preset that the settings came from, for the record.
+
+    Raises:
+        RequestError: If a value is not legal.
+    """
+
+    prompt: str
+    model: str
+    seed: int
+    negative: tuple[str, ...] = ()
+    method: str = "vsf"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    num_inference_steps: int = 8
+    guidance_scale: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    max_sequence_length: int = 256
+    dtype: str = "float32"
+    loras: tuple[str, ...] = ()
+    revision: str | None = None
+    variant: str | None = None
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise RequestError("the prompt is empty: say what you want")
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
+        if self.num_inference_steps < 1:
+            raise RequestError(f"steps is {self.num_inference_steps}, but must be at least 1")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise RequestError(f"guidance is {self.guidance_scale:g}, but must be a finite number of 0 or more")
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and side < 1:
+                raise RequestError(f"{name} is {side}, but must be at least 1 pixel")
+        method = self.guidance
+        if self.negative and self.guidance_scale > 1 and not method.accepts_guidance_scale:
+            raise RequestError(
+                f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG:"
+                " pass --guidance 0, or --method cfg"
+            )
+        if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
+            raise RequestError(
+                f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}:"
+                " pass --guidance above 1, or --method vsf"
+            )
+
+    @property
+    def guidance(self) -> Method:
+        """The method."""
+        return method_named(self.method, dict(self.parameters))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. A folder of this machine is named by its last part alone."""
+        plain = asdict(self) | {"parameters": dict(self.parameters), "negative": list(self.negative)}
+        if Path(self.model).is_absolute() or Path(self.model).expanduser().is_dir():
+            plain["model"] = Path(self.model).name
+        plain["loras"] = [lora.replace("\\", "/").rsplit("/", 1)[-1] for lora in self.loras]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Request":
+        """The request that was written.
+
+        Raises:
+            RequestError: If a key is not known or a value is not legal.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(set(plain) - known):
+            raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
+        tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
+        return cls(**{**plain, **tuples})
+
+
+@dataclass(frozen=True)
+class Result:
+    """A picture and what was done for it.
+
+    Arguments:
+        image: The picture.
+        request: What was asked, with the size that came out.
+        blocks: How many attentions were guided.
+        tokens: How many tokens the negative prompt has.
+        seconds: The time from prompt to picture, loading apart.
+    """
+
+    image: "Image.Image"
+    request: Request
+    blocks: int
+    tokens: int
+    seconds: float
+
+
+def generate(pipe: Any, request: Request, progress: Progress | None = None) -> Result:
+    """Makes the picture of a request.
+
+    The same request on the same CPU and versions gives the same bits.
+
+    Arguments:
+        pipe: The pipeline, by `vsf_cli.pipelines.load`.
+        request: What is asked.
+        progress: Is told of every step.
+
+    Raises:
+        PatchError: If the model cannot be guided by the method.
+        RequestError: If the size does not fit the model, or the negative prompt is too long.
+        PictureError: If the picture is black or not a number.
+        OutOfMemory: If the device's memory does not suffice.
+    """
+    import torch
+
+    from vsf_cli.guidance import guided
+
+    _check_size(pipe, request)
+    method = request.guidance
+    started = time.monotonic()
+
+    def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if progress is not None:
+            progress(step + 1, request.num_inference_steps)
+        return tensors
+
+    options: dict[str, Any] = {
+        "prompt": request.prompt,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "width": request.width,
+        "height": request.height,
+        "max_sequence_length": request.max_sequence_length,
+        "generator": torch.Generator("cpu").manual_seed(request.seed),
+        "callback_on_step_end": after_step,
+        "output_type": "np",
+        **method.pipeline_arguments(request.negative),
+    }
+    try:
+        with guided(pipe, [list(request.negative)], method) as applied:
+            (pixels,) = pipe(**options).images
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
+
+    image = _picture(pipe, pixels, request)
+    done = replace(request, width=image.width, height=image.height)
+    tokens = applied.tokens[0] if applied.tokens else 0
+    return Result(image, done, applied.blocks, tokens, time.monotonic() - started)
+
+
+def _is_memory(error: BaseException) -> bool:
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _check_size(pipe: Any, request: Request) -> None:
+    """Refuses a size that is no multiple of what one token covers, or larger than the positions that the model knows."""
+    step = pipe.vae_scale_factor * pipe.patch_size
+    most = getattr(pipe.transformer.config, "pos_embed_max_size", None)
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side is None:
+            continue
+        if side % step:
+            near = max(step, round(side / step) * step)
+            raise RequestError(f"{name} is {side}, but must be a multiple of {step} for this model: try {near}")
+        if most is not None and side > step * most:
+            raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")
+
+
+def _picture(pipe: Any, pixels: Any, request: Request) -> "Image.Image":
+    import numpy as np
+
+    asked = f"seed {request.seed}, {request.method}, {request.dtype}"
+    if not np.isfinite(pixels).all():
+        raise PictureError(f"the model gave no numbers ({asked}): try --dtype float32 or a smaller --alpha")
+    if pixels.max() < 1 / 255:
+        raise PictureError(f"the picture is all black ({asked}): try --dtype float32 or a smaller --alpha")
+    image: Image.Image = pipe.image_processor.numpy_to_pil(pixels)[0]
+    return image

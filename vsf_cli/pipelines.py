@@ -1,0 +1,341 @@
+"""Makes a diffusers pipeline ready: the only place that loads weights.
+
+Only safetensors are loaded. Every error of loading becomes one line that says what to do.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.errors import ModelError, OutOfMemory, RequestError
+
+__all__ = ["Lora", "Runtime", "Source", "load", "source_of", "vocabulary_of"]
+
+BUILTIN = "builtin:"
+OFFLOADS = ("auto", "none", "model", "group", "sequential")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a model runs; nothing here decides the picture on a CPU.
+
+    Arguments:
+        device: "auto", or a device of torch.
+        offload: One of "auto", "none", "model", "group", "sequential", by falling need of memory.
+        offline: Whether the network may not be used.
+
+    Raises:
+        RequestError: If a value is not known.
+    """
+
+    device: str = "auto"
+    offload: str = "auto"
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload not in OFFLOADS:
+            raise RequestError(f"--offload is '{self.offload}', but must be one of {', '.join(OFFLOADS)}")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are.
+
+    Arguments:
+        name: What the person wrote.
+        folder: The folder on this machine; None for a hub id.
+    """
+
+    name: str
+    folder: Path | None
+
+    @property
+    def location(self) -> str:
+        """What diffusers loads from."""
+        return str(self.folder) if self.folder else self.name
+
+
+def source_of(model: str) -> Source:
+    """Finds a model: `builtin:NAME`, a folder, or a hub id.
+
+    Raises:
+        ModelError: If a folder is meant that does not exist.
+    """
+    if model.startswith(BUILTIN):
+        folder = Path(str(resources.files("vsf_cli") / "tiny" / "models" / model.removeprefix(BUILTIN)))
+        if not folder.is_dir():
+            raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
+        return Source(model, folder)
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return Source(model, path)
+    if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
+        raise ModelError(f"model '{model}' is neither a folder on this machine nor a hub id of the form owner/name")
+    return Source(model, None)
+
+
+def vocabulary_of(model: str) -> frozenset[str] | None:
+    """The words that a model knows, if its folder says so in `vocabulary.txt`; None if it knows any."""
+    folder = source_of(model).folder
+    path = folder / "vocabulary.txt" if folder else None
+    return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
+
+
+def model_hash(pipe_source: Source) -> str | None:
+    """The SHA-256 of the transformer's weights in a folder; None for a hub id, which its revision names."""
+    folder = pipe_source.folder
+    files = sorted((folder / "transformer").glob("*.safetensors")) if folder else []
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA file: `PATH_OR_ID[:weight_name][:SCALE]`.
+
+    Arguments:
+        place: A safetensors file, a folder, or a hub id.
+        weight_name: The file's name in a folder or hub repository.
+        scale: Its strength.
+    """
+
+    place: str
+    weight_name: str | None = None
+    scale: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Lora":
+        """Reads the form of the command line.
+
+        Raises:
+            RequestError: If it has too many parts, or names a pickled file.
+        """
+        # A drive letter of Windows is no separator.
+        head, tail = (text[:2], text[2:]) if re.match(r"[A-Za-z]:[\\/]", text) else ("", text)
+        place, *rest = tail.split(":")
+        scale = 1.0
+        if rest and re.fullmatch(r"-?\d*\.?\d+", rest[-1]):
+            scale = float(rest.pop())
+        if len(rest) > 1 or not place:
+            raise RequestError(f"--lora '{text}' is not of the form PATH_OR_ID[:weight_name][:SCALE]")
+        found = cls(head + place, rest[0] if rest else None, scale)
+        for name in (found.place, found.weight_name or ""):
+            if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
+                raise RequestError(f"--lora '{name}' is a pickled file, which can run any code: only .safetensors are loaded")
+        return found
+
+
+def load(
+    model: str,
+    dtype: str,
+    runtime: Runtime | None = None,
+    loras: tuple[str, ...] = (),
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Any:
+    """Loads a pipeline and makes it ready to run.
+
+    Arguments:
+        model: `builtin:NAME`, a folder, or a hub id.
+        dtype: One of "float32", "bfloat16", "float16".
+        runtime: Where and how it runs.
+        loras: LoRA files.
+        revision: A branch, tag or commit of the hub.
+        variant: The variant of the weights' files.
+
+    Returns:
+        A diffusers pipeline of a family that is supported.
+
+    Raises:
+        ModelError: If the model is missing, gated, offline, or of a class that is not supported.
+        RequestError: If the dtype, the device or a LoRA is not legal.
+        OutOfMemory: If it does not fit.
+    """
+    runtime = runtime or Runtime()
+    if dtype not in DTYPES:
+        raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
+    parsed = [Lora.parse(lora) for lora in loras]
+    source = source_of(model)
+    if runtime.offline:
+        # Must be set before the hub's client is imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+    import torch
+    from diffusers import DiffusionPipeline
+
+    device = _device(runtime.device)
+    with _translated(model, runtime.offline):
+        _check_class(source, revision, runtime.offline)
+        pipe = DiffusionPipeline.from_pretrained(
+            source.location,
+            torch_dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            revision=revision,
+            variant=variant,
+            local_files_only=runtime.offline or source.folder is not None,
+        )
+    pipe.set_progress_bar_config(disable=True)
+    for number, lora in enumerate(parsed):
+        _load_lora(pipe, lora, f"vsf_{number}", runtime.offline)
+    if parsed:
+        pipe.set_adapters([f"vsf_{number}" for number in range(len(parsed))], [lora.scale for lora in parsed])
+    _place(pipe, device, runtime.offload)
+    return pipe
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RequestError(f"--device is '{name}', which this machine does not have: see 'vsf doctor'") from error
+    return device
+
+
+def _check_class(source: Source, revision: str | None, offline: bool) -> None:
+    """Refuses a pipeline of another class before its weights are downloaded."""
+    from diffusers import DiffusionPipeline
+
+    from vsf_cli.families import FAMILIES
+
+    if source.folder is not None:
+        index = source.folder / "model_index.json"
+        if not index.is_file():
+            raise ModelError(f"model '{source.name}' has no model_index.json: give the folder of a diffusers pipeline")
+        found = json.loads(index.read_text("utf-8")).get("_class_name")
+    else:
+        config = DiffusionPipeline.load_config(source.name, revision=revision, local_files_only=offline)
+        found = config.get("_class_name") if isinstance(config, dict) else None
+    known = [pipeline for family in FAMILIES.values() for pipeline in family.pipelines]
+    if found not in known:
+        raise ModelError(f"model '{source.name}' is a {found}, but supported pipelines are {', '.join(known)}")
+
+
+def _place(pipe: Any, device: Any, offload: str) -> None:
+    import torch
+
+    if offload == "auto":
+        offload = _offload_that_fits(pipe, device)
+    try:
+        if device.type == "cpu" or offload == "none":
+            pipe.to(device)
+        elif offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        elif offload == "group":
+            pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+        else:
+            pipe.enable_sequential_cpu_offload(device=device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(out_of_memory_advice(offload)) from error
+
+
+def _offload_that_fits(pipe: Any, device: Any) -> str:
+    """"none" if all weights fit with a quarter to spare, "model" if the largest part does, else "sequential"."""
+    import torch
+
+    if device.type != "cuda":
+        return "none"
+    sizes = [
+        sum(tensor.numel() * tensor.element_size() for tensor in part.parameters())
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+    ]
+    free, _ = torch.cuda.mem_get_info(device)
+    if 1.25 * sum(sizes) < free:
+        return "none"
+    return "model" if 1.25 * max(sizes) < free else "sequential"
+
+
+def out_of_memory_advice(offload: str) -> str:
+    """The next thing to try when memory does not suffice."""
+    order = [level for level in OFFLOADS if level != "auto"]
+    after = order[order.index(offload) + 1 :] if offload in order else order[1:]
+    return f"out of memory: try --offload {after[0]}" if after else "out of memory: try a smaller --size"
+
+
+def _load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
+    path = Path(lora.place).expanduser()
+    if path.is_file():
+        place, weight_name = str(path.parent), path.name
+    else:
+        place, weight_name = str(path) if path.is_dir() else lora.place, lora.weight_name
+    with _translated(lora.place, offline):
+        state, *_ = type(pipe).lora_state_dict(
+            place,
+            weight_name=weight_name,
+            use_safetensors=True,
+            local_files_only=offline or path.exists(),
+            return_alphas=True,
+        )
+    modules = {f"{part}.{key}" for part in ("transformer", "text_encoder", "text_encoder_2")
+               for key, _ in getattr(pipe, part).named_modules()}
+    matched = [key for key in state if re.sub(r"\.lora[._].*$|\.alpha$", "", key) in modules]
+    if not matched:
+        found = ", ".join(list(state)[:3]) or "nothing"
+        raise RequestError(
+            f"--lora '{Path(lora.place).name}' has no key that matches this model: found {found};"
+            " expected keys such as transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+        )
+    pipe.load_lora_weights(state, adapter_name=name)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+@contextmanager
+def _translated(model: str, offline: bool) -> Iterator[None]:
+    """Turns every error of loading into one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(_explain(model, offline, error)) from error
+
+
+def _explain(model: str, offline: bool, error: BaseException) -> str:
+    from huggingface_hub import errors
+
+    causes = list(_causes(error))
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    if has(errors.GatedRepoError):
+        return (
+            f"model '{model}' is gated: accept its licence on https://huggingface.co/{model}, then run 'hf auth login'"
+        )
+    if has(errors.RevisionNotFoundError):
+        return f"model '{model}' has no such revision: leave the revision out, or look at its branches on the hub"
+    if has(errors.OfflineModeIsEnabled) or (offline and has(errors.LocalEntryNotFoundError)):
+        return f"model '{model}' is not in the cache, and --offline forbids to download it: run once without --offline"
+    if has(errors.RepositoryNotFoundError):
+        return f"model '{model}' does not exist on the hub, or is private: check the name, or run 'hf auth login'"
+    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError):
+        return f"model '{model}' is not in the cache, and the hub cannot be reached: check the network"
+    text = " ".join(str(error).split())
+    if ".bin" in text or "safetensors" in text:
+        return f"model '{model}' has no safetensors weights that can be read: pickled weights are not loaded"
+    return f"model '{model}' cannot be loaded: {text[:300]}"

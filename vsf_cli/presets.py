@@ -1,0 +1,364 @@
+"""Presets: what to load and the settings that suit it; and which layer each setting comes from.
+
+A setting is taken from the first layer that has it: an option of the command line, the environment (`VSF_STEPS`), the user's
+file (`config.toml`), the preset, the family's default.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import platformdirs
+import tomli
+
+from vsf_cli.errors import PresetError
+from vsf_cli.methods import METHODS
+
+__all__ = [
+    "SETTINGS",
+    "Preset",
+    "Setting",
+    "Settings",
+    "load_preset",
+    "preset_for_model",
+    "preset_names",
+    "remember_preset",
+    "user_file",
+]
+
+DEFAULT_PRESET = "tiny-sd3-turbo"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A model and the settings that suit it. The fields are the legal keys of a preset's file.
+
+    Arguments:
+        name: The name of the file, without its ending.
+        about: One line for the list.
+        family: A key of `vsf_cli.families.FAMILIES`.
+        model: `builtin:NAME`, a hub id, or a folder.
+        revision: A branch, tag or commit of the hub.
+        variant: The variant of the weights' files, such as "fp16".
+        license: The licence of the weights, and where it can be read.
+        download_bytes: About how much is downloaded; None if nothing is, or it is not known.
+        dtype: A dtype of torch.
+        num_inference_steps: Steps.
+        guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
+        width, height: Pixels; None means the model's own size.
+        max_sequence_length: Tokens of the T5.
+        source: Where the settings come from.
+        measured: What they reached, or that nothing was measured.
+        method: The method's name and its hyper-parameters.
+    """
+
+    name: str
+    family: str
+    model: str
+    about: str = ""
+    revision: str | None = None
+    variant: str | None = None
+    license: str = "not stated"
+    download_bytes: int | None = None
+    dtype: str = "bfloat16"
+    num_inference_steps: int = 28
+    guidance_scale: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    max_sequence_length: int = 256
+    source: str = "not stated"
+    measured: str = "nothing was measured"
+    method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
+
+
+FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}}}
+)
+"""Settings for a model that no preset names."""
+
+SETTINGS: Mapping[str, type] = MappingProxyType(
+    {
+        "preset": str,
+        "model": str,
+        "dtype": str,
+        "device": str,
+        "offload": str,
+        "offline": bool,
+        "output": str,
+        "exists": str,
+        "format": str,
+        "steps": int,
+        "guidance": float,
+        "size": str,
+        "method": str,
+        "alpha": float,
+        "beta": float,
+    }
+)
+"""What the environment and the user's file can set, by the names of the command line."""
+
+DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {
+        "device": "auto",
+        "offload": "auto",
+        "offline": False,
+        "output": "outputs/{slug}-{seed}.png",
+        "exists": "suffix",
+        "format": None,
+    }
+)
+
+
+def _legal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
+    """Each key that is not legal, with the legal ones and the place."""
+    legal = [entry.name for entry in fields(Preset) if entry.name != "name"]
+    for key in table:
+        if key not in legal:
+            yield key, legal, ""
+    method = table.get("method", {})
+    known = METHODS.get(method.get("name", "vsf"))
+    if known is not None:
+        names = ["name", *(entry.name for entry in fields(known))]  # type: ignore[arg-type]
+        for key in method:
+            if key not in names:
+                yield f"method.{key}", [f"method.{name}" for name in names], f" of {known.name}"
+
+
+def nearest(word: str, legal: list[str]) -> str:
+    """" Did you mean ...?", or nothing."""
+    found = difflib.get_close_matches(word, legal, 1)
+    return f" Did you mean '{found[0]}'?" if found else ""
+
+
+def _parse(name: str, place: str, text: str) -> Preset:
+    try:
+        table = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        raise PresetError(f"{place}: not TOML: {error}") from error
+
+    for key, legal, of in _legal_keys(table):
+        raise PresetError(f"{place}: unknown key '{key}'.{nearest(key, legal)} Legal keys{of}: {', '.join(legal)}")
+    for key in ("family", "model"):
+        if key not in table:
+            raise PresetError(f"{place}: '{key}' is missing: a preset names its family and its model")
+    for entry in fields(Preset):
+        if entry.name in table and not _fits(entry.type, table[entry.name]):
+            raise PresetError(f"{place}: '{entry.name}' is {table[entry.name]!r}, but must be {_type_name(entry.type)}")
+    method = table.get("method", {}).get("name", "vsf")
+    if method not in METHODS:
+        raise PresetError(f"{place}: method.name is '{method}'.{nearest(method, list(METHODS))} Methods: {', '.join(METHODS)}")
+    return Preset(name=name, **table)
+
+
+def _type_name(annotation: Any) -> str:
+    return getattr(annotation, "__name__", str(annotation)).replace("Mapping", "a table")
+
+
+def _fits(annotation: Any, value: Any) -> bool:
+    if annotation == Mapping[str, Any]:
+        return isinstance(value, dict)
+    if annotation is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, annotation) and not isinstance(value, bool)
+
+
+def _shipped() -> Any:
+    packed = resources.files("vsf_cli") / "presets"
+    return packed if packed.is_dir() else Path(__file__).parent.parent / "presets"
+
+
+def user_folder() -> Path:
+    """The folder of the user's own file and presets."""
+    return Path(os.environ.get("VSF_CONFIG") or Path(platformdirs.user_config_dir("vsf")) / "config.toml").parent
+
+
+def user_file() -> Path:
+    """The user's own settings."""
+    return Path(os.environ.get("VSF_CONFIG") or user_folder() / "config.toml")
+
+
+def preset_names() -> list[str]:
+    """The names of the presets: those that ship with the package, then the user's own."""
+    shipped = sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
+    folder = user_folder() / "presets"
+    own = sorted(path.stem for path in folder.glob("*.toml")) if folder.is_dir() else []
+    return [*shipped, *(name for name in own if name not in shipped)]
+
+
+def load_preset(name: str) -> Preset:
+    """Reads a preset, by its name or by the path of its file.
+
+    A file in the user's folder `presets` stands before a shipped one of the same name.
+
+    Raises:
+        PresetError: If there is none, or it has a key or a value that is not legal.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" or path.parent != Path("."):
+        if not path.is_file():
+            raise PresetError(f"preset '{name}': there is no such file")
+        return _parse(path.stem, name, path.read_text("utf-8"))
+
+    own = user_folder() / "presets" / f"{name}.toml"
+    if own.is_file():
+        return _parse(name, str(own), own.read_text("utf-8"))
+    shipped = _shipped() / f"{name}.toml"
+    if not shipped.is_file():
+        names = preset_names()
+        raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
+    return _parse(name, f"presets/{name}.toml", shipped.read_text("utf-8"))
+
+
+def preset_for_model(model: str) -> Preset:
+    """The preset that names this model, else one made of the family's defaults."""
+    for name in preset_names():
+        preset = load_preset(name)
+        if preset.model == model:
+            return preset
+    # One family so far; a second one will have to be told from the model's own index.
+    return Preset(name=f"defaults for {Path(model).name}", family="sd3", model=model, **FAMILY_DEFAULTS["sd3"])
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value, and the layer that it comes from."""
+
+    value: Any
+    origin: str
+
+
+class Settings:
+    """All settings of a run, each with its origin.
+
+    Arguments:
+        options: The options of the command line, by name; None means not given.
+        environment: The environment's variables.
+
+    Raises:
+        PresetError: If a layer has a key or value that is not legal.
+    """
+
+    def __init__(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+        self._layers: list[tuple[str, Mapping[str, Any]]] = [
+            ("option", {key: value for key, value in options.items() if value is not None}),
+            ("environment", _environment(os.environ if environment is None else environment)),
+            ("user file", _user_settings()),
+        ]
+        named, model = self._find("preset"), self._find("model")
+        # A model that is named nearer to the command line than a preset decides alone.
+        self.chosen = named is not None or model is not None
+        if model is not None and (named is None or self._rank(model) < self._rank(named)):
+            self.preset = preset_for_model(model.value)
+        else:
+            self.preset = load_preset(named.value if named else DEFAULT_PRESET)
+        origin = f"preset {self.preset.name}"
+        self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
+        self.preset_origin = named.origin if named else ("the model's own" if model else "default")
+
+    def _find(self, key: str) -> Setting | None:
+        for origin, layer in self._layers:
+            if layer.get(key) is not None:
+                return Setting(layer[key], origin)
+        return None
+
+    def _rank(self, setting: Setting) -> int:
+        return [origin for origin, _ in self._layers].index(setting.origin)
+
+    def __getitem__(self, key: str) -> Any:
+        """The value of a setting."""
+        return self.origin(key).value
+
+    def origin(self, key: str) -> Setting:
+        """The value of a setting, and where it comes from.
+
+        Raises:
+            PresetError: If there is no such setting.
+        """
+        if key == "preset":
+            return Setting(self.preset.name, self.preset_origin)
+        if key not in SETTINGS:
+            raise PresetError(f"setting '{key}' does not exist.{nearest(key, list(SETTINGS))} Settings: {', '.join(SETTINGS)}")
+        return self._find(key) or Setting(None, "nowhere")
+
+    def parameters(self, method: str) -> dict[str, float]:
+        """The hyper-parameters of a method: the preset's own if it is for this method, else the method's defaults."""
+        legal = [entry.name for entry in fields(METHODS[method])]  # type: ignore[arg-type]
+        found: dict[str, float] = {}
+        for origin, layer in reversed(self._layers):
+            if origin.startswith("preset") and self.preset.method.get("name", "vsf") != method:
+                continue
+            found |= {key: float(layer[key]) for key in legal if layer.get(key) is not None}
+        return found
+
+
+def _of_preset(preset: Preset) -> dict[str, Any]:
+    method = dict(preset.method)
+    size = f"{preset.width}x{preset.height}" if preset.width and preset.height else None
+    return {
+        "model": preset.model,
+        "dtype": preset.dtype,
+        "steps": preset.num_inference_steps,
+        "guidance": preset.guidance_scale,
+        "size": size,
+        "method": method.pop("name", "vsf"),
+        **method,
+    }
+
+
+def _convert(key: str, value: Any, place: str) -> Any:
+    kind = SETTINGS[key]
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+        return kind(value)
+    except (ValueError, KeyError, TypeError) as error:
+        raise PresetError(f"{place} is '{value}', but must be {kind.__name__}") from error
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        key: _convert(key, variables[name], f"environment variable {name}")
+        for key in SETTINGS
+        if variables.get(name := f"VSF_{key.upper()}")
+    }
+
+
+def _user_settings() -> dict[str, Any]:
+    path = user_file()
+    if not path.is_file():
+        return {}
+    try:
+        table = tomli.loads(path.read_text("utf-8"))
+    except tomli.TOMLDecodeError as error:
+        raise PresetError(f"{path}: not TOML: {error}") from error
+    for key in table:
+        if key not in SETTINGS:
+            raise PresetError(f"{path}: unknown key '{key}'.{nearest(key, list(SETTINGS))} Legal keys: {', '.join(SETTINGS)}")
+    return {key: _convert(key, value, f"{path}: '{key}'") for key, value in table.items()}
+
+
+def remember_preset(name: str) -> Path:
+    """Makes a preset the default from now on, and leaves the rest of the user's file as it is.
+
+    Returns:
+        The user's file.
+
+    Raises:
+        PresetError: If there is no such preset.
+    """
+    load_preset(name)
+    value = str(Path(name).resolve()) if Path(name).suffix == ".toml" else name
+    path = user_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if line.split("=")[0].strip() != "preset"]
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    beside = path.with_suffix(".partial")
+    beside.write_text("\n".join([f'preset = "{quoted}"', *kept]) + "\n", "utf-8")
+    beside.replace(path)
+    return path

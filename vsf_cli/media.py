@@ -1,0 +1,145 @@
+"""Pictures as files: written beside and then renamed, with their metadata, and read back."""
+
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from vsf_cli.errors import MediaError
+from vsf_cli.metadata import infotext
+
+__all__ = ["FORMATS", "Metadata", "encode", "read_metadata", "write_atomically", "write_picture"]
+
+FORMATS: Mapping[str, tuple[str, ...]] = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
+"""The formats, with the endings of their files."""
+
+EXIF_IFD, USER_COMMENT, IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
+UNICODE = b"UNICODE\0"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a file says of how it was made.
+
+    Arguments:
+        description: Our own JSON; None if the file has none.
+        parameters: The text in A1111's grammar; None if the file has none.
+    """
+
+    description: dict[str, Any] | None
+    parameters: str | None
+
+
+def _save(image: Image.Image, file: BinaryIO, format: str, description: Mapping[str, Any] | None) -> None:
+    own = json.dumps(description, ensure_ascii=True, sort_keys=True) if description else None
+    if format == "png":
+        info = PngInfo()
+        if description and own:
+            info.add_text("parameters", infotext(description))
+            info.add_text("vsf", own)
+        image.save(file, "PNG", pnginfo=info)
+        return
+
+    exif = Image.Exif()
+    if description and own:
+        exif[IMAGE_DESCRIPTION] = own
+        exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + infotext(description).encode("utf-16-be")
+    options = {"quality": 95, "subsampling": 0} if format == "jpeg" else {"quality": 95, "method": 6}
+    image.save(file, format.upper(), exif=exif, **options)
+
+
+def encode(image: Image.Image, format: str, description: Mapping[str, Any] | None) -> bytes:
+    """A picture as the bytes of a file.
+
+    Raises:
+        MediaError: If the format cannot hold the metadata, which EXIF limits to 64 KiB.
+    """
+    buffer = io.BytesIO()
+    try:
+        _save(image, buffer, format, description)
+    except (ValueError, OSError) as error:
+        raise MediaError(f"the picture cannot be written as {format}: {error}; try --format png") from error
+    return buffer.getvalue()
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file beside its place and renames it: at its place there is never half a file.
+
+    Raises:
+        MediaError: If the folder cannot be made or the file not be written.
+    """
+    beside = path.with_name(f".{path.name[:80]}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise MediaError(f"{path} cannot be written: {error.strerror or error}; choose another place with -o") from error
+
+
+def write_picture(path: Path, image: Image.Image, format: str, description: Mapping[str, Any] | None) -> None:
+    """Writes a picture with its metadata.
+
+    Arguments:
+        path: The file.
+        image: The picture.
+        format: A key of `FORMATS`.
+        description: The JSON of the file, by `vsf_cli.metadata.describe`; None writes no metadata at all.
+
+    Raises:
+        MediaError: If the file cannot be written.
+    """
+    data = encode(image, format, description)
+    write_atomically(path, lambda file: file.write(data))
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Reads what a picture, or the sidecar of one, says of how it was made.
+
+    Raises:
+        MediaError: If the file cannot be read or is no picture.
+    """
+    try:
+        if path.suffix == ".json":
+            return Metadata(json.loads(path.read_text("utf-8")), None)
+        with Image.open(path) as image:
+            image.load()
+            if image.format == "PNG":
+                texts: dict[str, str] = image.text  # type: ignore[attr-defined]
+                own, parameters = texts.get("vsf"), texts.get("parameters")
+            else:
+                exif = image.getexif()
+                own = exif.get(IMAGE_DESCRIPTION)
+                comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)
+                parameters = _comment(comment) if comment else None
+        return Metadata(_own(own), parameters)
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: there is no such file") from error
+    except (UnidentifiedImageError, OSError, ValueError) as error:
+        raise MediaError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def _own(text: str | None) -> dict[str, Any] | None:
+    """Our JSON, unless the text is somebody else's image description."""
+    try:
+        found = json.loads(text) if text else None
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "schema" in found else None
+
+
+def _comment(comment: bytes | str) -> str:
+    data = comment.encode("latin-1") if isinstance(comment, str) else comment
+    return data.removeprefix(UNICODE).decode("utf-16-be", errors="replace")

@@ -1,0 +1,124 @@
+"""Where pictures go: templates of file names, formats, and what happens if a file exists."""
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.media import FORMATS
+
+__all__ = ["EXISTS", "Outputs", "slug"]
+
+EXISTS = ("suffix", "skip", "overwrite", "error")
+FIELDS = ("slug", "seed", "alpha", "beta", "method", "preset", "steps", "date", "n", "ext")
+NAME_BYTES = 200
+
+
+def slug(prompt: str) -> str:
+    """A prompt as part of a file name: letters and digits of any script, 48 bytes at most."""
+    plain = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-") or "picture"
+    return plain.encode()[:48].decode(errors="ignore").strip("-")
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the pictures of a run go.
+
+    Arguments:
+        template: A file, a folder (with a slash at its end, or one that exists), or a template with fields in braces.
+        exists: What happens if a file exists: one of `EXISTS`.
+        format: A key of `FORMATS`; None takes it from the ending.
+        pictures: How many pictures the run makes: a template without {seed} gets one if there are several.
+
+    Raises:
+        RequestError: If a field or a value is not known.
+    """
+
+    template: str
+    exists: str = "suffix"
+    format: str | None = None
+    pictures: int = 1
+
+    def __post_init__(self) -> None:
+        if self.exists not in EXISTS:
+            raise RequestError(f"--exists is '{self.exists}', but must be one of {', '.join(EXISTS)}")
+        if self.format is not None and self.format not in FORMATS:
+            raise RequestError(f"--format is '{self.format}', but must be one of {', '.join(FORMATS)}")
+        for name in self._fields(self.template):
+            if name not in FIELDS:
+                raise RequestError(f"--output has the field {{{name}}}, but fields are {', '.join(FIELDS)}")
+
+    @staticmethod
+    def _fields(template: str) -> list[str]:
+        try:
+            return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        except ValueError as error:
+            raise RequestError(f"--output '{template}' is not a template: {error}; double a brace that is meant") from error
+
+    @property
+    def file_format(self) -> str:
+        """The format of the files.
+
+        Raises:
+            RequestError: If the ending is of no format that is known.
+        """
+        if self.format is not None:
+            return self.format
+        suffix = Path(self.template).suffix.lower()
+        if not suffix or self._is_folder or "{" in suffix:
+            return "png"
+        for format, endings in FORMATS.items():
+            if suffix in endings:
+                return format
+        raise RequestError(f"--output '{self.template}' ends on {suffix}, but formats are {', '.join(FORMATS)}: add --format")
+
+    @property
+    def _is_folder(self) -> bool:
+        return self.template.endswith(("/", "\\")) or Path(self.template).is_dir()
+
+    def path(self, values: Mapping[str, Any], number: int) -> Path | None:
+        """The path of a picture; None if it exists and is to be skipped.
+
+        Arguments:
+            values: The values of the fields.
+            number: The picture's number in the run, from 1.
+
+        Raises:
+            MediaError: If the file exists and that is an error.
+        """
+        ending = FORMATS[self.file_format][0]
+        template = self.template
+        if self._is_folder:
+            template = str(Path(template) / ("{slug}-{seed}" + ending))
+        elif self.format is not None and Path(template).suffix.lower() not in FORMATS[self.format]:
+            known = [suffix for endings in FORMATS.values() for suffix in endings]
+            old = Path(template).suffix
+            template = (template.removesuffix(old) if old.lower() in known else template) + ending
+        if self.pictures > 1 and not {"seed", "n"} & set(self._fields(template)):
+            template = str(Path(template).with_name(Path(template).stem + "-{seed}" + Path(template).suffix))
+
+        everything = {**values, "n": number, "ext": ending.removeprefix("."), "date": date.today().isoformat()}
+        cleaned = {key: re.sub(r"[/\\\0]", "-", f"{value:g}" if isinstance(value, float) else str(value)) for key, value in everything.items()}
+        return self._free(_shorten(Path(template.format(**cleaned))))
+
+    def _free(self, path: Path) -> Path | None:
+        if not path.exists() or self.exists == "overwrite":
+            return path
+        if self.exists == "skip":
+            return None
+        if self.exists == "error":
+            raise MediaError(f"{path} exists: choose --exists suffix, skip or overwrite")
+        return next(
+            candidate
+            for count in range(2, 1_000_000)
+            if not (candidate := path.with_name(f"{path.stem}-{count}{path.suffix}")).exists()
+        )
+
+
+def _shorten(path: Path) -> Path:
+    room = NAME_BYTES - len(path.suffix.encode())
+    return path.with_name(path.stem.encode()[:room].decode(errors="ignore") + path.suffix)

@@ -1,0 +1,55 @@
+"""Reads values of the command line that are more than a number: seeds and sizes."""
+
+import random
+import re
+
+from vsf_cli.errors import RequestError
+
+__all__ = ["parse_seeds", "parse_size"]
+
+MOST_SEEDS = 10_000
+
+
+def parse_seeds(text: str | None, count: int | None) -> list[int]:
+    """The seeds of a run.
+
+    Arguments:
+        text: Numbers and ranges, such as "7", "1,2,3", "1..8" or "1-8"; "random", -1 or None draws fresh ones.
+        count: How many; None means as many as are written, or one.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+        RequestError: If there are too many or none.
+    """
+    if count is not None and not 1 <= count <= MOST_SEEDS:
+        raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_SEEDS}")
+    if text is None or text.strip() in ("random", "-1"):
+        return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
+
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*(?:\.\.|-)\s*(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(f"'{part.strip()}' is no seed: write 7, or 1,2,3, or 1..8")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MOST_SEEDS:
+            raise RequestError(f"the range of seeds {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_SEEDS}")
+        seeds += range(first, last + 1)
+    if count is not None and len(seeds) == 1:
+        return list(range(seeds[0], seeds[0] + count))
+    if count is not None and len(seeds) != count:
+        raise RequestError(f"--seed names {len(seeds)} seeds, but --seeds wants {count}: give one of the two")
+    return seeds
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels, from "WxH", "W*H" or one number for a square.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+    """
+    match = re.fullmatch(r"\s*(\d+)(?:\s*[x*X\u00d7]\s*(\d+))?\s*", text)
+    if match is None:
+        raise ValueError(f"'{text}' is no size: write WxH, such as 1024x768")
+    width = int(match[1])
+    return width, int(match[2] or width)

@@ -1,0 +1,5 @@
+"""`python -m vsf_cli` is `vsf`."""
+
+from vsf_cli.cli import app
+
+app()

@@ -1,0 +1,61 @@
+"""What a person sees: talk and progress on stderr, data on stdout."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vsf_cli.generate import Progress as Callback
+
+__all__ = ["Talk"]
+
+
+class Talk:
+    """Speaks to a person on stderr.
+
+    Arguments:
+        quiet: Says nothing but errors.
+        verbose: Says more.
+    """
+
+    def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
+        self.quiet, self.verbose = quiet, verbose
+        # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched.
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Says a line, unless quiet."""
+        if not self.quiet:
+            self.console.print(escape(text))
+
+    def detail(self, text: str) -> None:
+        """Says a line if verbose."""
+        if self.verbose and not self.quiet:
+            self.console.print(escape(text), style="dim")
+
+    def warn(self, text: str) -> None:
+        """Says a line that must not be lost, even when quiet."""
+        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+
+    def error(self, text: str) -> None:
+        """Says what failed, on one line."""
+        self.console.print(f"[red]error:[/] {escape(' '.join(text.split()))}")
+
+    @staticmethod
+    def data(text: str) -> None:
+        """Writes a line of data to stdout."""
+        print(text, flush=True)
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callback | None]:
+        """A bar of the steps of one picture; none when quiet or piped."""
+        if self.quiet or not sys.stderr.isatty():
+            yield None
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(escape(what), total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -85,7 +85,10 @@ def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64) -> S
             if parameter.ndim == 2 and "norm" not in name:
                 parameter.mul_(1.5)
     pipe = StableDiffusion3Pipeline(
-        transformer=transformer.eval(), scheduler=build_scheduler(), vae=copy.deepcopy(_autoencoder()), **copy.deepcopy(_text_parts())
+        transformer=transformer.eval(),
+        scheduler=build_scheduler(),
+        vae=copy.deepcopy(_autoencoder()),
+        **copy.deepcopy(_text_parts()),
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.to(dtype=dtype)

@@ -57,9 +57,7 @@ def attention_with_lse(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tenso
     return _path_for(query)(query, key, value)
 
 
-def masked_attention_with_lse(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor
-) -> tuple[Tensor, Tensor]:
+def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to the first keys of each row, for a few keys of which each row has its own number.
 
     Logits are held in full, with B H Q K entries: meant for the tokens of negative prompts.

@@ -207,4 +207,3 @@ def root(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
 ) -> None:
     """Say what you don't want, and few-step models obey: negative guidance by value sign flip (VSF)."""
-

@@ -1,6 +1,7 @@
 """What the commands do, between the command line and the library: they talk, and they write data."""
 
 import json
+import os
 import platform
 import warnings
 from dataclasses import fields
@@ -10,7 +11,6 @@ from typing import Any
 from vsf_cli.generate import Request
 from vsf_cli.media import read_metadata
 from vsf_cli.metadata import versions
-from vsf_cli.methods import METHODS
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
 from vsf_cli.run import Plan, Written
 from vsf_cli.terminal import Talk
@@ -34,11 +34,16 @@ def _json(value: Any) -> str:
 
 def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool) -> None:
     """Carries out a plan, and says what was done; paths, or JSON, a line a picture, go to stdout."""
+    if plan.runtime.offline:
+        # Read once by the hub's client, when it is first imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
     for warning in plan.warnings:
         talk.warn(warning)
     if not plan.settings.chosen:
         name = plan.settings.preset.name
-        talk.say(f"preset {name}, since none was chosen · the real model: --preset {REAL_PRESET}, or 'vsf presets use {REAL_PRESET}'")
+        talk.say(
+            f"preset {name}, since none was chosen · the real model: --preset {REAL_PRESET}, or 'vsf presets use {REAL_PRESET}'"
+        )
     _say_unused(plan, talk)
     if dry_run:
         _say_plan(plan, talk, as_json)
@@ -198,7 +203,11 @@ def show_preset(name: str, as_json: bool) -> None:
     rows = {key: settings.origin(key) for key in SETTINGS}
     rows = {key: setting for key, setting in rows.items() if setting.value is not None}
     preset = settings.preset
-    facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in ("license", "source", "measured", "revision", "max_sequence_length")}
+    facts = {
+        field.name: getattr(preset, field.name)
+        for field in fields(Preset)
+        if field.name in ("license", "source", "measured", "revision", "max_sequence_length")
+    }
     if as_json:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Talk.data(_json({"settings": values, **facts}))

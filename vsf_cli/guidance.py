@@ -49,8 +49,8 @@ def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = N
 
     Arguments:
         pipe: A diffusers pipeline of a family that is supported.
-        negative_prompt: One prompt for every picture, or a list with one entry for each prompt of the call. An entry is a prompt,
-            or a list of several; an empty one leaves its pictures unguided.
+        negative_prompt: One prompt for every picture, or a list with one entry for each prompt of the call. An entry is a
+            prompt, or a list of several; an empty one leaves its pictures unguided.
         method: The method; `VSF()` if None.
 
     Yields:
@@ -58,8 +58,8 @@ def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = N
 
     Raises:
         PatchError: If the pipeline cannot be guided, or is guided already.
-        RequestError: If a negative prompt is too long, or the list is empty. Also in a call inside, if its `guidance_scale` is above 1
-            and the method is not for models that use CFG.
+        RequestError: If a negative prompt is too long, or the list is empty. Also in a call inside, if its `guidance_scale`
+            is above 1 and the method is not for models that use CFG.
     """
     method = method or VSF()
     rows = _rows(negative_prompt)

@@ -102,7 +102,10 @@ class Outputs:
             template = str(Path(template).with_name(Path(template).stem + "-{seed}" + Path(template).suffix))
 
         everything = {**values, "n": number, "ext": ending.removeprefix("."), "date": date.today().isoformat()}
-        cleaned = {key: re.sub(r"[/\\\0]", "-", f"{value:g}" if isinstance(value, float) else str(value)) for key, value in everything.items()}
+        cleaned = {
+            key: re.sub(r"[/\\\0]", "-", f"{value:g}" if isinstance(value, float) else str(value))
+            for key, value in everything.items()
+        }
         return self._free(_shorten(Path(template.format(**cleaned))))
 
     def _free(self, path: Path) -> Path | None:

@@ -5,7 +5,6 @@ Only safetensors are loaded. Every error of loading becomes one line that says w
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,9 +169,6 @@ def load(
         raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
     parsed = [Lora.parse(lora) for lora in loras]
     source = source_of(model)
-    if runtime.offline:
-        # Must be set before the hub's client is imported.
-        os.environ["HF_HUB_OFFLINE"] = "1"
 
     import torch
     from diffusers import DiffusionPipeline
@@ -184,9 +180,8 @@ def load(
             source.location,
             torch_dtype=getattr(torch, dtype),
             use_safetensors=True,
-            revision=revision,
-            variant=variant,
             local_files_only=runtime.offline or source.folder is not None,
+            **{key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None},
         )
     pipe.set_progress_bar_config(disable=True)
     for number, lora in enumerate(parsed):
@@ -249,7 +244,7 @@ def _place(pipe: Any, device: Any, offload: str) -> None:
 
 
 def _offload_that_fits(pipe: Any, device: Any) -> str:
-    """"none" if all weights fit with a quarter to spare, "model" if the largest part does, else "sequential"."""
+    """ "none" if all weights fit with a quarter to spare, "model" if the largest part does, else "sequential"."""
     import torch
 
     if device.type != "cuda":
@@ -276,18 +271,16 @@ def _load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
     path = Path(lora.place).expanduser()
     if path.is_file():
         place, weight_name = str(path.parent), path.name
+    elif path.is_dir():
+        place, weight_name = str(path), lora.weight_name or ""
     else:
-        place, weight_name = str(path) if path.is_dir() else lora.place, lora.weight_name
+        place, weight_name = lora.place, lora.weight_name or ""
     with _translated(lora.place, offline):
-        state, *_ = type(pipe).lora_state_dict(
-            place,
-            weight_name=weight_name,
-            use_safetensors=True,
-            local_files_only=offline or path.exists(),
-            return_alphas=True,
+        state = type(pipe).lora_state_dict(
+            place, weight_name=weight_name or None, use_safetensors=True, local_files_only=offline or path.exists()
         )
-    modules = {f"{part}.{key}" for part in ("transformer", "text_encoder", "text_encoder_2")
-               for key, _ in getattr(pipe, part).named_modules()}
+    parts = ("transformer", "text_encoder", "text_encoder_2")
+    modules = {f"{part}.{key}" for part in parts for key, _ in getattr(pipe, part).named_modules()}
     matched = [key for key in state if re.sub(r"\.lora[._].*$|\.alpha$", "", key) in modules]
     if not matched:
         found = ", ".join(list(state)[:3]) or "nothing"
@@ -324,9 +317,7 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
         return any(isinstance(cause, kinds) for cause in causes)
 
     if has(errors.GatedRepoError):
-        return (
-            f"model '{model}' is gated: accept its licence on https://huggingface.co/{model}, then run 'hf auth login'"
-        )
+        return f"model '{model}' is gated: accept its licence on https://huggingface.co/{model}, then run 'hf auth login'"
     if has(errors.RevisionNotFoundError):
         return f"model '{model}' has no such revision: leave the revision out, or look at its branches on the hub"
     if has(errors.OfflineModeIsEnabled) or (offline and has(errors.LocalEntryNotFoundError)):

@@ -130,7 +130,7 @@ def _legal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]
 
 
 def nearest(word: str, legal: list[str]) -> str:
-    """" Did you mean ...?", or nothing."""
+    """ " Did you mean ...?", or nothing."""
     found = difflib.get_close_matches(word, legal, 1)
     return f" Did you mean '{found[0]}'?" if found else ""
 

@@ -110,14 +110,15 @@ class Plan:
             yield Written(path, result, description)
 
     def _values(self, request: Request) -> dict[str, Any]:
-        numbers = {"alpha": "none", "beta": "none", **request.parameters}
         return {
+            "alpha": "none",
+            "beta": "none",
             "slug": slug(request.prompt),
             "seed": request.seed,
             "method": request.method,
             "preset": request.preset,
             "steps": request.num_inference_steps,
-            **{key: float(value) if value != "none" else value for key, value in numbers.items()},
+            **{name: float(number) for name, number in request.parameters.items()},
         }
 
     def _path(self, request: Request, number: int) -> Path | None:

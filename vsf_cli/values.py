@@ -33,7 +33,9 @@ def parse_seeds(text: str | None, count: int | None) -> list[int]:
             raise ValueError(f"'{part.strip()}' is no seed: write 7, or 1,2,3, or 1..8")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= MOST_SEEDS:
-            raise RequestError(f"the range of seeds {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_SEEDS}")
+            raise RequestError(
+                f"the range of seeds {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_SEEDS}"
+            )
         seeds += range(first, last + 1)
     if count is not None and len(seeds) == 1:
         return list(range(seeds[0], seeds[0] + count))

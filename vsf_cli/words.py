@@ -11,8 +11,10 @@ __all__ = ["check_vocabulary", "hints"]
 NEGATIONS = re.compile(r"^(?:no|not|without|never|don't|do not|avoid)\s+(?:an?\s+|any\s+|the\s+)?(?P<rest>.+)$", re.IGNORECASE)
 
 QUALITY = frozenset(
-    """blurry blur blurred lowres low-quality quality worst bad ugly jpeg artifacts noisy noise grainy deformed distorted
-    watermark oversaturated overexposed pixelated amateur""".split()
+    (
+        *("blurry", "blur", "blurred", "lowres", "low-quality", "quality", "worst", "bad", "ugly", "jpeg", "artifacts"),
+        *("noisy", "noise", "grainy", "deformed", "distorted", "watermark", "oversaturated", "overexposed", "pixelated"),
+    )
 )
 
 REAL_PRESET = "sd3.5-large-turbo"
@@ -46,20 +48,20 @@ def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collectio
     Raises:
         RequestError: If a negative has an unknown word, or nothing of the prompt is known.
     """
-    elsewhere = f"for any word, choose a real model: --preset {REAL_PRESET}"
-    known = f"it knows {', '.join(sorted(vocabulary))}"
+    advice = f"It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {REAL_PRESET}"
     for text in negative:
         if unknown := _unknown(text, vocabulary):
             raise RequestError(
                 f"negative '{text}' has words that this model does not know: {', '.join(unknown)}."
-                f"{_suggest(unknown, vocabulary)} {known[0].upper()}{known[1:]}; {elsewhere}"
+                f"{_suggest(unknown, vocabulary)} {advice}"
             )
     unknown = _unknown(prompt, vocabulary)
-    content = [word for word in _words(prompt) if word in vocabulary and len(word) > 2]
-    if not content:
-        raise RequestError(f"prompt '{prompt}' has no word that this model knows.{_suggest(unknown, vocabulary)} {known[0].upper()}{known[1:]}; {elsewhere}")
+    # Short words alone ("a", "on") do not say what is wanted.
+    if not any(word in vocabulary and len(word) > 2 for word in _words(prompt)):
+        raise RequestError(f"prompt '{prompt}' has no word that this model knows.{_suggest(unknown, vocabulary)} {advice}")
     if unknown:
-        return [f"this model does not know {', '.join(unknown)} and takes no notice.{_suggest(unknown, vocabulary)} {known[0].upper()}{known[1:]}; {elsewhere}"]
+        named = ", ".join(unknown)
+        return [f"this model does not know {named} and takes no notice.{_suggest(unknown, vocabulary)} {advice}"]
     return []
 
 

@@ -42,9 +42,7 @@ class Encoded:
         if rows == batch:
             return self
         if batch % rows:
-            raise PatchError(
-                f"{rows} negative prompts for a batch of {batch}: give one for all, or one for each prompt"
-            )
+            raise PatchError(f"{rows} negative prompts for a batch of {batch}: give one for all, or one for each prompt")
         times = batch // rows
         lengths = tuple(length for length in self.lengths for _ in range(times))
         return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths)

@@ -24,7 +24,7 @@ __all__ = ["StableDiffusion3", "merge_heads", "project_image", "project_text", "
 class StableDiffusion3:
     """The family of Stable Diffusion 3 and 3.5."""
 
-    pipelines = (
+    pipelines: tuple[str, ...] = (
         "StableDiffusion3Pipeline",
         "StableDiffusion3Img2ImgPipeline",
         "StableDiffusion3InpaintPipeline",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ class Judge(nn.Module):
         super().__init__()
         widths = (3, 32, 48, 64, 96)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(8, after), nn.SiLU()]
             layers += [nn.Conv2d(after, after, 3, 1, 1), nn.GroupNorm(8, after), nn.SiLU()]
         self.body = nn.Sequential(*layers)
@@ -56,7 +57,7 @@ class Judge(nn.Module):
         self.parts = nn.Linear(192, len(PARTS))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of objects, with shape (B, 13), and of parts, with shape (B, parts), from pixels of -1 to 1, with shape (B, 3, 96, 96)."""
+        """Logits of classes and of parts, with a row for each picture, from pixels of -1 to 1, with shape (B, 3, 96, 96)."""
         hidden = F.silu(self.hidden(self.body(images).flatten(1)))
         return self.objects(hidden), self.parts(hidden)
 

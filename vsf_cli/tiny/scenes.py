@@ -81,7 +81,22 @@ SKIES: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
 NATURAL = MappingProxyType({"leaves": "green", "carrot": "orange", "apples": "red", "cherries": "red"})
 
 SINGULAR = frozenset(
-    "basket flag umbrella hat roof door chimney scarf carrot sail tail bow propeller pot".split()
+    [
+        "basket",
+        "flag",
+        "umbrella",
+        "hat",
+        "roof",
+        "door",
+        "chimney",
+        "scarf",
+        "carrot",
+        "sail",
+        "tail",
+        "bow",
+        "propeller",
+        "pot",
+    ]
 )
 
 FILLERS = ("a", "an", "the", "with", "and", "on", "in", "at", "over", "under", "sun", "clouds")

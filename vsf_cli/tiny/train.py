@@ -1,7 +1,8 @@
 """Trains the embedded models from nothing: `python -m vsf_cli.tiny.train --folder FOLDER`.
 
-Stages, in order: the autoencoder, the base model, the student, the judge. Each writes checkpoints to the folder and goes on from
-them, so that a run that was cut off is taken up by the same command. At the end, `--export` writes the pipelines' folders in bfloat16.
+Stages, in order: the autoencoder, the base model, the student, the judge. Each writes checkpoints to the folder and goes on
+from them, so that a run that was cut off is taken up by the same command. At the end, `--export` writes the pipelines' folders
+in bfloat16.
 """
 
 import argparse
@@ -88,7 +89,9 @@ def main() -> None:
     parser.add_argument("--base-steps", type=int, default=2600)
     parser.add_argument("--student-steps", type=int, default=400)
     parser.add_argument("--judge-steps", type=int, default=900)
-    parser.add_argument("--export", type=Path, help="where the pipelines' folders are written; the package's own is vsf_cli/tiny/models")
+    parser.add_argument(
+        "--export", type=Path, help="where the pipelines' folders are written; the package's own is vsf_cli/tiny/models"
+    )
     options = parser.parse_args()
     folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from vsf_cli.tiny.recipe import build_autoencoder
 from vsf_cli.tiny.scenes import sample_part_alone, sample_scene
 from vsf_cli.tiny.training.loop import Checkpoint, render, steps
 
-__all__ = ["train_autoencoder", "reconstruction_loss"]
+__all__ = ["reconstruction_loss", "train_autoencoder"]
 
 SCENES = 16_000
 CROP = 64

@@ -15,8 +15,6 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 from vsf_cli.families.sd3 import merge_heads, project_image, project_text
 from vsf_cli.tiny.recipe import (
-    LATENT_CHANNELS,
-    LATENT_SIDE,
     TEXT_LENGTH,
     build_clip,
     build_clip_tokenizer,
@@ -76,9 +74,7 @@ class TextEncoders(nn.Module):
         super().__init__()
         self.clip_tokenizer = clip_tokenizer
         self.t5_tokenizer = t5_tokenizer
-        special = {
-            name: getattr(clip_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
-        }
+        special = {name: getattr(clip_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         self.clip = build_clip(len(clip_tokenizer), **special)
         self.clip_2 = build_clip(len(clip_tokenizer), **special)
         self.t5 = build_t5(len(t5_tokenizer))
@@ -108,7 +104,8 @@ class TextEncoders(nn.Module):
 
 def _optimizers(transformer: SD3Transformer2DModel, others: list[nn.Module]) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the blocks, AdamW for all else."""
-    matrices, rest = [], [parameter for module in others for parameter in module.parameters() if parameter.requires_grad]
+    matrices: list[nn.Parameter] = []
+    rest = [parameter for module in others for parameter in module.parameters() if parameter.requires_grad]
     for name, parameter in transformer.named_parameters():
         inner = name.startswith("transformer_blocks") and parameter.ndim == 2 and ".norm" not in name
         (matrices if inner else rest).append(parameter)
@@ -169,9 +166,7 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
     transformer = build_transformer()
     encoders = TextEncoders.for_captions()
     optimizers = _optimizers(transformer, [encoders])
-    checkpoint = Checkpoint(
-        folder / "base.safetensors", {"transformer": transformer, "encoders": encoders}, optimizers, 0.998
-    )
+    checkpoint = Checkpoint(folder / "base.safetensors", {"transformer": transformer, "encoders": encoders}, optimizers, 0.998)
     _prepare(transformer)
 
     for rng in steps("base", checkpoint, total, 1.0):

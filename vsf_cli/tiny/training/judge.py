@@ -33,9 +33,7 @@ def labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
 
 
 def _scenes(rng: random.Random, split: Split, count: int, alone: float) -> list[Scene]:
-    return [
-        sample_part_alone(rng) if rng.random() < alone else sample_scene(rng, split, PART_ABSENT) for _ in range(count)
-    ]
+    return [sample_part_alone(rng) if rng.random() < alone else sample_scene(rng, split, PART_ABSENT) for _ in range(count)]
 
 
 @torch.no_grad()

@@ -1,0 +1,337 @@
+"""The command line as a person meets it: most in this process, what needs a clean one in a subprocess."""
+
+import ast
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from vsf_cli import cli, commands
+from vsf_cli.cli import app
+from vsf_cli.errors import OutOfMemory, VSFError
+from vsf_cli.media import read_metadata
+
+ROOT = Path(__file__).parent.parent
+BIKE = ["image", "a red bike on a road", "--seed", "1"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, and no settings of the person who runs the tests."""
+    for name in [name for name in os.environ if name.startswith("VSF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def vsf(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=True, **options)
+
+
+def process(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vsf_cli"] if code is None else [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_main_job(here: Path) -> None:
+    found = process(*BIKE, "--neg", "wheels", "--alpha", "3")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "outputs/a-red-bike-on-a-road-1.png\n"
+    assert "negative 'wheels' · VSF alpha=3 beta=" in found.stderr and "6 blocks · 5 tokens" in found.stderr
+    assert "seed 1 " in found.stderr and "preset tiny-sd3-turbo" in found.stderr and "sd3.5-large-turbo" in found.stderr
+    assert "\x1b" not in found.stdout + found.stderr, "no escape codes in a pipe"
+    image = Image.open(here / found.stdout.strip())
+    assert image.size == (96, 96)
+    description = read_metadata(here / found.stdout.strip()).description
+    assert description is not None and description["request"]["negative"] == ["wheels"]
+
+
+def test_the_picture_can_be_made_again_from_its_own_metadata(here: Path) -> None:
+    from vsf_cli.generate import Request, generate
+    from vsf_cli.pipelines import load
+
+    assert vsf(*BIKE, "--neg", "wheels", "-o", "x.png").exit_code == 0
+    description = read_metadata(here / "x.png").description
+    assert description is not None
+    request = Request.from_json(description["request"])
+    image = generate(load(request.model, request.dtype), request).image
+    assert list(image.get_flattened_data()) == list(Image.open("x.png").get_flattened_data())
+
+
+def test_several_seeds_formats_and_sidecars(here: Path) -> None:
+    found = vsf(*BIKE, "--seed", "1,2", "-n", "wheels", "--format", "webp", "-o", "out/", "--sidecar", "--json", "--steps", "2")
+    assert found.exit_code == 0, found.output
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [row["path"] for row in rows] == ["out/a-red-bike-on-a-road-1.webp", "out/a-red-bike-on-a-road-2.webp"]
+    sidecar = json.loads((here / "out" / "a-red-bike-on-a-road-1.webp.json").read_text())
+    assert sidecar["request"]["seed"] == 1 and sidecar["applied"]["tokens"] == 5
+
+
+def test_bytes_go_to_stdout() -> None:
+    found = vsf(*BIKE, "-o", "-", "--steps", "1")
+    assert found.exit_code == 0 and found.stdout_bytes.startswith(b"\x89PNG") and found.stdout_bytes.endswith(b"IEND\xaeB`\x82")
+
+
+def test_what_exists_is_skipped() -> None:
+    assert vsf(*BIKE, "-o", "x.png", "--steps", "1").exit_code == 0
+    before = Path("x.png").stat().st_mtime_ns
+    found = vsf(*BIKE, "-o", "x.png", "--steps", "1", "--exists", "skip")
+    assert found.exit_code == 0 and "skipped" in found.stderr and Path("x.png").stat().st_mtime_ns == before
+    assert vsf(*BIKE, "-o", "x.png", "--steps", "1", "--exists", "error").exit_code == 1
+
+
+def test_info_reads_back_what_was_written() -> None:
+    vsf(*BIKE, "--neg", "wheels", "-o", "x.jpg", "--steps", "1")
+    assert json.loads(vsf("info", "x.jpg", "--json").stdout)["vsf"]["request"]["negative"] == ["wheels"]
+    text = vsf("info", "x.jpg").stdout
+    assert "a red bike on a road" in text and "torch" in text
+    vsf(*BIKE, "-o", "y.png", "--steps", "1", "--no-metadata")
+    assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 1
+
+
+@pytest.mark.parametrize(("argument", "given"), [("-", "a red bike\n"), ("@prompt.txt", None)])
+def test_the_prompt_is_read_from_stdin_or_a_file(argument: str, given: str | None) -> None:
+    Path("prompt.txt").write_text("a red bike\n")
+    found = vsf("image", argument, "--dry-run", "--json", input=given)
+    assert json.loads(found.stdout)["prompt"] == "a red bike"
+
+
+def test_a_dry_run_makes_nothing(here: Path) -> None:
+    found = vsf(*BIKE, "--seed", "1..3", "--dry-run")
+    assert found.exit_code == 0 and "3 pictures" in found.stderr and not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*BIKE, "--steps", "many"],
+        [*BIKE, "--seed", "one"],
+        [*BIKE, "--size", "big"],
+        [*BIKE, "--alpha", "strong"],
+        [*BIKE, "--no-such-option"],
+        ["image"],
+        ["no-such-command"],
+    ],
+)
+def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
+    assert vsf(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "0x64"], "width is 0"),
+        (["--size", "97x96"], "multiple of 8"),
+        (["--alpha", "nan"], "alpha is nan"),
+        (["--alpha", "-1"], "alpha is -1"),
+        (["--steps", "0"], "steps is 0"),
+        (["--preset", "tiny"], "'tiny' does not exist"),
+        (["--method", "vfs"], "methods are none, vsf, cfg"),
+        (["--method", "none", "--alpha", "3"], "--alpha is VSF's"),
+        (["--neg", "wheels", "--guidance", "5"], "for models that run without CFG"),
+        (["--neg", "wheels", "--method", "cfg"], "cannot use the negative prompt with --guidance 0"),
+        (["--neg", "wheel"], "Did you mean 'wheels'"),
+        (["--exists", "maybe"], "--exists is 'maybe'"),
+        (["-o", "{nope}.png"], "{nope}"),
+        (["-o", "x.bmp"], "ends on .bmp"),
+        (["-o", "-", "--seed", "1,2"], "takes one picture"),
+        (["--dtype", "int8"], "--dtype is 'int8'"),
+        (["--device", "cuda:99"], "--device is 'cuda:99'"),
+        (["--offload", "disk"], "--offload is 'disk'"),
+        (["--lora", "x.bin"], "pickled"),
+        (["--seeds", "0"], "--seeds is 0"),
+    ],
+)
+def test_what_is_not_legal_is_6_and_one_line(arguments: list[str], message: str) -> None:
+    found = vsf(*BIKE, *arguments)
+    assert found.exit_code == 6 and message in found.stderr, found.output
+    assert found.stderr.strip().count("error:") == 1 and "Traceback" not in found.output and found.stdout == ""
+    assert not Path("outputs").exists()
+
+
+def test_a_prompt_of_unknown_words_is_6_and_names_the_real_preset() -> None:
+    found = vsf("image", "quantum foam")
+    assert found.exit_code == 6 and "--preset sd3.5-large-turbo" in found.stderr
+
+
+def test_an_unknown_word_is_a_warning() -> None:
+    found = vsf("image", "a shiny red bike", "--steps", "1", "-q")
+    assert found.exit_code == 0 and "shiny" in found.stderr
+
+
+def test_a_typo_in_a_preset_is_6() -> None:
+    Path("mine.toml").write_text('family = "sd3"\nmodel = "builtin:tiny-sd3-turbo"\n[method]\nalhpa = 3\n')
+    found = vsf(*BIKE, "--preset", "mine.toml")
+    assert found.exit_code == 6 and "Did you mean 'method.alpha'" in found.stderr
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "owner/not-cached"])
+def test_a_model_that_cannot_be_had_is_4(model: str) -> None:
+    found = process(*BIKE, "-m", model, "--offline")
+    assert found.returncode == 4 and found.stderr.count("error:") == 1 and "Traceback" not in found.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_1() -> None:
+    Path("file").write_text("")
+    found = vsf(*BIKE, "-o", "file/x.png", "--steps", "1")
+    assert found.exit_code == 1 and "cannot be written" in found.stderr
+
+
+def test_a_negative_that_is_not_used_is_said() -> None:
+    found = vsf(*BIKE, "--neg", "wheels", "--method", "none", "--steps", "1", "-q", "-o", "x.png")
+    assert found.exit_code == 0 and "'wheels' is not used" in found.stderr
+    description = read_metadata(Path("x.png")).description
+    assert description is not None and description["request"]["method"] == "none"
+
+
+def test_memory_that_does_not_suffice_is_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OutOfMemory("full")
+
+    monkeypatch.setattr("vsf_cli.run.generate", fail)
+    found = vsf(*BIKE)
+    assert found.exit_code == 5 and "--offload model" in found.stderr
+
+
+def test_every_error_has_a_documented_exit_code() -> None:
+    def kinds(kind: type[VSFError]) -> set[type[VSFError]]:
+        return {kind}.union(*(kinds(child) for child in kind.__subclasses__()))
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for code in {kind.exit_code for kind in kinds(VSFError)} | {0, 2, 3, 130}:
+        assert f"| {code} |" in readme
+
+
+def test_an_interrupt_is_130_and_leaves_no_half_file(here: Path) -> None:
+    command = [sys.executable, "-m", "vsf_cli", *BIKE, "--seed", "1..5000", "-o", "out/"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert running.stdout is not None
+    first = running.stdout.readline().strip()
+    running.send_signal(signal.SIGINT)
+    rest, talk = running.communicate()
+    assert running.returncode == 130 and "interrupted" in talk and "Traceback" not in talk
+    paths = [first, *rest.split()]
+    assert sorted(path.name for path in (here / "out").iterdir()) == sorted(Path(path).name for path in paths)
+    for path in paths:
+        Image.open(here / path).load()
+
+
+NO_SOCKETS = """
+import socket, sys
+def refuse(*arguments, **options):
+    sys.exit("a socket was opened")
+socket.socket.connect = refuse
+socket.getaddrinfo = refuse
+from vsf_cli.cli import app
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([*BIKE, "--offline", "--steps", "1"], 0),
+        ([*BIKE, "--steps", "1"], 0),
+        ([*BIKE, "--offline", "--preset", "sd3.5-large-turbo"], 4),
+    ],
+)
+def test_offline_and_the_embedded_model_open_no_socket(arguments: list[str], code: int) -> None:
+    found = process(*arguments, code=NO_SOCKETS)
+    assert found.returncode == code, found.stderr
+    assert "a socket was opened" not in found.stderr
+
+
+LISTED = "import sys; from vsf_cli.cli import app\ntry: app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["image", "--help"],
+        ["presets", "list"],
+        ["presets", "show", "tiny-sd3"],
+        [*BIKE, "--dry-run"],
+        ["--version"],
+    ],
+)
+def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
+    found = process(*arguments, code=LISTED)
+    assert found.returncode == 0 and found.stderr.strip().endswith("False"), found.stderr
+
+
+CPU_TIME = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, "-m", "vsf_cli", "--help"], capture_output=True, check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+
+
+def test_help_takes_little_time() -> None:
+    assert min(float(process(code=CPU_TIME).stdout) for _ in range(3)) < 0.4
+
+
+def test_info_of_a_picture_imports_no_torch() -> None:
+    Image.new("RGB", (8, 8)).save("x.png")
+    found = process("info", "x.png", code=LISTED)
+    assert found.returncode == 1 and found.stderr.strip().endswith("False")
+
+
+def test_doctor_reports_this_machine() -> None:
+    report = json.loads(vsf("doctor", "--json").stdout)
+    assert "torch" in report["versions"] and "cpu-flash" in report["attention"] and report["needs"].startswith("nothing")
+    assert "27.4 GB" in vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+
+
+def test_the_first_download_is_announced() -> None:
+    found = vsf(*BIKE, "--preset", "sd3.5-large-turbo", "--dry-run")
+    assert "27.4 GB" in found.stderr and "Community License" in found.stderr
+
+
+def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
+    assert "* tiny-sd3-turbo" in vsf("presets", "list").stdout
+    assert vsf("presets", "use", "sd3.5-large-turbo").exit_code == 0
+    assert "* sd3.5-large-turbo" in vsf("presets", "list").stdout
+    assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
+    shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
+    assert shown["settings"]["steps"] == {"value": 8, "origin": "preset tiny-sd3-turbo"}
+
+
+def test_a_hint_is_given_once(here: Path) -> None:
+    found = vsf("image", "a house", "--seed", "1,2", "-n", "no wheels", "--preset", "sd3.5-large-turbo", "--dry-run")
+    assert found.stderr.count("write --neg 'wheels'") == 1
+
+
+def test_commands_are_short_and_the_file_too() -> None:
+    source = Path(cli.__file__).read_text("utf-8")
+    assert source.count("\n") < 350
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None and node.end_lineno - node.body[0].lineno < 20, node.name
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for command in (
+        "vsf image",
+        "vsf info",
+        "vsf doctor",
+        "vsf presets list",
+        "vsf presets show",
+        "vsf presets where",
+        "vsf presets use",
+    ):
+        assert command in readme
+    assert commands.__all__

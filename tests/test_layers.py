@@ -1,0 +1,93 @@
+"""Imports run one way: a module imports only modules that stand lower in this table."""
+
+import ast
+from pathlib import Path
+
+import vsf_cli
+
+ROOT = Path(vsf_cli.__file__).parent
+
+RANKS = {
+    "errors": 0,
+    "": 0,
+    "attention": 1,
+    "patch": 1,
+    "methods": 2,
+    "metadata": 2,
+    "values": 2,
+    "words": 2,
+    "families.base": 3,
+    "media": 3,
+    "presets": 3,
+    "families.sd3": 4,
+    "outputs": 4,
+    "sheets": 4,
+    "families": 5,
+    "guidance": 6,
+    "pipelines": 6,
+    "generate": 7,
+    "terminal": 8,
+    "run": 8,
+    "commands": 9,
+    "cli": 10,
+    "__main__": 11,
+    # The embedded models stand on the library, and nothing of the library stands on them.
+    "tiny": 20,
+    "tiny.scenes": 21,
+    "tiny.drawing": 22,
+    "tiny.judge": 23,
+    "tiny.recipe": 23,
+    "tiny.score": 24,
+    "tiny.training": 24,
+    "tiny.training.loop": 25,
+    "tiny.training.autoencoder": 26,
+    "tiny.training.flow": 27,
+    "tiny.training.judge": 27,
+    "tiny.train": 28,
+}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: relative imports hide the direction"
+            modules = [node.module or ""]
+            if node.module == "vsf_cli":
+                modules = [f"vsf_cli.{alias.name}" for alias in node.names if name_of_exists(alias.name)] or ["vsf_cli"]
+        found |= {module for module in modules if module.split(".")[0] == "vsf_cli"}
+    return {module.removeprefix("vsf_cli").removeprefix(".") for module in found}
+
+
+def name_of_exists(name: str) -> bool:
+    return (ROOT / f"{name}.py").exists() or (ROOT / name / "__init__.py").exists()
+
+
+def test_every_module_has_a_rank() -> None:
+    assert {name_of(path) for path in ROOT.rglob("*.py")} == set(RANKS)
+
+
+def test_imports_run_one_way() -> None:
+    for path in ROOT.rglob("*.py"):
+        name = name_of(path)
+        if name == "":
+            continue  # The front door hands on what stands behind it.
+        for imported in imports_of(path):
+            assert RANKS[imported] < RANKS[name], f"{name} imports {imported}"
+
+
+def test_all_is_sorted_and_exact() -> None:
+    for path in ROOT.rglob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+                names = ast.literal_eval(node.value)
+                assert len(set(names)) == len(names), path
+                source = path.read_text("utf-8")
+                for exported in names:
+                    assert exported in source.replace("__all__", ""), f"{path}: {exported}"

@@ -1,0 +1,169 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from vsf_cli import media
+from vsf_cli.errors import MediaError
+from vsf_cli.generate import Request
+from vsf_cli.media import FORMATS, read_metadata, write_atomically, write_picture
+from vsf_cli.metadata import describe, infotext, parse_infotext
+
+IMAGE = Image.new("RGB", (16, 8), (200, 30, 30))
+
+text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(str.strip)
+lines = st.lists(text, min_size=1, max_size=3).map("\n".join)
+requests = st.builds(
+    Request,
+    prompt=lines,
+    model=st.sampled_from(["builtin:tiny-sd3-turbo", "stabilityai/stable-diffusion-3.5-large-turbo"]),
+    seed=st.integers(0, 2**64 - 1),
+    negative=st.lists(text, max_size=3).map(tuple),
+    parameters=st.fixed_dictionaries({"alpha": st.floats(0, 100), "beta": st.floats(-5, 5)}),
+    num_inference_steps=st.integers(1, 100),
+    guidance_scale=st.floats(0, 1),
+    width=st.one_of(st.none(), st.integers(1, 4096)),
+    height=st.one_of(st.none(), st.integers(1, 4096)),
+    loras=st.lists(text, max_size=2).map(lambda names: tuple(name.replace("/", "-").replace("\\", "-") for name in names)),
+)
+hard = st.sampled_from(
+    [
+        'a "bike", red: fast',
+        "Negative prompt: wheels",
+        "Steps: 20, Sampler: x, Seed: 1",
+        "emoji 🚲 and ümlaut",
+        "back\\slash {braces}",
+        "a\n\nblank line",
+    ]
+)
+
+
+def description(request: Request) -> dict[str, Any]:
+    return describe(request.to_json(), size=(16, 8), model_hash="0123456789abcdef", applied={"blocks": 6, "tokens": 5})
+
+
+@given(requests)
+@settings(max_examples=60, deadline=None)
+def test_a_request_survives_json(request_: Request) -> None:
+    assert Request.from_json(json.loads(json.dumps(request_.to_json()))) == request_
+
+
+@pytest.mark.parametrize("format", list(FORMATS))
+@given(request_=requests)
+@settings(max_examples=25, deadline=None)
+def test_a_request_survives_every_format(tmp_path_factory: pytest.TempPathFactory, format: str, request_: Request) -> None:
+    path = tmp_path_factory.mktemp("media") / f"x{FORMATS[format][0]}"
+    write_picture(path, IMAGE, format, description(request_))
+    found = read_metadata(path)
+    assert found.description is not None
+    assert Request.from_json(found.description["request"]) == request_
+    assert found.parameters == infotext(description(request_))
+
+
+@given(prompt=st.one_of(lines, hard), negative=st.one_of(st.none(), text, hard), seed=st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_the_text_is_read_by_the_grammar_of_a1111(prompt: str, negative: str | None, seed: int) -> None:
+    request = Request(
+        prompt, "builtin:tiny-sd3-turbo", seed, (negative,) if negative else (), parameters={"alpha": 3, "beta": 1.5}
+    )
+    found_prompt, found_negative, parameters = parse_infotext(infotext(description(request)))
+    assert parameters["Steps"] == "8" and parameters["Seed"] == str(seed) and parameters["Size"] == "16x8"
+    assert bool(found_negative) == bool(negative)
+    assert (parameters.get("VSF alpha") == "3") == bool(negative)
+    if prompt.isalnum():
+        assert found_prompt == prompt
+
+
+@given(prompt=st.one_of(lines, hard), negative=st.one_of(text, hard))
+@settings(max_examples=150, deadline=None)
+def test_the_text_is_read_by_the_scanner_of_civitai(prompt: str, negative: str) -> None:
+    request = Request(prompt, "builtin:tiny-sd3-turbo", 1, (negative,), parameters={"alpha": 3.5, "beta": 0.1})
+    written = infotext(description(request))
+    *before, last = written.split("\n")
+    assert last.startswith("Steps: ") and sum(line.startswith("Steps: ") for line in written.split("\n")) == 1
+    assert written.count("Negative prompt:") == 1
+    assert all(line for line in before)
+    for pair in last.split(", "):
+        key, value = pair.split(": ")
+        assert ":" not in value and '"' not in value, key
+
+
+def test_our_text_does_not_mislead_about_cfg() -> None:
+    request = Request("a bike", "owner/name", 1, ("wheels",), parameters={"alpha": 3.0, "beta": 0.3})
+    assert "CFG scale: 0," in infotext(description(request)) and "Guidance method: VSF" in infotext(description(request))
+
+
+def test_no_metadata_writes_none(tmp_path: Path) -> None:
+    for format, (ending, *_) in FORMATS.items():
+        write_picture(tmp_path / f"x{ending}", IMAGE, format, None)
+        found = read_metadata(tmp_path / f"x{ending}")
+        assert found.description is None and found.parameters is None
+
+
+def test_no_path_of_this_machine_is_written(tmp_path: Path) -> None:
+    (tmp_path / "secret" / "my-model").mkdir(parents=True)
+    lora = str(tmp_path / "secret" / "style.safetensors") + ":0.8"
+    request = Request("a bike", str(tmp_path / "secret" / "my-model"), 1, loras=(lora,))
+    write_picture(tmp_path / "x.png", IMAGE, "png", description(request))
+    assert b"secret" not in (tmp_path / "x.png").read_bytes()
+    assert request.to_json()["model"] == "my-model" and request.to_json()["loras"] == ["style.safetensors:0.8"]
+
+
+def test_half_a_file_is_never_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(b"old")
+
+    def fail(file: Any) -> None:
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(media.os, "fsync", full)
+    with pytest.raises(MediaError, match="No space left on device; choose another place"):
+        write_picture(tmp_path / "x.png", IMAGE, "png", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MediaError, match="cannot be written"):
+        write_picture(tmp_path / "file" / "x.png", IMAGE, "png", None)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_picture_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(MediaError, match="cannot be read as a picture"):
+        read_metadata(tmp_path / "x.png")
+
+
+def test_a_truncated_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    write_picture(path, IMAGE.resize((400, 400)), "png", description(Request("a bike", "owner/name", 1)))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(MediaError):
+        read_metadata(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="there is no such file"):
+        read_metadata(tmp_path / "x.png")
+
+
+def test_somebody_elses_description_is_left_alone(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[media.IMAGE_DESCRIPTION] = "a photo of my cat"
+    IMAGE.save(tmp_path / "x.jpg", exif=exif)
+    assert read_metadata(tmp_path / "x.jpg").description is None

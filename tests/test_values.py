@@ -1,0 +1,49 @@
+import pytest
+
+from vsf_cli.errors import RequestError
+from vsf_cli.values import parse_seeds, parse_size
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "wanted"),
+    [
+        ("7", None, [7]),
+        ("1,2,3", None, [1, 2, 3]),
+        ("1..4", None, [1, 2, 3, 4]),
+        ("2-4, 9", None, [2, 3, 4, 9]),
+        ("5", 3, [5, 6, 7]),
+        ("1,2", 2, [1, 2]),
+    ],
+)
+def test_seeds(text: str, count: int | None, wanted: list[int]) -> None:
+    assert parse_seeds(text, count) == wanted
+
+
+@pytest.mark.parametrize("text", [None, "random", "-1"])
+def test_fresh_seeds_differ(text: str | None) -> None:
+    assert len(set(parse_seeds(text, 50))) == 50
+
+
+@pytest.mark.parametrize("text", ["", "a", "1..", "1.5", "--2"])
+def test_seeds_that_cannot_be_parsed(text: str) -> None:
+    with pytest.raises(ValueError, match="no seed"):
+        parse_seeds(text, None)
+
+
+@pytest.mark.parametrize(("text", "count"), [("9..1", None), ("1..99999999", None), ("1,2", 3), ("1", 0)])
+def test_seeds_that_are_not_legal(text: str, count: int | None) -> None:
+    with pytest.raises(RequestError):
+        parse_seeds(text, count)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("96x64", (96, 64)), ("1024*768", (1024, 768)), ("8 × 9", (8, 9)), ("96", (96, 96))]
+)
+def test_sizes(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "96x", "-1x9", "1.5x2", "96x96x3"])
+def test_sizes_that_cannot_be_parsed(text: str) -> None:
+    with pytest.raises(ValueError, match="no size"):
+        parse_size(text)

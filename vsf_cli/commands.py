@@ -1,6 +1,7 @@
 """What the commands do, between the command line and the library: they talk, and they write data."""
 
 import json
+import logging
 import os
 import platform
 import warnings
@@ -52,6 +53,9 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool) -> None:
         talk.say(download)
     _quiet_libraries(talk.verbose)
 
+    for key in SETTINGS:
+        setting = plan.settings.origin(key)
+        talk.detail(f"{key} = {setting.value} ({setting.origin})")
     what = plan.requests[0].model.removeprefix("builtin:")
     with talk.progress(f"loading {what}"):
         pipe = plan.load()
@@ -109,7 +113,9 @@ def _quiet_libraries(verbose: bool) -> None:
         library.utils.logging.disable_progress_bar()
         if not verbose:
             library.utils.logging.set_verbosity_error()
-    if not verbose:
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    else:
         warnings.filterwarnings("ignore")
 
 

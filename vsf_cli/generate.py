@@ -153,6 +153,7 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None) -> R
     from vsf_cli.guidance import guided
 
     _check_size(pipe, request)
+    _check_steps(pipe, request)
     method = request.guidance
     started = time.monotonic()
 
@@ -206,6 +207,12 @@ def _check_size(pipe: Any, request: Request) -> None:
             raise RequestError(f"{name} is {side}, but must be a multiple of {step} for this model: try {near}")
         if most is not None and side > step * most:
             raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")
+
+
+def _check_steps(pipe: Any, request: Request) -> None:
+    """Refuses a number of steps for which the scheduler has no sigmas: one that ends on a set sigma cannot make one step."""
+    if getattr(pipe.scheduler.config, "shift_terminal", None) and request.num_inference_steps < 2:
+        raise RequestError(f"steps is {request.num_inference_steps}, but this model's scheduler needs at least 2")
 
 
 def _picture(pipe: Any, pixels: Any, request: Request) -> "Image.Image":

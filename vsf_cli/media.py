@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from vsf_cli.errors import MediaError
 from vsf_cli.metadata import infotext
 
-__all__ = ["FORMATS", "Metadata", "encode", "read_metadata", "write_atomically", "write_picture"]
+__all__ = ["FORMATS", "Metadata", "check_writable", "encode", "read_metadata", "write_atomically", "write_picture"]
 
 FORMATS: Mapping[str, tuple[str, ...]] = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 """The formats, with the endings of their files."""
@@ -74,7 +74,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         MediaError: If the folder cannot be made or the file not be written.
     """
-    beside = path.with_name(f".{path.name[:80]}.{os.getpid()}.partial")
+    beside = path.with_name(f".vsf-{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -87,6 +87,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise MediaError(f"{path} cannot be written: {error.strerror or error}; choose another place with -o") from error
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of a file that is to be written, and tries whether a file can be made there.
+
+    Raises:
+        MediaError: If not: better before the work than after it.
+    """
+    write_atomically(path.with_name(f".vsf-{os.getpid()}.try"), lambda file: file.write(b""))
+    path.with_name(f".vsf-{os.getpid()}.try").unlink(missing_ok=True)
 
 
 def write_picture(path: Path, image: Image.Image, format: str, description: Mapping[str, Any] | None) -> None:

@@ -5,8 +5,9 @@ Only safetensors are loaded. Every error of loading becomes one line that says w
 
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +16,9 @@ from typing import Any
 
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
 
-__all__ = ["Lora", "Runtime", "Source", "load", "source_of", "vocabulary_of"]
+__all__ = ["Lora", "Runtime", "Source", "identify", "load", "source_of", "vocabulary_of"]
+
+LOG = logging.getLogger(__name__)
 
 BUILTIN = "builtin:"
 OFFLOADS = ("auto", "none", "model", "group", "sequential")
@@ -88,18 +91,35 @@ def vocabulary_of(model: str) -> frozenset[str] | None:
     return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
 
 
-def model_hash(pipe_source: Source) -> str | None:
-    """The SHA-256 of the transformer's weights in a folder; None for a hub id, which its revision names."""
-    folder = pipe_source.folder
-    files = sorted((folder / "transformer").glob("*.safetensors")) if folder else []
-    if not files:
-        return None
+def identify(source: Source, revision: str | None) -> dict[str, str]:
+    """What says which weights a picture was made with.
+
+    Returns:
+        For a hub id the commit, as `model_revision`. For a folder the SHA-256 of its transformer's weights, as `model_hash`;
+        beyond a gigabyte that of their headers and sizes, as `model_fingerprint`: reading all of them would take minutes.
+    """
+    if source.folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source.name, "model_index.json", revision=revision)
+        return {"model_revision": Path(found).parent.name} if isinstance(found, str) else {}
+    files = sorted((source.folder / "transformer").glob("*.safetensors"))
+    if sum(path.stat().st_size for path in files) > 1e9:
+        return {"model_fingerprint": _digest(_header(path) for path in files)}
+    return {"model_hash": _digest(path.read_bytes() for path in files)} if files else {}
+
+
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 22):
-                digest.update(chunk)
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        length = file.read(8)
+        return str(path.stat().st_size).encode() + length + file.read(int.from_bytes(length, "little"))
 
 
 @dataclass(frozen=True)
@@ -220,7 +240,7 @@ def _check_class(source: Source, revision: str | None, offline: bool) -> None:
     else:
         config = DiffusionPipeline.load_config(source.name, revision=revision, local_files_only=offline)
         found = config.get("_class_name") if isinstance(config, dict) else None
-    known = [pipeline for family in FAMILIES.values() for pipeline in family.pipelines]
+    known = [family.pipelines[0] for family in FAMILIES.values()]
     if found not in known:
         raise ModelError(f"model '{source.name}' is a {found}, but supported pipelines are {', '.join(known)}")
 
@@ -289,6 +309,7 @@ def _load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
             " expected keys such as transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
         )
     pipe.load_lora_weights(state, adapter_name=name)
+    LOG.info("%d of %d keys of --lora '%s' match", len(matched), len(state), Path(lora.place).name)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from vsf_cli.errors import OutOfMemory, RequestError
 from vsf_cli.generate import Progress, Request, Result, generate
-from vsf_cli.media import encode, write_atomically, write_picture
+from vsf_cli.media import check_writable, encode, write_atomically, write_picture
 from vsf_cli.metadata import describe
 from vsf_cli.methods import METHODS
 from vsf_cli.outputs import Outputs, slug
-from vsf_cli.pipelines import Runtime, load, model_hash, out_of_memory_advice, source_of, vocabulary_of
+from vsf_cli.pipelines import Runtime, identify, load, out_of_memory_advice, source_of, vocabulary_of
 from vsf_cli.presets import Settings
 from vsf_cli.values import parse_size
 from vsf_cli.words import check_vocabulary, hints
@@ -79,7 +79,13 @@ class Plan:
         return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {preset.license}"
 
     def load(self) -> Any:
-        """Loads the pipeline."""
+        """Loads the pipeline, after a look whether its pictures can be written.
+
+        Raises:
+            MediaError: If they cannot.
+        """
+        if not self.to_stdout and (first := self._path(self.requests[0], 1)):
+            check_writable(first)
         request = self.requests[0]
         return load(request.model, request.dtype, self.runtime, request.loras, request.revision, request.variant)
 
@@ -89,7 +95,7 @@ class Plan:
         Yields:
             Each picture, or the path of one that exists and is skipped.
         """
-        digest = model_hash(source_of(self.requests[0].model))
+        identity = identify(source_of(self.requests[0].model), self.requests[0].revision)
         for number, request in enumerate(self.requests, 1):
             path = None if self.to_stdout else self._path(request, number)
             if path is None and not self.to_stdout:
@@ -101,7 +107,7 @@ class Plan:
                 raise OutOfMemory(out_of_memory_advice(self.runtime.offload)) from error
             description = describe(
                 result.request.to_json(),
-                model_hash=digest,
+                **identity,
                 size=result.image.size,
                 applied={"method": str(request.guidance), "blocks": result.blocks, "tokens": result.tokens},
                 device=str(pipe._execution_device.type),

@@ -55,6 +55,11 @@ def label_of(description: dict[str, Any] | None, field: str) -> str:
     return f"{field} {request[field]}" if field != "prompt" else str(request["prompt"])
 
 
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.copy()
+
+
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m vsf_cli.sheets", description=__doc__)
@@ -66,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         labels = [label_of(read_metadata(path).description, options.label) for path in options.pictures]
-        images = [Image.open(path) for path in options.pictures]
+        images = [_opened(path) for path in options.pictures]
         write_picture(options.output, sheet(images, labels, options.columns, options.scale), "png", None)
     except MediaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")

@@ -67,7 +67,7 @@ class Family(Protocol):
     """A family of models."""
 
     pipelines: tuple[str, ...]
-    """The names of the diffusers pipelines of this family."""
+    """The names of the diffusers pipelines of this family, text to image first."""
 
     def encode_negative(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
         """Encodes prompts, each alone and without padding, and joins them; with shape (tokens, width)."""

@@ -77,6 +77,9 @@ def _export(
     )
     shutil.rmtree(place, ignore_errors=True)
     pipe.to(dtype=torch.bfloat16).save_pretrained(place, safe_serialization=True)
+    for path in place.rglob("*.json"):
+        # diffusers notes the folder that a part was loaded from.
+        path.write_text("".join(line for line in path.open() if '"_name_or_path"' not in line), "utf-8")
     (place / "vocabulary.txt").write_text("\n".join(vocabulary()) + "\n", "utf-8")
 
 

@@ -1,11 +1,13 @@
 """The command line as a person meets it: most in this process, what needs a clean one in a subprocess."""
 
 import ast
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,8 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
         (["--method", "none", "--alpha", "3"], "--alpha is VSF's"),
         (["--neg", "wheels", "--guidance", "5"], "for models that run without CFG"),
         (["--neg", "wheels", "--method", "cfg"], "cannot use the negative prompt with --guidance 0"),
+        (["--neg", "no wheels"], "write --neg 'wheels'"),
+        (["--lora", "nope:a:b:c"], "not of the form"),
         (["--neg", "wheel"], "Did you mean 'wheels'"),
         (["--exists", "maybe"], "--exists is 'maybe'"),
         (["-o", "{nope}.png"], "{nope}"),
@@ -312,6 +316,29 @@ def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
     assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
     shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
     assert shown["settings"]["steps"] == {"value": 8, "origin": "preset tiny-sd3-turbo"}
+
+
+def test_data_reach_stdout_even_with_a_bar_on_the_terminal(here: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "vsf_cli", *BIKE, "--steps", "2", "-o", "x.png"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment)
+    os.close(theirs)
+    reader = threading.Thread(target=drain, args=(ours,))
+    reader.start()
+    data, _ = running.communicate()
+    reader.join()
+    assert data == "x.png\n"
+
+
+def drain(descriptor: int) -> None:
+    """Reads what a process says on a terminal until it ends."""
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 4096):
+            pass
+    os.close(descriptor)
 
 
 def test_a_hint_is_given_once(here: Path) -> None:

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ def test_progress_is_told_of_every_step(pipe: Any) -> None:
         {"num_inference_steps": 0},
         {"guidance_scale": float("nan")},
         {"width": 0},
+        {"max_sequence_length": 600},
         {"method": "nope"},
         {"parameters": {"tau": 1.0}},
         {"negative": ("wheels",), "guidance_scale": 4.0},
@@ -74,6 +76,36 @@ def test_progress_is_told_of_every_step(pipe: Any) -> None:
 def test_requests_that_are_not_legal_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError):
         request(**options)
+
+
+def test_a_prompt_that_is_cut_is_said(pipe: Any) -> None:
+    (note,) = generate(pipe, request(prompt="wheels " * 30)).notes
+    assert "31 tokens" in note and "takes 12" in note
+    assert generate(pipe, request()).notes == ()
+
+
+def test_a_negative_is_not_cut_for_cfg_either(pipe: Any) -> None:
+    with pytest.raises(RequestError, match="negative prompt has 31 tokens"):
+        generate(pipe, request(negative=("wheels " * 30,), method="cfg", parameters={}, guidance_scale=4.0))
+
+
+def test_an_infinite_number_survives_json() -> None:
+    asked = request(parameters={"alpha": 3.0, "beta": float("inf")})
+    assert Request.from_json(json.loads(json.dumps(asked.to_json(), allow_nan=False))) == asked
+
+
+@pytest.mark.parametrize(
+    ("lora", "public"),
+    [
+        ("owner/name:x.safetensors:0.5", "owner/name:x.safetensors:0.5"),
+        ("owner/name", "owner/name"),
+        ("/home/me/loras/x.safetensors:0.5", "x.safetensors:0.5"),
+        ("me/x.safetensors", "x.safetensors"),
+        (r"C:\\me\\x.safetensors", "x.safetensors"),
+    ],
+)
+def test_loras_are_named_without_the_places_of_this_machine(lora: str, public: str) -> None:
+    assert request(loras=(lora,)).to_json()["loras"] == [public]
 
 
 def test_an_unknown_key_of_a_request_is_refused() -> None:

@@ -13,6 +13,7 @@ from vsf_cli import VSF, NoGuidance, guided
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families import StableDiffusion3
 from vsf_cli.families.base import Encoded
+from vsf_cli.methods import CFG
 
 Generate = Callable[..., torch.Tensor]
 
@@ -191,6 +192,11 @@ def test_guidance_scale_above_one_is_refused(pipe: StableDiffusion3Pipeline, gen
         generate(pipe, guidance_scale=4.5)
 
 
+def test_a_method_outside_of_attention_does_not_lose_the_negative_in_silence(pipe: StableDiffusion3Pipeline) -> None:
+    with pytest.raises(RequestError, match="pass negative_prompt to the pipeline"), guided(pipe, "wheels", CFG()):
+        pass
+
+
 def test_guiding_twice_is_refused(pipe: StableDiffusion3Pipeline) -> None:
     with (
         guided(pipe, "wheels"),
@@ -233,16 +239,19 @@ def test_compiled_blocks_stay_exact(generate: Generate) -> None:
     torch.testing.assert_close(generate(pipe), stock, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("sequential", [False, True])
-def test_offloading_stays_exact(generate: Generate, sequential: bool) -> None:
-    from accelerate import cpu_offload
+@pytest.mark.parametrize("level", ["sequential", "model"])
+def test_offloading_stays_exact(generate: Generate, level: str) -> None:
+    from accelerate import cpu_offload, cpu_offload_with_hook
     from accelerate.hooks import remove_hook_from_module
 
     pipe = random_pipeline("sd3.5-medium")
     with guided(pipe, "wheels"):
         wanted = generate(pipe)
     # The offloading of diffusers needs an accelerator; accelerate's own, on which it stands, runs anywhere.
-    cpu_offload(pipe.transformer, execution_device=torch.device("cpu"), offload_buffers=sequential)
+    if level == "sequential":
+        cpu_offload(pipe.transformer, execution_device=torch.device("cpu"))
+    else:
+        cpu_offload_with_hook(pipe.transformer, torch.device("cpu"))
     with guided(pipe, "wheels"):
         torch.testing.assert_close(generate(pipe), wanted, atol=0, rtol=0)
     remove_hook_from_module(pipe.transformer, recurse=True)

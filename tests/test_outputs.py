@@ -36,6 +36,7 @@ def test_the_format_decides_the_ending(tmp_path: Path) -> None:
     [
         {"template": "{nope}.png"},
         {"template": "{seed"},
+        {"template": "{seed:04d}.png"},
         {"template": "x.png", "exists": "no"},
         {"template": "x", "format": "bmp"},
     ],
@@ -53,18 +54,24 @@ def test_an_unknown_ending_is_refused() -> None:
 def test_what_happens_if_a_file_exists(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"")
-    assert Outputs(str(path)).path(VALUES, 1) == tmp_path / "x-2.png"
+    assert Outputs("x").free(path) == tmp_path / "x-2.png"
     (tmp_path / "x-2.png").write_bytes(b"")
-    assert Outputs(str(path)).path(VALUES, 1) == tmp_path / "x-3.png"
-    assert Outputs(str(path), exists="overwrite").path(VALUES, 1) == path
-    assert Outputs(str(path), exists="skip").path(VALUES, 1) is None
+    assert Outputs("x").free(path) == tmp_path / "x-3.png"
+    assert Outputs("x", exists="overwrite").free(path) == path
+    assert Outputs("x", exists="skip").free(path) is None
     with pytest.raises(MediaError, match="choose --exists"):
-        Outputs(str(path), exists="error").path(VALUES, 1)
+        Outputs("x", exists="error").free(path)
+
+
+def test_an_ending_is_added_and_a_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Outputs("~/x").path(VALUES, 1) == tmp_path / "x.png"
+    assert Outputs("x.{ext}", format="jpeg").path(VALUES, 1) == Path("x.jpg")
 
 
 def test_names_are_cut_and_hold_no_separator(tmp_path: Path) -> None:
     path = Outputs(str(tmp_path / "{slug}.png")).path({**VALUES, "slug": "é/" * 300}, 1)
-    assert path is not None and path.parent == tmp_path and len(path.name.encode()) < 255
+    assert path.parent == tmp_path and len(path.name.encode()) < 255
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ def test_the_real_preset_is_the_one_of_the_design() -> None:
         ("num_inference_step = 3", "Did you mean 'num_inference_steps'"),
         ('num_inference_steps = "eight"', "must be int"),
         ("[method]\nalhpa = 3", "Did you mean 'method.alpha'"),
+        ('[method]\nalpha = "strong"', "must be a number"),
+        ("[method]\nname = 3", "method.name is '3'"),
+        ('method = "vsf"', "must be a table"),
+        ("width = 96", "give both width and height"),
         ('[method]\nname = "vfs"', "Did you mean 'vsf'"),
         ("width = [", "not TOML"),
     ],
@@ -134,6 +138,21 @@ def test_a_model_of_no_preset_takes_the_familys_defaults_and_not_the_tiny_ones()
 def test_a_model_with_a_preset_keeps_the_presets_settings() -> None:
     settings = Settings({"model": "owner/name", "preset": "tiny-sd3-turbo"}, {})
     assert settings["model"] == "owner/name" and settings["steps"] == 8
+
+
+@pytest.mark.parametrize("layer", ["environment", "user file"])
+def test_a_chosen_preset_brings_its_own_model(user: Path, layer: str) -> None:
+    if layer == "user file":
+        (user / "config.toml").write_text('model = "owner/name"')
+    environment = {"VSF_MODEL": "owner/name"} if layer == "environment" else {}
+    assert Settings({"preset": "tiny-sd3"}, environment)["model"] == "builtin:tiny-sd3"
+    assert Settings({}, environment)["model"] == "owner/name"
+
+
+def test_a_broken_preset_does_not_stand_in_the_way_of_others(user: Path) -> None:
+    (user / "presets").mkdir()
+    (user / "presets" / "a.toml").write_text("nonsense = ")
+    assert preset_for_model("stabilityai/stable-diffusion-3.5-large-turbo").name == "sd3.5-large-turbo"
 
 
 def test_numbers_of_another_method_are_not_taken_over() -> None:

@@ -26,7 +26,12 @@ def test_a_near_word_is_suggested() -> None:
         check_vocabulary("a red bike", ["wheel"], WORDS)
 
 
-@pytest.mark.parametrize("prompt", ["quantum foam", "a the on", "…"])
+def test_a_double_negation_of_known_things_says_what_to_write() -> None:
+    with pytest.raises(RequestError, match="write --neg 'wheels'"):
+        check_vocabulary("a red bike", ["no wheels"], WORDS)
+
+
+@pytest.mark.parametrize("prompt", ["quantum foam", "a the on", "with a castle", "…"])
 def test_a_prompt_of_which_nothing_is_known_is_refused(prompt: str) -> None:
     with pytest.raises(RequestError, match="no word that this model knows"):
         check_vocabulary(prompt, [], WORDS)
@@ -41,6 +46,7 @@ def test_a_double_negation_gets_a_hint(negative: str, rest: str) -> None:
 
 def test_quality_words_get_one_hint() -> None:
     assert len(list(hints(["blurry, low quality", "ugly"]))) == 1
+    assert list(hints(["blurry"], guides_attention=False)) == []
 
 
 @pytest.mark.parametrize("negative", ["wheels", "nothing", "notebook", "a badge"])

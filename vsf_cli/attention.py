@@ -88,7 +88,7 @@ def available_paths() -> dict[str, bool]:
     return {
         "cuda-flash": cuda and torch.backends.cuda.is_flash_attention_available(),
         "cuda-efficient": cuda,
-        "cuda-cudnn": cuda and torch.backends.cudnn.is_available(),
+        "cuda-cudnn": cuda and torch.backends.cudnn.is_available() and torch.backends.cuda.cudnn_sdp_enabled(),
         "cpu-flash": hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"),
         "fallback": True,
     }
@@ -98,10 +98,12 @@ def _path_for(query: Tensor) -> Path:
     if query.device.type == "cpu":
         return _cpu_flash
     if query.device.type == "cuda":
+        # Asked in the way that torch.compile can fold; `get_device_capability` would break the graph.
+        ampere = torch.cuda.get_device_properties(query.device).major >= 8
         half, aligned = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1] % 8 == 0
-        if half and aligned and query.shape[-1] <= 256 and torch.cuda.get_device_capability(query.device)[0] >= 8:
-            return _cuda_flash if torch.backends.cuda.flash_sdp_enabled() else _cuda_cudnn
-        if query.dtype != torch.float64 and aligned:
+        if half and aligned and query.shape[-1] <= 256 and ampere:
+            return _cuda_flash if torch.backends.cuda.is_flash_attention_available() else _cuda_cudnn
+        if aligned and query.dtype != torch.float64 and (ampere or query.dtype != torch.bfloat16):
             return _cuda_efficient
     return _fallback
 

@@ -105,6 +105,8 @@ def image(
     seed: Seed = None,
     seeds: Seeds = None,
     size: Size = None,
+    width: Annotated[int | None, typer.Option("-W", "--width", help="Pixels; with --height.")] = None,
+    height: Annotated[int | None, typer.Option("-H", "--height", help="Pixels; with --width.")] = None,
     output: Output = None,
     exists: Exists = None,
     format: Format = None,
@@ -126,14 +128,14 @@ def image(
     from vsf_cli.terminal import Talk
     from vsf_cli.values import parse_seeds, parse_size
 
+    size = f"{width}x{height}" if width is not None and height is not None else size
     names = ("alpha", "beta", "method", "preset", "model", "steps", "guidance", "size", "output", "exists", "format")
     options = {name: value for name, value in locals().items() if name in (*names, "device", "dtype", "offload")}
     numbers = parsed("--seed", lambda: parse_seeds(seed, seeds))
     parsed("--size", lambda: parse_size(size) if size else None)
     settings = Settings({**options, "offline": offline or None})
-    given = {"alpha": alpha, "beta": beta}
-    made = plan(read_prompt(prompt), neg or [], numbers, settings, lora or [], metadata, sidecar, given)
-    commands.run_images(made, Talk(quiet, verbose), as_json, dry_run)
+    made = plan(read_prompt(prompt), neg or [], numbers, settings, lora or [], metadata, sidecar)
+    commands.run_images(made, Talk(quiet, verbose), as_json, dry_run, drawn=seed is None)
 
 
 @app.command()

@@ -5,16 +5,20 @@ import logging
 import os
 import platform
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.errors import MediaError, ModelError
 from vsf_cli.generate import Request
 from vsf_cli.media import read_metadata
 from vsf_cli.metadata import versions
+from vsf_cli.pipelines import is_cached, source_of
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
 from vsf_cli.run import Plan, Written
 from vsf_cli.terminal import Talk
+from vsf_cli.words import REAL_PRESET
 
 __all__ = [
     "list_presets",
@@ -26,49 +30,62 @@ __all__ = [
     "where_setting",
 ]
 
-REAL_PRESET = "sd3.5-large-turbo"
-
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool) -> None:
-    """Carries out a plan, and says what was done; paths, or JSON, a line a picture, go to stdout."""
+def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
+    """Carries out a plan, and says what was done; paths, or JSON, a line a picture, go to stdout.
+
+    Arguments:
+        plan: The plan.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
+        dry_run: Whether to stop before the model is loaded.
+        drawn: Whether the seeds were drawn, and must be said even when quiet.
+    """
     if plan.runtime.offline:
         # Read once by the hub's client, when it is first imported.
         os.environ["HF_HUB_OFFLINE"] = "1"
-    for warning in plan.warnings:
-        talk.warn(warning)
-    if not plan.settings.chosen:
-        name = plan.settings.preset.name
-        talk.say(
-            f"preset {name}, since none was chosen · the real model: --preset {REAL_PRESET}, or 'vsf presets use {REAL_PRESET}'"
-        )
-    _say_unused(plan, talk)
+    _say_before(plan, talk)
     if dry_run:
         _say_plan(plan, talk, as_json)
+        return
+    pending = plan.pending()
+    _say_skipped(plan, pending, talk)
+    if not pending:
         return
     if download := plan.download():
         talk.say(download)
     _quiet_libraries(talk.verbose)
 
+    with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
+        pipe = plan.load()
+    with talk.progress("steps") as progress:
+        for count, made in enumerate(plan.run(pipe, pending, progress)):
+            if count == 0:
+                _say_applied(made, talk)
+            _say_made(made, plan, talk, as_json, drawn)
+
+
+def _say_before(plan: Plan, talk: Talk) -> None:
+    for warning in plan.warnings:
+        talk.warn(warning)
+    if not plan.settings.chosen:
+        real = f"--preset {REAL_PRESET}, or 'vsf presets use {REAL_PRESET}'"
+        talk.say(f"preset {plan.settings.preset.name}, since none was chosen · the real model: {real}")
     for key in SETTINGS:
         setting = plan.settings.origin(key)
         talk.detail(f"{key} = {setting.value} ({setting.origin})")
-    what = plan.requests[0].model.removeprefix("builtin:")
-    with talk.progress(f"loading {what}"):
-        pipe = plan.load()
-    said = False
-    with talk.progress("steps") as progress:
-        for made in plan.run(pipe, progress):
-            if isinstance(made, Path):
-                talk.say(f"{made} exists, skipped")
-                continue
-            if not said:
-                _say_applied(made, talk)
-                said = True
-            _say_made(made, plan, talk, as_json)
+    _say_unused(plan, talk)
+
+
+def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], talk: Talk) -> None:
+    left = {number for number, _ in pending}
+    for number, request in enumerate(plan.requests, 1):
+        if number not in left:
+            talk.say(f"{plan.path(request, number)} exists, skipped")
 
 
 def _say_unused(plan: Plan, talk: Talk) -> None:
@@ -89,10 +106,13 @@ def _say_applied(made: Written, talk: Talk) -> None:
     talk.say(f"negative {_quoted(request)} · {request.guidance} · {how}")
 
 
-def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool) -> None:
+def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool, drawn: bool) -> None:
     result = made.result
+    for note in result.notes:
+        talk.warn(note)
     size = f"{result.image.width}x{result.image.height}"
-    talk.say(f"seed {result.request.seed} · {size} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s")
+    facts = f"{size} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
+    (talk.keep if drawn else talk.say)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
         talk.data(_json(made.to_json()) if as_json else str(made.path))
 
@@ -122,6 +142,8 @@ def _quiet_libraries(verbose: bool) -> None:
 def show_info(file: Path, as_json: bool) -> None:
     """Writes how a picture was made."""
     found = read_metadata(file)
+    if found.description is None and found.parameters is None:
+        raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
     if as_json:
         Talk.data(_json({"vsf": found.description, "parameters": found.parameters}))
         return
@@ -130,13 +152,9 @@ def show_info(file: Path, as_json: bool) -> None:
         facts = {key: value for key, value in found.description.items() if key not in ("request", "schema", "versions")}
         for key, value in {**request, **facts, **found.description["versions"]}.items():
             Talk.data(f"{key:20} {_json(value) if isinstance(value, (dict, list)) else value}")
-    elif found.parameters is not None:
-        Talk().say(f"{file} was not made by vsf; it holds these parameters:")
-        Talk.data(found.parameters)
     else:
-        from vsf_cli.errors import MediaError
-
-        raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
+        Talk().say(f"{file} was not made by vsf; it holds these parameters:")
+        Talk.data(str(found.parameters))
 
 
 def show_doctor(preset: str | None, as_json: bool) -> None:
@@ -144,15 +162,12 @@ def show_doctor(preset: str | None, as_json: bool) -> None:
     import shutil
 
     import torch
-    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub import constants
 
     from vsf_cli.attention import available_paths
-    from vsf_cli.pipelines import source_of
 
-    chosen = Settings({"preset": preset}).preset
+    settings = Settings({"preset": preset})
     accelerator = torch.accelerator.current_accelerator(check_available=True)
-    builtin = source_of(chosen.model).folder is not None
-    ready = builtin or isinstance(try_to_load_from_cache(chosen.model, "model_index.json"), str)
     cache = Path(constants.HF_HUB_CACHE)
     free = shutil.disk_usage(next(place for place in (cache, *cache.parents) if place.exists())).free
     report: dict[str, Any] = {
@@ -161,9 +176,10 @@ def show_doctor(preset: str | None, as_json: bool) -> None:
         "device": str(accelerator or "cpu"),
         "memory": _memory(accelerator),
         "attention": [name for name, exists in available_paths().items() if exists],
-        "cache": f"{free / 1e9:.0f} GB free",
-        "preset": chosen.name,
-        "needs": _needs(chosen, ready),
+        "cache": f"{cache}, {free / 1e9:.0f} GB free",
+        "preset": settings.preset.name,
+        "model": settings["model"],
+        "needs": _needs(settings["model"], settings.preset),
     }
     if as_json:
         Talk.data(_json(report))
@@ -185,11 +201,16 @@ def _memory(accelerator: Any) -> str:
     return f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"
 
 
-def _needs(preset: Preset, ready: bool) -> str:
+def _needs(model: str, preset: Preset) -> str:
+    try:
+        ready = source_of(model).folder is not None or is_cached(model, preset.revision)
+    except ModelError as error:
+        return str(error)
     if ready:
         return "nothing: its weights are here"
-    size = f"about {preset.download_bytes / 1e9:.1f} GB" if preset.download_bytes else "a download of unknown size"
-    return f"{size} from the hub; licence: {preset.license}"
+    own = model == preset.model
+    size = f"about {preset.download_bytes / 1e9:.1f} GB" if own and preset.download_bytes else "a download of unknown size"
+    return f"{size} from the hub; licence: {preset.license if own else f'see https://huggingface.co/{model}'}"
 
 
 def list_presets(as_json: bool) -> None:

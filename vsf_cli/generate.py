@@ -1,5 +1,7 @@
 """One request: from a prompt to a picture, on a pipeline that is made ready."""
 
+import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -13,8 +15,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Request", "Result", "generate"]
-
-OFFLOAD_ORDER = ("none", "model", "group", "sequential")
 
 Progress = Callable[[int, int], None]
 """Is told the steps done and the steps in all."""
@@ -71,6 +71,8 @@ class Request:
             raise RequestError(f"steps is {self.num_inference_steps}, but must be at least 1")
         if not 0 <= self.guidance_scale < float("inf"):
             raise RequestError(f"guidance is {self.guidance_scale:g}, but must be a finite number of 0 or more")
+        if not 1 <= self.max_sequence_length <= 512:
+            raise RequestError(f"max_sequence_length is {self.max_sequence_length}, but must be 1 to 512")
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and side < 1:
                 raise RequestError(f"{name} is {side}, but must be at least 1 pixel")
@@ -93,10 +95,10 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values. A folder of this machine is named by its last part alone."""
-        plain = asdict(self) | {"parameters": dict(self.parameters), "negative": list(self.negative)}
-        if Path(self.model).is_absolute() or Path(self.model).expanduser().is_dir():
-            plain["model"] = Path(self.model).name
-        plain["loras"] = [lora.replace("\\", "/").rsplit("/", 1)[-1] for lora in self.loras]
+        numbers = {key: value if math.isfinite(value) else str(value) for key, value in self.parameters.items()}
+        plain = asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
+        plain["model"] = _public(self.model)
+        plain["loras"] = [_public(lora) for lora in self.loras]
         return plain
 
     @classmethod
@@ -110,7 +112,14 @@ class Request:
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
-        return cls(**{**plain, **tuples})
+        numbers = {key: float(value) for key, value in plain.get("parameters", {}).items()}
+        return cls(**{**plain, **tuples, "parameters": numbers})
+
+
+def _public(place: str) -> str:
+    """A hub id as it is; a place on this machine by its last part alone."""
+    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?(:[^/\\]*)*", place) and not place.endswith(".safetensors")
+    return place if hub and not Path(place).is_dir() else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,7 @@ class Result:
         blocks: How many attentions were guided.
         tokens: How many tokens the negative prompt has.
         seconds: The time from prompt to picture, loading apart.
+        notes: What a person should know of it, such as a prompt that was cut.
     """
 
     image: "Image.Image"
@@ -130,6 +140,7 @@ class Result:
     blocks: int
     tokens: int
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 def generate(pipe: Any, request: Request, progress: Progress | None = None) -> Result:
@@ -172,27 +183,47 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None) -> R
         "generator": torch.Generator("cpu").manual_seed(request.seed),
         "callback_on_step_end": after_step,
         "output_type": "np",
-        **method.pipeline_arguments(request.negative),
     }
+    notes = _notes(pipe, request)
+    negative = list(request.negative)
+    if method.passes_negative_prompt and negative:
+        options["negative_prompt"], negative = ", ".join(negative), []
     try:
-        with guided(pipe, [list(request.negative)], method) as applied:
+        with guided(pipe, [negative], method) as applied:
             (pixels,) = pipe(**options).images
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
             raise
         raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
 
     image = _picture(pipe, pixels, request)
     done = replace(request, width=image.width, height=image.height)
     tokens = applied.tokens[0] if applied.tokens else 0
-    return Result(image, done, applied.blocks, tokens, time.monotonic() - started)
+    return Result(image, done, applied.blocks, tokens, time.monotonic() - started, notes)
 
 
 def _is_memory(error: BaseException) -> bool:
     import torch
 
     text = str(error)
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return (
+        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text
+    )
+
+
+def _notes(pipe: Any, request: Request) -> tuple[str, ...]:
+    """Says if the text encoder that takes most cuts the prompt, and refuses to cut a negative prompt for CFG."""
+    t5 = getattr(pipe, "tokenizer_3", None)
+    tokenizer, most = (t5, request.max_sequence_length) if t5 else (pipe.tokenizer, pipe.tokenizer_max_length)
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, truncation=False, verbose=False).input_ids)
+
+    if request.guidance.passes_negative_prompt and (count := length(", ".join(request.negative))) > most:
+        raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {most}: shorten it")
+    if (count := length(request.prompt)) > most:
+        return (f"the prompt has {count} tokens, but the text encoder takes {most}: the rest has no effect",)
+    return ()
 
 
 def _check_size(pipe: Any, request: Request) -> None:

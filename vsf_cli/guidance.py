@@ -50,7 +50,8 @@ def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = N
     Arguments:
         pipe: A diffusers pipeline of a family that is supported.
         negative_prompt: One prompt for every picture, or a list with one entry for each prompt of the call. An entry is a
-            prompt, or a list of several; an empty one leaves its pictures unguided.
+            prompt, or a list of several; an empty one leaves its pictures unguided. With `num_images_per_prompt` each entry
+            comes that many times in a row, as diffusers orders its batch.
         method: The method; `VSF()` if None.
 
     Yields:
@@ -65,6 +66,8 @@ def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = N
     rows = _rows(negative_prompt)
     if not rows:
         raise RequestError("negative_prompt is an empty list: give one prompt, or one for each prompt of the call")
+    if method.passes_negative_prompt and any(rows):
+        raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
     if not method.guides_attention or not any(rows):
         yield Applied(method, 0, ())
         return

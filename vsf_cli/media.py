@@ -37,7 +37,7 @@ class Metadata:
 
 
 def _save(image: Image.Image, file: BinaryIO, format: str, description: Mapping[str, Any] | None) -> None:
-    own = json.dumps(description, ensure_ascii=True, sort_keys=True) if description else None
+    own = json.dumps(description, ensure_ascii=True, sort_keys=True, allow_nan=False) if description else None
     if format == "png":
         info = PngInfo()
         if description and own:
@@ -90,13 +90,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Makes the folder of a file that is to be written, and tries whether a file can be made there.
+    """Looks whether a file could be written, and makes nothing.
 
     Raises:
         MediaError: If not: better before the work than after it.
     """
-    write_atomically(path.with_name(f".vsf-{os.getpid()}.try"), lambda file: file.write(b""))
-    path.with_name(f".vsf-{os.getpid()}.try").unlink(missing_ok=True)
+    parent = next(place for place in (path.parent, *path.parent.parents, Path()) if place.exists())
+    if not parent.is_dir():
+        raise MediaError(f"{path} cannot be written: {parent} is not a folder; choose another place with -o")
+    if not os.access(parent, os.W_OK):
+        raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")
 
 
 def write_picture(path: Path, image: Image.Image, format: str, description: Mapping[str, Any] | None) -> None:
@@ -123,7 +126,7 @@ def read_metadata(path: Path) -> Metadata:
     """
     try:
         if path.suffix == ".json":
-            return Metadata(json.loads(path.read_text("utf-8")), None)
+            return Metadata(_own(path.read_text("utf-8")), None)
         with Image.open(path) as image:
             image.load()
             if image.format == "PNG":
@@ -137,7 +140,7 @@ def read_metadata(path: Path) -> Metadata:
         return Metadata(_own(own), parameters)
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as a picture: {error}") from error
 
 
@@ -147,7 +150,8 @@ def _own(text: str | None) -> dict[str, Any] | None:
         found = json.loads(text) if text else None
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "schema" in found else None
+    whole = isinstance(found, dict) and {"schema", "request", "versions"} <= found.keys()
+    return found if whole else None
 
 
 def _comment(comment: bytes | str) -> str:

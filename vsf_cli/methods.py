@@ -9,9 +9,8 @@ The letters of shapes are those of `vsf_cli.attention`.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.errors import RequestError
 
@@ -90,16 +89,14 @@ class Method(ABC):
         label: The name as the paper writes it.
         guides_attention: Whether the method acts inside attention, so that the model has to be patched.
         accepts_guidance_scale: Whether it may run with `guidance_scale` above 1, diffusers' own CFG.
+        passes_negative_prompt: Whether the pipeline itself is given the negative prompt.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     guides_attention: ClassVar[bool] = True
     accepts_guidance_scale: ClassVar[bool] = False
-
-    def pipeline_arguments(self, negative: Sequence[str]) -> dict[str, Any]:
-        """What the pipeline itself is told of the negative prompts; nothing, where the method acts inside attention."""
-        return {}
+    passes_negative_prompt: ClassVar[bool] = False
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -229,8 +226,7 @@ class CFG(NoGuidance):
     name: ClassVar[str] = "cfg"
     label: ClassVar[str] = "CFG"
 
-    def pipeline_arguments(self, negative: Sequence[str]) -> dict[str, Any]:
-        return {"negative_prompt": ", ".join(negative)} if negative else {}
+    passes_negative_prompt: ClassVar[bool] = True
 
 
 METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "cfg": CFG}

@@ -55,9 +55,12 @@ class Outputs:
     @staticmethod
     def _fields(template: str) -> list[str]:
         try:
-            return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+            found = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
         except ValueError as error:
             raise RequestError(f"--output '{template}' is not a template: {error}; double a brace that is meant") from error
+        if any(spec or conversion for _, spec, conversion in found):
+            raise RequestError(f"--output '{template}' has a field with a format: fields are plain, such as {{seed}}")
+        return [name for name, _, _ in found if name is not None]
 
     @property
     def file_format(self) -> str:
@@ -78,37 +81,40 @@ class Outputs:
 
     @property
     def _is_folder(self) -> bool:
-        return self.template.endswith(("/", "\\")) or Path(self.template).is_dir()
+        return self.template.endswith(("/", "\\")) or Path(self.template).expanduser().is_dir()
 
-    def path(self, values: Mapping[str, Any], number: int) -> Path | None:
-        """The path of a picture; None if it exists and is to be skipped.
+    def path(self, values: Mapping[str, Any], number: int) -> Path:
+        """The path of a picture, whether or not it exists.
 
         Arguments:
             values: The values of the fields.
             number: The picture's number in the run, from 1.
+        """
+        template = self._with_ending(str(Path(self.template).expanduser()))
+        if self.pictures > 1 and not {"seed", "n"} & set(self._fields(template)):
+            template = str(Path(template).with_name(Path(template).stem + "-{seed}" + Path(template).suffix))
+
+        ending = FORMATS[self.file_format][0].removeprefix(".")
+        everything = {**values, "n": number, "ext": ending, "date": date.today().isoformat()}
+        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in everything.items()}
+        return _shorten(Path(template.format(**{key: re.sub(r"[/\\\0]", "-", text) for key, text in texts.items()})))
+
+    def _with_ending(self, template: str) -> str:
+        ending = FORMATS[self.file_format][0]
+        if self._is_folder:
+            return str(Path(template) / ("{slug}-{seed}" + ending))
+        old = Path(template).suffix
+        if old == ".{ext}" or old.lower() in FORMATS[self.file_format]:
+            return template
+        known = [suffix for endings in FORMATS.values() for suffix in endings]
+        return (template.removesuffix(old) if old.lower() in known else template) + ending
+
+    def free(self, path: Path) -> Path | None:
+        """The path to write to; None if the file exists and is to be skipped.
 
         Raises:
             MediaError: If the file exists and that is an error.
         """
-        ending = FORMATS[self.file_format][0]
-        template = self.template
-        if self._is_folder:
-            template = str(Path(template) / ("{slug}-{seed}" + ending))
-        elif self.format is not None and Path(template).suffix.lower() not in FORMATS[self.format]:
-            known = [suffix for endings in FORMATS.values() for suffix in endings]
-            old = Path(template).suffix
-            template = (template.removesuffix(old) if old.lower() in known else template) + ending
-        if self.pictures > 1 and not {"seed", "n"} & set(self._fields(template)):
-            template = str(Path(template).with_name(Path(template).stem + "-{seed}" + Path(template).suffix))
-
-        everything = {**values, "n": number, "ext": ending.removeprefix("."), "date": date.today().isoformat()}
-        cleaned = {
-            key: re.sub(r"[/\\\0]", "-", f"{value:g}" if isinstance(value, float) else str(value))
-            for key, value in everything.items()
-        }
-        return self._free(_shorten(Path(template.format(**cleaned))))
-
-    def _free(self, path: Path) -> Path | None:
         if not path.exists() or self.exists == "overwrite":
             return path
         if self.exists == "skip":

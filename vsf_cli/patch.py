@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
@@ -14,14 +14,6 @@ Processor = Any
 """An attention processor of diffusers: any object that `Attention` can call."""
 
 Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
-
-
-class Attention(Protocol):
-    """What a module must have to be patched."""
-
-    processor: Processor
-
-    def set_processor(self, processor: Processor) -> None: ...
 
 
 @contextmanager

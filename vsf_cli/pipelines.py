@@ -16,7 +16,19 @@ from typing import Any
 
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
 
-__all__ = ["Lora", "Runtime", "Source", "identify", "load", "source_of", "vocabulary_of"]
+__all__ = [
+    "Lora",
+    "Runtime",
+    "Source",
+    "check_dtype",
+    "identify",
+    "is_cached",
+    "load",
+    "offload_of",
+    "out_of_memory_advice",
+    "source_of",
+    "vocabulary_of",
+]
 
 LOG = logging.getLogger(__name__)
 
@@ -157,6 +169,42 @@ class Lora:
                 raise RequestError(f"--lora '{name}' is a pickled file, which can run any code: only .safetensors are loaded")
         return found
 
+    def check(self) -> None:
+        """Looks whether a file that is meant to be on this machine is there.
+
+        Raises:
+            ModelError: If it is not.
+        """
+        local = self.place.endswith(".safetensors") or self.place.startswith((".", "~", "/"))
+        if local and not Path(self.place).expanduser().exists():
+            raise ModelError(f"--lora '{self.place}': there is no such file")
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuses a dtype that is not known.
+
+    Raises:
+        RequestError: If it is not one of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
+
+
+def is_cached(model: str, revision: str | None) -> bool:
+    """Whether a hub model's transformer is in the cache.
+
+    Raises:
+        ModelError: If the name cannot be one of the hub.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+    try:
+        return any(isinstance(try_to_load_from_cache(model, f"transformer/{name}", revision=revision), str) for name in names)
+    except HFValidationError as error:
+        raise ModelError(f"model '{model}' is no name of the hub: {error}") from error
+
 
 def load(
     model: str,
@@ -185,8 +233,7 @@ def load(
         OutOfMemory: If it does not fit.
     """
     runtime = runtime or Runtime()
-    if dtype not in DTYPES:
-        raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     parsed = [Lora.parse(lora) for lora in loras]
     source = source_of(model)
 
@@ -220,8 +267,8 @@ def _device(name: str) -> Any:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise RequestError(f"--device is '{name}', which this machine does not have: see 'vsf doctor'") from error
     return device
 
@@ -263,6 +310,16 @@ def _place(pipe: Any, device: Any, offload: str) -> None:
         raise OutOfMemory(out_of_memory_advice(offload)) from error
 
 
+def offload_of(pipe: Any) -> str:
+    """How a loaded pipeline is offloaded: "cpu" if it needs no offloading, since it runs there."""
+    if pipe._execution_device.type == "cpu":
+        return "cpu"
+    if getattr(pipe, "_all_hooks", None):
+        return "model"
+    hooked = any(hasattr(module, "_hf_hook") for module in pipe.transformer.modules())
+    return "sequential" if hooked else "none"
+
+
 def _offload_that_fits(pipe: Any, device: Any) -> str:
     """ "none" if all weights fit with a quarter to spare, "model" if the largest part does, else "sequential"."""
     import torch
@@ -281,7 +338,9 @@ def _offload_that_fits(pipe: Any, device: Any) -> str:
 
 
 def out_of_memory_advice(offload: str) -> str:
-    """The next thing to try when memory does not suffice."""
+    """The next thing to try when memory does not suffice at this level of offloading."""
+    if offload == "cpu":
+        return "out of memory: try --dtype bfloat16 or a smaller --size"
     order = [level for level in OFFLOADS if level != "auto"]
     after = order[order.index(offload) + 1 :] if offload in order else order[1:]
     return f"out of memory: try --offload {after[0]}" if after else "out of memory: try a smaller --size"
@@ -295,12 +354,11 @@ def _load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
         place, weight_name = str(path), lora.weight_name or ""
     else:
         place, weight_name = lora.place, lora.weight_name or ""
+    options = {"weight_name": weight_name or None, "use_safetensors": True, "local_files_only": offline or path.exists()}
     with _translated(lora.place, offline):
-        state = type(pipe).lora_state_dict(
-            place, weight_name=weight_name or None, use_safetensors=True, local_files_only=offline or path.exists()
-        )
-    parts = ("transformer", "text_encoder", "text_encoder_2")
-    modules = {f"{part}.{key}" for part in parts for key, _ in getattr(pipe, part).named_modules()}
+        state = type(pipe).lora_state_dict(place, **options)
+    parts = {part: getattr(pipe, part) for part in ("transformer", "text_encoder", "text_encoder_2")}
+    modules = {f"{part}.{key}" for part, model in parts.items() if model is not None for key, _ in model.named_modules()}
     matched = [key for key in state if re.sub(r"\.lora[._].*$|\.alpha$", "", key) in modules]
     if not matched:
         found = ", ".join(list(state)[:3]) or "nothing"
@@ -308,7 +366,12 @@ def _load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
             f"--lora '{Path(lora.place).name}' has no key that matches this model: found {found};"
             " expected keys such as transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
         )
-    pipe.load_lora_weights(state, adapter_name=name)
+    try:
+        # From the file and not from the state, which lacks what the file says of its strength.
+        pipe.load_lora_weights(place, adapter_name=name, **options)
+    except (RuntimeError, ValueError, KeyError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise RequestError(f"--lora '{Path(lora.place).name}' does not fit this model: {text}") from error
     LOG.info("%d of %d keys of --lora '%s' match", len(matched), len(state), Path(lora.place).name)
 
 
@@ -323,14 +386,24 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 @contextmanager
 def _translated(model: str, offline: bool) -> Iterator[None]:
     """Turns every error of loading into one line."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, IndexError, SafetensorError, _transport_error()) as error:
         raise ModelError(_explain(model, offline, error)) from error
+
+
+def _transport_error() -> type[Exception]:
+    """The errors of the hub client's transport, whichever library that is: timeouts, refused connections."""
+    from huggingface_hub import errors
+
+    return next(kind for kind in errors.HfHubHTTPError.__mro__[1:] if kind.__name__ == "HTTPError")
 
 
 def _explain(model: str, offline: bool, error: BaseException) -> str:
     from huggingface_hub import errors
+    from safetensors import SafetensorError
 
     causes = list(_causes(error))
 
@@ -345,9 +418,15 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
         return f"model '{model}' is not in the cache, and --offline forbids to download it: run once without --offline"
     if has(errors.RepositoryNotFoundError):
         return f"model '{model}' does not exist on the hub, or is private: check the name, or run 'hf auth login'"
-    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError):
+    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) or any(
+        isinstance(cause, _transport_error()) for cause in causes
+    ):
         return f"model '{model}' is not in the cache, and the hub cannot be reached: check the network"
     text = " ".join(str(error).split())
-    if ".bin" in text or "safetensors" in text:
+    if has(SafetensorError):
+        return f"model '{model}' has a file that is damaged or no safetensors: {text[:200]}"
+    if offline and "no file named" in text:
+        return f"model '{model}' is not whole in the cache, and --offline forbids to download the rest"
+    if "no file named" in text or "safetensors files" in text or ".bin" in text:
         return f"model '{model}' has no safetensors weights that can be read: pickled weights are not loaded"
     return f"model '{model}' cannot be loaded: {text[:300]}"

@@ -114,14 +114,14 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
 )
 
 
-def _legal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
+def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
     """Each key that is not legal, with the legal ones and the place."""
     legal = [entry.name for entry in fields(Preset) if entry.name != "name"]
     for key in table:
         if key not in legal:
             yield key, legal, ""
     method = table.get("method", {})
-    known = METHODS.get(method.get("name", "vsf"))
+    known = METHODS.get(str(method.get("name", "vsf")))
     if known is not None:
         names = ["name", *(entry.name for entry in fields(known))]  # type: ignore[arg-type]
         for key in method:
@@ -141,17 +141,25 @@ def _parse(name: str, place: str, text: str) -> Preset:
     except tomli.TOMLDecodeError as error:
         raise PresetError(f"{place}: not TOML: {error}") from error
 
-    for key, legal, of in _legal_keys(table):
+    for entry in fields(Preset):
+        if entry.name in table and not _fits(entry.type, table[entry.name]):
+            raise PresetError(f"{place}: '{entry.name}' is {table[entry.name]!r}, but must be {_type_name(entry.type)}")
+    for key, legal, of in _illegal_keys(table):
         raise PresetError(f"{place}: unknown key '{key}'.{nearest(key, legal)} Legal keys{of}: {', '.join(legal)}")
     for key in ("family", "model"):
         if key not in table:
             raise PresetError(f"{place}: '{key}' is missing: a preset names its family and its model")
-    for entry in fields(Preset):
-        if entry.name in table and not _fits(entry.type, table[entry.name]):
-            raise PresetError(f"{place}: '{entry.name}' is {table[entry.name]!r}, but must be {_type_name(entry.type)}")
-    method = table.get("method", {}).get("name", "vsf")
-    if method not in METHODS:
-        raise PresetError(f"{place}: method.name is '{method}'.{nearest(method, list(METHODS))} Methods: {', '.join(METHODS)}")
+    if table["family"] not in FAMILY_DEFAULTS:
+        raise PresetError(f"{place}: family is '{table['family']}', but families are {', '.join(FAMILY_DEFAULTS)}")
+    if ("width" in table) != ("height" in table):
+        raise PresetError(f"{place}: give both width and height, or neither for the model's own size")
+    method = table.get("method", {})
+    if method.get("name", "vsf") not in METHODS:
+        near = nearest(str(method["name"]), list(METHODS))
+        raise PresetError(f"{place}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
+    for key, value in method.items():
+        if key != "name" and not _fits(float, value):
+            raise PresetError(f"{place}: 'method.{key}' is {value!r}, but must be a number")
     return Preset(name=name, **table)
 
 
@@ -165,6 +173,14 @@ def _fits(annotation: Any, value: Any) -> bool:
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, annotation) and not isinstance(value, bool)
+
+
+def _read(path: Any, place: str) -> str:
+    try:
+        text: str = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PresetError(f"{place} cannot be read: {error}") from error
+    return text
 
 
 def _shipped() -> Any:
@@ -202,22 +218,25 @@ def load_preset(name: str) -> Preset:
     if path.suffix == ".toml" or path.parent != Path("."):
         if not path.is_file():
             raise PresetError(f"preset '{name}': there is no such file")
-        return _parse(path.stem, name, path.read_text("utf-8"))
+        return _parse(path.stem, name, _read(path, name))
 
     own = user_folder() / "presets" / f"{name}.toml"
     if own.is_file():
-        return _parse(name, str(own), own.read_text("utf-8"))
+        return _parse(name, str(own), _read(own, str(own)))
     shipped = _shipped() / f"{name}.toml"
     if not shipped.is_file():
         names = preset_names()
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
-    return _parse(name, f"presets/{name}.toml", shipped.read_text("utf-8"))
+    return _parse(name, f"presets/{name}.toml", _read(shipped, name))
 
 
 def preset_for_model(model: str) -> Preset:
     """The preset that names this model, else one made of the family's defaults."""
     for name in preset_names():
-        preset = load_preset(name)
+        try:
+            preset = load_preset(name)
+        except PresetError:
+            continue  # A broken file of one's own must not stand in the way of other models.
         if preset.model == model:
             return preset
     # One family so far; a second one will have to be told from the model's own index.
@@ -250,15 +269,19 @@ class Settings:
             ("user file", _user_settings()),
         ]
         named, model = self._find("preset"), self._find("model")
+        if named is not None and model is not None and model.origin != "option" and self._rank(named) <= self._rank(model):
+            # Whoever chooses a preset means its model, whatever a farther layer says.
+            self._layers = [(origin, {**layer, "model": None}) for origin, layer in self._layers]
+            model = None
         # A model that is named nearer to the command line than a preset decides alone.
         self.chosen = named is not None or model is not None
         if model is not None and (named is None or self._rank(model) < self._rank(named)):
-            self.preset = preset_for_model(model.value)
+            self.preset, named = preset_for_model(model.value), Setting(None, f"{model.origin}, by its model")
         else:
             self.preset = load_preset(named.value if named else DEFAULT_PRESET)
+        self.preset_origin = named.origin if named else "default"
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
-        self.preset_origin = named.origin if named else ("the model's own" if model else "default")
 
     def _find(self, key: str) -> Setting | None:
         for origin, layer in self._layers:
@@ -315,6 +338,8 @@ def _convert(key: str, value: Any, place: str) -> Any:
     try:
         if kind is bool and isinstance(value, str):
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+        if kind is int and not isinstance(value, str) and type(value) is not int:
+            raise ValueError("not whole")
         return kind(value)
     except (ValueError, KeyError, TypeError) as error:
         raise PresetError(f"{place} is '{value}', but must be {kind.__name__}") from error
@@ -333,7 +358,7 @@ def _user_settings() -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        table = tomli.loads(path.read_text("utf-8"))
+        table = tomli.loads(_read(path, str(path)))
     except tomli.TOMLDecodeError as error:
         raise PresetError(f"{path}: not TOML: {error}") from error
     for key in table:
@@ -354,11 +379,14 @@ def remember_preset(name: str) -> Path:
     load_preset(name)
     value = str(Path(name).resolve()) if Path(name).suffix == ".toml" else name
     path = user_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     kept = [line for line in lines if line.split("=")[0].strip() != "preset"]
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     beside = path.with_suffix(".partial")
-    beside.write_text("\n".join([f'preset = "{quoted}"', *kept]) + "\n", "utf-8")
-    beside.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text("\n".join([f'preset = "{quoted}"', *kept]) + "\n", "utf-8")
+        beside.replace(path)
+    except OSError as error:
+        raise PresetError(f"{path} cannot be written: {error.strerror}; name another file by VSF_CONFIG") from error
     return path

@@ -2,17 +2,28 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.errors import OutOfMemory, RequestError
+from vsf_cli.errors import MediaError, OutOfMemory, RequestError
 from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.media import check_writable, encode, write_atomically, write_picture
 from vsf_cli.metadata import describe
-from vsf_cli.methods import METHODS
+from vsf_cli.methods import METHODS, method_named
 from vsf_cli.outputs import Outputs, slug
-from vsf_cli.pipelines import Runtime, identify, load, out_of_memory_advice, source_of, vocabulary_of
+from vsf_cli.pipelines import (
+    Lora,
+    Runtime,
+    check_dtype,
+    identify,
+    is_cached,
+    load,
+    offload_of,
+    out_of_memory_advice,
+    source_of,
+    vocabulary_of,
+)
 from vsf_cli.presets import Settings
 from vsf_cli.values import parse_size
 from vsf_cli.words import check_vocabulary, hints
@@ -67,44 +78,52 @@ class Plan:
         return self.outputs.template == "-"
 
     def download(self) -> str | None:
-        """What will be downloaded, to where and under which licence; None if nothing is."""
-        request, preset = self.requests[0], self.settings.preset
-        if self.runtime.offline or source_of(request.model).folder is not None:
-            return None
-        from huggingface_hub import constants, try_to_load_from_cache
-
-        if try_to_load_from_cache(request.model, "model_index.json", revision=request.revision) is not None:
-            return None
-        size = f"about {preset.download_bytes / 1e9:.1f} GB" if preset.download_bytes else "a model of unknown size"
-        return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {preset.license}"
-
-    def load(self) -> Any:
-        """Loads the pipeline, after a look whether its pictures can be written.
+        """What will be downloaded, to where and under which licence; None if nothing is.
 
         Raises:
-            MediaError: If they cannot.
+            ModelError: If the model's name cannot be one of the hub.
         """
-        if not self.to_stdout and (first := self._path(self.requests[0], 1)):
-            check_writable(first)
+        request, preset = self.requests[0], self.settings.preset
+        if self.runtime.offline or source_of(request.model).folder is not None or is_cached(request.model, request.revision):
+            return None
+        from huggingface_hub import constants
+
+        own = request.model == preset.model
+        size = f"about {preset.download_bytes / 1e9:.1f} GB" if own and preset.download_bytes else "a model of unknown size"
+        license = preset.license if own else f"see https://huggingface.co/{request.model}"
+        return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {license}"
+
+    def pending(self) -> list[tuple[int, Request]]:
+        """The requests whose pictures are still to be made, with their numbers.
+
+        Raises:
+            MediaError: If a picture exists and that is an error, or could not be written.
+        """
+        numbered = list(enumerate(self.requests, 1))
+        if self.to_stdout:
+            return numbered
+        left = [(number, request) for number, request in numbered if self.outputs.free(self.path(request, number))]
+        for number, request in left:
+            check_writable(self.path(request, number))
+        return left
+
+    def load(self) -> Any:
+        """Loads the pipeline."""
         request = self.requests[0]
         return load(request.model, request.dtype, self.runtime, request.loras, request.revision, request.variant)
 
-    def run(self, pipe: Any, progress: Progress | None = None) -> Iterator[Written | Path]:
+    def run(self, pipe: Any, pending: Sequence[tuple[int, Request]], progress: Progress | None = None) -> Iterator[Written]:
         """Makes the pictures, each written before the next one starts.
 
         Yields:
-            Each picture, or the path of one that exists and is skipped.
+            Each picture.
         """
         identity = identify(source_of(self.requests[0].model), self.requests[0].revision)
-        for number, request in enumerate(self.requests, 1):
-            path = None if self.to_stdout else self._path(request, number)
-            if path is None and not self.to_stdout:
-                yield replace(self.outputs, exists="overwrite").path(self._values(request), number) or Path()
-                continue
+        for number, request in pending:
             try:
                 result = generate(pipe, request, progress)
             except OutOfMemory as error:
-                raise OutOfMemory(out_of_memory_advice(self.runtime.offload)) from error
+                raise OutOfMemory(out_of_memory_advice(offload_of(pipe))) from error
             description = describe(
                 result.request.to_json(),
                 **identity,
@@ -112,8 +131,13 @@ class Plan:
                 applied={"method": str(request.guidance), "blocks": result.blocks, "tokens": result.tokens},
                 device=str(pipe._execution_device.type),
             )
+            path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description)
             yield Written(path, result, description)
+
+    def path(self, request: Request, number: int) -> Path:
+        """The path of a request's picture, whether or not it exists."""
+        return self.outputs.path(self._values(request), number)
 
     def _values(self, request: Request) -> dict[str, Any]:
         return {
@@ -127,14 +151,15 @@ class Plan:
             **{name: float(number) for name, number in request.parameters.items()},
         }
 
-    def _path(self, request: Request, number: int) -> Path | None:
-        return self.outputs.path(self._values(request), number)
-
     def _write(self, path: Path | None, result: Result, description: Mapping[str, Any]) -> None:
         told = description if self.metadata else None
         if path is None:
-            sys.stdout.buffer.write(encode(result.image, self.outputs.file_format, told))
-            sys.stdout.buffer.flush()
+            data = encode(result.image, self.outputs.file_format, told)
+            try:
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+            except OSError as error:
+                raise MediaError(f"stdout cannot be written: {error.strerror}") from error
             return
         write_picture(path, result.image, self.outputs.file_format, told)
         if self.sidecar:
@@ -152,7 +177,6 @@ def plan(
     loras: Sequence[str] = (),
     metadata: bool = True,
     sidecar: bool = False,
-    given: Mapping[str, float | None] | None = None,
 ) -> Plan:
     """Turns settings into requests, and refuses what is not legal before anything is loaded.
 
@@ -164,7 +188,6 @@ def plan(
         loras: LoRA files.
         metadata: Whether files say how they were made.
         sidecar: Whether a JSON file is written beside each picture.
-        given: Hyper-parameters that were given as options; one that the method does not have is refused.
 
     Raises:
         RequestError: If something is not legal.
@@ -172,10 +195,13 @@ def plan(
     method, preset = settings["method"], settings.preset
     if method not in METHODS:
         raise RequestError(f"--method is '{method}', but methods are {', '.join(METHODS)}")
-    parameters = settings.parameters(method)
-    for name, value in (given or {}).items():
-        if value is not None and name not in parameters:
+    parameters = method_named(method, settings.parameters(method)).parameters
+    for name in ("alpha", "beta"):
+        if settings.origin(name).origin == "option" and name not in parameters:
             raise RequestError(f"--{name} is VSF's, but the method is {method}: leave it out, or pass --method vsf")
+    check_dtype(settings["dtype"])
+    for lora in loras:
+        Lora.parse(lora).check()
 
     try:
         width, height = parse_size(settings["size"]) if settings["size"] else (None, None)
@@ -197,17 +223,18 @@ def plan(
             max_sequence_length=preset.max_sequence_length,
             dtype=settings["dtype"],
             loras=tuple(loras),
-            revision=preset.revision,
-            variant=preset.variant,
+            revision=preset.revision if settings["model"] == preset.model else None,
+            variant=preset.variant if settings["model"] == preset.model else None,
             preset=preset.name,
         )
         for seed in seeds
     )
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], len(requests))
-    if outputs.template == "-" and len(requests) > 1:
-        raise RequestError(f"-o - takes one picture, but {len(requests)} are asked for")
+    if outputs.template == "-" and (len(requests) > 1 or sidecar):
+        raise RequestError(f"-o - takes one picture and no sidecar, but {len(requests)} are asked for")
     outputs.file_format  # noqa: B018  an ending of no known format is refused here
     runtime = Runtime(settings["device"], settings["offload"], bool(settings["offline"]))
     vocabulary = vocabulary_of(settings["model"])
     warnings = [] if vocabulary is None else check_vocabulary(prompt, negative, vocabulary)
-    return Plan(requests, outputs, runtime, settings, (*warnings, *hints(negative)), metadata, sidecar)
+    warnings += hints(negative, METHODS[method].guides_attention)
+    return Plan(requests, outputs, runtime, settings, tuple(warnings), metadata, sidecar)

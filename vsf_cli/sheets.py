@@ -36,7 +36,7 @@ def sheet(images: Sequence[Image.Image], labels: Sequence[str], columns: int, sc
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         x, y = MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
         canvas.paste(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
-        while label and draw.textlength(label, font) > width:
+        while len(label) > 1 and draw.textlength(label, font) > width:
             label = label.removesuffix("…")[:-1] + "…"
         draw.text((x + (width - draw.textlength(label, font)) / 2, y + height + 1), label, "black", font)
     return canvas
@@ -50,9 +50,11 @@ def label_of(description: dict[str, Any] | None, field: str) -> str:
     if field == "negative":
         return ", ".join(request["negative"]) or "none"
     if field in request["parameters"] or field == "alpha":
-        guided = request["negative"] and request["method"] != "none"
-        return f"{field} {request['parameters'][field]:g}" if guided else "no guidance"
-    return f"{field} {request[field]}" if field != "prompt" else str(request["prompt"])
+        if not request["negative"] or request["method"] == "none":
+            return "no guidance"
+        value = request["parameters"].get(field)
+        return request["method"] if value is None else f"{field} {float(value):g}"
+    return f"{field} {request.get(field, '?')}" if field != "prompt" else str(request["prompt"])
 
 
 def _opened(path: Path) -> Image.Image:
@@ -69,6 +71,8 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--label", default="alpha", help="alpha, beta, seed, method, prompt, negative, ...")
     options = parser.parse_args()
+    if options.columns < 1 or options.scale < 1:
+        parser.error("--columns and --scale must be at least 1")
     try:
         labels = [label_of(read_metadata(path).description, options.label) for path in options.pictures]
         images = [_opened(path) for path in options.pictures]

@@ -31,6 +31,10 @@ class Talk:
         if not self.quiet:
             self.console.print(escape(text))
 
+    def keep(self, text: str) -> None:
+        """Says a line that a person needs later, even when quiet."""
+        self.console.print(escape(text))
+
     def detail(self, text: str) -> None:
         """Says a line if verbose."""
         if self.verbose and not self.quiet:
@@ -56,6 +60,7 @@ class Talk:
             yield None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=self.console, transient=True) as bar:
+        # Without redirection: data must reach stdout even while a bar stands on stderr.
+        with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
             task = bar.add_task(escape(what), total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total)

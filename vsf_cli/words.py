@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["check_vocabulary", "hints"]
+__all__ = ["REAL_PRESET", "check_vocabulary", "hints"]
 
 NEGATIONS = re.compile(r"^(?:no|not|without|never|don't|do not|avoid)\s+(?:an?\s+|any\s+|the\s+)?(?P<rest>.+)$", re.IGNORECASE)
 
@@ -16,6 +16,8 @@ QUALITY = frozenset(
         *("noisy", "noise", "grainy", "deformed", "distorted", "watermark", "oversaturated", "overexposed", "pixelated"),
     )
 )
+
+STOP_WORDS = frozenset({"a", "an", "the", "with", "and", "or", "of", "on", "in", "at", "over", "under", "to", "by", "for"})
 
 REAL_PRESET = "sd3.5-large-turbo"
 
@@ -51,13 +53,14 @@ def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collectio
     advice = f"It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {REAL_PRESET}"
     for text in negative:
         if unknown := _unknown(text, vocabulary):
+            if doubled := list(_double_negations([text])):
+                raise RequestError(doubled[0])
             raise RequestError(
                 f"negative '{text}' has words that this model does not know: {', '.join(unknown)}."
                 f"{_suggest(unknown, vocabulary)} {advice}"
             )
     unknown = _unknown(prompt, vocabulary)
-    # Short words alone ("a", "on") do not say what is wanted.
-    if not any(word in vocabulary and len(word) > 2 for word in _words(prompt)):
+    if not any(word in vocabulary and word not in STOP_WORDS for word in _words(prompt)):
         raise RequestError(f"prompt '{prompt}' has no word that this model knows.{_suggest(unknown, vocabulary)} {advice}")
     if unknown:
         named = ", ".join(unknown)
@@ -65,11 +68,20 @@ def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collectio
     return []
 
 
-def hints(negative: Sequence[str]) -> Iterator[str]:
-    """What is likely to be meant otherwise in negative prompts, a line each."""
+def _double_negations(negative: Sequence[str]) -> Iterator[str]:
     for text in negative:
         if match := NEGATIONS.match(text.strip()):
             yield f"negative '{text}' says what is not wanted twice: write --neg '{match['rest']}'"
+
+
+def hints(negative: Sequence[str], guides_attention: bool = True) -> Iterator[str]:
+    """What is likely to be meant otherwise in negative prompts, a line each.
+
+    Arguments:
+        negative: What is not wanted.
+        guides_attention: Whether the method acts inside attention, where words of quality have little effect.
+    """
+    yield from _double_negations(negative)
     flaws = sorted({word for text in negative for word in _words(text)} & QUALITY)
-    if flaws:
+    if flaws and guides_attention:
         yield f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the picture better"

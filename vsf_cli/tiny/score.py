@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from vsf_cli.errors import VSFError
 from vsf_cli.guidance import guided
 from vsf_cli.metadata import versions
 from vsf_cli.methods import Method, method_named
@@ -59,8 +60,7 @@ def pictures(
     for start in range(0, len(triples), BATCH):
         batch = triples[start : start + BATCH]
         negatives = [part for _, _, part in batch]
-        arguments = method.pipeline_arguments(["?"])
-        with guided(pipe, negatives, method):
+        with guided(pipe, negatives if method.guides_attention else "", method):
             images = pipe(
                 [prompt for prompt, _, _ in batch],
                 num_inference_steps=preset.num_inference_steps,
@@ -69,7 +69,7 @@ def pictures(
                 width=preset.width,
                 height=preset.height,
                 generator=[torch.Generator().manual_seed(start + row) for row in range(len(batch))],
-                **({"negative_prompt": negatives} if arguments else {}),
+                **({"negative_prompt": negatives} if method.passes_negative_prompt else {}),
             ).images
         yield from zip(batch, images, strict=True)
 
@@ -123,12 +123,15 @@ def main() -> None:
 
     preset = load_preset(options.preset)
     own = dict(preset.method)
-    name = own.pop("name")
+    name = own.pop("name", "vsf")
     given = {key: value for key in ("alpha", "beta") if (value := getattr(options, key)) is not None}
     method = method_named(options.method or name, {**(own if options.method in (None, name) else {}), **given})
     guidance = preset.guidance_scale if options.guidance is None else options.guidance
     split: Split = options.split
-    report = measure(preset, method, guidance, split, options.pairs)
+    try:
+        report = measure(preset, method, guidance, split, options.pairs)
+    except (VSFError, ValueError) as error:
+        parser.exit(getattr(error, "exit_code", 6), f"error: {error}\n")
     if options.json:
         print(json.dumps(report))
         return
@@ -150,7 +153,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
         "steps": preset.num_inference_steps,
         "guidance_scale": guidance_scale,
         "dtype": preset.dtype,
-        "device": f"cpu {platform.machine()}",
+        "device": f"{pipe._execution_device.type} {platform.machine()}",
         **versions(),
     }
     kinds = sorted({(one.object, one.part) for one in outcomes})

@@ -107,7 +107,9 @@ def main() -> None:
     if "judge" in wanted:
         judge = train_judge(vae, folder, options.judge_steps)
         print("judge on renders of the dev split: objects {:.4f}, parts {:.4f}".format(*accuracy(judge)))
-    if options.export and "judge" in wanted:
+    if options.export and "judge" not in wanted:
+        parser.exit(6, "error: --export needs all stages: leave --until out\n")
+    if options.export:
         # The judge goes first: casting the pipelines to bfloat16 changes the parts that they share.
         file = options.export / FILE.relative_to("models")
         file.parent.mkdir(parents=True, exist_ok=True)

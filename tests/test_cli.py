@@ -208,7 +208,7 @@ def test_memory_that_does_not_suffice_is_5(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("vsf_cli.run.generate", fail)
     found = vsf(*BIKE)
-    assert found.exit_code == 5 and "--offload model" in found.stderr
+    assert found.exit_code == 5 and "--dtype bfloat16 or a smaller --size" in found.stderr
 
 
 def test_every_error_has_a_documented_exit_code() -> None:

@@ -99,10 +99,15 @@ SINGULAR = frozenset(
     ]
 )
 
-FILLERS = ("a", "an", "the", "with", "and", "on", "in", "at", "over", "under", "sun", "clouds")
+FILLERS = ("a", "an", "the", "with", "and", "on", "at", "over", "under", "sun", "clouds")
+
+MOST_WORDS = 18
+"""What the text encoders take, beside their tokens for beginning and end."""
 
 PART_ABSENT = 0.15
 PART_NAMED = 0.45
+PART_COLORED = 0.75
+"""How often a part that is named has its colour named: binding colours draws attention from the word to its region."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
     """Tells of a scene: some of what is there, and never what is not."""
     if scene.color is None:
         (part,) = scene.parts
-        phrase = _part_phrase(part, rng.random() < 0.4)
+        phrase = _part_phrase(part, rng.random() < PART_COLORED)
         return phrase if rng.random() < 0.6 else phrase.removeprefix("a ").removeprefix("an ")
 
     body = f"{scene.color} {scene.object}" if rng.random() < 0.6 else scene.object
@@ -235,8 +240,11 @@ def caption(scene: Scene, rng: random.Random) -> str:
     phrases = [article(body)]
     if named:
         # Two at most: a longer caption would not fit the encoders.
-        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < 0.4) for part in named[:2]))
-    return " ".join([*phrases, *_surrounding_phrases(scene, rng)])
+        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < PART_COLORED) for part in named[:2]))
+    for phrase in _surrounding_phrases(scene, rng):
+        if len(" ".join([*phrases, phrase]).split()) <= MOST_WORDS:
+            phrases.append(phrase)
+    return " ".join(phrases)
 
 
 def vocabulary() -> list[str]:

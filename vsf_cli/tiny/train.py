@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from vsf_cli.tiny.judge import FILE
 from vsf_cli.tiny.recipe import build_scheduler, build_student_scheduler
@@ -23,37 +23,6 @@ from vsf_cli.tiny.training.judge import accuracy, train_judge
 __all__ = ["main"]
 
 STAGES = ("autoencoder", "base", "student", "judge")
-
-
-def _autoencoder(folder: Path, total: int) -> AutoencoderKL:
-    place = folder / "vae"
-    if not place.is_dir():
-        train_autoencoder(folder, total).save_pretrained(place)
-    vae: AutoencoderKL = AutoencoderKL.from_pretrained(place)
-    return vae.eval()
-
-
-def _base(folder: Path, vae: AutoencoderKL, total: int) -> tuple[SD3Transformer2DModel, TextEncoders]:
-    place, text = folder / "base", folder / "encoders.safetensors"
-    encoders = TextEncoders.for_captions()
-    if not text.is_file():
-        transformer, encoders = train_base(Examples.encode(vae, folder), folder, total)
-        transformer.save_pretrained(place)
-        save_file({key: tensor.clone() for key, tensor in encoders.state_dict().items()}, text)
-    encoders.load_state_dict(load_file(text))
-    transformer = SD3Transformer2DModel.from_pretrained(place)
-    return transformer.eval(), encoders.eval()
-
-
-def _student(
-    folder: Path, vae: AutoencoderKL, base: SD3Transformer2DModel, encoders: TextEncoders, total: int
-) -> SD3Transformer2DModel:
-    place = folder / "student"
-    if not place.is_dir():
-        examples = Examples.encode(vae, folder)
-        train_student(base, encoders, build_student_scheduler(), examples, folder, total).save_pretrained(place)
-    student: SD3Transformer2DModel = SD3Transformer2DModel.from_pretrained(place)
-    return student.eval()
 
 
 def _export(
@@ -89,8 +58,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
     parser.add_argument("--until", choices=STAGES, default="judge", help="the last stage to run")
     parser.add_argument("--autoencoder-steps", type=int, default=2200)
-    parser.add_argument("--base-steps", type=int, default=2600)
-    parser.add_argument("--student-steps", type=int, default=400)
+    parser.add_argument("--base-steps", type=int, default=9000)
+    parser.add_argument("--student-steps", type=int, default=600)
     parser.add_argument("--judge-steps", type=int, default=900)
     parser.add_argument(
         "--export", type=Path, help="where the pipelines' folders are written; the package's own is vsf_cli/tiny/models"
@@ -99,11 +68,15 @@ def main() -> None:
     folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
     folder.mkdir(parents=True, exist_ok=True)
 
-    vae = _autoencoder(folder, options.autoencoder_steps)
+    vae = train_autoencoder(folder, options.autoencoder_steps)
     if "base" in wanted:
-        base, encoders = _base(folder, vae, options.base_steps)
+        examples = Examples.encode(vae, folder)
+        base, encoders = train_base(examples, folder, options.base_steps)
     if "student" in wanted:
-        student = _student(folder, vae, base, encoders, options.student_steps)
+        # A student belongs to the base model that it was taught by.
+        place = folder / f"student-of-{options.base_steps}"
+        place.mkdir(exist_ok=True)
+        student = train_student(base, encoders, build_student_scheduler(), examples, place, options.student_steps)
     if "judge" in wanted:
         judge = train_judge(vae, folder, options.judge_steps)
         print("judge on renders of the dev split: objects {:.4f}, parts {:.4f}".format(*accuracy(judge)))

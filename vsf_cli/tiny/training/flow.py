@@ -80,12 +80,21 @@ class TextEncoders(nn.Module):
         self.t5 = build_t5(len(t5_tokenizer))
 
     @classmethod
-    def for_captions(cls) -> "TextEncoders":
-        """Untrained encoders whose tokenizers have seen 20,000 captions."""
+    def for_captions(cls, folder: Path) -> "TextEncoders":
+        """Untrained encoders, with tokenizers trained on 20,000 captions.
+
+        The tokenizers are kept in `folder` and read from there again: weights belong to the tokenizers they grew up with.
+        """
+        places = folder / "tokenizer", folder / "tokenizer_3"
+        if all(place.is_dir() for place in places):
+            return cls(CLIPTokenizer.from_pretrained(places[0]), T5Tokenizer.from_pretrained(places[1]))
         rng = random.Random("captions")
         captions = [caption(sample_scene(rng), rng) for _ in range(18_000)]
         captions += [caption(sample_part_alone(rng), rng) for _ in range(2_000)]
-        return cls(build_clip_tokenizer(captions), build_t5_tokenizer(captions))
+        tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
+        for tokenizer, place in zip(tokenizers, places, strict=True):
+            tokenizer.save_pretrained(place)
+        return cls(*tokenizers)
 
     def tokens(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """Token ids for the CLIP encoders and for the T5, each with shape (B, `TEXT_LENGTH`)."""
@@ -164,7 +173,7 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
     """
     torch.manual_seed(0)
     transformer = build_transformer()
-    encoders = TextEncoders.for_captions()
+    encoders = TextEncoders.for_captions(folder)
     optimizers = _optimizers(transformer, [encoders])
     checkpoint = Checkpoint(folder / "base.safetensors", {"transformer": transformer, "encoders": encoders}, optimizers, 0.998)
     _prepare(transformer)

@@ -245,7 +245,7 @@ def load(
         _check_class(source, revision, runtime.offline)
         pipe = DiffusionPipeline.from_pretrained(
             source.location,
-            torch_dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype),
             use_safetensors=True,
             local_files_only=runtime.offline or source.folder is not None,
             **{key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None},

@@ -8,9 +8,10 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 
 from tests.conftest import random_pipeline
-from vsf_cli import pipelines
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
-from vsf_cli.pipelines import Lora, Runtime, load, out_of_memory_advice, source_of, vocabulary_of
+from vsf_cli.hub import translated
+from vsf_cli.loras import Lora
+from vsf_cli.pipelines import Runtime, load, out_of_memory_advice, source_of, vocabulary_of
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def hub_error(kind: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
     ],
 )
 def test_errors_of_the_hub_are_one_line_however_deep(inner: BaseException, message: str) -> None:
-    with pytest.raises(ModelError, match=message) as found, pipelines._translated("owner/name", False):
+    with pytest.raises(ModelError, match=message) as found, translated("owner/name", False):
         raise raised_from(inner)
     assert "\n" not in str(found.value)
 

@@ -5,19 +5,18 @@ Only safetensors are loaded. Every error of loading becomes one line that says w
 
 import hashlib
 import json
-import logging
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
+from vsf_cli.hub import translated
+from vsf_cli.loras import Lora, load_lora
 
 __all__ = [
-    "Lora",
     "Runtime",
     "Source",
     "check_dtype",
@@ -29,8 +28,6 @@ __all__ = [
     "source_of",
     "vocabulary_of",
 ]
-
-LOG = logging.getLogger(__name__)
 
 BUILTIN = "builtin:"
 OFFLOADS = ("auto", "none", "model", "group", "sequential")
@@ -134,52 +131,6 @@ def _header(path: Path) -> bytes:
         return str(path.stat().st_size).encode() + length + file.read(int.from_bytes(length, "little"))
 
 
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA file: `PATH_OR_ID[:weight_name][:SCALE]`.
-
-    Arguments:
-        place: A safetensors file, a folder, or a hub id.
-        weight_name: The file's name in a folder or hub repository.
-        scale: Its strength.
-    """
-
-    place: str
-    weight_name: str | None = None
-    scale: float = 1.0
-
-    @classmethod
-    def parse(cls, text: str) -> "Lora":
-        """Reads the form of the command line.
-
-        Raises:
-            RequestError: If it has too many parts, or names a pickled file.
-        """
-        # A drive letter of Windows is no separator.
-        head, tail = (text[:2], text[2:]) if re.match(r"[A-Za-z]:[\\/]", text) else ("", text)
-        place, *rest = tail.split(":")
-        scale = 1.0
-        if rest and re.fullmatch(r"-?\d*\.?\d+", rest[-1]):
-            scale = float(rest.pop())
-        if len(rest) > 1 or not place:
-            raise RequestError(f"--lora '{text}' is not of the form PATH_OR_ID[:weight_name][:SCALE]")
-        found = cls(head + place, rest[0] if rest else None, scale)
-        for name in (found.place, found.weight_name or ""):
-            if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
-                raise RequestError(f"--lora '{name}' is a pickled file, which can run any code: only .safetensors are loaded")
-        return found
-
-    def check(self) -> None:
-        """Looks whether a file that is meant to be on this machine is there.
-
-        Raises:
-            ModelError: If it is not.
-        """
-        local = self.place.endswith(".safetensors") or self.place.startswith((".", "~", "/"))
-        if local and not Path(self.place).expanduser().exists():
-            raise ModelError(f"--lora '{self.place}': there is no such file")
-
-
 def check_dtype(dtype: str) -> None:
     """Refuses a dtype that is not known.
 
@@ -241,7 +192,7 @@ def load(
     from diffusers import DiffusionPipeline
 
     device = _device(runtime.device)
-    with _translated(model, runtime.offline):
+    with translated(model, runtime.offline):
         _check_class(source, revision, runtime.offline)
         pipe = DiffusionPipeline.from_pretrained(
             source.location,
@@ -252,7 +203,7 @@ def load(
         )
     pipe.set_progress_bar_config(disable=True)
     for number, lora in enumerate(parsed):
-        _load_lora(pipe, lora, f"vsf_{number}", runtime.offline)
+        load_lora(pipe, lora, f"vsf_{number}", runtime.offline)
     if parsed:
         pipe.set_adapters([f"vsf_{number}" for number in range(len(parsed))], [lora.scale for lora in parsed])
     _place(pipe, device, runtime.offload)
@@ -344,89 +295,3 @@ def out_of_memory_advice(offload: str) -> str:
     order = [level for level in OFFLOADS if level != "auto"]
     after = order[order.index(offload) + 1 :] if offload in order else order[1:]
     return f"out of memory: try --offload {after[0]}" if after else "out of memory: try a smaller --size"
-
-
-def _load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
-    path = Path(lora.place).expanduser()
-    if path.is_file():
-        place, weight_name = str(path.parent), path.name
-    elif path.is_dir():
-        place, weight_name = str(path), lora.weight_name or ""
-    else:
-        place, weight_name = lora.place, lora.weight_name or ""
-    options = {"weight_name": weight_name or None, "use_safetensors": True, "local_files_only": offline or path.exists()}
-    with _translated(lora.place, offline):
-        state = type(pipe).lora_state_dict(place, **options)
-    parts = {part: getattr(pipe, part) for part in ("transformer", "text_encoder", "text_encoder_2")}
-    modules = {f"{part}.{key}" for part, model in parts.items() if model is not None for key, _ in model.named_modules()}
-    matched = [key for key in state if re.sub(r"\.lora[._].*$|\.alpha$", "", key) in modules]
-    if not matched:
-        found = ", ".join(list(state)[:3]) or "nothing"
-        raise RequestError(
-            f"--lora '{Path(lora.place).name}' has no key that matches this model: found {found};"
-            " expected keys such as transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
-        )
-    try:
-        # From the file and not from the state, which lacks what the file says of its strength.
-        pipe.load_lora_weights(place, adapter_name=name, **options)
-    except (RuntimeError, ValueError, KeyError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise RequestError(f"--lora '{Path(lora.place).name}' does not fit this model: {text}") from error
-    LOG.info("%d of %d keys of --lora '%s' match", len(matched), len(state), Path(lora.place).name)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _translated(model: str, offline: bool) -> Iterator[None]:
-    """Turns every error of loading into one line."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (OSError, ValueError, ImportError, KeyError, IndexError, SafetensorError, _transport_error()) as error:
-        raise ModelError(_explain(model, offline, error)) from error
-
-
-def _transport_error() -> type[Exception]:
-    """The errors of the hub client's transport, whichever library that is: timeouts, refused connections."""
-    from huggingface_hub import errors
-
-    return next(kind for kind in errors.HfHubHTTPError.__mro__[1:] if kind.__name__ == "HTTPError")
-
-
-def _explain(model: str, offline: bool, error: BaseException) -> str:
-    from huggingface_hub import errors
-    from safetensors import SafetensorError
-
-    causes = list(_causes(error))
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if has(errors.GatedRepoError):
-        return f"model '{model}' is gated: accept its licence on https://huggingface.co/{model}, then run 'hf auth login'"
-    if has(errors.RevisionNotFoundError):
-        return f"model '{model}' has no such revision: leave the revision out, or look at its branches on the hub"
-    if has(errors.OfflineModeIsEnabled) or (offline and has(errors.LocalEntryNotFoundError)):
-        return f"model '{model}' is not in the cache, and --offline forbids to download it: run once without --offline"
-    if has(errors.RepositoryNotFoundError):
-        return f"model '{model}' does not exist on the hub, or is private: check the name, or run 'hf auth login'"
-    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) or any(
-        isinstance(cause, _transport_error()) for cause in causes
-    ):
-        return f"model '{model}' is not in the cache, and the hub cannot be reached: check the network"
-    text = " ".join(str(error).split())
-    if has(SafetensorError):
-        return f"model '{model}' has a file that is damaged or no safetensors: {text[:200]}"
-    if offline and "no file named" in text:
-        return f"model '{model}' is not whole in the cache, and --offline forbids to download the rest"
-    if "no file named" in text or "safetensors files" in text or ".bin" in text:
-        return f"model '{model}' has no safetensors weights that can be read: pickled weights are not loaded"
-    return f"model '{model}' cannot be loaded: {text[:300]}"

@@ -8,12 +8,12 @@ from typing import Any
 
 from vsf_cli.errors import MediaError, OutOfMemory, RequestError
 from vsf_cli.generate import Progress, Request, Result, generate
+from vsf_cli.loras import Lora
 from vsf_cli.media import check_writable, encode, write_atomically, write_picture
 from vsf_cli.metadata import describe
 from vsf_cli.methods import METHODS, method_named
 from vsf_cli.outputs import Outputs, slug
 from vsf_cli.pipelines import (
-    Lora,
     Runtime,
     check_dtype,
     identify,

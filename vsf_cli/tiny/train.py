@@ -45,7 +45,7 @@ def _export(
         tokenizer_3=encoders.t5_tokenizer,
     )
     shutil.rmtree(place, ignore_errors=True)
-    pipe.to(dtype=torch.bfloat16).save_pretrained(place, safe_serialization=True)
+    pipe.to("cpu", torch.bfloat16).save_pretrained(place, safe_serialization=True)
     for path in place.rglob("*.json"):
         # diffusers notes the folder that a part was loaded from.
         path.write_text("".join(line for line in path.open() if '"_name_or_path"' not in line), "utf-8")
@@ -56,6 +56,7 @@ def main() -> None:
     """Runs the stages."""
     parser = argparse.ArgumentParser(prog="python -m vsf_cli.tiny.train", description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda, which was never tried")
     parser.add_argument("--until", choices=STAGES, default="judge", help="the last stage to run")
     parser.add_argument("--autoencoder-steps", type=int, default=2200)
     parser.add_argument("--base-steps", type=int, default=9000)
@@ -67,6 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_default_device(options.device)
 
     vae = train_autoencoder(folder, options.autoencoder_steps)
     if "base" in wanted:

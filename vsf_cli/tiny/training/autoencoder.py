@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsf_cli.tiny.recipe import build_autoencoder
 from vsf_cli.tiny.scenes import sample_part_alone, sample_scene
-from vsf_cli.tiny.training.loop import Checkpoint, render, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 
 __all__ = ["reconstruction_loss", "train_autoencoder"]
 
@@ -23,7 +23,7 @@ LATENT_NOISE = 0.1
 
 def pixels(images: np.ndarray) -> Tensor:
     """Bytes with shape (B, H, W, 3) as values of -1 to 1 with shape (B, 3, H, W)."""
-    return torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+    return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def train_autoencoder(folder: Path, total: int) -> AutoencoderKL:
     checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
 
     def loss_of(target: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             mean = model.encode(target).latent_dist.mean
             spread = mean.float().std()
             output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample

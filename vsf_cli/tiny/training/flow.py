@@ -24,7 +24,7 @@ from vsf_cli.tiny.recipe import (
 )
 from vsf_cli.tiny.scenes import Scene, caption, sample_part_alone, sample_scene
 from vsf_cli.tiny.training.autoencoder import pixels
-from vsf_cli.tiny.training.loop import Checkpoint, render, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 
 __all__ = ["Examples", "TextEncoders", "train_base", "train_student"]
 
@@ -54,9 +54,9 @@ class Examples:
             parts = []
             for start in range(0, SCENES, 100):
                 images = pixels(render(scenes[start : start + 100]))
-                with torch.autocast("cpu", torch.bfloat16):
+                with autocast():
                     mean = vae.encode(images).latent_dist.mean.float()
-                parts.append(((mean - vae.config.shift_factor) * vae.config.scaling_factor).half().numpy())
+                parts.append(((mean - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu().numpy())
             np.save(path, np.concatenate(parts))
         return cls(scenes, torch.from_numpy(np.load(path)))
 
@@ -64,7 +64,7 @@ class Examples:
         """Latents with shape (count, channels, side, side), and a fresh caption of each."""
         chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
         captions = ["" if rng.random() < empty else caption(self.scenes[index], rng) for index in chosen]
-        return self.latents[chosen].float(), captions
+        return self.latents[chosen].to(torch.get_default_device()).float(), captions
 
 
 class TextEncoders(nn.Module):
@@ -125,7 +125,7 @@ def _optimizers(transformer: SD3Transformer2DModel, others: list[nn.Module]) -> 
 
 
 def _predict(transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         pooled = torch.zeros(len(latents), transformer.config.pooled_projection_dim)
         return transformer(latents, text, pooled, sigma * 1000, return_dict=False)[0].float()
 
@@ -152,7 +152,7 @@ class _TrainingProcessor:
         text_query, text = project_text(attn, encoder_hidden_states)
         query, tokens = torch.cat([query, text_query], dim=2), image.join(text)
         value = tokens.value
-        with torch.autocast("cpu", enabled=False):
+        with autocast(enabled=False):
             logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ tokens.key.to(value.dtype).transpose(-1, -2)
             output = merge_heads(logits.softmax(-1) @ value)
         text_output = output[:, images:]
@@ -183,7 +183,7 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
         sigma = torch.randn(BATCH).sigmoid()
         noise = torch.randn_like(latents)
         noised = torch.lerp(latents, noise, sigma[:, None, None, None])
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             text = encoders(*encoders.tokens(captions))
         _minimize(F.mse_loss(_predict(transformer, noised, sigma, text), noise - latents), checkpoint)
 
@@ -212,7 +212,7 @@ def train_student(
         num_inference_steps: The step count it is distilled for.
     """
     scheduler.set_timesteps(num_inference_steps)
-    grid = scheduler.sigmas
+    grid = scheduler.sigmas.to(torch.get_default_device())
     torch.manual_seed(1)
     student = copy.deepcopy(base).train()
     base.requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from vsf_cli.tiny.judge import CLASSES, NOTHING, PARTS, Judge
 from vsf_cli.tiny.scenes import OBJECTS, Scene, Split, sample_part_alone, sample_scene
 from vsf_cli.tiny.training.autoencoder import pixels
-from vsf_cli.tiny.training.loop import Checkpoint, render, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 
 __all__ = ["accuracy", "train_judge"]
 
@@ -44,7 +44,7 @@ def _wear(vae: AutoencoderKL, images: np.ndarray) -> np.ndarray:
         latents = vae.encode(pixels(images[start : start + 50])).latent_dist.mean
         noise = torch.randn_like(latents) * torch.rand(len(latents), 1, 1, 1) / 3 / vae.config.scaling_factor
         decoded = vae.decode(latents + noise).sample.clamp(-1, 1)
-        worn.append(((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+        worn.append(((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
     return np.concatenate(worn)
 
 
@@ -69,10 +69,10 @@ def train_judge(vae: AutoencoderKL, folder: Path, total: int) -> Judge:
         batch = pixels(images[chosen])
         batch = batch * (1 + 0.1 * torch.randn(BATCH, 1, 1, 1)) + 0.05 * torch.randn(BATCH, 3, 1, 1)
         batch = batch + 0.1 * torch.rand(BATCH, 1, 1, 1) * torch.randn_like(batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             object_logits, part_logits = model(batch)
         # A part is asked for only where the object can have it.
-        asked = OF_OBJECT[objects[chosen]].float()
+        asked = OF_OBJECT.to(objects.device)[objects[chosen]].float()
         errors = F.binary_cross_entropy_with_logits(part_logits.float(), parts[chosen].float(), reduction="none")
         loss = F.cross_entropy(object_logits.float(), objects[chosen]) + 2 * (errors * asked).sum() / asked.sum()
         optimizer.zero_grad(set_to_none=True)
@@ -91,6 +91,6 @@ def accuracy(judge: Judge, split: Split = "dev", count: int = 1500) -> tuple[flo
     objects, parts = labels(scenes)
     outputs = [judge(pixels(render(scenes[start : start + 100]))) for start in range(0, count, 100)]
     object_logits, part_logits = (torch.cat(logits) for logits in zip(*outputs, strict=True))
-    asked = OF_OBJECT[objects]
+    asked = OF_OBJECT.to(objects.device)[objects]
     right = (part_logits > 0) == parts
     return (object_logits.argmax(-1) == objects).float().mean().item(), right[asked].float().mean().item()

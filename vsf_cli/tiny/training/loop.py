@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vsf_cli.tiny.drawing import draw
 from vsf_cli.tiny.scenes import Scene
 
-__all__ = ["Checkpoint", "cosine", "render", "steps"]
+__all__ = ["Checkpoint", "autocast", "cosine", "render", "steps"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
 STEPS_BETWEEN_REPORTS = 20
@@ -24,6 +24,11 @@ STEPS_BETWEEN_REPORTS = 20
 def render(scenes: list[Scene]) -> np.ndarray:
     """Draws scenes into an array of bytes, with shape (scenes, side, side, 3)."""
     return np.stack([np.asarray(draw(scene)) for scene in scenes])
+
+
+def autocast(enabled: bool = True) -> torch.autocast:
+    """Training in bfloat16, on the device that `torch.set_default_device` has chosen."""
+    return torch.autocast(torch.get_default_device().type, torch.bfloat16, enabled=enabled)
 
 
 def cosine(step: int, total: int, warmup: int) -> float:

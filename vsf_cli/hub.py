@@ -51,9 +51,7 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
         return f"model '{model}' is not in the cache, and --offline forbids to download it: run once without --offline"
     if has(errors.RepositoryNotFoundError):
         return f"model '{model}' does not exist on the hub, or is private: check the name, or run 'hf auth login'"
-    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) or any(
-        isinstance(cause, _transport_error()) for cause in causes
-    ):
+    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, _transport_error()):
         return f"model '{model}' is not in the cache, and the hub cannot be reached: check the network"
     text = " ".join(str(error).split())
     if has(SafetensorError):

@@ -61,6 +61,12 @@ class Lora:
 
 
 def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
+    """Loads a LoRA file into a pipeline, as an adapter of that name.
+
+    Raises:
+        ModelError: If the file is missing or damaged.
+        RequestError: If no key matches the model, or a size does not.
+    """
     path = Path(lora.place).expanduser()
     if path.is_file():
         place, weight_name = str(path.parent), path.name

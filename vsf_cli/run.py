@@ -1,5 +1,6 @@
 """`vsf image` from settings to files: plans requests, loads the model once, makes and writes each picture as it is done."""
 
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,8 +164,6 @@ class Plan:
             return
         write_picture(path, result.image, self.outputs.file_format, told)
         if self.sidecar:
-            import json
-
             text = json.dumps(description, indent=2, ensure_ascii=False)
             write_atomically(path.with_name(path.name + ".json"), lambda file: file.write(text.encode()))
 

@@ -43,6 +43,7 @@ RANKS = {
     "tiny.training": 24,
     "tiny.training.loop": 25,
     "tiny.training.autoencoder": 26,
+    "tiny.training.regions": 26,
     "tiny.training.flow": 27,
     "tiny.training.judge": 27,
     "tiny.train": 28,

@@ -11,8 +11,9 @@ from vsf_cli.methods import VSF, NoGuidance
 from vsf_cli.pipelines import load, source_of, vocabulary_of
 from vsf_cli.presets import load_preset
 from vsf_cli.tiny import scenes
-from vsf_cli.tiny.drawing import SIDE, draw
+from vsf_cli.tiny.drawing import SIDE, draw, shown
 from vsf_cli.tiny.judge import NOTHING, load_judge
+from vsf_cli.tiny.recipe import build_transformer
 from vsf_cli.tiny.scenes import (
     OBJECTS,
     Part,
@@ -28,6 +29,7 @@ from vsf_cli.tiny.scenes import (
 from vsf_cli.tiny.score import measure, wilson
 from vsf_cli.tiny.training.judge import accuracy
 from vsf_cli.tiny.training.loop import Checkpoint, steps
+from vsf_cli.tiny.training.regions import NAMES, RegionHeads, Regions
 
 MEGABYTE = 1e6
 
@@ -76,6 +78,32 @@ def test_every_part_shows(name: str, part: str) -> None:
 def test_a_scene_always_gives_the_same_picture() -> None:
     scene = sample_scene(random.Random(2))
     assert draw(scene).tobytes() == draw(scene).tobytes() and draw(scene).size == (SIDE, SIDE)
+
+
+def test_a_scene_tells_which_part_each_pixel_shows() -> None:
+    bare = Scene("bike", "blue", (Part("flag", "pink"),), "grass")
+    wheeled = replace(bare, parts=(*bare.parts, Part("wheels", "red")))
+    assert set(np.unique(shown(bare))) == {0, 1, 4} and set(np.unique(shown(wheeled))) == {0, 1, 2, 4}
+    red = np.asarray(draw(wheeled).resize(shown(wheeled).shape))[shown(wheeled) == 2]
+    assert (np.abs(red.mean(0) - scenes.COLORS["red"]) < 30).all()
+
+
+def test_the_second_loss_asks_each_token_what_it_shows() -> None:
+    scene = Scene("bike", "blue", (Part("wheels", "red"),), "grass")
+    regions = Regions([scene, scene], torch.from_numpy(Regions.measure([scene, scene])))
+    names, colors = regions.targets([1])
+    assert names.shape == (1, 144, 1 + len(NAMES)) and torch.allclose(names.sum(-1), torch.ones(1, 144), atol=0.01)
+    wheels, bike = 1 + NAMES.index("wheels"), 1 + NAMES.index("bike")
+    assert set(names.sum(1)[0].nonzero().flatten().tolist()) == {0, bike, wheels}
+    assert torch.allclose(names[..., wheels], colors[..., 1 + list(scenes.COLORS).index("red")])
+
+    transformer = build_transformer()
+    heads = RegionHeads(transformer)
+    transformer(torch.randn(1, 4, 24, 24), torch.randn(1, 40, 128), torch.zeros(1, 128), torch.tensor([500.0]))
+    loss = heads(names, colors)
+    loss.backward()
+    assert loss > 1 and transformer.transformer_blocks[3].attn.to_k.weight.grad is not None
+    assert transformer.transformer_blocks[4].attn.to_k.weight.grad is None
 
 
 def test_pairs_are_fixed_and_do_not_name_their_part() -> None:

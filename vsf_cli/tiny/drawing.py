@@ -4,11 +4,12 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from vsf_cli.tiny.scenes import COLORS, GROUNDS, OBJECTS, SKIES, Scene
 
-__all__ = ["SIDE", "draw"]
+__all__ = ["SIDE", "draw", "shown"]
 
 SIDE = 96
 """The side of the embedded models' pictures, in pixels."""
@@ -270,3 +271,21 @@ def draw(scene: Scene) -> Image.Image:
 
     PAINTERS[scene.object](Pen(image, scene), body, **colors)
     return image.resize((SIDE, SIDE), Image.Resampling.BOX)
+
+
+def shown(scene: Scene) -> np.ndarray:
+    """What each pixel of a scene shows, at three times the size.
+
+    Returns:
+        Bytes with shape (3 `SIDE`, 3 `SIDE`): 0 the background, 1 the body, 2 and on the object's parts in their order.
+        Details that have a colour of their own count as the body.
+    """
+    image = Image.new("RGB", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
+    colors: dict[str, Color] = dict.fromkeys(OBJECTS[scene.object])
+    for number, part in enumerate(OBJECTS[scene.object], 2):
+        if scene.has(part):
+            colors[part] = (number, number, number)
+
+    PAINTERS[scene.object](Pen(image, scene), None if scene.color is None else (1, 1, 1), **colors)
+    numbers = np.asarray(image)[..., 0]
+    return np.where(numbers > 1 + len(colors), 1, numbers)

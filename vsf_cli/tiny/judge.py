@@ -14,13 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vsf_cli.tiny.drawing import SIDE
-from vsf_cli.tiny.scenes import OBJECTS
+from vsf_cli.tiny.scenes import OBJECTS, PARTS
 
-__all__ = ["NOTHING", "PARTS", "Judge", "Verdict", "load_judge"]
+__all__ = ["NOTHING", "Judge", "Verdict", "load_judge"]
 
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)
-PARTS = tuple(sorted({part for parts in OBJECTS.values() for part in parts}))
 FILE = Path("models") / "judge" / "model.safetensors"
 
 

@@ -22,7 +22,9 @@ from transformers import (
 )
 
 __all__ = [
+    "IMAGE_TOKENS_SIDE",
     "TEXT_LENGTH",
+    "WIDTH",
     "build_autoencoder",
     "build_clip",
     "build_clip_tokenizer",
@@ -36,6 +38,8 @@ __all__ = [
 WIDTH = 128
 LATENT_CHANNELS = 4
 LATENT_SIDE = 24
+PATCH = 2
+IMAGE_TOKENS_SIDE = LATENT_SIDE // PATCH
 TEXT_LENGTH = 20
 """Tokens of each encoder, padding included: a caption has 15 words at most."""
 
@@ -64,7 +68,7 @@ def build_transformer() -> SD3Transformer2DModel:
     """A transformer of 6 joint blocks, 4 heads x 32, over 144 image tokens and 40 text tokens."""
     model = SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
-        patch_size=2,
+        patch_size=PATCH,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         num_layers=6,

@@ -16,6 +16,7 @@ __all__ = [
     "COLORS",
     "GROUNDS",
     "OBJECTS",
+    "PARTS",
     "Part",
     "Scene",
     "Split",
@@ -47,6 +48,9 @@ OBJECTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """The objects, each with the parts that it has or lacks."""
+
+PARTS = tuple(sorted({part for parts in OBJECTS.values() for part in parts}))
+"""Every part of any object, sorted."""
 
 COLORS: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
     {
@@ -249,8 +253,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold, sorted."""
-    parts = {part for parts in OBJECTS.values() for part in parts}
-    return sorted({*OBJECTS, *COLORS, *GROUNDS, *parts, *FILLERS, "sunset", "night"})
+    return sorted({*OBJECTS, *COLORS, *GROUNDS, *PARTS, *FILLERS, "sunset", "night"})
 
 
 def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:

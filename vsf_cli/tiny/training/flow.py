@@ -25,12 +25,14 @@ from vsf_cli.tiny.recipe import (
 from vsf_cli.tiny.scenes import Scene, caption, sample_part_alone, sample_scene
 from vsf_cli.tiny.training.autoencoder import pixels
 from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
+from vsf_cli.tiny.training.regions import RegionHeads, Regions
 
 __all__ = ["Examples", "TextEncoders", "train_base", "train_student"]
 
 SCENES = 40_000
 PART_ALONE = 0.12
 EMPTY_CAPTION = 0.1
+REGION_WEIGHT = 0.2
 BATCH = 96
 STUDENT_BATCH = 64
 TEACHER_GUIDANCE = 3.0
@@ -38,10 +40,11 @@ TEACHER_GUIDANCE = 3.0
 
 @dataclass
 class Examples:
-    """Scenes with their latents, normalised, with shape (scenes, channels, side, side) in float16."""
+    """Scenes with their latents, normalised, with shape (scenes, channels, side, side) in float16, and their regions."""
 
     scenes: list[Scene]
     latents: Tensor
+    regions: Regions
 
     @classmethod
     @torch.no_grad()
@@ -58,13 +61,16 @@ class Examples:
                     mean = vae.encode(images).latent_dist.mean.float()
                 parts.append(((mean - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu().numpy())
             np.save(path, np.concatenate(parts))
-        return cls(scenes, torch.from_numpy(np.load(path)))
+        shares = folder / "regions.npy"
+        if not shares.exists():
+            np.save(shares, Regions.measure(scenes))
+        return cls(scenes, torch.from_numpy(np.load(path)), Regions(scenes, torch.from_numpy(np.load(shares))))
 
-    def batch(self, rng: random.Random, count: int, empty: float) -> tuple[Tensor, list[str]]:
-        """Latents with shape (count, channels, side, side), and a fresh caption of each."""
+    def batch(self, rng: random.Random, count: int, empty: float) -> tuple[Tensor, list[str], list[int]]:
+        """Latents with shape (count, channels, side, side), a fresh caption of each, and their numbers."""
         chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
         captions = ["" if rng.random() < empty else caption(self.scenes[index], rng) for index in chosen]
-        return self.latents[chosen].to(torch.get_default_device()).float(), captions
+        return self.latents[chosen].to(torch.get_default_device()).float(), captions, chosen
 
 
 class TextEncoders(nn.Module):
@@ -130,10 +136,10 @@ def _predict(transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor,
         return transformer(latents, text, pooled, sigma * 1000, return_dict=False)[0].float()
 
 
-def _minimize(loss: Tensor, checkpoint: Checkpoint) -> None:
+def _minimize(loss: Tensor, checkpoint: Checkpoint, besides: Tensor | float = 0.0) -> None:
     for optimizer in checkpoint.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    (loss + besides).backward()
     for module in checkpoint.modules.values():
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
     for optimizer in checkpoint.optimizers:
@@ -162,7 +168,8 @@ class _TrainingProcessor:
 def _prepare(transformer: SD3Transformer2DModel) -> None:
     for block in transformer.transformer_blocks:
         block.attn.set_processor(_TrainingProcessor())
-        block.compile()
+        # The call around it is left as it is: its hooks need not be compiled.
+        block.forward = torch.compile(block.forward)
 
 
 def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transformer2DModel, TextEncoders]:
@@ -174,18 +181,20 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
     torch.manual_seed(0)
     transformer = build_transformer()
     encoders = TextEncoders.for_captions(folder)
-    optimizers = _optimizers(transformer, [encoders])
-    checkpoint = Checkpoint(folder / "base.safetensors", {"transformer": transformer, "encoders": encoders}, optimizers, 0.998)
+    heads = RegionHeads(transformer)
+    modules = {"encoders": encoders, "transformer": transformer, "heads": heads}
+    checkpoint = Checkpoint(folder / "base.safetensors", modules, _optimizers(transformer, [encoders, heads]), 0.998)
     _prepare(transformer)
 
     for rng in steps("base", checkpoint, total, 1.0):
-        latents, captions = examples.batch(rng, BATCH, EMPTY_CAPTION)
+        latents, captions, chosen = examples.batch(rng, BATCH, EMPTY_CAPTION)
         sigma = torch.randn(BATCH).sigmoid()
         noise = torch.randn_like(latents)
         noised = torch.lerp(latents, noise, sigma[:, None, None, None])
         with autocast():
             text = encoders(*encoders.tokens(captions))
-        _minimize(F.mse_loss(_predict(transformer, noised, sigma, text), noise - latents), checkpoint)
+        loss = F.mse_loss(_predict(transformer, noised, sigma, text), noise - latents)
+        _minimize(loss, checkpoint, REGION_WEIGHT * heads(*examples.regions.targets(chosen)))
 
     averaged = build_transformer()
     averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
@@ -231,7 +240,7 @@ def train_student(
         nothing = encoders(*encoders.tokens([""])).expand(STUDENT_BATCH, -1, -1)
 
     for rng in steps("student", checkpoint, total, 1.0, warmup=20):
-        latents, captions = examples.batch(rng, STUDENT_BATCH, 0.05)
+        latents, captions, _ = examples.batch(rng, STUDENT_BATCH, 0.05)
         index = torch.randint(num_inference_steps, (STUDENT_BATCH,))
         start, end = grid[index], grid[index + 1]
         middle = (start + end) / 2

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from vsf_cli.tiny.judge import CLASSES, NOTHING, PARTS, Judge
-from vsf_cli.tiny.scenes import OBJECTS, Scene, Split, sample_part_alone, sample_scene
+from vsf_cli.tiny.judge import CLASSES, NOTHING, Judge
+from vsf_cli.tiny.scenes import OBJECTS, PARTS, Scene, Split, sample_part_alone, sample_scene
 from vsf_cli.tiny.training.autoencoder import pixels
 from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 

@@ -137,6 +137,7 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
     [
         (["--size", "0x64"], "width is 0"),
         (["--size", "97x96"], "multiple of 8"),
+        (["--width", "96"], "--width is given without --height"),
         (["--alpha", "nan"], "alpha is nan"),
         (["--alpha", "-1"], "alpha is -1"),
         (["--steps", "0"], "steps is 0"),

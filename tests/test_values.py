@@ -1,7 +1,7 @@
 import pytest
 
 from vsf_cli.errors import RequestError
-from vsf_cli.values import parse_seeds, parse_size
+from vsf_cli.values import chosen_size, parse_seeds, parse_size
 
 
 @pytest.mark.parametrize(
@@ -47,3 +47,11 @@ def test_sizes(text: str, size: tuple[int, int]) -> None:
 def test_sizes_that_cannot_be_parsed(text: str) -> None:
     with pytest.raises(ValueError, match="no size"):
         parse_size(text)
+
+
+def test_a_size_is_written_whole_or_refused() -> None:
+    assert chosen_size("64x32", None, None) == "64x32" and chosen_size(None, 64, 32) == "64x32"
+    assert chosen_size(None, None, None) is None
+    for size, width, height in ((None, 64, None), (None, None, 32), ("64x32", 64, 32)):
+        with pytest.raises(RequestError, match="give"):
+            chosen_size(size, width, height)

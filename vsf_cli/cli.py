@@ -126,9 +126,9 @@ def image(
     from vsf_cli.presets import Settings
     from vsf_cli.run import plan
     from vsf_cli.terminal import Talk
-    from vsf_cli.values import parse_seeds, parse_size
+    from vsf_cli.values import chosen_size, parse_seeds, parse_size
 
-    size = f"{width}x{height}" if width is not None and height is not None else size
+    size = chosen_size(size, width, height)
     names = ("alpha", "beta", "method", "preset", "model", "steps", "guidance", "size", "output", "exists", "format")
     options = {name: value for name, value in locals().items() if name in (*names, "device", "dtype", "offload")}
     numbers = parsed("--seed", lambda: parse_seeds(seed, seeds))

@@ -203,14 +203,13 @@ def _memory(accelerator: Any) -> str:
 
 def _needs(model: str, preset: Preset) -> str:
     try:
-        ready = source_of(model).folder is not None or is_cached(model, preset.revision)
+        ready = source_of(model).folder is not None or is_cached(model, preset.revision_of(model))
     except ModelError as error:
         return str(error)
     if ready:
         return "nothing: its weights are here"
-    own = model == preset.model
-    size = f"about {preset.download_bytes / 1e9:.1f} GB" if own and preset.download_bytes else "a download of unknown size"
-    return f"{size} from the hub; licence: {preset.license if own else f'see https://huggingface.co/{model}'}"
+    size, license = preset.download(model)
+    return f"{size} from the hub; licence: {license}"
 
 
 def list_presets(as_json: bool) -> None:

@@ -267,6 +267,8 @@ def offload_of(pipe: Any) -> str:
         return "cpu"
     if getattr(pipe, "_all_hooks", None):
         return "model"
+    if any(hasattr(module, "_diffusers_hook") for module in pipe.transformer.modules()):
+        return "group"
     hooked = any(hasattr(module, "_hf_hook") for module in pipe.transformer.modules())
     return "sequential" if hooked else "none"
 

@@ -75,6 +75,16 @@ class Preset:
     measured: str = "nothing was measured"
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
 
+    def download(self, model: str) -> tuple[str, str]:
+        """How much a model's download takes, and under which licence: what the preset says of its own, unknown of others."""
+        own = model == self.model
+        size = f"about {self.download_bytes / 1e9:.1f} GB" if own and self.download_bytes else "an unknown number of bytes"
+        return size, self.license if own else f"see https://huggingface.co/{model}"
+
+    def revision_of(self, model: str) -> str | None:
+        """The revision of the preset's own model; None for another."""
+        return self.revision if model == self.model else None
+
 
 FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}}}

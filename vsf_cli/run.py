@@ -89,9 +89,7 @@ class Plan:
             return None
         from huggingface_hub import constants
 
-        own = request.model == preset.model
-        size = f"about {preset.download_bytes / 1e9:.1f} GB" if own and preset.download_bytes else "a model of unknown size"
-        license = preset.license if own else f"see https://huggingface.co/{request.model}"
+        size, license = preset.download(request.model)
         return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {license}"
 
     def pending(self) -> list[tuple[int, Request]]:
@@ -222,7 +220,7 @@ def plan(
             max_sequence_length=preset.max_sequence_length,
             dtype=settings["dtype"],
             loras=tuple(loras),
-            revision=preset.revision if settings["model"] == preset.model else None,
+            revision=preset.revision_of(settings["model"]),
             variant=preset.variant if settings["model"] == preset.model else None,
             preset=preset.name,
         )

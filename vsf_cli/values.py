@@ -5,7 +5,7 @@ import re
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["parse_seeds", "parse_size"]
+__all__ = ["chosen_size", "parse_seeds", "parse_size"]
 
 MOST_SEEDS = 10_000
 
@@ -55,3 +55,19 @@ def parse_size(text: str) -> tuple[int, int]:
         raise ValueError(f"'{text}' is no size: write WxH, such as 1024x768")
     width = int(match[1])
     return width, int(match[2] or width)
+
+
+def chosen_size(size: str | None, width: int | None, height: int | None) -> str | None:
+    """The size as one text, from `--size` or from `--width` with `--height`.
+
+    Raises:
+        RequestError: If one of the two is missing, or both spellings are used.
+    """
+    if width is None and height is None:
+        return size
+    if width is None or height is None:
+        given, missing = ("--width", "--height") if height is None else ("--height", "--width")
+        raise RequestError(f"{given} is given without {missing}: give both, or --size WxH")
+    if size is not None:
+        raise RequestError(f"--size is {size}, but --width and --height are given too: give one of the two")
+    return f"{width}x{height}"

@@ -120,6 +120,18 @@ def test_negative_is_encoded_alone_without_padding(pipe: StableDiffusion3Pipelin
     assert StableDiffusion3().encode_negative(pipe, ["wheels"]).shape == (5, 128)
 
 
+def test_a_negative_may_be_its_words_alone(pipe: StableDiffusion3Pipeline) -> None:
+    family = StableDiffusion3()
+    every = family.encode_negative(pipe, ["red wheels"])
+    words = family.encode_negative(pipe, ["red wheels"], special_tokens=False)
+    # CLIP: beginning, two words, end. T5: two words, end. The encoders have seen all of them.
+    assert torch.equal(words, every[[1, 2, 4, 5]])
+    with guided(pipe, "red wheels", VSF(special_tokens=False)) as applied:
+        assert applied.tokens == (4,)
+    with guided(pipe, "red wheels") as applied:
+        assert applied.tokens == (7,)
+
+
 def test_infinite_beta_is_no_guidance(pipe: StableDiffusion3Pipeline, generate: Generate) -> None:
     stock = generate(pipe)
     with guided(pipe, "wheels", VSF(3.0, float("inf"))):

@@ -28,6 +28,11 @@ def test_every_method_is_frozen_and_says_its_numbers(name: str) -> None:
         method.alpha = 1.0  # type: ignore[attr-defined]
 
 
+def test_what_is_on_as_usual_is_not_told() -> None:
+    assert str(VSF(3.0, 0.3)) == "VSF alpha=3 beta=0.3"
+    assert str(VSF(3.0, 0.3, special_tokens=False)) == "VSF alpha=3 beta=0.3 special_tokens=no"
+
+
 def test_unknown_methods_and_numbers_are_refused_by_name() -> None:
     with pytest.raises(RequestError, match="'nope' is not known"):
         method_named("nope")

@@ -28,6 +28,10 @@ Negative = Annotated[
 ]
 Alpha = Annotated[float | None, typer.Option("--alpha", "--scale", help="VSF's strength, 0 or more.")]
 Beta = Annotated[float | None, typer.Option("--beta", "--offset", help="VSF's bias, in nats; inf turns it off.")]
+SpecialTokens = Annotated[
+    bool | None,
+    typer.Option("--special-tokens/--no-special-tokens", help="Whether VSF uses the negative's begin and end tokens."),
+]
 MethodName = Annotated[str | None, typer.Option("--method", help="vsf, cfg or none.")]
 PresetName = Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")]
 Model = Annotated[str | None, typer.Option("-m", "--model", help="A hub id or a folder.")]
@@ -96,6 +100,7 @@ def image(
     neg: Negative = None,
     alpha: Alpha = None,
     beta: Beta = None,
+    special_tokens: SpecialTokens = None,
     method: MethodName = None,
     preset: PresetName = None,
     model: Model = None,
@@ -123,14 +128,13 @@ def image(
 ) -> None:
     """Make pictures: vsf image "a red bike on a road" --neg "wheels" --alpha 3"""
     from vsf_cli import commands
-    from vsf_cli.presets import Settings
+    from vsf_cli.presets import SETTINGS, Settings
     from vsf_cli.run import plan
     from vsf_cli.terminal import Talk
     from vsf_cli.values import chosen_size, parse_seeds, parse_size
 
     size = chosen_size(size, width, height)
-    names = ("alpha", "beta", "method", "preset", "model", "steps", "guidance", "size", "output", "exists", "format")
-    options = {name: value for name, value in locals().items() if name in (*names, "device", "dtype", "offload")}
+    options = {name: value for name, value in locals().items() if name in SETTINGS}
     numbers = parsed("--seed", lambda: parse_seeds(seed, seeds))
     parsed("--size", lambda: parse_size(size) if size else None)
     settings = Settings({**options, "offline": offline or None})

@@ -112,7 +112,8 @@ class Request:
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
-        numbers = {key: float(value) for key, value in plain.get("parameters", {}).items()}
+        found = plain.get("parameters", {}).items()
+        numbers = {key: value if isinstance(value, bool) else float(value) for key, value in found}
         return cls(**{**plain, **tuples, "parameters": numbers})
 
 

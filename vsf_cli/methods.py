@@ -104,8 +104,14 @@ class Method(ABC):
         return asdict(self)  # type: ignore[call-overload]
 
     def __str__(self) -> str:
-        numbers = " ".join(f"{name}={value:g}" for name, value in self.parameters.items())
-        return f"{self.label} {numbers}".strip()
+        told = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)  # type: ignore[arg-type]
+            # What is on or off is told only where it is not as usual.
+            if not isinstance(entry.default, bool) or getattr(self, entry.name) != entry.default
+        }
+        words = (f"{name}={_written(value)}" for name, value in told.items())
+        return f"{self.label} {' '.join(words)}".strip()
 
     @abstractmethod
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
@@ -136,6 +142,10 @@ class Method(ABC):
             places = torch.arange(keys.key.shape[2], device=query.device)
             mask = places < context.images + lengths.view(-1, 1, 1, 1)  # [B, 1, 1, I + N]
         return attention(query, keys.key, keys.value, mask)
+
+
+def _written(value: float) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,8 @@ class VSF(Method):
         alpha: The flip strength :math:`\alpha \geq 0`. 0 is not the same as no guidance: the negative prompt still takes its
             share of attention (section 3.3).
         beta: The bias :math:`\beta` subtracted from the logits of the negative prompt, in nats. Infinity turns guidance off.
+        special_tokens: Whether the tokens for beginning and end of the negative prompt are among its tokens, as in the paper.
+            They mean nothing of their own, and yet take a share of attention: subtracting them takes away what was not meant.
 
     Raises:
         RequestError: If `alpha` is negative or not finite, or `beta` is not a number or minus infinity.
@@ -186,6 +198,7 @@ class VSF(Method):
 
     alpha: float = 3.0
     beta: float = 0.3
+    special_tokens: bool = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha >= 0):

@@ -108,6 +108,7 @@ SETTINGS: Mapping[str, type] = MappingProxyType(
         "method": str,
         "alpha": float,
         "beta": float,
+        "special_tokens": bool,
     }
 )
 """What the environment and the user's file can set, by the names of the command line."""
@@ -167,9 +168,11 @@ def _parse(name: str, place: str, text: str) -> Preset:
     if method.get("name", "vsf") not in METHODS:
         near = nearest(str(method["name"]), list(METHODS))
         raise PresetError(f"{place}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
+    kinds = {entry.name: type(entry.default) for entry in fields(METHODS[method.get("name", "vsf")])}  # type: ignore[arg-type]
     for key, value in method.items():
-        if key != "name" and not _fits(float, value):
-            raise PresetError(f"{place}: 'method.{key}' is {value!r}, but must be a number")
+        if key != "name" and not _fits(kinds[key], value):
+            wanted = "true or false" if kinds[key] is bool else "a number"
+            raise PresetError(f"{place}: 'method.{key}' is {value!r}, but must be {wanted}")
     return Preset(name=name, **table)
 
 
@@ -180,6 +183,8 @@ def _type_name(annotation: Any) -> str:
 def _fits(annotation: Any, value: Any) -> bool:
     if annotation == Mapping[str, Any]:
         return isinstance(value, dict)
+    if annotation is bool:
+        return isinstance(value, bool)
     if annotation is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return isinstance(value, annotation) and not isinstance(value, bool)
@@ -320,12 +325,12 @@ class Settings:
 
     def parameters(self, method: str) -> dict[str, float]:
         """The hyper-parameters of a method: the preset's own if it is for this method, else the method's defaults."""
-        legal = [entry.name for entry in fields(METHODS[method])]  # type: ignore[arg-type]
+        kinds: dict[str, Any] = {entry.name: type(entry.default) for entry in fields(METHODS[method])}  # type: ignore[arg-type]
         found: dict[str, float] = {}
         for origin, layer in reversed(self._layers):
             if origin.startswith("preset") and self.preset.method.get("name", "vsf") != method:
                 continue
-            found |= {key: float(layer[key]) for key in legal if layer.get(key) is not None}
+            found |= {key: kind(layer[key]) for key, kind in kinds.items() if layer.get(key) is not None}
         return found
 
 

@@ -193,9 +193,11 @@ def plan(
     if method not in METHODS:
         raise RequestError(f"--method is '{method}', but methods are {', '.join(METHODS)}")
     parameters = method_named(method, settings.parameters(method)).parameters
-    for name in ("alpha", "beta"):
+    for name in ("alpha", "beta", "special_tokens"):
         if settings.origin(name).origin == "option" and name not in parameters:
-            raise RequestError(f"--{name} is VSF's, but the method is {method}: leave it out, or pass --method vsf")
+            raise RequestError(
+                f"--{name.replace('_', '-')} is VSF's, but the method is {method}: leave it out, or pass --method vsf"
+            )
     check_dtype(settings["dtype"])
     for lora in loras:
         Lora.parse(lora).check()

@@ -69,7 +69,7 @@ class Family(Protocol):
     pipelines: tuple[str, ...]
     """The names of the diffusers pipelines of this family, text to image first."""
 
-    def encode_negative(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
+    def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> Tensor:
         """Encodes prompts, each alone and without padding, and joins them; with shape (tokens, width)."""
         ...
 

@@ -31,26 +31,27 @@ class StableDiffusion3:
     )
 
     @torch.no_grad()
-    def encode_negative(self, pipe: Any, prompts: Sequence[str]) -> Tensor:
+    def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> Tensor:
         """Encodes prompts, each alone and without padding, and joins their tokens (section 3.4).
 
-        Beginning and end tokens stay. T5 runs without an attention mask in this family, so that this is not the same as cutting
+        T5 runs without an attention mask in this family, so that this is not the same as cutting
         the padding off a padded encoding.
 
         Arguments:
             pipe: The pipeline.
             prompts: The prompts; none of them empty.
+            special_tokens: Whether the tokens for beginning and end stay, once the encoders have seen them.
 
         Returns:
             The embeddings as the transformer takes them, with shape (tokens, width).
 
         Raises:
             PatchError: If the pipeline was loaded without its text encoders.
-            RequestError: If a prompt is longer than the encoders can take.
+            RequestError: If a prompt is longer than the encoders can take, or has nothing but special tokens.
         """
-        return torch.cat([self._encode(pipe, prompt) for prompt in prompts])
+        return torch.cat([self._encode(pipe, prompt, special_tokens) for prompt in prompts])
 
-    def _encode(self, pipe: Any, prompt: str) -> Tensor:
+    def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> Tensor:
         if pipe.text_encoder is None or pipe.text_encoder_2 is None:
             raise PatchError("the pipeline has no CLIP text encoders, so a negative prompt cannot be encoded")
 
@@ -63,10 +64,15 @@ class StableDiffusion3:
             )
         ]
         joined = torch.cat(clip, dim=-1)
-        parts = [F.pad(joined, (0, width - joined.shape[-1]))]
+        parts, tokenizers = [F.pad(joined, (0, width - joined.shape[-1]))], [pipe.tokenizer]
         if pipe.text_encoder_3 is not None:
             t5 = pipe.text_encoder_3(_ids(pipe.tokenizer_3, prompt, pipe))[0][0]
             parts.append(t5.to(joined))
+            tokenizers.append(pipe.tokenizer_3)
+        if not special_tokens:
+            parts = [part[_words(tokenizer, prompt, pipe)] for part, tokenizer in zip(parts, tokenizers, strict=True)]
+        if not sum(map(len, parts)):
+            raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
         return torch.cat(parts)
 
     def processors(self, pipe: Any, guidance: Guidance) -> Mapping[Any, Any]:
@@ -119,6 +125,13 @@ def _ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
             f" {tokenizer.model_max_length}: shorten it, or give several"
         )
     return ids.to(pipe._execution_device)
+
+
+def _words(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
+    """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
+    ids = _ids(tokenizer, prompt, pipe)[0]
+    special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
+    return ~torch.isin(ids, torch.tensor(sorted(special), device=ids.device))
 
 
 def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:

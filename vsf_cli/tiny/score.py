@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--method", help="the preset's own if not given")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--beta", type=float)
+    parser.add_argument("--special-tokens", action=argparse.BooleanOptionalAction, help="the preset's own if not given")
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -124,7 +125,7 @@ def main() -> None:
     preset = load_preset(options.preset)
     own = dict(preset.method)
     name = own.pop("name", "vsf")
-    given = {key: value for key in ("alpha", "beta") if (value := getattr(options, key)) is not None}
+    given = {key: value for key in ("alpha", "beta", "special_tokens") if (value := getattr(options, key)) is not None}
     method = method_named(options.method or name, {**(own if options.method in (None, name) else {}), **given})
     guidance = preset.guidance_scale if options.guidance is None else options.guidance
     split: Split = options.split

@@ -59,7 +59,10 @@ def test_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "float8"}, "--dtype is 'float8'"), ({"runtime": Runtime(device="cuda:99")}, "--device is 'cuda:99'")],
+    [
+        ({"dtype": "float8"}, "--dtype is 'float8'"),
+        *(({"runtime": Runtime(device=name)}, f"--device is '{name}'") for name in ("cuda:99", "hpu", "meta", "nonsense")),
+    ],
 )
 def test_options_that_are_not_legal_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):

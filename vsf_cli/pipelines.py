@@ -219,7 +219,8 @@ def _device(name: str) -> Any:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    # torch says "not here" in three ways: of an unknown name, of a build without the device, of a plug-in not installed.
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise RequestError(f"--device is '{name}', which this machine does not have: see 'vsf doctor'") from error
     return device
 

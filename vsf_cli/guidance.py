@@ -75,8 +75,7 @@ def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = N
     family = family_of(pipe)
     guidance = Guidance(method)
     processors = family.processors(pipe, guidance)
-    special = getattr(method, "special_tokens", True)
-    embeddings = [family.encode_negative(pipe, row, special) if row else None for row in rows]
+    embeddings = [family.encode_negative(pipe, row, method.special_tokens) if row else None for row in rows]
     example = next(tensor for tensor in embeddings if tensor is not None)
     encoded = Encoded.stack([example[:0] if tensor is None else tensor for tensor in embeddings])
 

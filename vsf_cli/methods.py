@@ -90,6 +90,8 @@ class Method(ABC):
         guides_attention: Whether the method acts inside attention, so that the model has to be patched.
         accepts_guidance_scale: Whether it may run with `guidance_scale` above 1, diffusers' own CFG.
         passes_negative_prompt: Whether the pipeline itself is given the negative prompt.
+        special_tokens: Whether the tokens for beginning and end of the negative prompt take part; a method may have it as a
+            hyper-parameter.
     """
 
     name: ClassVar[str]
@@ -97,6 +99,12 @@ class Method(ABC):
     guides_attention: ClassVar[bool] = True
     accepts_guidance_scale: ClassVar[bool] = False
     passes_negative_prompt: ClassVar[bool] = False
+    special_tokens: bool = True
+
+    @classmethod
+    def kinds(cls) -> dict[str, type]:
+        """The type of each hyper-parameter, by name."""
+        return {entry.name: type(entry.default) for entry in fields(cls)}  # type: ignore[arg-type]
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -254,7 +262,7 @@ def method_named(name: str, parameters: dict[str, float] | None = None) -> Metho
     if name not in METHODS:
         raise RequestError(f"method '{name}' is not known: methods are {', '.join(METHODS)}")
     method, parameters = METHODS[name], parameters or {}
-    legal = [field.name for field in fields(method)]  # type: ignore[arg-type]
+    legal = method.kinds()
     for key in parameters:
         if key not in legal:
             raise RequestError(f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}")

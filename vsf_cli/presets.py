@@ -134,7 +134,7 @@ def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], st
     method = table.get("method", {})
     known = METHODS.get(str(method.get("name", "vsf")))
     if known is not None:
-        names = ["name", *(entry.name for entry in fields(known))]  # type: ignore[arg-type]
+        names = ["name", *known.kinds()]
         for key in method:
             if key not in names:
                 yield f"method.{key}", [f"method.{name}" for name in names], f" of {known.name}"
@@ -168,7 +168,7 @@ def _parse(name: str, place: str, text: str) -> Preset:
     if method.get("name", "vsf") not in METHODS:
         near = nearest(str(method["name"]), list(METHODS))
         raise PresetError(f"{place}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
-    kinds = {entry.name: type(entry.default) for entry in fields(METHODS[method.get("name", "vsf")])}  # type: ignore[arg-type]
+    kinds = METHODS[method.get("name", "vsf")].kinds()
     for key, value in method.items():
         if key != "name" and not _fits(kinds[key], value):
             wanted = "true or false" if kinds[key] is bool else "a number"
@@ -325,12 +325,11 @@ class Settings:
 
     def parameters(self, method: str) -> dict[str, float]:
         """The hyper-parameters of a method: the preset's own if it is for this method, else the method's defaults."""
-        kinds: dict[str, Any] = {entry.name: type(entry.default) for entry in fields(METHODS[method])}  # type: ignore[arg-type]
         found: dict[str, float] = {}
         for origin, layer in reversed(self._layers):
             if origin.startswith("preset") and self.preset.method.get("name", "vsf") != method:
                 continue
-            found |= {key: kind(layer[key]) for key, kind in kinds.items() if layer.get(key) is not None}
+            found |= {key: kind(layer[key]) for key, kind in METHODS[method].kinds().items() if layer.get(key) is not None}
         return found
 
 

@@ -56,21 +56,19 @@ class StableDiffusion3:
             raise PatchError("the pipeline has no CLIP text encoders, so a negative prompt cannot be encoded")
 
         width = pipe.transformer.config.joint_attention_dim
+        ids = [_ids(tokenizer, prompt, pipe) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
         clip = [
-            encoder(_ids(tokenizer, prompt, pipe), output_hidden_states=True).hidden_states[-2][0]
-            for tokenizer, encoder in (
-                (pipe.tokenizer, pipe.text_encoder),
-                (pipe.tokenizer_2, pipe.text_encoder_2),
-            )
+            encoder(row, output_hidden_states=True).hidden_states[-2][0]
+            for encoder, row in zip((pipe.text_encoder, pipe.text_encoder_2), ids, strict=True)
         ]
         joined = torch.cat(clip, dim=-1)
-        parts, tokenizers = [F.pad(joined, (0, width - joined.shape[-1]))], [pipe.tokenizer]
+        parts, words = [F.pad(joined, (0, width - joined.shape[-1]))], [_words(pipe.tokenizer, ids[0])]
         if pipe.text_encoder_3 is not None:
-            t5 = pipe.text_encoder_3(_ids(pipe.tokenizer_3, prompt, pipe))[0][0]
-            parts.append(t5.to(joined))
-            tokenizers.append(pipe.tokenizer_3)
+            t5_ids = _ids(pipe.tokenizer_3, prompt, pipe)
+            parts.append(pipe.text_encoder_3(t5_ids)[0][0].to(joined))
+            words.append(_words(pipe.tokenizer_3, t5_ids))
         if not special_tokens:
-            parts = [part[_words(tokenizer, prompt, pipe)] for part, tokenizer in zip(parts, tokenizers, strict=True)]
+            parts = [part[kept] for part, kept in zip(parts, words, strict=True)]
         if not sum(map(len, parts)):
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
         return torch.cat(parts)
@@ -127,11 +125,10 @@ def _ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
     return ids.to(pipe._execution_device)
 
 
-def _words(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
+def _words(tokenizer: Any, ids: Tensor) -> Tensor:
     """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
-    ids = _ids(tokenizer, prompt, pipe)[0]
     special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-    return ~torch.isin(ids, torch.tensor(sorted(special), device=ids.device))
+    return ~torch.isin(ids[0], torch.tensor(sorted(special), device=ids.device))
 
 
 def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:

@@ -27,6 +27,7 @@ from vsf_cli.tiny.scenes import (
     vocabulary,
 )
 from vsf_cli.tiny.score import measure, wilson
+from vsf_cli.tiny.training.flow import TextEncoders, attended_tokens
 from vsf_cli.tiny.training.judge import accuracy
 from vsf_cli.tiny.training.loop import Checkpoint, steps
 from vsf_cli.tiny.training.regions import NAMES, RegionHeads, Regions
@@ -104,6 +105,17 @@ def test_the_second_loss_asks_each_token_what_it_shows() -> None:
     loss.backward()
     assert loss > 1 and transformer.transformer_blocks[3].attn.to_k.weight.grad is not None
     assert transformer.transformer_blocks[4].attn.to_k.weight.grad is None
+
+
+def test_half_of_the_samples_are_of_words_alone(tmp_path: Path) -> None:
+    encoders = TextEncoders.for_captions(tmp_path)
+    ids = encoders.tokens(["a red bike", "wheels", ""])
+    words = encoders.words(*ids)
+    assert words.shape == (3, 40) and words.sum(1).tolist() == [6, 2, 0], "each word once in CLIP and once in T5"
+    torch.manual_seed(0)
+    attended = torch.stack([attended_tokens(encoders, *ids) for _ in range(200)])
+    assert (attended | ~words).all(), "a word is never left out"
+    assert 0.4 < attended[:, :, 0].float().mean() < 0.6, "the beginning is there in half of them"
 
 
 def test_pairs_are_fixed_and_do_not_name_their_part() -> None:

@@ -108,7 +108,7 @@ FILLERS = ("a", "an", "the", "with", "and", "on", "at", "over", "under", "sun", 
 MOST_WORDS = 18
 """What the text encoders take, beside their tokens for beginning and end."""
 
-PART_ABSENT = 0.15
+PART_ABSENT = 0.2
 PART_NAMED = 0.45
 PART_COLORED = 0.75
 """How often a part that is named has its colour named: binding colours draws attention from the word to its region."""

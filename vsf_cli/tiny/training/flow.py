@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer, T5Tokenizer
 
 from vsf_cli.families.sd3 import merge_heads, project_image, project_text
 from vsf_cli.tiny.recipe import (
+    IMAGE_TOKENS_SIDE,
     TEXT_LENGTH,
     build_clip,
     build_clip_tokenizer,
@@ -27,11 +28,13 @@ from vsf_cli.tiny.training.autoencoder import pixels
 from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 from vsf_cli.tiny.training.regions import RegionHeads, Regions
 
-__all__ = ["Examples", "TextEncoders", "train_base", "train_student"]
+__all__ = ["Examples", "TextEncoders", "attended_tokens", "train_base", "train_student"]
 
 SCENES = 40_000
 PART_ALONE = 0.12
 EMPTY_CAPTION = 0.1
+WORDS_ALONE = 0.5
+"""In how many samples the text is its words alone, without padding, beginning and end: a word has to do by itself."""
 REGION_WEIGHT = 0.2
 BATCH = 96
 STUDENT_BATCH = 64
@@ -107,6 +110,11 @@ class TextEncoders(nn.Module):
         options = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True, "return_tensors": "pt"}
         return self.clip_tokenizer(captions, **options).input_ids, self.t5_tokenizer(captions, **options).input_ids
 
+    def words(self, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
+        """Which tokens of the prompt embeddings belong to words, with shape (B, 2 `TEXT_LENGTH`)."""
+        special = zip((clip_ids, t5_ids), (self.clip_tokenizer, self.t5_tokenizer), strict=True)
+        return torch.cat([~torch.isin(ids, torch.tensor(tokenizer.all_special_ids)) for ids, tokenizer in special], dim=1)
+
     def forward(self, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
         """Prompt embeddings with shape (B, 2 `TEXT_LENGTH`, width)."""
         clip = torch.cat(
@@ -130,10 +138,23 @@ def _optimizers(transformer: SD3Transformer2DModel, others: list[nn.Module]) -> 
     ]
 
 
-def _predict(transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+def _predict(
+    transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
+) -> Tensor:
+    """The velocity; `attended` says which text tokens are keys, with shape (B, text tokens), and all are without it."""
+    shape = len(latents), IMAGE_TOKENS_SIDE**2 + text.shape[1]
+    mask = torch.zeros(shape)
+    if attended is not None:
+        mask[:, IMAGE_TOKENS_SIDE**2 :].masked_fill_(~attended, -torch.inf)
     with autocast():
         pooled = torch.zeros(len(latents), transformer.config.pooled_projection_dim)
-        return transformer(latents, text, pooled, sigma * 1000, return_dict=False)[0].float()
+        besides = {"attention_mask": mask[:, None, None]}
+        return transformer(latents, text, pooled, sigma * 1000, joint_attention_kwargs=besides, return_dict=False)[0].float()
+
+
+def attended_tokens(encoders: TextEncoders, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
+    """All text tokens of some samples, and the words alone of the others."""
+    return encoders.words(clip_ids, t5_ids) | (torch.rand(len(clip_ids), 1) >= WORDS_ALONE)
 
 
 def _minimize(loss: Tensor, checkpoint: Checkpoint, besides: Tensor | float = 0.0) -> None:
@@ -151,7 +172,7 @@ class _TrainingProcessor:
     """Joint attention written out: the gradient of the CPU's flash kernel takes twice as long at these sizes."""
 
     def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         images = hidden_states.shape[1]
         query, image = project_image(attn, hidden_states)
@@ -160,6 +181,7 @@ class _TrainingProcessor:
         value = tokens.value
         with autocast(enabled=False):
             logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ tokens.key.to(value.dtype).transpose(-1, -2)
+            logits = logits + attention_mask.to(logits.dtype)
             output = merge_heads(logits.softmax(-1) @ value)
         text_output = output[:, images:]
         return attn.to_out[0](output[:, :images]), text_output if attn.context_pre_only else attn.to_add_out(text_output)
@@ -191,9 +213,10 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
         sigma = torch.randn(BATCH).sigmoid()
         noise = torch.randn_like(latents)
         noised = torch.lerp(latents, noise, sigma[:, None, None, None])
+        ids = encoders.tokens(captions)
         with autocast():
-            text = encoders(*encoders.tokens(captions))
-        loss = F.mse_loss(_predict(transformer, noised, sigma, text), noise - latents)
+            text = encoders(*ids)
+        loss = F.mse_loss(_predict(transformer, noised, sigma, text, attended_tokens(encoders, *ids)), noise - latents)
         _minimize(loss, checkpoint, REGION_WEIGHT * heads(*examples.regions.targets(chosen)))
 
     averaged = build_transformer()
@@ -246,7 +269,8 @@ def train_student(
         middle = (start + end) / 2
 
         with torch.no_grad():
-            text = encoders(*encoders.tokens(captions))
+            ids = encoders.tokens(captions)
+            text = encoders(*ids)
             both = torch.cat([nothing, text])
             shape = (-1, 1, 1, 1)
             noised = torch.lerp(latents, torch.randn_like(latents), start.view(shape))
@@ -254,7 +278,8 @@ def train_student(
             arrived = halfway + (end - middle).view(shape) * teach(halfway, middle, both)
             target = (arrived - noised) / (end - start).view(shape)
 
-        _minimize(F.mse_loss(_predict(student, noised, start, text), target), checkpoint)
+        predicted = _predict(student, noised, start, text, attended_tokens(encoders, *ids))
+        _minimize(F.mse_loss(predicted, target), checkpoint)
 
     averaged = build_transformer()
     averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)

@@ -369,3 +369,65 @@ def test_every_command_is_in_the_readme() -> None:
     ):
         assert command in readme
     assert commands.__all__
+
+
+MAP = ["attn-map", "a red bike on a road", "--seed", "1"]
+
+
+def test_maps_of_a_picture_that_was_made_before(here: Path) -> None:
+    from vsf_cli.maps import load
+
+    found = vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png", "--dump-attn", "-q")
+    assert found.exit_code == 0, found.output
+    beside = {path.name for path in (here / "x-attn").iterdir()}
+    assert beside >= {"index.html", "grid.png", "words.png", "curves.png", "maps.npz", "summary.json", "picture.png"}
+
+    found = vsf("attn-map", "x.png", "-o", "again", "--blocks", "1,2", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["path"] == "again" and "negative 'wheels' · VSF alpha=3" in found.stderr
+    assert opened(here / "again" / "picture.png").tobytes() == opened(here / "x.png").tobytes()
+    first, again = load("x-attn"), load("again")
+    assert again.blocks == (1, 2) and (again.share == first.share[:, :2]).all()
+    assert (
+        first.settings["request"]["prompt"] == "a red bike on a road"
+        and str(here) not in (here / "again/summary.json").read_text()
+    )
+
+
+def test_maps_of_a_prompt(here: Path) -> None:
+    found = vsf(*MAP, "--neg", "wheels", "--num-inference-steps", "2", "--tokens", "wheels", "--method", "none")
+    assert found.exit_code == 0, found.output
+    assert found.stdout == "outputs/a-red-bike-on-a-road-1-attn/index.html\n"
+    assert not (here / "outputs/a-red-bike-on-a-road-1-attn/no-guidance.png").exists(), "it is the picture itself"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([*MAP], 6, "there is none: add --neg"),
+        (
+            [*MAP, "--neg", "wheels", "--tokens", "hat"],
+            6,
+            "--tokens names 'hat', but the prompts have a, red, bike, on, road, wheels",
+        ),
+        ([*MAP, "--neg", "wheels", "--steps", "9"], 6, "--steps has 9, but there are steps 1 to 8"),
+        ([*MAP, "--neg", "wheels", "--blocks", "0"], 6, "--blocks has 0, but there are blocks 1 to 6"),
+        ([*MAP, "--neg", "wheels", "--heads", "5"], 6, "--heads has 5, but there are heads 1 to 4"),
+        ([*MAP, "--neg", "wheels", "--heads", "x"], 2, "'x' is no head"),
+        ([*MAP, "--neg", "wheels", "--seed", "1,2"], 6, "vsf attn-map makes one picture"),
+        ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
+        (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
+        (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
+        (["attn-map", "made.png", "--alpha", "2"], 6, "brings its own settings: leave --alpha out"),
+        (["attn-map", "made.png"], 6, "there is none: add --neg"),
+        ([*BIKE, "--dump-attn"], 6, "there is none: add --neg"),
+        ([*BIKE, "--neg", "wheels", "--dump-attn", "-o", "-"], 6, "nothing beside it"),
+    ],
+)
+def test_what_has_no_maps_is_one_line(here: Path, arguments: list[str], code: int, message: str) -> None:
+    Image.new("RGB", (8, 8)).save("plain.png")
+    if "made.png" in arguments:
+        assert vsf(*BIKE, "--steps", "2", "-o", "made.png").exit_code == 0
+    found = vsf(*arguments)
+    assert found.exit_code == code and message in found.stderr.replace("\n", " "), found.output
+    assert "Traceback" not in found.output and found.stdout == "" and not Path("outputs").exists()

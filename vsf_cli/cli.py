@@ -125,6 +125,7 @@ def image(
     quiet: Quiet = False,
     verbose: Verbose = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    dump_attn: Annotated[bool, typer.Option("--dump-attn", help="Write attention maps beside each picture.")] = False,
 ) -> None:
     """Make pictures: vsf image "a red bike on a road" --neg "wheels" --alpha 3"""
     from vsf_cli import commands
@@ -138,8 +139,53 @@ def image(
     numbers = parsed("--seed", lambda: parse_seeds(seed, seeds))
     parsed("--size", lambda: parse_size(size) if size else None)
     settings = Settings({**options, "offline": offline or None})
-    made = plan(read_prompt(prompt), neg or [], numbers, settings, lora or [], metadata, sidecar)
+    made = plan(read_prompt(prompt), neg or [], numbers, settings, lora or [], metadata, sidecar, dump_attn)
     commands.run_images(made, Talk(quiet, verbose), as_json, dry_run, drawn=seed is None)
+
+
+@app.command("attn-map")
+@bounded
+def attn_map(
+    prompt: Annotated[str, typer.Argument(help="What you want; or a picture that vsf made, to be made again.")],
+    neg: Negative = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    special_tokens: SpecialTokens = None,
+    method: MethodName = None,
+    preset: PresetName = None,
+    model: Model = None,
+    lora: Loras = None,
+    num_inference_steps: Annotated[int | None, typer.Option("--num-inference-steps", help="Denoising steps.")] = None,
+    guidance: Guidance = None,
+    seed: Seed = None,
+    size: Size = None,
+    steps: Annotated[str | None, typer.Option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
+    blocks: Annotated[str | None, typer.Option("--blocks", help="Blocks to keep, from 1.")] = None,
+    heads: Annotated[
+        str | None, typer.Option("--heads", help="Heads to keep each on its own; their mean if not given.")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Words to keep: wheels,red.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="The folder to write.")] = None,
+    exists: Exists = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    offload: Offload = None,
+    offline: Offline = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show where the negative prompt acts: vsf attn-map "a person on grass" --neg umbrella"""
+    given = locals()
+    from vsf_cli import commands
+    from vsf_cli.maps import Selection
+    from vsf_cli.terminal import Talk
+    from vsf_cli.values import parse_seeds
+
+    selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
+    numbers = parsed("--seed", lambda: parse_seeds(seed, None))
+    made = commands.plan_maps(read_prompt(prompt), given, numbers)
+    commands.run_maps(made, selection, output, Talk(quiet, verbose), as_json)
 
 
 @app.command()

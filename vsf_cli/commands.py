@@ -5,30 +5,40 @@ import logging
 import os
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.errors import MediaError, ModelError
-from vsf_cli.generate import Request
-from vsf_cli.media import read_metadata
+from vsf_cli.attn_map import folder_beside, write
+from vsf_cli.errors import MediaError, ModelError, RequestError
+from vsf_cli.generate import Request, Result
+from vsf_cli.maps import Selection
+from vsf_cli.media import FORMATS, check_writable, read_metadata
 from vsf_cli.metadata import versions
 from vsf_cli.pipelines import is_cached, source_of
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
-from vsf_cli.run import Plan, Written
+from vsf_cli.run import Plan, Written, plan, plan_again
 from vsf_cli.terminal import Talk
 from vsf_cli.words import REAL_PRESET
 
 __all__ = [
     "list_presets",
+    "plan_maps",
     "run_images",
+    "run_maps",
     "show_doctor",
     "show_info",
     "show_preset",
     "use_preset",
     "where_setting",
 ]
+
+
+PICTURES = (*(ending for endings in FORMATS.values() for ending in endings), ".json")
+
+DECIDING = ("neg", "alpha", "beta", "special_tokens", "method", "preset", "model", "lora", "guidance", "seed", "size", "dtype")
+"""The options of `vsf attn-map` that decide a picture, beside its steps."""
 
 
 def _json(value: Any) -> str:
@@ -45,9 +55,6 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool
         dry_run: Whether to stop before the model is loaded.
         drawn: Whether the seeds were drawn, and must be said even when quiet.
     """
-    if plan.runtime.offline:
-        # Read once by the hub's client, when it is first imported.
-        os.environ["HF_HUB_OFFLINE"] = "1"
     _say_before(plan, talk)
     if dry_run:
         _say_plan(plan, talk, as_json)
@@ -56,17 +63,76 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool
     _say_skipped(plan, pending, talk)
     if not pending:
         return
-    if download := plan.download():
-        talk.say(download)
-    _quiet_libraries(talk.verbose)
-
-    with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
-        pipe = plan.load()
+    pipe = _made_ready(plan, talk)
     with talk.progress("steps") as progress:
         for count, made in enumerate(plan.run(pipe, pending, progress)):
             if count == 0:
-                _say_applied(made, talk)
+                _say_applied(made.result, talk)
             _say_made(made, plan, talk, as_json, drawn)
+
+
+def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Plan:
+    """The plan of `vsf attn-map`: of a prompt with its options, or of a picture that is to be made again.
+
+    Arguments:
+        prompt: The prompt, or the path of a picture.
+        given: The options of the command line, by name; what was not given is None.
+        seeds: The seeds.
+
+    Raises:
+        RequestError: If more than one picture is asked for, or it has no maps.
+    """
+    picture = {**{name: given[name] for name in DECIDING}, "steps": given["num_inference_steps"]}
+    machine = {"exists": given["exists"], "device": given["device"], "offload": given["offload"]}
+    machine |= {"offline": given["offline"] or None}
+    file = Path(prompt)
+    if file.suffix.lower() in PICTURES or file.is_file():
+        return plan_again(file, picture, machine)
+    if len(seeds) > 1:
+        raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
+    options = {name: value for name, value in {**picture, **machine}.items() if name in SETTINGS}
+    return plan(prompt, picture["neg"] or [], seeds, Settings(options), picture["lora"] or [], dump_attn=True)
+
+
+def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, as_json: bool) -> None:
+    """Makes a picture, watches it, and writes the folder that shows where the negative prompt acted; its page goes to stdout.
+
+    Arguments:
+        plan: A plan of one picture.
+        selection: The steps, blocks, heads and words to keep.
+        output: The folder; None puts it beside where the picture would be.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
+    """
+    (request,) = plan.requests
+    folder = plan.outputs.free(Path(output).expanduser() if output else folder_beside(plan.path(request, 1)))
+    if folder is None:
+        talk.say("the folder exists, skipped")
+        return
+    check_writable(folder / "index.html")
+    _say_before(plan, talk)
+    pipe = _made_ready(plan, talk)
+    with talk.progress("steps") as progress:
+        watched = plan.watch(pipe, request, progress, selection)
+    description = plan.describe(pipe, watched.result)
+    _say_applied(watched.result, talk)
+    with talk.progress("drawing"):
+        written = write(watched, folder, description)
+    facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
+    talk.say(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
+    talk.data(_json({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))
+
+
+def _made_ready(plan: Plan, talk: Talk) -> Any:
+    """Says what has to be said before, and loads the model."""
+    if plan.runtime.offline:
+        # Read once by the hub's client, when it is first imported.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if download := plan.download():
+        talk.say(download)
+    _quiet_libraries(talk.verbose)
+    with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
+        return plan.load()
 
 
 def _say_before(plan: Plan, talk: Talk) -> None:
@@ -98,8 +164,8 @@ def _quoted(request: Request) -> str:
     return ", ".join(f"'{text}'" for text in request.negative)
 
 
-def _say_applied(made: Written, talk: Talk) -> None:
-    request, result = made.result.request, made.result
+def _say_applied(result: Result, talk: Talk) -> None:
+    request = result.request
     if not request.negative or request.method == "none":
         return
     how = f"{result.blocks} blocks · {result.tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"

@@ -4,6 +4,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from vsf_cli.methods import Method, method_named
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from vsf_cli.recorder import Recorder
 
 __all__ = ["Request", "Result", "generate"]
 
@@ -144,7 +147,7 @@ class Result:
     notes: tuple[str, ...] = ()
 
 
-def generate(pipe: Any, request: Request, progress: Progress | None = None) -> Result:
+def generate(pipe: Any, request: Request, progress: Progress | None = None, recorder: "Recorder | None" = None) -> Result:
     """Makes the picture of a request.
 
     The same request on the same CPU and versions gives the same bits.
@@ -153,6 +156,7 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None) -> R
         pipe: The pipeline, by `vsf_cli.pipelines.load`.
         request: What is asked.
         progress: Is told of every step.
+        recorder: Keeps what the image attends to, around the request's own method.
 
     Raises:
         PatchError: If the model cannot be guided by the method.
@@ -190,7 +194,8 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None) -> R
     if method.passes_negative_prompt and negative:
         options["negative_prompt"], negative = ", ".join(negative), []
     try:
-        with guided(pipe, [negative], method) as applied:
+        watching = nullcontext() if recorder is None else recorder.watching(pipe)
+        with watching, guided(pipe, [negative], recorder or method) as applied:
             (pixels,) = pipe(**options).images
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):

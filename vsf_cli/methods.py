@@ -92,6 +92,7 @@ class Method(ABC):
         passes_negative_prompt: Whether the pipeline itself is given the negative prompt.
         special_tokens: Whether the tokens for beginning and end of the negative prompt take part; a method may have it as a
             hyper-parameter.
+        beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
     """
 
     name: ClassVar[str]
@@ -100,6 +101,7 @@ class Method(ABC):
     accepts_guidance_scale: ClassVar[bool] = False
     passes_negative_prompt: ClassVar[bool] = False
     special_tokens: bool = True
+    beta: float = 0.0
 
     @classmethod
     def kinds(cls) -> dict[str, type]:
@@ -166,11 +168,15 @@ class NoGuidance(Method):
     accepts_guidance_scale: ClassVar[bool] = True
 
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
         from vsf_cli.attention import attention
 
-        key, value = context.stock.key, context.stock.value
-        positive = None if positive_query is None else attention(positive_query, key, value)
-        return attention(query, key, value), positive
+        # The very call of the unguided model, all rows at once: the same bits.
+        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
+        output = attention(rows, context.stock.key, context.stock.value)
+        images = query.shape[2]
+        return output[:, :, :images], None if positive_query is None else output[:, :, images:]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,18 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from vsf_cli.attn_map import Watched, check_watchable, folder_beside, watch, write
 from vsf_cli.errors import MediaError, OutOfMemory, RequestError
 from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.loras import Lora
-from vsf_cli.media import check_writable, encode, write_atomically, write_picture
+from vsf_cli.maps import EVERYTHING, Selection
+from vsf_cli.media import check_writable, encode, read_metadata, write_atomically, write_picture
 from vsf_cli.metadata import describe
 from vsf_cli.methods import METHODS, method_named
 from vsf_cli.outputs import Outputs, slug
@@ -29,7 +32,7 @@ from vsf_cli.presets import Settings
 from vsf_cli.values import parse_size
 from vsf_cli.words import check_vocabulary, hints
 
-__all__ = ["Plan", "Written", "plan"]
+__all__ = ["Plan", "Written", "plan", "plan_again"]
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Plan:
         warnings: What a person should know before it starts.
         metadata: Whether files say how they were made.
         sidecar: Whether a JSON file is written beside each picture.
+        dump_attn: Whether a folder with attention maps is written beside each picture.
     """
 
     requests: tuple[Request, ...]
@@ -72,6 +76,7 @@ class Plan:
     warnings: tuple[str, ...]
     metadata: bool = True
     sidecar: bool = False
+    dump_attn: bool = False
 
     @property
     def to_stdout(self) -> bool:
@@ -117,22 +122,33 @@ class Plan:
         Yields:
             Each picture.
         """
-        identity = identify(source_of(self.requests[0].model), self.requests[0].revision)
         for number, request in pending:
-            try:
-                result = generate(pipe, request, progress)
-            except OutOfMemory as error:
-                raise OutOfMemory(out_of_memory_advice(offload_of(pipe))) from error
-            description = describe(
-                result.request.to_json(),
-                **identity,
-                size=result.image.size,
-                applied={"method": str(request.guidance), "blocks": result.blocks, "tokens": result.tokens},
-                device=str(pipe._execution_device.type),
-            )
+            watched = self.watch(pipe, request, progress) if self.dump_attn else None
+            result = watched.result if watched else _with_advice(pipe, lambda: generate(pipe, request, progress))  # noqa: B023
+            description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description)
+            if watched and path:
+                write(watched, folder_beside(path), description, self.metadata)
             yield Written(path, result, description)
+
+    def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection = EVERYTHING) -> Watched:
+        """Makes a picture, and records what its image tokens attend to."""
+        return _with_advice(pipe, lambda: watch(pipe, request, selection, progress))
+
+    def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
+        """The JSON of a picture's file."""
+        return describe(
+            result.request.to_json(),
+            **self._identity,
+            size=result.image.size,
+            applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens},
+            device=str(pipe._execution_device.type),
+        )
+
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        return identify(source_of(self.requests[0].model), self.requests[0].revision)
 
     def path(self, request: Request, number: int) -> Path:
         """The path of a request's picture, whether or not it exists."""
@@ -166,6 +182,16 @@ class Plan:
             write_atomically(path.with_name(path.name + ".json"), lambda file: file.write(text.encode()))
 
 
+Done = TypeVar("Done")
+
+
+def _with_advice(pipe: Any, work: Callable[[], Done]) -> Done:
+    try:
+        return work()
+    except OutOfMemory as error:
+        raise OutOfMemory(out_of_memory_advice(offload_of(pipe))) from error
+
+
 def plan(
     prompt: str,
     negative: Sequence[str],
@@ -174,6 +200,7 @@ def plan(
     loras: Sequence[str] = (),
     metadata: bool = True,
     sidecar: bool = False,
+    dump_attn: bool = False,
 ) -> Plan:
     """Turns settings into requests, and refuses what is not legal before anything is loaded.
 
@@ -185,6 +212,7 @@ def plan(
         loras: LoRA files.
         metadata: Whether files say how they were made.
         sidecar: Whether a JSON file is written beside each picture.
+        dump_attn: Whether a folder with attention maps is written beside each picture.
 
     Raises:
         RequestError: If something is not legal.
@@ -207,6 +235,8 @@ def plan(
     except ValueError as error:
         raise RequestError(f"size from {settings.origin('size').origin}: {error}") from error
     negative = tuple(text.strip() for text in negative if text.strip())
+    if dump_attn:
+        check_watchable(method, negative)
     requests = tuple(
         Request(
             prompt=prompt.strip(),
@@ -229,11 +259,38 @@ def plan(
         for seed in seeds
     )
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], len(requests))
-    if outputs.template == "-" and (len(requests) > 1 or sidecar):
-        raise RequestError(f"-o - takes one picture and no sidecar, but {len(requests)} are asked for")
+    if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn):
+        raise RequestError(f"-o - takes one picture and nothing beside it, but {len(requests)} are asked for, or more files")
     outputs.file_format  # noqa: B018  an ending of no known format is refused here
     runtime = Runtime(settings["device"], settings["offload"], bool(settings["offline"]))
     vocabulary = vocabulary_of(settings["model"])
     warnings = [] if vocabulary is None else check_vocabulary(prompt, negative, vocabulary)
     warnings += hints(negative, METHODS[method].guides_attention)
-    return Plan(requests, outputs, runtime, settings, tuple(warnings), metadata, sidecar)
+    return Plan(requests, outputs, runtime, settings, tuple(warnings), metadata, sidecar, dump_attn)
+
+
+def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any]) -> Plan:
+    """The plan that makes the picture of a file again, from the file alone.
+
+    Arguments:
+        file: A picture of `vsf`, or its sidecar.
+        given: The options of the command line that decide a picture, by name; only `model` and `lora` may be among them, for
+            files are known to a picture by their names alone.
+        machine: The other options, by name.
+
+    Raises:
+        MediaError: If the file does not say how it was made.
+        RequestError: If an option contradicts the file, or the picture has no maps.
+    """
+    found = read_metadata(file).description
+    if found is None:
+        raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
+    here = {"model", "lora"}
+    if extra := [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None and name not in here]:
+        raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
+    request = Request.from_json(found["request"])
+    request = replace(request, model=given.get("model") or request.model, loras=tuple(given.get("lora") or request.loras))
+    check_watchable(request.method, request.negative)
+    settings = Settings({**machine, "model": request.model})
+    outputs = Outputs(settings["output"], settings["exists"], settings["format"])
+    return Plan((request,), outputs, Runtime(settings["device"], settings["offload"], bool(settings["offline"])), settings, ())

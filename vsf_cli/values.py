@@ -5,9 +5,9 @@ import re
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["chosen_size", "parse_seeds", "parse_size"]
+__all__ = ["chosen_size", "parse_numbers", "parse_seeds", "parse_size"]
 
-MOST_SEEDS = 10_000
+MOST_NUMBERS = 10_000
 
 
 def parse_seeds(text: str | None, count: int | None) -> list[int]:
@@ -21,27 +21,42 @@ def parse_seeds(text: str | None, count: int | None) -> list[int]:
         ValueError: If the text cannot be parsed.
         RequestError: If there are too many or none.
     """
-    if count is not None and not 1 <= count <= MOST_SEEDS:
-        raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_SEEDS}")
+    if count is not None and not 1 <= count <= MOST_NUMBERS:
+        raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_NUMBERS}")
     if text is None or text.strip() in ("random", "-1"):
         return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
 
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*(?:\.\.|-)\s*(\d+))?\s*", part)
-        if match is None:
-            raise ValueError(f"'{part.strip()}' is no seed: write 7, or 1,2,3, or 1..8")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MOST_SEEDS:
-            raise RequestError(
-                f"the range of seeds {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_SEEDS}"
-            )
-        seeds += range(first, last + 1)
+    seeds = _parse_ranges(text, "seed")
     if count is not None and len(seeds) == 1:
         return list(range(seeds[0], seeds[0] + count))
     if count is not None and len(seeds) != count:
         raise RequestError(f"--seed names {len(seeds)} seeds, but --seeds wants {count}: give one of the two")
     return seeds
+
+
+def _parse_ranges(text: str, what: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*(?:\.\.|-)\s*(\d+))?\s*", part)
+        if match is None:
+            raise ValueError(f"'{part.strip()}' is no {what}: write 7, or 1,2,3, or 1..8")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MOST_NUMBERS:
+            raise RequestError(
+                f"the range of {what}s {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_NUMBERS}"
+            )
+        numbers += range(first, last + 1)
+    return numbers
+
+
+def parse_numbers(text: str | None, what: str) -> tuple[int, ...] | None:
+    """What is chosen of things counted from 1, such as "1,2,5..8": sorted, none twice; None, or "all", means all.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+        RequestError: If a range is empty or too long.
+    """
+    return None if text is None or text.strip() == "all" else tuple(sorted(set(_parse_ranges(text, what))))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["REAL_PRESET", "check_vocabulary", "hints"]
+__all__ = ["REAL_PRESET", "STOP_WORDS", "check_vocabulary", "hints"]
 
 NEGATIONS = re.compile(r"^(?:no|not|without|never|don't|do not|avoid)\s+(?:an?\s+|any\s+|the\s+)?(?P<rest>.+)$", re.IGNORECASE)
 

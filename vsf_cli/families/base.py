@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vsf_cli.errors import PatchError
+from vsf_cli.maps import Token
 from vsf_cli.methods import Method
 
 __all__ = ["Encoded", "Family", "Guidance"]
@@ -71,6 +73,22 @@ class Family(Protocol):
 
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> Tensor:
         """Encodes prompts, each alone and without padding, and joins them; with shape (tokens, width)."""
+        ...
+
+    def tokens(self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int) -> list[Token]:
+        """The tokens of a call's positive and negative prompts, special ones too, with their places in the text stream.
+
+        Arguments:
+            pipe: The pipeline.
+            prompt: The prompt.
+            negative: The negative prompts, joined as `encode_negative` joins them.
+            special_tokens: Whether those of the negative prompts are among its tokens.
+            most: The call's `max_sequence_length`.
+        """
+        ...
+
+    def decode(self, pipe: Any, latents: Tensor) -> list[Image.Image]:
+        """The pictures, or the frames of one clip, that latents of the pipeline show."""
         ...
 
     def processors(self, pipe: Any, guidance: Guidance) -> Mapping[Any, Any]:

@@ -6,15 +6,18 @@ paper (section 3.2). Blocks with a second attention (SD3.5-Medium) keep it as it
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
+from PIL import Image
 from torch import Tensor, nn
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families.base import Encoded, Guidance
+from vsf_cli.maps import Token
 from vsf_cli.methods import Context, KeyValue, Negative
 from vsf_cli.patch import hooked
 
@@ -73,6 +76,33 @@ class StableDiffusion3:
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
         return torch.cat(parts)
 
+    def tokens(self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int) -> list[Token]:
+        """The tokens of the positive prompt, which stand before padding, and of the negative prompts, which have none."""
+        encoders = {"clip": pipe.tokenizer} | ({"t5": pipe.tokenizer_3} if pipe.text_encoder_3 is not None else {})
+        first = {"clip": (0, pipe.tokenizer_max_length), "t5": (pipe.tokenizer_max_length, most)}
+        told = [
+            replace(token, position=first[name][0] + token.position)
+            for name, tokenizer in encoders.items()
+            for token in _told(tokenizer, name, "positive", prompt)
+            if token.position < first[name][1]
+        ]
+        kept: list[Token] = []
+        before = 0
+        for text in negative:
+            for name, tokenizer in encoders.items():
+                tokens = [token for token in _told(tokenizer, name, "negative", text) if special_tokens or not token.special]
+                kept += [replace(token, position=len(kept) + n, start=before + token.start) for n, token in enumerate(tokens)]
+            before += len(text) + 1
+        return told + kept
+
+    @torch.no_grad()
+    def decode(self, pipe: Any, latents: Tensor) -> list[Image.Image]:
+        """Pictures from latents with shape (B, C, h, w), as the pipeline has them."""
+        vae = pipe.vae
+        scaled = latents.to(pipe._execution_device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+        images: list[Image.Image] = pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
+        return images
+
     def processors(self, pipe: Any, guidance: Guidance) -> Mapping[Any, Any]:
         """The new processor of each joint attention.
 
@@ -123,6 +153,19 @@ def _ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
             f" {tokenizer.model_max_length}: shorten it, or give several"
         )
     return ids.to(pipe._execution_device)
+
+
+def _told(tokenizer: Any, encoder: str, prompt: str, text: str) -> list[Token]:
+    """The tokens of one text; pieces and copies of the same word have the same `start`."""
+    encoding = tokenizer(text, truncation=False, verbose=False)
+    told = []
+    for position, (number, word) in enumerate(zip(encoding.input_ids, encoding.word_ids(), strict=True)):
+        special = word is None or number in tokenizer.all_special_ids
+        start, end = (0, 0) if word is None else encoding.word_to_chars(word)
+        name = "" if special else text[start:end].strip(" ,.;:!?").lower()
+        piece = tokenizer.convert_ids_to_tokens(number)
+        told.append(Token(prompt, encoder, position, piece, name, start, special or not name))
+    return told
 
 
 def _words(tokenizer: Any, ids: Tensor) -> Tensor:

@@ -1,0 +1,266 @@
+"""What the image attends to: recorded to the bit beside the method, kept, read back, and drawn."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import random_pipeline
+from tests.maps_for_tests import TOKENS, some_maps, some_pictures
+from vsf_cli import attn_map, plots
+from vsf_cli.attn_map import watch, write
+from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.families import family_of
+from vsf_cli.generate import Request, generate
+from vsf_cli.guidance import guided
+from vsf_cli.maps import AXES, Maps, Selection, Token, load, save
+from vsf_cli.methods import CFG, VSF, Context, KeyValue, Method, Negative, NoGuidance
+from vsf_cli.recorder import Recorder
+
+REQUEST = Request(
+    "a red bike", "tests", 3, ("wheels", "a hat"), num_inference_steps=3, max_sequence_length=12, width=16, height=16
+)
+METHODS = [VSF(2.0, 0.4), VSF(2.0, 0.4, special_tokens=False), NoGuidance()]
+
+
+@pytest.fixture(scope="module")
+def small() -> StableDiffusion3Pipeline:
+    return random_pipeline("sd3", torch.float32)
+
+
+def tokens_of(pipe: Any, method: Method) -> list[Token]:
+    found: list[Token] = family_of(pipe).tokens(pipe, REQUEST.prompt, REQUEST.negative, method.special_tokens, 12)
+    return found
+
+
+def asking(method: Method) -> Request:
+    return replace(REQUEST, method=method.name, parameters=method.parameters)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_recording_changes_the_picture_by_not_one_bit(small: StableDiffusion3Pipeline, method: Method) -> None:
+    before = {name: id(module.processor) for name, module in small.transformer.named_modules() if hasattr(module, "processor")}
+    plain = generate(small, asking(method)).image
+    recorder = Recorder(method, Selection().tokens(tokens_of(small, method)))
+    assert generate(small, asking(method), None, recorder).image.tobytes() == plain.tobytes()
+    assert len(recorder.maps().steps) == 3
+    after = {name: id(module.processor) for name, module in small.transformer.named_modules() if hasattr(module, "processor")}
+    assert before == after and not small.transformer._forward_hooks and not small.transformer._forward_pre_hooks
+
+
+def dense_share(query: torch.Tensor, keys: list[torch.Tensor], beta: float) -> torch.Tensor:
+    """The softmax mass on the last of [image, positive, negative - beta], written out in float64; shape (H, I)."""
+    logits = [query.double() @ key.double().transpose(-1, -2) / query.shape[-1] ** 0.5 for key in keys]
+    logits[-1] = logits[-1] - beta
+    return torch.cat(logits, -1).softmax(-1)[..., -keys[-1].shape[-2] :].sum(-1)
+
+
+@given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 5), st.floats(-3, 3), st.integers(0, 2**31))
+def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, negatives: int, beta: float, seed: int) -> None:
+    random_numbers = torch.Generator().manual_seed(seed)
+    query, image, positive, negative = (
+        torch.randn(1, 3, count, 8, generator=random_numbers) * 2 for count in (images, images, positives, negatives)
+    )
+    stock = KeyValue(torch.cat([image, positive], 2), torch.cat([image, positive], 2))
+    tokens = [Token("positive", "clip", 0, "a", "a", 0), Token("negative", "clip", negatives - 1, "b", "b", 0)]
+    recorder = Recorder(VSF(1.0, beta), tokens, Selection(heads=(1, 2, 3)))
+    transformer = torch.nn.Identity()
+    transformer.config = type("Config", (), {"patch_size": 1})  # type: ignore[assignment]
+    scheduler = type("Scheduler", (), {"config": type("Config", (), {"num_train_timesteps": 1000})})
+    with recorder.watching(type("Pipe", (), {"transformer": transformer, "scheduler": scheduler})):
+        latents = torch.zeros(1, 1, 1, images)
+        for hook in list(transformer._forward_pre_hooks.values()):
+            hook(transformer, (), {"hidden_states": latents, "timestep": torch.tensor([500.0])})  # type: ignore[call-arg]
+        recorder.attend(query, None, Context(stock, images, Negative(negative, negative)))
+    recorder._blocks = 1
+    maps = recorder.maps()
+    wanted = dense_share(query[0], [image[0], positive[0], negative[0]], beta)
+    assert np.abs(maps.share[0, 0, :, 0, 0] - wanted.numpy()).max() < 1e-6
+    logits = query[0].double() @ torch.stack([positive[0, :, 0], negative[0, :, -1]], 1).double().transpose(-1, -2) / 8**0.5
+    assert np.abs(maps.logits[0, 0, :, :, 0, 0].transpose(0, 2, 1) - logits.numpy()).max() < 0.05
+    assert maps.sigmas == (0.5,)
+
+
+def test_the_estimate_of_a_flow_is_the_picture_that_its_velocity_leads_to(small: StableDiffusion3Pipeline) -> None:
+    method = VSF(2.0, 0.4)
+    recorder = Recorder(method, Selection().tokens(tokens_of(small, method)))
+    steps: list[torch.Tensor] = []
+
+    def after(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        steps.append(tensors["latents"].clone())
+        return tensors
+
+    with recorder.watching(small), guided(small, [list(REQUEST.negative)], recorder):
+        small(
+            REQUEST.prompt,
+            num_inference_steps=3,
+            guidance_scale=0.0,
+            width=16,
+            height=16,
+            max_sequence_length=12,
+            generator=torch.Generator().manual_seed(0),
+            callback_on_step_end=after,
+            output_type="latent",
+        )
+    # Euler's last step ends on sigma 0: on the estimate itself.
+    assert torch.allclose(recorder.estimates()[-1], steps[-1], atol=1e-4)
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_tokens_stand_where_the_transformer_has_them(small: StableDiffusion3Pipeline, special: bool) -> None:
+    family = family_of(small)
+    tokens = family.tokens(small, REQUEST.prompt, REQUEST.negative, special, 12)
+    negative = [token for token in tokens if token.prompt == "negative"]
+    assert [token.position for token in negative] == list(range(len(negative)))
+    assert len(negative) == len(family.encode_negative(small, REQUEST.negative, special))
+    assert special == any(token.special for token in negative)
+    whole = [token for token in negative if not token.special]
+    assert {token.word for token in whole} == {"wheels", "a", "hat"}
+    assert {token.encoder for token in whole if token.word == "wheels"} == {"clip", "t5"}
+
+    # Zeroing the embedding of a place that is told changes the picture, as no padding's would that is not there.
+    clip = small.tokenizer_max_length
+    positive = [token for token in tokens if token.prompt == "positive"]
+    assert [token.word for token in positive if token.encoder == "t5" and not token.special] == ["a", "red", "bike"]
+    assert all((token.position >= clip) == (token.encoder == "t5") for token in positive)
+    ids = small.tokenizer_3(REQUEST.prompt).input_ids
+    told = [token.piece for token in positive if token.encoder == "t5"]
+    assert told == small.tokenizer_3.convert_ids_to_tokens(ids)
+
+
+def test_pieces_and_copies_of_a_word_are_joined() -> None:
+    maps = some_maps()
+    assert maps.words() == ["wheels"] and maps.words("positive") == ["bike"] and maps.encoders("wheels") == ["clip", "t5"]
+    pieces = maps.logits.astype(np.float32)
+    assert np.allclose(maps.word("wheels", encoder="clip"), pieces[:, :, :, 2] + pieces[:, :, :, 3])
+    assert np.allclose(maps.word("wheels"), maps.word("wheels", encoder="clip") + maps.word("wheels", encoder="t5"))
+    with pytest.raises(RequestError, match="has no 'hat' in these maps: it has wheels"):
+        maps.word("hat")
+
+
+def test_maps_are_read_back_as_they_were(tmp_path: Path) -> None:
+    maps = some_maps()
+    save(maps, tmp_path)
+    found = load(tmp_path)
+    assert np.array_equal(found.logits, maps.logits) and np.array_equal(found.share, maps.share)
+    assert replace(found, logits=maps.logits, share=maps.share) == maps
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {name: len(axes) for name, axes in AXES.items()} == {"logits": maps.logits.ndim, "share": maps.share.ndim}
+    assert len(summary["mean_share"]["per step"]) == 3 and len(summary["mean_share"]["per block"]) == 6
+    (tmp_path / "summary.json").write_text(json.dumps({**summary, "schema": 99}))
+    with pytest.raises(MediaError, match="has schema 99"):
+        load(tmp_path)
+    with pytest.raises(MediaError, match="no maps that can be read"):
+        load(tmp_path / "nowhere")
+
+
+def test_what_is_not_there_cannot_be_selected() -> None:
+    with pytest.raises(RequestError, match="--tokens names 'hat', but the prompts have bike, wheels"):
+        Selection(words=("hat",)).tokens(TOKENS)
+    for name, message in (
+        ("steps", "--steps has 9, but there are steps 1 to 8"),
+        ("blocks", "blocks 1 to 6"),
+        ("heads", "1 to 4"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            Selection(**{name: (9,)}).check(8, 6, 4)
+    assert Selection.parse("1..3,8", None, "2", "Wheels, red") == Selection((1, 2, 3, 8), None, (2,), ("wheels", "red"))
+    with pytest.raises(ValueError, match="'x' is no block"):
+        Selection.parse(None, "x", None, None)
+
+
+def test_a_selection_keeps_what_it_names(small: StableDiffusion3Pipeline) -> None:
+    everything = watch(small, asking(VSF(2.0, 0.4)), Selection(heads=(1, 2, 3, 4))).maps
+    some = watch(small, asking(VSF(2.0, 0.4)), Selection((2,), (1, 3), (4,), ("wheels",)))
+    assert some.maps.logits.shape[:4] == (1, 2, 1, 2) and len(some.estimates) == 1
+    assert (some.maps.steps, some.maps.blocks, some.maps.heads) == ((2,), (1, 3), (4,))
+    assert np.array_equal(some.maps.share, everything.share[[1]][:, [0, 2]][:, :, [3]])
+    assert np.array_equal(some.maps.word("wheels"), everything.word("wheels")[[1]][:, [0, 2]][:, :, [3]])
+    mean = watch(small, asking(VSF(2.0, 0.4)), Selection()).maps
+    assert np.allclose(mean.share[:, :, 0], everything.share.mean(2), atol=1e-6)
+
+
+def test_what_has_no_maps_is_refused(small: StableDiffusion3Pipeline) -> None:
+    with pytest.raises(RequestError, match="add --neg"):
+        watch(small, replace(REQUEST, negative=()), Selection())
+    with pytest.raises(RequestError, match="cfg acts outside of attention"):
+        Recorder(CFG(), ())
+    recorder = Recorder(NoGuidance(), tokens_of(small, NoGuidance()))
+    with (
+        pytest.raises(RequestError, match="one picture at a time"),
+        recorder.watching(small),
+        guided(small, "wheels", recorder),
+    ):
+        small(["a bike", "a hat"], num_inference_steps=1, guidance_scale=0.0, width=16, height=16, max_sequence_length=12)
+    with pytest.raises(RequestError, match="no attention was recorded"):
+        Recorder(VSF(), ()).maps()
+
+
+def test_memory_stays_below_what_the_docs_say() -> None:
+    """SD3.5-Large at 1024 px: 8 steps, 38 blocks, 64 x 64 image tokens, 45 + 10 text tokens, the mean over heads."""
+    logits = np.lib.stride_tricks.as_strided(np.zeros(1, np.float16), (8, 38, 1, 55, 1, 64, 64), (0,) * 7)
+    share = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (8, 38, 1, 1, 64, 64), (0,) * 6)
+    kept = some_maps()
+    assert (kept.logits.dtype, kept.share.dtype) == (logits.dtype, share.dtype)
+    assert logits.nbytes + share.nbytes < 200e6
+
+
+def test_a_folder_that_fails_half_way_says_what_is_written(
+    small: StableDiffusion3Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = watch(small, asking(VSF(2.0, 0.4)), Selection())
+
+    def broken(maps: Maps) -> None:
+        raise MediaError("the disk is full")
+
+    monkeypatch.setattr(plots, "curves", broken)
+    with pytest.raises(MediaError, match=r"the disk is full; written before: picture.png, .*words.png"):
+        write(watched, tmp_path / "x", {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}, metadata=False)
+    assert (tmp_path / "x" / "maps.npz").exists() and not (tmp_path / "x" / "index.html").exists()
+
+
+def test_a_model_that_fails_half_way_is_left_unpatched(
+    small: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = small.transformer.attn_processors
+    calls = []
+
+    def failing(self: Any, query: torch.Tensor, context: Context) -> None:
+        calls.append(query)
+        if len(calls) == 5:
+            raise RequestError("half way")
+
+    monkeypatch.setattr(Recorder, "_record", failing)
+    with pytest.raises(RequestError, match="half way"):
+        watch(small, asking(VSF(2.0, 0.4)), Selection())
+    after = small.transformer.attn_processors
+    assert all(after[name] is processor for name, processor in before.items())
+    assert not small.transformer._forward_hooks and not small.transformer._forward_pre_hooks
+
+
+def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
+    maps, (final, unguided, estimates) = some_maps(steps=12), some_pictures(steps=12)
+    for figure in (
+        plots.grid(maps, "share", final, unguided, estimates),
+        plots.grid(maps, "logits", final, None, estimates),
+        plots.words(maps, final),
+        plots.curves(maps),
+    ):
+        figure.canvas.draw()
+        limits = {image.get_clim() for axes in figure.axes for image in axes.images if image.get_array().ndim == 2}
+        assert len(limits) <= 1, "one shared scale"
+    columns = [
+        axes.get_title() for axes in plots.grid(maps, "share", final, unguided, estimates).axes if "step" in axes.get_title()
+    ]
+    assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MOST_COLUMNS
+
+
+def test_the_folder_beside_a_picture() -> None:
+    assert attn_map.folder_beside(Path("outputs/a.b-1.png")) == Path("outputs/a.b-1-attn")

@@ -1,0 +1,96 @@
+"""The page of the maps in a real browser, without a display and without a network."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.maps_for_tests import some_maps, some_pictures
+from vsf_cli.page import SHARE, page
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("the page is tested in a browser: install Debian's chromium and chromium-driver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in ("headless", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"):
+        options.add_argument(f"--{flag}")
+    options.add_argument("--disable-component-update")
+    if os.geteuid() == 0:
+        options.add_argument("--no-sandbox")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path: Path = tmp_path_factory.mktemp("page") / "index.html"
+    maps, (final, unguided, estimates) = some_maps(), some_pictures()
+    path.write_text(page(maps, "a <bike> − wheels", {"seed": 1}, final, unguided, estimates), "utf-8")
+    return path
+
+
+def shown(browser: Any) -> str:
+    pixels: str = browser.execute_script("return document.getElementById('map').toDataURL()")
+    return pixels
+
+
+def choose(browser: Any, name: str, value: str) -> None:
+    script = "const e = document.getElementById(arguments[0]); e.value = arguments[1]; e.dispatchEvent(new Event('input'))"
+    browser.execute_script(script, name, value)
+
+
+def test_the_page_stands_on_its_own(browser: Any, file: Path) -> None:
+    import json
+
+    browser.get(file.as_uri())
+    assert browser.find_element("tag name", "h1").text == "a <bike> − wheels"
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+    assert sum(url.startswith("file:") for url in asked) == 1
+    assert browser.get_log("browser") == []
+
+
+def test_the_slider_and_the_choices_change_what_is_shown(browser: Any, file: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    browser.get(file.as_uri())
+    before = shown(browser)
+    choose(browser, "step", "1")
+    second = shown(browser)
+    assert second != before and "step 2" in browser.find_element("id", "caption").text
+    browser.find_element("tag name", "body").send_keys(Keys.ARROW_LEFT)
+    assert shown(browser) == before
+    browser.find_element("tag name", "body").send_keys(Keys.ARROW_DOWN)
+    assert shown(browser) != before and "wheels" in browser.find_element("id", "caption").text
+    browser.find_element("tag name", "body").send_keys(Keys.ARROW_UP)
+    assert SHARE in browser.find_element("id", "caption").text and shown(browser) == before
+    choose(browser, "group", "early (1\u20132)")
+    assert shown(browser) != before
+    source = browser.find_element("id", "under").get_attribute("src")
+    choose(browser, "base", "estimate")
+    assert browser.find_element("id", "under").get_attribute("src") != source
+    choose(browser, "opacity", "0")
+    assert browser.find_element("id", "map").value_of_css_property("opacity") == "0"
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_fits_a_phone_and_a_desk(browser: Any, file: Path, width: int) -> None:
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get(file.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert browser.find_element("id", "map").rect["width"] > 0.5 * min(width, 600)

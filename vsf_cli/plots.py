@@ -1,0 +1,145 @@
+"""Draws attention maps with matplotlib: the paper's Figure 4, the words over the picture, and curves of the mean share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vsf_cli.maps import Maps
+from vsf_cli.words import STOP_WORDS
+
+__all__ = ["COLORS", "curves", "grid", "palette", "words"]
+
+COLORS = "inferno"
+"""A perceptually uniform colour map."""
+MOST_COLUMNS = 8
+CELL = 1.35
+"""Inches of a small picture."""
+DPI = 150
+
+
+def palette() -> np.ndarray:
+    """The colour map as bytes with shape (256, 3)."""
+    colors: np.ndarray = (mpl.colormaps[COLORS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    return colors
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    """The middle frame of values with the axes (..., frame, row, column)."""
+    return values[..., values.shape[-3] // 2, :, :]
+
+
+def _bare(axes: Any) -> None:
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.4)
+
+
+def _thinned(count: int) -> list[int]:
+    """At most `MOST_COLUMNS` places of a row, evenly spread, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()))
+
+
+def grid(
+    maps: Maps, quantity: str, final: Image.Image, unguided: Image.Image | None, estimates: Sequence[Image.Image]
+) -> Figure:
+    r"""Figure 4 of the paper: a column for each step, the map above, the estimate of the picture below.
+
+    Arguments:
+        maps: The maps; means are taken over heads and blocks, and the logits are summed over the negative prompt's tokens.
+        quantity: "share" for :math:`w`, or "logits" for :math:`q k^T / \sqrt{D}`.
+        final: The finished picture, at the upper left.
+        unguided: The picture of the same seed without guidance, below it.
+        estimates: The estimate of the picture at each step of the maps.
+    """
+    if quantity == "share":
+        values, label = _flat(maps.share).mean((1, 2)), "share of attention $w$"
+    else:
+        negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative"]
+        values = _flat(maps.logits[:, :, :, negative].astype(np.float32).sum(3)).mean((1, 2))
+        label = r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
+    shown = _thinned(len(maps.steps))
+    figure = Figure(figsize=(CELL * (len(shown) + 2.1), CELL * 2 + 0.7), layout="constrained", dpi=DPI)
+    places = figure.subplots(2, len(shown) + 1, width_ratios=[1.25, *[1] * len(shown)])
+    for axes, picture, title in ((places[0, 0], final, "guided"), (places[1, 0], unguided, "no guidance")):
+        _bare(axes)
+        axes.set_title(title if picture else "", fontsize=8)
+        if picture is None:
+            axes.axis("off")
+        else:
+            axes.imshow(picture)
+    low, high = float(values.min()), float(values.max())
+    for column, step in enumerate(shown, 1):
+        above, below = places[0, column], places[1, column]
+        drawn = above.imshow(values[step], cmap=COLORS, vmin=low, vmax=high, interpolation="nearest")
+        above.set_title(f"step {maps.steps[step]}\n$\\sigma$ = {maps.sigmas[step]:.2f}", fontsize=8)
+        below.imshow(estimates[step])
+        for axes in (above, below):
+            _bare(axes)
+    bar = figure.colorbar(drawn, ax=places[:, -1].tolist(), shrink=0.9, aspect=30)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def words(maps: Maps, final: Image.Image) -> Figure:
+    """A row for each word, negative ones first: its map over the picture, for each text encoder and for all together.
+
+    Articles and prepositions are left out; the page has them.
+    """
+    everything = [(prompt, word) for prompt in ("negative", "positive") for word in maps.words(prompt)]
+    rows = [row for row in everything if row[1] not in STOP_WORDS] or everything
+    encoders = sorted({token.encoder for token in maps.tokens})
+    columns = [*encoders, None] if len(encoders) > 1 else encoders
+    figure = Figure(figsize=(CELL * len(columns) + 2.2, (CELL + 0.12) * len(rows) + 0.4), layout="constrained", dpi=DPI)
+    places = figure.subplots(len(rows), len(columns), squeeze=False)
+    values = {
+        (prompt, word, encoder): _flat(maps.word(word, prompt, encoder)).mean((0, 1, 2))
+        for prompt, word in rows
+        for encoder in columns
+        if encoder is None or encoder in maps.encoders(word, prompt)
+    }
+    low, high = (float(extreme(np.stack(list(values.values())))) for extreme in (np.min, np.max))
+    extent = (0, final.width, final.height, 0)
+    drawn: Any = None
+    for row, (prompt, word) in enumerate(rows):
+        for column, encoder in enumerate(columns):
+            axes = places[row, column]
+            _bare(axes)
+            if row == 0:
+                axes.set_title("sum" if encoder is None else encoder.upper(), fontsize=8)
+            if column == 0:
+                sign = "\u2212" if prompt == "negative" else "+"
+                axes.set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
+            if (prompt, word, encoder) in values:
+                axes.imshow(final.convert("L").convert("RGB"), extent=extent)
+                found = values[prompt, word, encoder]
+                drawn = axes.imshow(found, cmap=COLORS, vmin=low, vmax=high, alpha=0.7, extent=extent, interpolation="bilinear")
+    bar = figure.colorbar(drawn, ax=places.ravel().tolist(), shrink=min(1.0, 3 / len(rows)), aspect=20)
+    bar.set_label(r"$q k^{\!\top} / \sqrt{D}$, nats, mean of steps, blocks and heads", fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def curves(maps: Maps) -> Figure:
+    """The mean share of attention that goes to the negative prompt, per step and per block."""
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained", dpi=DPI)
+    by_step, by_block = figure.subplots(1, 2, sharey=True)
+    mean = maps.share.mean((2, 3, 4, 5))  # [steps, blocks]
+    by_step.plot(maps.steps, mean.mean(1), marker="o", markersize=3, color="black")
+    by_step.set(xlabel="step", ylabel="mean share $w$")
+    lines = mpl.colormaps[COLORS](np.linspace(0, 0.85, len(maps.steps)))
+    for row, step, color in zip(mean, maps.steps, lines, strict=True):
+        named = step in (maps.steps[0], maps.steps[-1])
+        by_block.plot(maps.blocks, row, color=color, linewidth=1, label=f"step {step}" if named else None)
+    by_block.set(xlabel="block")
+    by_block.legend(fontsize=7, frameon=False)
+    for axes in (by_step, by_block):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.tick_params(labelsize=7)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure

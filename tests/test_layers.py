@@ -45,6 +45,7 @@ RANKS = {
     "tiny.judge": 23,
     "tiny.recipe": 23,
     "tiny.score": 24,
+    "tiny.localise": 24,
     "tiny.training": 24,
     "tiny.training.loop": 25,
     "tiny.training.autoencoder": 26,

@@ -418,6 +418,8 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
         (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
         (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
+        (["attn-map", "empty.json"], 6, "the request is not one that vsf wrote"),
+        (["attn-map", "wrong.json"], 6, "the request is not one that vsf wrote"),
         (["attn-map", "made.png", "--alpha", "2"], 6, "brings its own settings: leave --alpha out"),
         (["attn-map", "made.png"], 6, "there is none: add --neg"),
         ([*BIKE, "--dump-attn"], 6, "there is none: add --neg"),
@@ -426,6 +428,8 @@ def test_maps_of_a_prompt(here: Path) -> None:
 )
 def test_what_has_no_maps_is_one_line(here: Path, arguments: list[str], code: int, message: str) -> None:
     Image.new("RGB", (8, 8)).save("plain.png")
+    Path("empty.json").write_text('{"schema": 1, "request": {}, "versions": {}}')
+    Path("wrong.json").write_text('{"schema": 1, "request": {"prompt": 5, "model": "x", "seed": 1}, "versions": {}}')
     if "made.png" in arguments:
         assert vsf(*BIKE, "--steps", "2", "-o", "made.png").exit_code == 0
     found = vsf(*arguments)

@@ -114,10 +114,13 @@ class Request:
         known = {entry.name for entry in fields(cls)}
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
-        tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
-        found = plain.get("parameters", {}).items()
-        numbers = {key: value if isinstance(value, bool) else float(value) for key, value in found}
-        return cls(**{**plain, **tuples, "parameters": numbers})
+        try:
+            tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
+            found = plain.get("parameters", {}).items()
+            numbers = {key: value if isinstance(value, bool) else float(value) for key, value in found}
+            return cls(**{**plain, **tuples, "parameters": numbers})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RequestError(f"the request is not one that vsf wrote: {error}") from error
 
 
 def _public(place: str) -> str:

@@ -114,6 +114,14 @@ def test_the_estimate_of_a_flow_is_the_picture_that_its_velocity_leads_to(small:
 
 
 @pytest.mark.parametrize("special", [True, False])
+@pytest.mark.parametrize("text", ["red, wheels", "wheels !", "a zebra"])
+def test_tokens_are_counted_as_they_are_encoded(small: StableDiffusion3Pipeline, special: bool, text: str) -> None:
+    family = family_of(small)
+    told = [token for token in family.tokens(small, "a bike", [text], special, 12) if token.prompt == "negative"]
+    assert len(told) == len(family.encode_negative(small, [text], special))
+
+
+@pytest.mark.parametrize("special", [True, False])
 def test_tokens_stand_where_the_transformer_has_them(small: StableDiffusion3Pipeline, special: bool) -> None:
     family = family_of(small)
     tokens = family.tokens(small, REQUEST.prompt, REQUEST.negative, special, 12)

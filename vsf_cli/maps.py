@@ -37,7 +37,7 @@ class Token:
         encoder: The text encoder that it comes from: "clip" or "t5".
         position: Its place among the prompt's tokens as the transformer takes them, from 0.
         piece: The tokenizer's own writing of it.
-        word: The word that it belongs to; empty for a special token.
+        word: The word that it belongs to; empty for a special token, and for punctuation.
         start: Where the word begins, as characters of all prompts of its kind in a row.
         special: Whether it is a beginning, an end or padding.
     """
@@ -78,12 +78,12 @@ class Selection:
         return cls(parse_numbers(steps, "step"), parse_numbers(blocks, "block"), parse_numbers(heads, "head"), named)
 
     def tokens(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """The tokens that are kept: no special ones.
+        """The tokens that are kept: those of words.
 
         Raises:
             RequestError: If a word is in no prompt.
         """
-        real = [token for token in tokens if not token.special]
+        real = [token for token in tokens if token.word]
         if self.words is None:
             return tuple(real)
         there = list(dict.fromkeys(token.word for token in real))

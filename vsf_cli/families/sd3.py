@@ -158,20 +158,23 @@ def _ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
 def _told(tokenizer: Any, encoder: str, prompt: str, text: str) -> list[Token]:
     """The tokens of one text; pieces and copies of the same word have the same `start`."""
     encoding = tokenizer(text, truncation=False, verbose=False)
-    told = []
+    told, meaningless = [], _special_ids(tokenizer)
     for position, (number, word) in enumerate(zip(encoding.input_ids, encoding.word_ids(), strict=True)):
-        special = word is None or number in tokenizer.all_special_ids
+        special = number in meaningless
         start, end = (0, 0) if word is None else encoding.word_to_chars(word)
         name = "" if special else text[start:end].strip(" ,.;:!?").lower()
-        piece = tokenizer.convert_ids_to_tokens(number)
-        told.append(Token(prompt, encoder, position, piece, name, start, special or not name))
+        told.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
     return told
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    """Beginning, end and padding."""
+    return {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
 
 
 def _words(tokenizer: Any, ids: Tensor) -> Tensor:
     """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
-    special = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-    return ~torch.isin(ids[0], torch.tensor(sorted(special), device=ids.device))
+    return ~torch.isin(ids[0], torch.tensor(sorted(_special_ids(tokenizer)), device=ids.device))
 
 
 def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:

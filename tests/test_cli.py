@@ -418,6 +418,7 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
         (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
         (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
+        (["attn-map", "a red bike " * 30], 6, "there is none: add --neg"),
         (["attn-map", "empty.json"], 6, "the request is not one that vsf wrote"),
         (["attn-map", "wrong.json"], 6, "the request is not one that vsf wrote"),
         (["attn-map", "made.png", "--alpha", "2"], 6, "brings its own settings: leave --alpha out"),

@@ -85,9 +85,9 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     picture = {**{name: given[name] for name in DECIDING}, "steps": given["num_inference_steps"]}
     machine = {"exists": given["exists"], "device": given["device"], "offload": given["offload"]}
     machine |= {"offline": given["offline"] or None}
-    file = Path(prompt)
-    if file.suffix.lower() in PICTURES or file.is_file():
-        return plan_again(file, picture, machine)
+    # Not `Path.is_file`, which raises if the prompt is longer than the name of a file may be.
+    if prompt.lower().endswith(PICTURES) or os.path.isfile(prompt):
+        return plan_again(Path(prompt), picture, machine)
     if len(seeds) > 1:
         raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
     options = {name: value for name, value in {**picture, **machine}.items() if name in SETTINGS}

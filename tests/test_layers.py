@@ -45,13 +45,13 @@ RANKS = {
     "tiny.judge": 23,
     "tiny.recipe": 23,
     "tiny.score": 24,
-    "tiny.localise": 24,
     "tiny.training": 24,
     "tiny.training.loop": 25,
     "tiny.training.autoencoder": 26,
     "tiny.training.regions": 26,
     "tiny.training.flow": 27,
     "tiny.training.judge": 27,
+    "tiny.localise": 28,
     "tiny.train": 28,
 }
 

@@ -27,8 +27,10 @@ from vsf_cli.methods import NoGuidance
 from vsf_cli.pipelines import load
 from vsf_cli.presets import Preset, load_preset
 from vsf_cli.recorder import Recorder
-from vsf_cli.tiny.drawing import draw, shown
-from vsf_cli.tiny.scenes import OBJECTS, Scene, Split, article, sample_scene
+from vsf_cli.tiny.drawing import shown
+from vsf_cli.tiny.scenes import OBJECTS, Scene, Split, plain_prompt, sample_scene
+from vsf_cli.tiny.training.autoencoder import normalised_latents, pixels
+from vsf_cli.tiny.training.loop import render
 
 __all__ = ["Question", "area", "localise", "main", "questions"]
 
@@ -54,8 +56,7 @@ class Question:
     @property
     def prompt(self) -> str:
         """A prompt that does not name the part."""
-        ground = article(self.scene.ground) if self.scene.ground == "road" else self.scene.ground
-        return f"{article(f'{self.scene.color} {self.scene.object}')} on {ground}"
+        return plain_prompt(self.scene.object, str(self.scene.color), self.scene.ground)
 
     @property
     def naming(self) -> str:
@@ -112,9 +113,8 @@ def localise(pipe: Any, preset: Preset, asked: list[Question]) -> Iterator[dict[
     pipe.scheduler.set_timesteps(preset.num_inference_steps)
     chance = np.random.default_rng(0)
     for number, question in enumerate(asked):
-        pixels = torch.from_numpy(np.asarray(draw(question.scene)).copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.no_grad():
-            latents = (pipe.vae.encode(pixels).latent_dist.mean - pipe.vae.config.shift_factor) * pipe.vae.config.scaling_factor
+            latents = normalised_latents(pipe.vae, pixels(render([question.scene])))
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(number))
         plain = _watched(pipe, preset, question, question.prompt, latents, noise)
         naming = _watched(pipe, preset, question, question.naming, latents, noise)

@@ -23,6 +23,7 @@ __all__ = [
     "article",
     "caption",
     "pairs",
+    "plain_prompt",
     "sample_part_alone",
     "sample_scene",
     "split_of",
@@ -220,7 +221,7 @@ def _part_phrase(part: Part, colored: bool) -> str:
 
 def _surrounding_phrases(scene: Scene, rng: random.Random) -> Iterator[str]:
     if rng.random() < 0.6:
-        place = article(scene.ground) if scene.ground == "road" else scene.ground
+        place = _place(scene.ground)
         yield f"over {place}" if scene.object == "plane" and rng.random() < 0.5 else f"on {place}"
     if scene.sky != "day" and rng.random() < 0.6:
         yield f"at {scene.sky}"
@@ -256,6 +257,15 @@ def vocabulary() -> list[str]:
     return sorted({*OBJECTS, *COLORS, *GROUNDS, *PARTS, *FILLERS, "sunset", "night"})
 
 
+def plain_prompt(name: str, color: str, ground: str) -> str:
+    """What tells of an object, its colour and its ground, and names no part."""
+    return f"{article(f'{color} {name}')} on {_place(ground)}"
+
+
+def _place(ground: str) -> str:
+    return article(ground) if ground == "road" else ground
+
+
 def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
     """Pairs of a prompt and a part of its object that the prompt does not name.
 
@@ -270,7 +280,7 @@ def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
         ValueError: If the split has fewer pairs.
     """
     found = [
-        (f"{article(f'{color} {name}')} on {article(ground) if ground == 'road' else ground}{sky}", name, part)
+        (plain_prompt(name, color, ground) + sky, name, part)
         for sky in ("", " at sunset", " at night")
         for name, parts in OBJECTS.items()
         for color in COLORS

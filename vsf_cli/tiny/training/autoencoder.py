@@ -13,7 +13,7 @@ from vsf_cli.tiny.recipe import build_autoencoder
 from vsf_cli.tiny.scenes import sample_part_alone, sample_scene
 from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 
-__all__ = ["reconstruction_loss", "train_autoencoder"]
+__all__ = ["normalised_latents", "pixels", "reconstruction_loss", "train_autoencoder"]
 
 SCENES = 16_000
 CROP = 64
@@ -24,6 +24,12 @@ LATENT_NOISE = 0.1
 def pixels(images: np.ndarray) -> Tensor:
     """Bytes with shape (B, H, W, 3) as values of -1 to 1 with shape (B, 3, H, W)."""
     return torch.from_numpy(images).to(torch.get_default_device()).permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+
+
+def normalised_latents(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """The latents of pixels with shape (B, 3, H, W), as the transformer takes them, in float32."""
+    mean = vae.encode(images).latent_dist.mean.float()
+    return (mean - vae.config.shift_factor) * vae.config.scaling_factor
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:

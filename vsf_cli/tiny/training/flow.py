@@ -24,7 +24,7 @@ from vsf_cli.tiny.recipe import (
     build_transformer,
 )
 from vsf_cli.tiny.scenes import Scene, caption, sample_part_alone, sample_scene
-from vsf_cli.tiny.training.autoencoder import pixels
+from vsf_cli.tiny.training.autoencoder import normalised_latents, pixels
 from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
 from vsf_cli.tiny.training.regions import RegionHeads, Regions
 
@@ -61,8 +61,7 @@ class Examples:
             for start in range(0, SCENES, 100):
                 images = pixels(render(scenes[start : start + 100]))
                 with autocast():
-                    mean = vae.encode(images).latent_dist.mean.float()
-                parts.append(((mean - vae.config.shift_factor) * vae.config.scaling_factor).half().cpu().numpy())
+                    parts.append(normalised_latents(vae, images).half().cpu().numpy())
             np.save(path, np.concatenate(parts))
         shares = folder / "regions.npy"
         if not shares.exists():

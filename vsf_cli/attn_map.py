@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.maps import Maps, Selection, save
-from vsf_cli.media import encode, write_atomically
+from vsf_cli.media import write_bytes, write_picture
 from vsf_cli.methods import METHODS
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Watched", "check_watchable", "folder_beside", "watch", "write"]
+__all__ = ["PAGE", "Watched", "check_watchable", "folder_beside", "watch", "write"]
 
 PAGE = "index.html"
 
@@ -111,26 +111,19 @@ def write(watched: Watched, folder: Path, description: Mapping[str, Any], metada
     written: list[Path] = []
     with _telling(written):
         for name, image in pictures.items():
-            data = encode(image, "png", description if metadata and image is final else None)
-            _write(folder / name, _giving(data), written)
+            write_picture(folder / name, image, "png", description if metadata and image is final else None)
+            written.append(folder / name)
         save(maps, folder)
         written += [folder / "maps.npz", folder / "summary.json"]
         for name, draw in figures.items():
             buffer = io.BytesIO()
             draw().savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-            _write(folder / name, _giving(buffer.getvalue()), written)
+            write_bytes(folder / name, buffer.getvalue())
+            written.append(folder / name)
         html = page(maps, _title(watched.result.request), _facts(watched, description), final, unguided, estimates)
-        _write(folder / PAGE, _giving(html.encode()), written)
+        write_bytes(folder / PAGE, html.encode())
+        written.append(folder / PAGE)
     return written
-
-
-def _giving(data: bytes) -> Callable[[BinaryIO], object]:
-    return lambda file: file.write(data)
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object], written: list[Path]) -> None:
-    write_atomically(path, write)
-    written.append(path)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.attn_map import folder_beside, write
+from vsf_cli.attn_map import PAGE, folder_beside, write
 from vsf_cli.errors import MediaError, ModelError, RequestError
 from vsf_cli.generate import Request, Result
 from vsf_cli.maps import Selection
@@ -109,7 +109,7 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
     if folder is None:
         talk.say("the folder exists, skipped")
         return
-    check_writable(folder / "index.html")
+    check_writable(folder / PAGE)
     _say_before(plan, talk)
     pipe = _made_ready(plan, talk)
     with talk.progress("steps") as progress:

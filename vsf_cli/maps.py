@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media import write_atomically
+from vsf_cli.media import write_atomically, write_bytes
 from vsf_cli.values import parse_numbers
 
 if TYPE_CHECKING:
@@ -167,13 +167,12 @@ def _start(token: Token) -> int:
     return token.start
 
 
-def save(maps: Maps, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+def save(maps: Maps, folder: Path) -> None:
     """Writes `maps.npz` and `summary.json`.
 
     Arguments:
         maps: The maps.
         folder: Where; it is made.
-        extra: What else the summary says.
 
     Raises:
         MediaError: If they cannot be written.
@@ -199,10 +198,8 @@ def save(maps: Maps, folder: Path, extra: Mapping[str, Any] | None = None) -> No
         "head_dim": maps.head_dim,
         "mean_share": {"per step": _means(maps.share, 0), "per block": _means(maps.share, 1)},
         "settings": maps.settings,
-        **(extra or {}),
     }
-    text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / SUMMARY, lambda file: file.write(text.encode()))
+    write_bytes(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
 def _means(share: "ndarray", axis: int) -> Sequence[float]:

@@ -14,7 +14,16 @@ from PIL.PngImagePlugin import PngInfo
 from vsf_cli.errors import MediaError
 from vsf_cli.metadata import infotext
 
-__all__ = ["FORMATS", "Metadata", "check_writable", "encode", "read_metadata", "write_atomically", "write_picture"]
+__all__ = [
+    "FORMATS",
+    "Metadata",
+    "check_writable",
+    "encode",
+    "read_metadata",
+    "write_atomically",
+    "write_bytes",
+    "write_picture",
+]
 
 FORMATS: Mapping[str, tuple[str, ...]] = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 """The formats, with the endings of their files."""
@@ -89,6 +98,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise MediaError(f"{path} cannot be written: {error.strerror or error}; choose another place with -o") from error
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes bytes as `write_atomically` does.
+
+    Raises:
+        MediaError: If the file cannot be written.
+    """
+    write_atomically(path, lambda file: file.write(data))
+
+
 def check_writable(path: Path) -> None:
     """Looks whether a file could be written, and makes nothing.
 
@@ -114,8 +132,7 @@ def write_picture(path: Path, image: Image.Image, format: str, description: Mapp
     Raises:
         MediaError: If the file cannot be written.
     """
-    data = encode(image, format, description)
-    write_atomically(path, lambda file: file.write(data))
+    write_bytes(path, encode(image, format, description))
 
 
 def read_metadata(path: Path) -> Metadata:

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vsf_cli.maps import Maps
-from vsf_cli.plots import palette
+from vsf_cli.plots import middle_frame, palette
 
 __all__ = ["page"]
 
@@ -43,17 +43,13 @@ def _groups(blocks: Sequence[int]) -> dict[str, list[int]]:
 
 def _choices(maps: Maps) -> dict[str, tuple[np.ndarray, str]]:
     """What can be shown: values with the axes (step, block, row, column), and their unit."""
-
-    def flat(values: np.ndarray) -> np.ndarray:
-        return values[..., values.shape[-3] // 2, :, :].mean(2)
-
-    found = {SHARE: (flat(maps.share), "share of attention")}
+    found = {SHARE: (middle_frame(maps.share).mean(2), "share of attention")}
     for prompt, sign in (("negative", "\u2212"), ("positive", "+")):
         for word in maps.words(prompt):
             encoders = maps.encoders(word, prompt)
             for encoder in [None, *encoders] if len(encoders) > 1 else encoders:
                 name = f"{sign} {word}" + (f" ({encoder.upper()})" if encoder else "")
-                found[name] = flat(maps.word(word, prompt, encoder)), "q\u00b7k / \u221aD, nats"
+                found[name] = middle_frame(maps.word(word, prompt, encoder)).mean(2), "q\u00b7k / \u221aD, nats"
     return found
 
 

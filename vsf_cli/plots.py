@@ -11,7 +11,7 @@ from PIL import Image
 from vsf_cli.maps import Maps
 from vsf_cli.words import STOP_WORDS
 
-__all__ = ["COLORS", "curves", "grid", "palette", "words"]
+__all__ = ["COLORS", "curves", "grid", "middle_frame", "palette", "words"]
 
 COLORS = "inferno"
 """A perceptually uniform colour map."""
@@ -27,7 +27,7 @@ def palette() -> np.ndarray:
     return colors
 
 
-def _flat(values: np.ndarray) -> np.ndarray:
+def middle_frame(values: np.ndarray) -> np.ndarray:
     """The middle frame of values with the axes (..., frame, row, column)."""
     return values[..., values.shape[-3] // 2, :, :]
 
@@ -56,10 +56,10 @@ def grid(
         estimates: The estimate of the picture at each step of the maps.
     """
     if quantity == "share":
-        values, label = _flat(maps.share).mean((1, 2)), "share of attention $w$"
+        values, label = middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
     else:
         negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative"]
-        values = _flat(maps.logits[:, :, :, negative].astype(np.float32).sum(3)).mean((1, 2))
+        values = middle_frame(maps.logits[:, :, :, negative].astype(np.float32).sum(3)).mean((1, 2))
         label = r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
     shown = _thinned(len(maps.steps))
     figure = Figure(figsize=(CELL * (len(shown) + 2.1), CELL * 2 + 0.7), layout="constrained", dpi=DPI)
@@ -97,7 +97,7 @@ def words(maps: Maps, final: Image.Image) -> Figure:
     figure = Figure(figsize=(CELL * len(columns) + 2.2, (CELL + 0.12) * len(rows) + 0.4), layout="constrained", dpi=DPI)
     places = figure.subplots(len(rows), len(columns), squeeze=False)
     values = {
-        (prompt, word, encoder): _flat(maps.word(word, prompt, encoder)).mean((0, 1, 2))
+        (prompt, word, encoder): middle_frame(maps.word(word, prompt, encoder)).mean((0, 1, 2))
         for prompt, word in rows
         for encoder in columns
         if encoder is None or encoder in maps.encoders(word, prompt)

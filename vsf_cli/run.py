@@ -2,18 +2,19 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from vsf_cli.attn_map import Watched, check_watchable, folder_beside, watch, write
 from vsf_cli.errors import MediaError, OutOfMemory, RequestError
 from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.loras import Lora
 from vsf_cli.maps import EVERYTHING, Selection
-from vsf_cli.media import check_writable, encode, read_metadata, write_atomically, write_picture
+from vsf_cli.media import check_writable, encode, read_metadata, write_bytes, write_picture
 from vsf_cli.metadata import describe
 from vsf_cli.methods import METHODS, method_named
 from vsf_cli.outputs import Outputs, slug
@@ -123,8 +124,9 @@ class Plan:
             Each picture.
         """
         for number, request in pending:
-            watched = self.watch(pipe, request, progress) if self.dump_attn else None
-            result = watched.result if watched else _with_advice(pipe, lambda: generate(pipe, request, progress))  # noqa: B023
+            with _advising(pipe):
+                watched = watch(pipe, request, EVERYTHING, progress) if self.dump_attn else None
+                result = watched.result if watched else generate(pipe, request, progress)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description)
@@ -132,9 +134,10 @@ class Plan:
                 write(watched, folder_beside(path), description, self.metadata)
             yield Written(path, result, description)
 
-    def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection = EVERYTHING) -> Watched:
+    def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:
         """Makes a picture, and records what its image tokens attend to."""
-        return _with_advice(pipe, lambda: watch(pipe, request, selection, progress))
+        with _advising(pipe):
+            return watch(pipe, request, selection, progress)
 
     def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
         """The JSON of a picture's file."""
@@ -178,16 +181,14 @@ class Plan:
             return
         write_picture(path, result.image, self.outputs.file_format, told)
         if self.sidecar:
-            text = json.dumps(description, indent=2, ensure_ascii=False)
-            write_atomically(path.with_name(path.name + ".json"), lambda file: file.write(text.encode()))
+            write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
 
 
-Done = TypeVar("Done")
-
-
-def _with_advice(pipe: Any, work: Callable[[], Done]) -> Done:
+@contextmanager
+def _advising(pipe: Any) -> Iterator[None]:
+    """Says what to try next when memory does not suffice."""
     try:
-        return work()
+        yield
     except OutOfMemory as error:
         raise OutOfMemory(out_of_memory_advice(offload_of(pipe))) from error
 

@@ -13,6 +13,7 @@ from vsf_cli import VSF, NoGuidance, guided
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families import StableDiffusion3
 from vsf_cli.families.base import Encoded
+from vsf_cli.generate import Request
 from vsf_cli.methods import CFG
 
 Generate = Callable[..., torch.Tensor]
@@ -285,3 +286,42 @@ def test_lora_changes_the_guided_picture(generate: Generate) -> None:
         found = generate(pipe)
     torch.testing.assert_close(found, wanted, atol=1e-9, rtol=0)
     assert (found - without).abs().max() > 1e-3
+
+
+def latents_of(pipe: StableDiffusion3Pipeline, replaced: dict[int, torch.Tensor] | None = None) -> list[torch.Tensor]:
+    """The latents after each of four steps, some of which are replaced."""
+    found: list[torch.Tensor] = []
+
+    def after(_: Any, step: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        tensors["latents"] = (replaced or {}).get(step, tensors["latents"])
+        found.append(tensors["latents"].clone())
+        return tensors
+
+    options: dict[str, Any] = {"guidance_scale": 0.0, "max_sequence_length": 12, "width": 16, "height": 16}
+    generator = torch.Generator().manual_seed(0)
+    pipe("a bike", num_inference_steps=4, generator=generator, callback_on_step_end=after, output_type="latent", **options)
+    return found
+
+
+def test_the_window_guides_its_steps_alone_and_leaves_the_others_to_the_bit(pipe: StableDiffusion3Pipeline) -> None:
+    with guided(pipe, "wheels", VSF(3.0, 0.3)):
+        whole = latents_of(pipe)
+    with guided(pipe, "wheels", VSF(3.0, 0.3, stop=0.5)):
+        first = latents_of(pipe)
+    with guided(pipe, "wheels", VSF(3.0, 0.3, start=0.5)):
+        last = latents_of(pipe)
+    assert torch.equal(first[1], whole[1]) and torch.equal(first[3], latents_of(pipe, {1: whole[1]})[3])
+    assert torch.equal(last[1], latents_of(pipe)[1]) and not torch.equal(last[2], latents_of(pipe)[2])
+    with guided(pipe, "wheels", VSF(3.0, 0.3, stop=0.51)):
+        assert torch.equal(latents_of(pipe)[2], whole[2]), "the third of four steps begins at 0.5"
+
+
+@pytest.mark.parametrize("start, stop", [(0.5, 0.5), (0.6, 0.4), (-0.1, 1.0), (0.0, 1.1), (float("nan"), 1.0)])
+def test_a_window_that_is_none_is_refused(start: float, stop: float) -> None:
+    with pytest.raises(RequestError, match="two fractions of 0 to 1"):
+        VSF(start=start, stop=stop)
+
+
+def test_a_negative_prompt_is_not_lost_between_two_steps() -> None:
+    with pytest.raises(RequestError, match="leave none of 4 steps guided"):
+        Request("a bike", "tests", 1, ("wheels",), num_inference_steps=4, parameters={"start": 0.8, "stop": 1.0})

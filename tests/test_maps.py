@@ -220,6 +220,14 @@ def test_memory_stays_below_what_the_docs_say() -> None:
     assert logits.nbytes + share.nbytes < 200e6
 
 
+def test_steps_that_are_not_guided_have_no_maps(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:
+    watched = watch(small, asking(VSF(2.0, 0.4, stop=0.5)), Selection())
+    assert watched.maps.steps == (1, 2) and watched.maps.blocks == tuple(range(1, 1 + watched.maps.share.shape[1]))
+    assert len(watched.estimates) == 2
+    write(watched, tmp_path, {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}, metadata=False)
+    assert load(tmp_path).steps == (1, 2)
+
+
 def test_a_folder_that_fails_half_way_says_what_is_written(
     small: StableDiffusion3Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

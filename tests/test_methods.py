@@ -31,6 +31,7 @@ def test_every_method_is_frozen_and_says_its_numbers(name: str) -> None:
 def test_what_is_on_as_usual_is_not_told() -> None:
     assert str(VSF(3.0, 0.3)) == "VSF alpha=3 beta=0.3"
     assert str(VSF(3.0, 0.3, special_tokens=False)) == "VSF alpha=3 beta=0.3 special_tokens=no"
+    assert str(VSF(3.0, 0.3, stop=0.5)) == "VSF alpha=3 beta=0.3 stop=0.5"
 
 
 def test_unknown_methods_and_numbers_are_refused_by_name() -> None:

@@ -32,6 +32,8 @@ SpecialTokens = Annotated[
     bool | None,
     typer.Option("--special-tokens/--no-special-tokens", help="Whether VSF uses the negative's begin and end tokens."),
 ]
+Start = Annotated[float | None, typer.Option("--start", help="Guide from this fraction of the steps on.")]
+Stop = Annotated[float | None, typer.Option("--stop", help="Guide until this fraction of the steps.")]
 MethodName = Annotated[str | None, typer.Option("--method", help="vsf, cfg or none.")]
 PresetName = Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")]
 Model = Annotated[str | None, typer.Option("-m", "--model", help="A hub id or a folder.")]
@@ -101,6 +103,8 @@ def image(
     alpha: Alpha = None,
     beta: Beta = None,
     special_tokens: SpecialTokens = None,
+    start: Start = None,
+    stop: Stop = None,
     method: MethodName = None,
     preset: PresetName = None,
     model: Model = None,
@@ -151,6 +155,8 @@ def attn_map(
     alpha: Alpha = None,
     beta: Beta = None,
     special_tokens: SpecialTokens = None,
+    start: Start = None,
+    stop: Stop = None,
     method: MethodName = None,
     preset: PresetName = None,
     model: Model = None,

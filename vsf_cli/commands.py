@@ -37,7 +37,22 @@ __all__ = [
 
 PICTURES = (*(ending for endings in FORMATS.values() for ending in endings), ".json")
 
-DECIDING = ("neg", "alpha", "beta", "special_tokens", "method", "preset", "model", "lora", "guidance", "seed", "size", "dtype")
+DECIDING = (
+    "neg",
+    "alpha",
+    "beta",
+    "special_tokens",
+    "start",
+    "stop",
+    "method",
+    "preset",
+    "model",
+    "lora",
+    "guidance",
+    "seed",
+    "size",
+    "dtype",
+)
 """The options of `vsf attn-map` that decide a picture, beside its steps."""
 
 

@@ -79,7 +79,11 @@ class Request:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and side < 1:
                 raise RequestError(f"{name} is {side}, but must be at least 1 pixel")
-        method = self.guidance
+        method, steps = self.guidance, self.num_inference_steps
+        if not any(method.acts_at(step / steps) for step in range(steps)):
+            raise RequestError(
+                f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
+            )
         if self.negative and self.guidance_scale > 1 and not method.accepts_guidance_scale:
             raise RequestError(
                 f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG:"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CFG", "METHODS", "VSF", "Context", "KeyValue", "Method", "Negative", "NoGuidance", "method_named"]
 
+WINDOW = ("start", "stop")
+
 
 @dataclass(frozen=True)
 class KeyValue:
@@ -93,6 +95,7 @@ class Method(ABC):
         special_tokens: Whether the tokens for beginning and end of the negative prompt take part; a method may have it as a
             hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
+        start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
     """
 
     name: ClassVar[str]
@@ -102,6 +105,8 @@ class Method(ABC):
     passes_negative_prompt: ClassVar[bool] = False
     special_tokens: bool = True
     beta: float = 0.0
+    start: float = 0.0
+    stop: float = 1.0
 
     @classmethod
     def kinds(cls) -> dict[str, type]:
@@ -117,11 +122,15 @@ class Method(ABC):
         told = {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)  # type: ignore[arg-type]
-            # What is on or off is told only where it is not as usual.
-            if not isinstance(entry.default, bool) or getattr(self, entry.name) != entry.default
+            # What is on or off, and the window, are told only where they are not as usual.
+            if not (isinstance(entry.default, bool) or entry.name in WINDOW) or getattr(self, entry.name) != entry.default
         }
         words = (f"{name}={_written(value)}" for name, value in told.items())
         return f"{self.label} {' '.join(words)}".strip()
+
+    def acts_at(self, progress: float) -> bool:
+        """Whether a step is guided, by how much of all steps is done as it begins: 0 at the first, below 1 at the last."""
+        return self.start <= progress < self.stop
 
     @abstractmethod
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
@@ -202,9 +211,12 @@ class VSF(Method):
         beta: The bias :math:`\beta` subtracted from the logits of the negative prompt, in nats. Infinity turns guidance off.
         special_tokens: Whether the tokens for beginning and end of the negative prompt are among its tokens, as in the paper.
             They mean nothing of their own, and yet take a share of attention: subtracting them takes away what was not meant.
+        start, stop: The window of the steps that are guided, as fractions of all (not in the paper). The first steps decide
+            what is there; without guidance in the last ones the picture is cleaner.
 
     Raises:
-        RequestError: If `alpha` is negative or not finite, or `beta` is not a number or minus infinity.
+        RequestError: If `alpha` is negative or not finite, `beta` is not a number or minus infinity, or the window is empty or
+            beyond 0 to 1.
     """
 
     name: ClassVar[str] = "vsf"
@@ -213,8 +225,14 @@ class VSF(Method):
     alpha: float = 3.0
     beta: float = 0.3
     special_tokens: bool = True
+    start: float = 0.0
+    stop: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= 1:
+            raise RequestError(
+                f"start is {self.start:g} and stop {self.stop:g}, but they must be two fractions of 0 to 1, the larger last"
+            )
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise RequestError(f"alpha is {self.alpha:g}, but a flip strength is a finite number of 0 or more")
         if math.isnan(self.beta) or self.beta == -math.inf:

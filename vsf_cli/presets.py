@@ -17,9 +17,10 @@ import platformdirs
 import tomli
 
 from vsf_cli.errors import PresetError
-from vsf_cli.methods import METHODS
+from vsf_cli.methods import METHODS, Method, method_named
 
 __all__ = [
+    "DEFAULT_PRESET",
     "SETTINGS",
     "Preset",
     "Setting",
@@ -75,6 +76,11 @@ class Preset:
     measured: str = "nothing was measured"
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
 
+    def guidance(self) -> Method:
+        """The preset's own method, with its hyper-parameters."""
+        parameters = dict(self.method)
+        return method_named(parameters.pop("name", "vsf"), parameters)
+
     def download(self, model: str) -> tuple[str, str]:
         """How much a model's download takes, and under which licence: what the preset says of its own, unknown of others."""
         own = model == self.model
@@ -109,6 +115,8 @@ SETTINGS: Mapping[str, type] = MappingProxyType(
         "alpha": float,
         "beta": float,
         "special_tokens": bool,
+        "start": float,
+        "stop": float,
     }
 )
 """What the environment and the user's file can set, by the names of the command line."""

@@ -57,6 +57,7 @@ class Recorder(Method):
         self.accepts_guidance_scale = method.accepts_guidance_scale  # type: ignore[misc]
         self.special_tokens = method.special_tokens
         self.beta = method.beta
+        self.start, self.stop = method.start, method.stop
         self.selection = selection or Selection()
         self.tokens = sorted(tokens, key=lambda token: token.prompt != "positive")
         self._places = {
@@ -88,7 +89,7 @@ class Recorder(Method):
         def end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             step = self._steps[-1]
             latents, velocity = _argument(args, kwargs, "hidden_states", 0), output[0]
-            self._blocks = self._calls
+            self._blocks = max(self._blocks, self._calls)
             step.estimate = (latents.float() - step.sigma * velocity.float()).cpu()
 
         handles = [

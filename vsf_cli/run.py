@@ -16,7 +16,7 @@ from vsf_cli.loras import Lora
 from vsf_cli.maps import EVERYTHING, Selection
 from vsf_cli.media import check_writable, encode, read_metadata, write_bytes, write_picture
 from vsf_cli.metadata import describe
-from vsf_cli.methods import METHODS, method_named
+from vsf_cli.methods import METHODS, VSF, method_named
 from vsf_cli.outputs import Outputs, slug
 from vsf_cli.pipelines import (
     Runtime,
@@ -222,7 +222,7 @@ def plan(
     if method not in METHODS:
         raise RequestError(f"--method is '{method}', but methods are {', '.join(METHODS)}")
     parameters = method_named(method, settings.parameters(method)).parameters
-    for name in ("alpha", "beta", "special_tokens"):
+    for name in VSF.kinds():
         if settings.origin(name).origin == "option" and name not in parameters:
             raise RequestError(
                 f"--{name.replace('_', '-')} is VSF's, but the method is {method}: leave it out, or pass --method vsf"

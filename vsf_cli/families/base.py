@@ -14,7 +14,7 @@ from vsf_cli.errors import PatchError
 from vsf_cli.maps import Token
 from vsf_cli.methods import Method
 
-__all__ = ["Encoded", "Family", "Guidance"]
+__all__ = ["Encoded", "Family", "Guidance", "progress"]
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,26 @@ class Guidance:
         self.tokens = 0
         self.lengths: Tensor | None = None
 
+    @property
+    def windowed(self) -> bool:
+        """Whether some steps are not guided."""
+        return self.method.start > 0 or self.method.stop < 1
+
+    def rest(self) -> None:
+        """Takes note that the forward call that begins is not guided: it has no negative prompt."""
+        self.tokens = 0
+
     def begin(self, lengths: Sequence[int], device: torch.device) -> None:
         """Takes note of the negative prompts of the forward call that begins."""
         self.tokens = max(lengths)
         equal = all(length == self.tokens for length in lengths)
         self.lengths = None if equal else torch.tensor(lengths, device=device)
+
+
+def progress(pipe: Any, timestep: Tensor) -> float:
+    """How much of the steps is done as the one with that timestep begins: 0 at the first, below 1 at the last."""
+    timesteps: Tensor = pipe.scheduler.timesteps
+    return int((timesteps - timestep.max().to(timesteps)).abs().argmin()) / len(timesteps)
 
 
 class Family(Protocol):

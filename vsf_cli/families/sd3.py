@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vsf_cli.errors import PatchError, RequestError
-from vsf_cli.families.base import Encoded, Guidance
+from vsf_cli.families.base import Encoded, Guidance, progress
 from vsf_cli.maps import Token
 from vsf_cli.methods import Context, KeyValue, Negative
 from vsf_cli.patch import hooked
@@ -131,6 +131,11 @@ class StableDiffusion3:
                     f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
                     " CFG: pass guidance_scale=0, or another method"
                 )
+            if guidance.windowed:
+                timestep = args[3] if len(args) > 3 else kwargs["timestep"]
+                if not guidance.method.acts_at(progress(pipe, timestep)):
+                    guidance.rest()
+                    return args, kwargs
             positional = len(args) > 1
             text: Tensor = args[1] if positional else kwargs["encoder_hidden_states"]
             negative = encoded.expand(len(text))

@@ -53,7 +53,7 @@ def test_the_main_job(here: Path) -> None:
     found = process(*BIKE, "--neg", "wheels", "--alpha", "3")
     assert found.returncode == 0, found.stderr
     assert found.stdout == "outputs/a-red-bike-on-a-road-1.png\n"
-    assert "negative 'wheels' · VSF alpha=3 beta=0.5 · 6 blocks · 5 tokens" in found.stderr
+    assert "negative 'wheels' · VSF alpha=3 beta=0.5 stop=0.5 · 6 blocks · 5 tokens" in found.stderr
     assert "seed 1 " in found.stderr and "preset tiny-sd3-turbo" in found.stderr and "sd3.5-large-turbo" in found.stderr
     assert "\x1b" not in found.stdout + found.stderr, "no escape codes in a pipe"
     assert opened(here / found.stdout.strip()).size == (96, 96)

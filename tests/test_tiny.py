@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from vsf_cli.methods import NoGuidance, method_named
+from vsf_cli.methods import NoGuidance
 from vsf_cli.pipelines import load, source_of, vocabulary_of
 from vsf_cli.presets import load_preset
 from vsf_cli.tiny import scenes
+from vsf_cli.tiny.curves import plot
 from vsf_cli.tiny.drawing import SIDE, draw, shown
-from vsf_cli.tiny.judge import NOTHING, load_judge
 from vsf_cli.tiny.recipe import build_transformer
 from vsf_cli.tiny.scenes import (
     OBJECTS,
@@ -28,7 +28,6 @@ from vsf_cli.tiny.scenes import (
 )
 from vsf_cli.tiny.score import measure, wilson
 from vsf_cli.tiny.training.flow import TextEncoders, attended_tokens
-from vsf_cli.tiny.training.judge import accuracy
 from vsf_cli.tiny.training.loop import Checkpoint, steps
 from vsf_cli.tiny.training.regions import NAMES, RegionHeads, Regions
 
@@ -184,23 +183,27 @@ def test_every_known_word_is_one_token_of_each_encoder() -> None:
         assert len(pipe.tokenizer(word).input_ids) == 3 and len(pipe.tokenizer_3(word).input_ids) == 2, word
 
 
-def test_the_judge_knows_parts_on_held_out_renders() -> None:
-    objects, parts = accuracy(load_judge(), "dev", 1000)
-    assert objects >= 0.98 and parts >= 0.97
-
-
-def test_the_judge_does_not_take_a_part_for_an_object() -> None:
-    rng = random.Random(4)
-    verdicts = load_judge().look([draw(sample_part_alone(rng)) for _ in range(100)])
-    assert sum(verdict.object == NOTHING for verdict in verdicts) >= 90
-
-
 def test_guidance_removes_parts_and_keeps_objects() -> None:
     preset = load_preset("tiny-sd3-turbo")
-    settings = dict(preset.method)
-    method = method_named(settings.pop("name"), settings)
     plain = measure(preset, NoGuidance(), 0.0, "dev", 60)["rates"]
-    guided = measure(preset, method, 0.0, "dev", 60)["rates"]
+    guided = measure(preset, preset.guidance(), 0.0, "dev", 60)["rates"]
     assert plain["positive"] >= 0.9
     assert guided["positive"] >= 0.85
     assert guided["negative"] >= 0.55 >= plain["negative"] + 0.2
+
+
+def test_a_stage_keeps_its_curve_for_a_plot(tmp_path: Path) -> None:
+    def run(total: int) -> None:
+        model = nn.Linear(2, 1)
+        checkpoint = Checkpoint(tmp_path / "base.safetensors", {"model": model}, [torch.optim.SGD(model.parameters(), lr=0.1)])
+        for _ in steps("base", checkpoint, total, 1.0):
+            checkpoint.losses.append(1 / (checkpoint.step + 1))
+
+    with pytest.raises(FileNotFoundError, match="no table"):
+        plot(tmp_path)
+    run(40)
+    run(60)
+    lines = (tmp_path / "base.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines] == ["step", "20", "40", "60"]
+    (axes,) = plot(tmp_path).axes
+    assert list(axes.lines[0].get_xdata()) == [20, 40, 60]

@@ -1,7 +1,8 @@
 """Scores guidance on the scenes: `python -m vsf_cli.tiny.score --pairs 200 --method vsf --alpha 3 --beta 1.5`.
 
 Each pair is a prompt and a part of its object that the prompt does not name; the part is the negative prompt. The judge says
-whether the object is right (positive) and whether the part is absent (negative). Seeds are fixed: the number of the pair.
+whether the object is right (positive), whether the part is absent (negative; a damaged part is not), and how good the picture
+is (quality, 0 to 1). Seeds are fixed: the number of the pair.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from vsf_cli.metadata import versions
 from vsf_cli.methods import Method, method_named
 from vsf_cli.pipelines import load
 from vsf_cli.presets import Preset, load_preset
-from vsf_cli.tiny.judge import Judge, load_judge
+from vsf_cli.tiny.judge import Judge, load_judge, read_card
 from vsf_cli.tiny.scenes import Split, pairs
 
 __all__ = ["Outcome", "main", "pictures", "score", "wilson"]
@@ -34,13 +35,19 @@ BATCH = 20
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the judge saw of one pair."""
+    """What the judge saw of one pair: the object, the state of the part, and how good the picture is, from 0 to 1."""
 
     prompt: str
     object: str
     part: str
     object_right: bool
-    part_absent: bool
+    state: str
+    quality: float
+
+    @property
+    def part_absent(self) -> bool:
+        """Whether the part is gone; a damaged one is not."""
+        return self.state == "absent"
 
 
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -78,7 +85,7 @@ def score(judge: Judge, shown: Sequence[tuple[tuple[str, str, str], Image.Image]
     """Judges the pictures of pairs."""
     verdicts = judge.look([image for _, image in shown])
     return [
-        Outcome(prompt, name, part, verdict.object == name, not verdict.has(part))
+        Outcome(prompt, name, part, verdict.object == name, verdict.state(part), verdict.quality)
         for ((prompt, name, part), _), verdict in zip(shown, verdicts, strict=True)
     ]
 
@@ -94,6 +101,8 @@ def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "negative": negative / count,
         "negative_interval": wilson(negative, count),
         "both": both / count,
+        "damaged": sum(one.state == "damaged" for one in outcomes) / count,
+        "quality": sum(one.quality for one in outcomes) / count,
     }
 
 
@@ -104,8 +113,13 @@ def _print_table(report: dict[str, Any], parts: dict[str, dict[str, Any]]) -> No
         positive, negative = rates["positive_interval"], rates["negative_interval"]
         console.print(
             f"{name:22} {rates['pairs']:4} pairs   object right {rates['positive']:.3f} [{positive[0]:.2f}, {positive[1]:.2f}]"
-            f"   part absent {rates['negative']:.3f} [{negative[0]:.2f}, {negative[1]:.2f}]   both {rates['both']:.3f}"
+            f"   part absent {rates['negative']:.3f} [{negative[0]:.2f}, {negative[1]:.2f}]   damaged {rates['damaged']:.3f}"
+            f"   both {rates['both']:.3f}   quality {rates['quality']:.3f}"
         )
+    card = report["judge"]
+    agrees = f"agrees with {card['agreement']:.0%} of {card['pictures']} labels by eye"
+    readers = f"two readers with each other: {card['readers_agreement']:.0%}"
+    console.print(f"judge: {agrees} ({readers}); of guided pictures that it calls absent, {card['absent_precision']:.0%} are")
 
 
 def main() -> None:
@@ -118,15 +132,21 @@ def main() -> None:
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--beta", type=float)
     parser.add_argument("--special-tokens", action=argparse.BooleanOptionalAction, help="the preset's own if not given")
+    parser.add_argument("--start", type=float, help="guide from this fraction of the steps on")
+    parser.add_argument("--stop", type=float, help="guide until this fraction of the steps")
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
 
     preset = load_preset(options.preset)
-    own = dict(preset.method)
-    name = own.pop("name", "vsf")
-    given = {key: value for key in ("alpha", "beta", "special_tokens") if (value := getattr(options, key)) is not None}
-    method = method_named(options.method or name, {**(own if options.method in (None, name) else {}), **given})
+    own = preset.guidance()
+    given = {
+        key: value
+        for key in ("alpha", "beta", "special_tokens", "start", "stop")
+        if (value := getattr(options, key)) is not None
+    }
+    name = options.method or own.name
+    method = method_named(name, {**(own.parameters if name == own.name else {}), **given})
     guidance = preset.guidance_scale if options.guidance is None else options.guidance
     split: Split = options.split
     try:
@@ -159,7 +179,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
     }
     kinds = sorted({(one.object, one.part) for one in outcomes})
     parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in kinds}
-    return {"conditions": conditions, "rates": _rates(outcomes), "parts": parts}
+    return {"conditions": conditions, "judge": read_card(), "rates": _rates(outcomes), "parts": parts}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ in bfloat16.
 """
 
 import argparse
+import json
+import random
 import shutil
 from pathlib import Path
 
@@ -13,27 +15,30 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from safetensors.torch import save_file
 
+from vsf_cli.pipelines import load
+from vsf_cli.presets import DEFAULT_PRESET, load_preset
 from vsf_cli.tiny.judge import FILE
 from vsf_cli.tiny.recipe import build_scheduler, build_student_scheduler
-from vsf_cli.tiny.scenes import vocabulary
+from vsf_cli.tiny.scenes import sample_scene, vocabulary
 from vsf_cli.tiny.training.autoencoder import train_autoencoder
 from vsf_cli.tiny.training.flow import Examples, TextEncoders, train_base, train_student
 from vsf_cli.tiny.training.judge import accuracy, train_judge
+from vsf_cli.tiny.training.shown import show_damaged, show_labelled, show_whole
+from vsf_cli.tiny.training.wear import ModelWear
 
 __all__ = ["main"]
 
+LABELS = Path(__file__).parents[2] / "docs" / "labels" / "train"
 STAGES = ("autoencoder", "base", "student", "judge")
 
 
-def _export(
-    place: Path,
+def _pipeline(
     transformer: SD3Transformer2DModel,
     scheduler: FlowMatchEulerDiscreteScheduler,
     vae: AutoencoderKL,
     encoders: TextEncoders,
-) -> None:
-    """Writes a pipeline's folder in bfloat16, with the words that it knows."""
-    pipe = StableDiffusion3Pipeline(
+) -> StableDiffusion3Pipeline:
+    return StableDiffusion3Pipeline(
         transformer=transformer,
         scheduler=scheduler,
         vae=vae,
@@ -44,6 +49,10 @@ def _export(
         text_encoder_3=encoders.t5,
         tokenizer_3=encoders.t5_tokenizer,
     )
+
+
+def _export(pipe: StableDiffusion3Pipeline, place: Path) -> None:
+    """Writes a pipeline's folder in bfloat16, with the words that it knows."""
     shutil.rmtree(place, ignore_errors=True)
     pipe.to("cpu", torch.bfloat16).save_pretrained(place, safe_serialization=True)
     for path in place.rglob("*.json"):
@@ -58,15 +67,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, which was never tried")
     parser.add_argument("--until", choices=STAGES, default="judge", help="the last stage to run")
+    parser.add_argument("--judge-only", action="store_true", help="run the autoencoder and the judge alone")
     parser.add_argument("--autoencoder-steps", type=int, default=2200)
     parser.add_argument("--base-steps", type=int, default=9000)
     parser.add_argument("--student-steps", type=int, default=600)
-    parser.add_argument("--judge-steps", type=int, default=900)
+    parser.add_argument("--judge-steps", type=int, default=5600)
+    parser.add_argument("--labels", type=Path, default=LABELS, help="pictures labelled by eye, which the judge learns from too")
     parser.add_argument(
-        "--export", type=Path, help="where the pipelines' folders are written; the package's own is vsf_cli/tiny/models"
+        "--export", type=Path, help="where what was trained is written; the package's own is vsf_cli/tiny/models"
     )
     options = parser.parse_args()
     folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
+    wanted = ("autoencoder", "judge") if options.judge_only else wanted
+    if "judge" in wanted and not (options.labels / "labels.csv").is_file():
+        parser.error(
+            f"{options.labels} has no labels.csv: give --labels docs/labels/train of the repository, or --until student"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_default_device(options.device)
 
@@ -79,18 +95,25 @@ def main() -> None:
         place = folder / f"student-of-{options.base_steps}"
         place.mkdir(exist_ok=True)
         student = train_student(base, encoders, build_student_scheduler(), examples, place, options.student_steps)
+        pipe = _pipeline(student, build_student_scheduler(), vae, encoders)
     if "judge" in wanted:
-        judge = train_judge(vae, folder, options.judge_steps)
-        print("judge on renders of the dev split: objects {:.4f}, parts {:.4f}".format(*accuracy(judge)))
-    if options.export and "judge" not in wanted:
-        parser.exit(6, "error: --export needs all stages: leave --until out\n")
+        preset = load_preset(DEFAULT_PRESET)
+        if "student" not in wanted:
+            pipe = load(preset.model, "float32")
+        wear = ModelWear(pipe.components, preset.guidance())
+        judge = train_judge(wear, show_labelled(options.labels), folder, options.judge_steps)
+        whole = show_whole([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
+        harmed = show_damaged(random.Random("judge"), "dev", 1000, wear)
+        print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, harmed)}))
     if options.export:
         # The judge goes first: casting the pipelines to bfloat16 changes the parts that they share.
-        file = options.export / FILE.relative_to("models")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
-        _export(options.export / "tiny-sd3", base, build_scheduler(), vae, encoders)
-        _export(options.export / "tiny-sd3-turbo", student, build_student_scheduler(), vae, encoders)
+        if "judge" in wanted:
+            file = options.export / "judge" / FILE.name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
+        if "student" in wanted:
+            _export(_pipeline(base, build_scheduler(), vae, encoders), options.export / "tiny-sd3")
+            _export(pipe, options.export / "tiny-sd3-turbo")
 
 
 if __name__ == "__main__":

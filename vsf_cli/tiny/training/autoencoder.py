@@ -19,6 +19,8 @@ SCENES = 16_000
 CROP = 64
 BATCH = 24
 LATENT_NOISE = 0.1
+MEASURED = 512
+"""The scenes over which the latents' spread is measured."""
 
 
 def pixels(images: np.ndarray) -> Tensor:
@@ -57,11 +59,12 @@ def train_autoencoder(folder: Path, total: int) -> AutoencoderKL:
         The autoencoder with averaged weights, its scaling factor set so that latents have unit variance.
     """
     rng = random.Random("autoencoder")
-    images = render([sample_part_alone(rng) if rng.random() < 0.1 else sample_scene(rng) for _ in range(SCENES)])
+    scenes = [sample_part_alone(rng) if rng.random() < 0.1 else sample_scene(rng) for _ in range(SCENES)]
     torch.manual_seed(0)
     model = build_autoencoder()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
+    images = render(scenes[:MEASURED] if checkpoint.finished(total) else scenes)
 
     def loss_of(target: Tensor) -> Tensor:
         with autocast():
@@ -83,6 +86,6 @@ def train_autoencoder(folder: Path, total: int) -> AutoencoderKL:
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     model.eval()
     with torch.no_grad():
-        latents = torch.cat([model.encode(pixels(images[i : i + 64])).latent_dist.mean for i in range(0, 512, 64)])
+        latents = torch.cat([model.encode(pixels(images[i : i + 64])).latent_dist.mean for i in range(0, MEASURED, 64)])
     model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
     return model

@@ -114,6 +114,10 @@ class Checkpoint:
             optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         return True
 
+    def finished(self, total: int) -> bool:
+        """Reads everything back; whether `total` steps were made."""
+        return self.load() and self.step >= total
+
 
 def steps(stage: str, checkpoint: Checkpoint, total: int, rate: float, warmup: int = 100) -> Iterator[random.Random]:
     """Runs a stage: sets the learning rate, yields a source of chance for each step, then averages, reports and saves.
@@ -142,11 +146,19 @@ def steps(stage: str, checkpoint: Checkpoint, total: int, rate: float, warmup: i
             left = pace * (total - checkpoint.step) / 60
             mean = sum(losses) / max(1, len(losses))
             console.print(f"{stage} {checkpoint.step}/{total} loss {mean:.4f} {pace:.3f} s a step, {left:.0f} min left")
+            _record(checkpoint.path.with_suffix(".csv"), checkpoint.step, mean)
             losses.clear()
         if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
             checkpoint.save()
             saved = time.monotonic()
     checkpoint.save()
+
+
+def _record(path: Path, step: int, loss: float) -> None:
+    """Adds a point to the stage's curve; one taken up again writes over what came after its checkpoint."""
+    lines = path.read_text("utf-8").splitlines()[1:] if path.exists() else []
+    kept = [line for line in lines if int(line.split(",")[0]) < step]
+    path.write_text("\n".join(["step,loss", *kept, f"{step},{loss:.5f}"]) + "\n", "utf-8")
 
 
 def _seed(stage: str, step: int) -> int:

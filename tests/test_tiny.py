@@ -26,7 +26,7 @@ from vsf_cli.tiny.scenes import (
     split_of,
     vocabulary,
 )
-from vsf_cli.tiny.score import measure, wilson
+from vsf_cli.tiny.score import main, measure, wilson
 from vsf_cli.tiny.training.flow import TextEncoders, attended_tokens
 from vsf_cli.tiny.training.loop import Checkpoint, steps
 from vsf_cli.tiny.training.regions import NAMES, RegionHeads, Regions
@@ -207,3 +207,10 @@ def test_a_stage_keeps_its_curve_for_a_plot(tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in lines] == ["step", "20", "40", "60"]
     (axes,) = plot(tmp_path).axes
     assert list(axes.lines[0].get_xdata()) == [20, 40, 60]
+
+
+def test_a_score_of_no_pairs_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["score", "--pairs", "0"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 6 and "--pairs is 0" in capsys.readouterr().err

@@ -137,6 +137,8 @@ def main() -> None:
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.pairs < 1:
+        parser.exit(6, f"error: --pairs is {options.pairs}, but it must be at least 1\n")
 
     preset = load_preset(options.preset)
     own = preset.guidance()

@@ -1,7 +1,8 @@
 """Guides a diffusers pipeline by a negative prompt, for the length of a `with`."""
 
+import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,13 @@ def _rows(negative_prompt: NegativePrompt) -> list[list[str]]:
 
 
 @contextmanager
-def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = None) -> Iterator[Applied]:
+def guided(
+    pipe: Any,
+    negative_prompt: NegativePrompt,
+    method: Method | None = None,
+    max_sequence_length: int | None = None,
+    cache_text: bool = False,
+) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
     ::
@@ -53,31 +60,53 @@ def guided(pipe: Any, negative_prompt: NegativePrompt, method: Method | None = N
             prompt, or a list of several; an empty one leaves its pictures unguided. With `num_images_per_prompt` each entry
             comes that many times in a row, as diffusers orders its batch.
         method: The method; `VSF()` if None.
+        max_sequence_length: That of the calls inside, for methods that pad the negative prompt; None means the pipeline's own
+            default.
+        cache_text: Whether the keys and values of the text, which in cross attention are the same at all steps, are computed
+            once; with every method, `none` too.
 
     Yields:
         What was done.
 
     Raises:
         PatchError: If the pipeline cannot be guided, or is guided already.
-        RequestError: If a negative prompt is too long, or the list is empty. Also in a call inside, if its `guidance_scale`
-            is above 1 and the method is not for models that use CFG.
+        RequestError: If a negative prompt is too long, the list is empty, or the model's text changes from step to step and
+            cannot be cached. Also in a call inside, if its `guidance_scale` is above 1 and the method is not for models that
+            use CFG.
     """
-    method = method or VSF()
+    caching = family_of(pipe).caching_text(pipe) if cache_text else nullcontext()
+    with caching, _applied(pipe, negative_prompt, method or VSF(), max_sequence_length) as applied:
+        yield applied
+
+
+@contextmanager
+def _applied(pipe: Any, negative_prompt: NegativePrompt, method: Method, max_sequence_length: int | None) -> Iterator[Applied]:
     rows = _rows(negative_prompt)
     if not rows:
         raise RequestError("negative_prompt is an empty list: give one prompt, or one for each prompt of the call")
     if method.passes_negative_prompt and any(rows):
         raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
-    if not method.guides_attention or not any(rows):
+    if not (method.guides_attention or method.flips_embedding) or not any(rows):
         yield Applied(method, 0, ())
         return
 
     family = family_of(pipe)
     guidance = Guidance(method)
-    processors = family.processors(pipe, guidance)
-    embeddings = [family.encode_negative(pipe, row, method.special_tokens) if row else None for row in rows]
+    processors = {} if method.flips_embedding else family.processors(pipe, guidance)
+    most = max_sequence_length or inspect.signature(type(pipe).__call__).parameters["max_sequence_length"].default
+
+    def encode(row: list[str]) -> Any:
+        padded = method.padding
+        return family.encode_padded(pipe, row, most) if padded else family.encode_negative(pipe, row, method.special_tokens)
+
+    embeddings = [encode(row) if row else None for row in rows]
     example = next(tensor for tensor in embeddings if tensor is not None)
     encoded = Encoded.stack([example[:0] if tensor is None else tensor for tensor in embeddings])
 
-    with patched(processors), family.appending(pipe, guidance, encoded):
+    if method.flips_embedding:
+        if not all(rows):
+            raise RequestError(f"{method.label} needs a negative prompt in every row: an empty one still takes attention")
+        encoded = Encoded(-getattr(method, "alpha", 1.0) * encoded.embeddings, encoded.lengths)
+    patches = nullcontext() if method.flips_embedding else patched(processors)
+    with patches, family.appending(pipe, guidance, encoded):
         yield Applied(method, len(processors), encoded.lengths)

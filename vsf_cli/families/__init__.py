@@ -8,10 +8,11 @@ from typing import Any
 from vsf_cli.errors import PatchError
 from vsf_cli.families.base import Encoded, Family, Guidance
 from vsf_cli.families.sd3 import StableDiffusion3
+from vsf_cli.families.wan import Wan
 
 __all__ = ["FAMILIES", "Encoded", "Family", "Guidance", "family_of"]
 
-FAMILIES: dict[str, Family] = {"sd3": StableDiffusion3()}
+FAMILIES: dict[str, Family] = {"sd3": StableDiffusion3(), "wan": Wan()}
 
 
 def family_of(pipe: Any) -> Family:

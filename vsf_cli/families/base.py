@@ -1,20 +1,21 @@
 """What every model family offers, and what its processors share during one `with`."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from vsf_cli.errors import PatchError
+from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.maps import Token
 from vsf_cli.methods import Method
+from vsf_cli.patch import hooked
 
-__all__ = ["Encoded", "Family", "Guidance", "progress"]
+__all__ = ["Encoded", "Family", "Guidance", "appended", "progress", "token_ids", "told", "word_tokens"]
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,29 @@ class Family(Protocol):
     """A family of models."""
 
     pipelines: tuple[str, ...]
-    """The names of the diffusers pipelines of this family, text to image first."""
+    """The names of the diffusers pipelines of this family, the one that takes text alone first."""
+
+    video: bool
+    """Whether it makes clips."""
+
+    def cell(self, pipe: Any) -> int:
+        """The side of what one token covers, in pixels: sizes are multiples of it."""
+        ...
+
+    def frames_of_a_token(self, pipe: Any) -> int:
+        """How many frames a token covers, but for the first of a clip, which covers one; 1 for pictures."""
+        ...
+
+    def reader(self, pipe: Any, most: int) -> tuple[Any, int]:
+        """The tokenizer that takes most of a prompt, and how many tokens it takes with that `max_sequence_length`."""
+        ...
 
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> Tensor:
         """Encodes prompts, each alone and without padding, and joins them; with shape (tokens, width)."""
+        ...
+
+    def encode_padded(self, pipe: Any, prompts: Sequence[str], most: int) -> Tensor:
+        """Encodes prompts joined by commas as the pipeline encodes a positive prompt with that `max_sequence_length`."""
         ...
 
     def tokens(self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int) -> list[Token]:
@@ -110,6 +130,100 @@ class Family(Protocol):
         """The new processor of each attention module that is to be guided."""
         ...
 
+    def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
+        """A `with` in which what depends on the text alone is computed once for all steps.
+
+        Raises:
+            RequestError: If the text changes from step to step.
+        """
+        ...
+
     def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> AbstractContextManager[None]:
         """A `with` in which the negative prompt joins the text of every call of the model."""
         ...
+
+
+@contextmanager
+def appended(
+    pipe: Any, transformers: Sequence[nn.Module], places: tuple[int, int], guidance: Guidance, encoded: Encoded
+) -> Iterator[None]:
+    """A `with` in which the negative prompt joins the text of every guided call of some transformers.
+
+    Arguments:
+        pipe: The pipeline.
+        transformers: The models.
+        places: Where `encoder_hidden_states` and `timestep` stand among the arguments of their `forward`.
+        guidance: What the processors share.
+        encoded: The negative prompts.
+
+    Raises:
+        RequestError: In a call of the pipeline with `guidance_scale` above 1, if the method cannot be used with it.
+    """
+
+    place, timestep_place = places
+
+    def append(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if getattr(pipe, "_guidance_scale", 0) > 1 and not guidance.method.accepts_guidance_scale:
+            raise RequestError(
+                f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
+                " CFG: pass guidance_scale=0, or another method"
+            )
+        if guidance.windowed:
+            # Of image to video, the timestep of what is given is 0.
+            timestep = args[timestep_place] if len(args) > timestep_place else kwargs["timestep"]
+            if not guidance.method.acts_at(progress(pipe, timestep)):
+                guidance.rest()
+                return args, kwargs
+        positional = len(args) > place
+        text: Tensor = args[place] if positional else kwargs["encoder_hidden_states"]
+        negative = encoded.expand(len(text))
+        guidance.begin(negative.lengths, text.device)
+        copies = guidance.method.copies
+        if copies > 1 and guidance.lengths is not None:
+            raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
+        joined = torch.cat([text, *[negative.embeddings.to(text)] * copies], dim=1)
+        if positional:
+            return (*args[:place], joined, *args[place + 1 :]), kwargs
+        return args, {**kwargs, "encoder_hidden_states": joined}
+
+    with ExitStack() as stack:
+        for transformer in transformers:
+            # Offloading by accelerate replaces `forward`, which native hooks stand before: they see every call.
+            stack.enter_context(hooked(transformer, append))
+        yield
+
+
+def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
+    """The tokens of one negative prompt without padding, with shape (1, tokens).
+
+    Raises:
+        RequestError: If there are more than the text encoder takes.
+    """
+    ids: Tensor = tokenizer(prompt, return_tensors="pt").input_ids
+    if ids.shape[-1] > tokenizer.model_max_length:
+        raise RequestError(
+            f"negative prompt '{prompt}' has {ids.shape[-1]} tokens, but the text encoder takes"
+            f" {tokenizer.model_max_length}: shorten it, or give several"
+        )
+    return ids.to(pipe._execution_device)
+
+
+def told(tokenizer: Any, encoder: str, prompt: str, text: str) -> list[Token]:
+    """The tokens of one text; pieces and copies of the same word have the same `start`."""
+    encoding = tokenizer(text, truncation=False, verbose=False)
+    told, meaningless = [], _special_ids(tokenizer)
+    for position, (number, word) in enumerate(zip(encoding.input_ids, encoding.word_ids(), strict=True)):
+        special = number in meaningless
+        start, end = (0, 0) if word is None else encoding.word_to_chars(word)
+        name = "" if special else text[start:end].strip(" ,.;:!?").lower()
+        told.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
+    return told
+
+
+def word_tokens(tokenizer: Any, ids: Tensor) -> Tensor:
+    """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
+    return ~torch.isin(ids[0], torch.tensor(sorted(_special_ids(tokenizer)), device=ids.device))
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    return {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}

@@ -4,8 +4,8 @@ The negative prompt joins the text stream behind the positive prompt, and evolve
 paper (section 3.2). Blocks with a second attention (SD3.5-Medium) keep it as it is: it sees the image alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention, JointAttnProcessor2_0
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from vsf_cli.errors import PatchError, RequestError
-from vsf_cli.families.base import Encoded, Guidance, progress
+from vsf_cli.families.base import Encoded, Guidance, appended, token_ids, told, word_tokens
 from vsf_cli.maps import Token
 from vsf_cli.methods import Context, KeyValue, Negative
-from vsf_cli.patch import hooked
 
 __all__ = ["StableDiffusion3", "merge_heads", "project_image", "project_text", "split_heads"]
 
@@ -32,6 +31,21 @@ class StableDiffusion3:
         "StableDiffusion3Img2ImgPipeline",
         "StableDiffusion3InpaintPipeline",
     )
+
+    video = False
+
+    def cell(self, pipe: Any) -> int:
+        """What one token covers."""
+        side: int = pipe.vae_scale_factor * pipe.patch_size
+        return side
+
+    def frames_of_a_token(self, pipe: Any) -> int:
+        """Pictures have no frames."""
+        return 1
+
+    def reader(self, pipe: Any, most: int) -> tuple[Any, int]:
+        """The T5's tokenizer if there is one, else CLIP's."""
+        return (pipe.tokenizer_3, most) if pipe.tokenizer_3 else (pipe.tokenizer, pipe.tokenizer_max_length)
 
     @torch.no_grad()
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> Tensor:
@@ -54,22 +68,30 @@ class StableDiffusion3:
         """
         return torch.cat([self._encode(pipe, prompt, special_tokens) for prompt in prompts])
 
+    @torch.no_grad()
+    def encode_padded(self, pipe: Any, prompts: Sequence[str], most: int) -> Tensor:
+        """As a positive prompt, padding included: with shape (CLIP's tokens + `most`, width)."""
+        text: Tensor = pipe.encode_prompt(
+            ", ".join(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=most
+        )[0]
+        return text[0]
+
     def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> Tensor:
         if pipe.text_encoder is None or pipe.text_encoder_2 is None:
             raise PatchError("the pipeline has no CLIP text encoders, so a negative prompt cannot be encoded")
 
         width = pipe.transformer.config.joint_attention_dim
-        ids = [_ids(tokenizer, prompt, pipe) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
+        ids = [token_ids(tokenizer, prompt, pipe) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
         clip = [
             encoder(row, output_hidden_states=True).hidden_states[-2][0]
             for encoder, row in zip((pipe.text_encoder, pipe.text_encoder_2), ids, strict=True)
         ]
         joined = torch.cat(clip, dim=-1)
-        parts, words = [F.pad(joined, (0, width - joined.shape[-1]))], [_words(pipe.tokenizer, ids[0])]
+        parts, words = [F.pad(joined, (0, width - joined.shape[-1]))], [word_tokens(pipe.tokenizer, ids[0])]
         if pipe.text_encoder_3 is not None:
-            t5_ids = _ids(pipe.tokenizer_3, prompt, pipe)
+            t5_ids = token_ids(pipe.tokenizer_3, prompt, pipe)
             parts.append(pipe.text_encoder_3(t5_ids)[0][0].to(joined))
-            words.append(_words(pipe.tokenizer_3, t5_ids))
+            words.append(word_tokens(pipe.tokenizer_3, t5_ids))
         if not special_tokens:
             parts = [part[kept] for part, kept in zip(parts, words, strict=True)]
         if not sum(map(len, parts)):
@@ -80,20 +102,20 @@ class StableDiffusion3:
         """The tokens of the positive prompt, which stand before padding, and of the negative prompts, which have none."""
         encoders = {"clip": pipe.tokenizer} | ({"t5": pipe.tokenizer_3} if pipe.text_encoder_3 is not None else {})
         first = {"clip": (0, pipe.tokenizer_max_length), "t5": (pipe.tokenizer_max_length, most)}
-        told = [
+        positive = [
             replace(token, position=first[name][0] + token.position)
             for name, tokenizer in encoders.items()
-            for token in _told(tokenizer, name, "positive", prompt)
+            for token in told(tokenizer, name, "positive", prompt)
             if token.position < first[name][1]
         ]
         kept: list[Token] = []
         before = 0
         for text in negative:
             for name, tokenizer in encoders.items():
-                tokens = [token for token in _told(tokenizer, name, "negative", text) if special_tokens or not token.special]
+                tokens = [token for token in told(tokenizer, name, "negative", text) if special_tokens or not token.special]
                 kept += [replace(token, position=len(kept) + n, start=before + token.start) for n, token in enumerate(tokens)]
             before += len(text) + 1
-        return told + kept
+        return positive + kept
 
     @torch.no_grad()
     def decode(self, pipe: Any, latents: Tensor) -> list[Image.Image]:
@@ -115,71 +137,17 @@ class StableDiffusion3:
             if isinstance(module, Attention) and module.added_kv_proj_dim is not None
         }
 
-    @contextmanager
-    def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> Iterator[None]:
-        """A `with` in which the negative prompt joins the text of every call of the transformer.
+    def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
+        """Joint attention changes the text from block to block and from step to step: there is nothing to cache.
 
         Raises:
-            RequestError: In a call of the pipeline with `guidance_scale` above 1, if the method cannot be used with it.
+            RequestError: Always.
         """
+        raise RequestError("text is cached in models with cross attention, such as Wan: leave cache_text out for this model")
 
-        def append(
-            transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            if getattr(pipe, "_guidance_scale", 0) > 1 and not guidance.method.accepts_guidance_scale:
-                raise RequestError(
-                    f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
-                    " CFG: pass guidance_scale=0, or another method"
-                )
-            if guidance.windowed:
-                timestep = args[3] if len(args) > 3 else kwargs["timestep"]
-                if not guidance.method.acts_at(progress(pipe, timestep)):
-                    guidance.rest()
-                    return args, kwargs
-            positional = len(args) > 1
-            text: Tensor = args[1] if positional else kwargs["encoder_hidden_states"]
-            negative = encoded.expand(len(text))
-            guidance.begin(negative.lengths, text.device)
-            joined = torch.cat([text, negative.embeddings.to(text)], dim=1)
-            if positional:
-                return (args[0], joined, *args[2:]), kwargs
-            return args, {**kwargs, "encoder_hidden_states": joined}
-
-        # Offloading by accelerate replaces `forward`, which native hooks stand before: they see every call.
-        with hooked(pipe.transformer, append):
-            yield
-
-
-def _ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
-    ids: Tensor = tokenizer(prompt, return_tensors="pt").input_ids
-    if ids.shape[-1] > tokenizer.model_max_length:
-        raise RequestError(
-            f"negative prompt '{prompt}' has {ids.shape[-1]} tokens, but the text encoder takes"
-            f" {tokenizer.model_max_length}: shorten it, or give several"
-        )
-    return ids.to(pipe._execution_device)
-
-
-def _told(tokenizer: Any, encoder: str, prompt: str, text: str) -> list[Token]:
-    """The tokens of one text; pieces and copies of the same word have the same `start`."""
-    encoding = tokenizer(text, truncation=False, verbose=False)
-    told, meaningless = [], _special_ids(tokenizer)
-    for position, (number, word) in enumerate(zip(encoding.input_ids, encoding.word_ids(), strict=True)):
-        special = number in meaningless
-        start, end = (0, 0) if word is None else encoding.word_to_chars(word)
-        name = "" if special else text[start:end].strip(" ,.;:!?").lower()
-        told.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
-    return told
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    """Beginning, end and padding."""
-    return {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-
-
-def _words(tokenizer: Any, ids: Tensor) -> Tensor:
-    """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
-    return ~torch.isin(ids[0], torch.tensor(sorted(_special_ids(tokenizer)), device=ids.device))
+    def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> AbstractContextManager[None]:
+        """A `with` in which the negative prompt joins the text of every call of the transformer."""
+        return appended(pipe, [pipe.transformer], (1, 3), guidance, encoded)
 
 
 def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:

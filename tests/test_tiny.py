@@ -98,7 +98,7 @@ def test_the_second_loss_asks_each_token_what_it_shows() -> None:
     assert torch.allclose(names[..., wheels], colors[..., 1 + list(scenes.COLORS).index("red")])
 
     transformer = build_transformer()
-    heads = RegionHeads(transformer)
+    heads = RegionHeads(transformer.transformer_blocks)
     transformer(torch.randn(1, 4, 24, 24), torch.randn(1, 40, 128), torch.zeros(1, 128), torch.tensor([500.0]))
     loss = heads(names, colors)
     loss.backward()

@@ -15,6 +15,8 @@ SIDE = 96
 """The side of the embedded models' pictures, in pixels."""
 
 OVERSAMPLING = 3
+CLOUD_SPEED = 0.08
+"""Of the side, in a second."""
 
 Color = tuple[int, int, int] | None
 Point = tuple[float, float]
@@ -37,6 +39,7 @@ class Pen:
         self.unit = OVERSAMPLING * SIDE / 96 * scene.scale
         self.center = (OVERSAMPLING * SIDE * (0.5 + scene.x), OVERSAMPLING * SIDE * (0.5 + scene.y))
         self.sign = -1 if scene.mirrored else 1
+        self.moment = scene.moment
 
     def _place(self, x: float, y: float) -> Point:
         return self.center[0] + self.sign * self.unit * x, self.center[1] + self.unit * y
@@ -163,7 +166,8 @@ def _boat(pen: Pen, body: Color, *, sail: Color, flag: Color) -> None:
 
 
 def _cat(pen: Pen, body: Color, *, ears: Color, tail: Color, bow: Color) -> None:
-    pen.line([(10, 34), (28, 30), (33, 14), (27, 0)], 7, tail)
+    swing = 7 * math.sin(1.2 * math.tau * pen.moment)
+    pen.line([(10, 34), (28, 30), (33 + swing / 3, 14), (27 + swing, swing / 3)], 7, tail)
     for side in (-1, 1):
         pen.polygon([(-4 + side * 16, -14), (-4 + side * 14, -38), (-4 + side * 1, -24)], ears)
     pen.ellipse(-2, 22, 18, 18, body)
@@ -201,7 +205,8 @@ def _cake(pen: Pen, body: Color, *, candles: Color, cherries: Color) -> None:
     pen.box(-38, 32, 38, 37, body and DARK)
     for x in (-20, 0, 20):
         pen.box(x - 3, -24, x + 3, 4, candles)
-        pen.ellipse(x, -30, 3.2, 5.5, candles and (255, 170, 40))
+        flicker = 1 + 0.3 * math.sin(1.7 * math.tau * pen.moment) * math.cos(x)
+        pen.ellipse(x, -30, 3.2, 5.5 * flicker, candles and (255, 170, 40))
     pen.box(-31, 2, 31, 32, body)
     pen.box(-31, 12, 31, 18, body and CREAM)
     for x in (-26, -10, 10, 26):
@@ -249,7 +254,7 @@ def _background(scene: Scene, rng: random.Random) -> Image.Image:
         x, y, r = rng.choice((rng.uniform(0.1, 0.2), rng.uniform(0.8, 0.9))) * side, 0.13 * side, 0.085 * side
         canvas.ellipse((x - r, y - r, x + r, y + r), fill=(255, 226, 96))
     if scene.clouds:
-        x, y = rng.uniform(0.2, 0.8) * side, rng.uniform(0.1, 0.2) * side
+        x, y = rng.uniform(0.2, 0.8) * side + CLOUD_SPEED * scene.moment * side, rng.uniform(0.1, 0.2) * side
         for dx, radius in ((-0.09, 0.05), (0.0, 0.07), (0.09, 0.05)):
             cx, r = x + dx * side, radius * side
             canvas.ellipse((cx - r, y - r, cx + r, y + r), fill=(238, 242, 246))
@@ -259,8 +264,8 @@ def _background(scene: Scene, rng: random.Random) -> Image.Image:
     return image
 
 
-def draw(scene: Scene) -> Image.Image:
-    """Draws a scene as an RGB picture of `SIDE` x `SIDE` pixels; the same scene always gives the same picture."""
+def draw(scene: Scene, side: int = SIDE) -> Image.Image:
+    """Draws a scene as an RGB picture of side x side pixels; the same scene always gives the same picture."""
     rng = random.Random(scene.jitter)
     image = _background(scene, rng)
 
@@ -270,7 +275,7 @@ def draw(scene: Scene) -> Image.Image:
     body = None if scene.color is None else _shade(COLORS[scene.color], rng)
 
     PAINTERS[scene.object](Pen(image, scene), body, **colors)
-    return image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return image.resize((side, side), Image.Resampling.BOX)
 
 
 def shown(scene: Scene) -> np.ndarray:

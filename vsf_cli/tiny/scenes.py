@@ -139,6 +139,7 @@ class Scene:
         scale: The object's size; 1 fills about four fifths of the side.
         mirrored: Whether the object looks to the left.
         jitter: A seed for what has no name: shades, the places of sun and clouds, the height of the horizon.
+        moment: Seconds since a clip began; clouds, flames and tails move with it.
     """
 
     object: str
@@ -153,6 +154,7 @@ class Scene:
     scale: float = 1.0
     mirrored: bool = False
     jitter: int = 0
+    moment: float = 0.0
 
     def has(self, part: str) -> bool:
         """Whether the part is in the picture."""

@@ -67,7 +67,7 @@ def pictures(
     for start in range(0, len(triples), BATCH):
         batch = triples[start : start + BATCH]
         negatives = [part for _, _, part in batch]
-        with guided(pipe, negatives if method.guides_attention else "", method):
+        with guided(pipe, negatives if method.guides_attention else "", method, preset.max_sequence_length):
             images = pipe(
                 [prompt for prompt, _, _ in batch],
                 num_inference_steps=preset.num_inference_steps,

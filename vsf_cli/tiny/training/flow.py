@@ -25,7 +25,7 @@ from vsf_cli.tiny.recipe import (
 )
 from vsf_cli.tiny.scenes import Scene, caption, sample_part_alone, sample_scene
 from vsf_cli.tiny.training.autoencoder import normalised_latents, pixels
-from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, minimize, optimizers_for, render, steps
 from vsf_cli.tiny.training.regions import RegionHeads, Regions
 
 __all__ = ["Examples", "TextEncoders", "attended_tokens", "train_base", "train_student"]
@@ -124,19 +124,6 @@ class TextEncoders(nn.Module):
         return torch.cat([clip, t5.to(clip.dtype)], dim=1)
 
 
-def _optimizers(transformer: SD3Transformer2DModel, others: list[nn.Module]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else."""
-    matrices: list[nn.Parameter] = []
-    rest = [parameter for module in others for parameter in module.parameters() if parameter.requires_grad]
-    for name, parameter in transformer.named_parameters():
-        inner = name.startswith("transformer_blocks") and parameter.ndim == 2 and ".norm" not in name
-        (matrices if inner else rest).append(parameter)
-    return [
-        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
-
-
 def _predict(
     transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
 ) -> Tensor:
@@ -154,17 +141,6 @@ def _predict(
 def attended_tokens(encoders: TextEncoders, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
     """All text tokens of some samples, and the words alone of the others."""
     return encoders.words(clip_ids, t5_ids) | (torch.rand(len(clip_ids), 1) >= WORDS_ALONE)
-
-
-def _minimize(loss: Tensor, checkpoint: Checkpoint, besides: Tensor | float = 0.0) -> None:
-    for optimizer in checkpoint.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    (loss + besides).backward()
-    for module in checkpoint.modules.values():
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-    for optimizer in checkpoint.optimizers:
-        optimizer.step()
-    checkpoint.losses.append(loss.item())
 
 
 class _TrainingProcessor:
@@ -202,9 +178,9 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
     torch.manual_seed(0)
     transformer = build_transformer()
     encoders = TextEncoders.for_captions(folder)
-    heads = RegionHeads(transformer)
+    heads = RegionHeads(transformer.transformer_blocks)
     modules = {"encoders": encoders, "transformer": transformer, "heads": heads}
-    checkpoint = Checkpoint(folder / "base.safetensors", modules, _optimizers(transformer, [encoders, heads]), 0.998)
+    checkpoint = Checkpoint(folder / "base.safetensors", modules, optimizers_for(transformer, [encoders, heads]), 0.998)
     _prepare(transformer)
 
     for rng in steps("base", checkpoint, total, 1.0):
@@ -216,7 +192,7 @@ def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transfo
         with autocast():
             text = encoders(*ids)
         loss = F.mse_loss(_predict(transformer, noised, sigma, text, attended_tokens(encoders, *ids)), noise - latents)
-        _minimize(loss, checkpoint, REGION_WEIGHT * heads(*examples.regions.targets(chosen)))
+        minimize(loss, checkpoint, REGION_WEIGHT * heads(*examples.regions.targets(chosen)))
 
     averaged = build_transformer()
     averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
@@ -278,7 +254,7 @@ def train_student(
             target = (arrived - noised) / (end - start).view(shape)
 
         predicted = _predict(student, noised, start, text, attended_tokens(encoders, *ids))
-        _minimize(F.mse_loss(predicted, target), checkpoint)
+        minimize(F.mse_loss(predicted, target), checkpoint)
 
     averaged = build_transformer()
     averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vsf_cli.tiny.drawing import draw
 from vsf_cli.tiny.scenes import Scene
 
-__all__ = ["Checkpoint", "autocast", "cosine", "render", "steps"]
+__all__ = ["Checkpoint", "autocast", "cosine", "minimize", "optimizers_for", "render", "steps"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
 STEPS_BETWEEN_REPORTS = 20
@@ -163,3 +163,33 @@ def _record(path: Path, step: int, loss: float) -> None:
 
 def _seed(stage: str, step: int) -> int:
     return (sum(ord(letter) * 31**place for place, letter in enumerate(stage)) * 1_000_003 + step) % 2**31
+
+
+def optimizers_for(transformer: nn.Module, others: list[nn.Module]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for all else."""
+    matrices: list[nn.Parameter] = []
+    rest = [parameter for module in others for parameter in module.parameters() if parameter.requires_grad]
+    for name, parameter in transformer.named_parameters():
+        inner = (
+            name.startswith(("transformer_blocks", "blocks"))
+            and parameter.ndim == 2
+            and ".norm" not in name
+            and "table" not in name
+        )
+        (matrices if inner else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01),
+    ]
+
+
+def minimize(loss: Tensor, checkpoint: Checkpoint, besides: Tensor | float = 0.0) -> None:
+    """One step of a checkpoint's optimisers; `besides` is added to the loss, and not reported with it."""
+    for optimizer in checkpoint.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    (loss + besides).backward()
+    for module in checkpoint.modules.values():
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer in checkpoint.optimizers:
+        optimizer.step()
+    checkpoint.losses.append(loss.item())

@@ -8,7 +8,6 @@ away after training.
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from vsf_cli.tiny.drawing import shown
@@ -44,9 +43,9 @@ class Regions:
         self.names, self.colors = torch.tensor(names), torch.tensor(colors)
 
     @staticmethod
-    def measure(scenes: list[Scene]) -> np.ndarray:
-        """The shares of scenes, as `Regions` takes them."""
-        return np.stack([_shares(scene) for scene in scenes])
+    def measure(scenes: list[Scene], side: int = IMAGE_TOKENS_SIDE) -> np.ndarray:
+        """The shares of scenes on side x side tokens, as `Regions` takes them."""
+        return np.stack([_shares(scene, side) for scene in scenes])
 
     def targets(self, chosen: list[int]) -> tuple[Tensor, Tensor]:
         """What the heads should say of the chosen scenes: distributions with shape (B, tokens, names) and (.., colours).
@@ -60,10 +59,10 @@ class Regions:
         )
 
 
-def _shares(scene: Scene) -> np.ndarray:
+def _shares(scene: Scene, side: int) -> np.ndarray:
     picture = shown(scene)
-    cell = picture.shape[0] // IMAGE_TOKENS_SIDE
-    cells = picture.reshape(IMAGE_TOKENS_SIDE, cell, IMAGE_TOKENS_SIDE, cell)
+    cell = picture.shape[0] // side
+    cells = picture.reshape(side, cell, side, cell)
     channels = [(cells == number).mean((1, 3)).ravel() for number in range(1, 1 + MOST_CHANNELS)]
     return (np.stack(channels, -1) * 255).round().astype(np.uint8)
 
@@ -78,16 +77,16 @@ def _distribution(shares: Tensor, ids: Tensor, size: int) -> Tensor:
 class RegionHeads(nn.Module):
     """Two linear maps from a token's hidden state, with width `WIDTH`, to logits of names and of colours."""
 
-    def __init__(self, transformer: SD3Transformer2DModel) -> None:
+    def __init__(self, blocks: nn.ModuleList) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(WIDTH)
         self.name = nn.Linear(WIDTH, 1 + len(NAMES))
         self.color = nn.Linear(WIDTH, 1 + len(COLORS))
         self._hidden: Tensor | None = None
-        transformer.transformer_blocks[BLOCK].register_forward_hook(self._keep)
+        blocks[BLOCK].register_forward_hook(self._keep)
 
-    def _keep(self, block: nn.Module, args: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:
-        self._hidden = output[1]
+    def _keep(self, block: nn.Module, args: tuple[object, ...], output: Tensor | tuple[Tensor, Tensor]) -> None:
+        self._hidden = output if isinstance(output, Tensor) else output[1]
 
     def forward(self, names: Tensor, colors: Tensor) -> Tensor:
         """The cross entropy of the transformer's last call, with more weight on tokens that show the object."""

@@ -1,0 +1,96 @@
+"""Trains the embedded video model from nothing: `python -m vsf_cli.tiny.train_clips --folder FOLDER`.
+
+Stages, in order: the autoencoder, the base model (on single frames, then on clips), the LoRA. Each writes checkpoints to the
+folder and goes on from them. At the end, `--export` writes the pipeline's folder and the LoRA's file, in bfloat16.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import WanPipeline
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vsf_cli.tiny.clip_recipe import LORA_RANK, build_student_scheduler
+from vsf_cli.tiny.clips import FRAMES, clip_vocabulary
+from vsf_cli.tiny.training.clip_autoencoder import train_clip_autoencoder
+from vsf_cli.tiny.training.clip_flow import CLIPS, STILLS, ClipExamples, train_clip_base, train_lora
+
+__all__ = ["main", "published"]
+
+STAGES = ("autoencoder", "base", "lora")
+ORIGINAL_NAMES = {
+    "attn1.to_q": "self_attn.q",
+    "attn1.to_k": "self_attn.k",
+    "attn1.to_v": "self_attn.v",
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_q": "cross_attn.q",
+    "attn2.to_k": "cross_attn.k",
+    "attn2.to_v": "cross_attn.v",
+    "attn2.to_out.0": "cross_attn.o",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}
+"""Wan's own names of what diffusers calls otherwise: LoRAs for Wan are published under these."""
+
+
+def published(lora: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A LoRA by the names under which those for Wan are published, with its `alpha`."""
+    found = {}
+    for name, tensor in lora.items():
+        module, kind = name.replace(".default", "").removesuffix(".weight").rsplit(".lora_", 1)
+        block, inner = module.removeprefix("blocks.").split(".", 1)
+        place = f"diffusion_model.blocks.{block}.{ORIGINAL_NAMES[inner]}"
+        found[f"{place}.lora_{'down' if kind == 'A' else 'up'}.weight"] = tensor.bfloat16().contiguous()
+        found[f"{place}.alpha"] = torch.tensor(float(LORA_RANK)).bfloat16()
+    return found
+
+
+def main() -> None:
+    """Runs the stages."""
+    parser = argparse.ArgumentParser(prog="python -m vsf_cli.tiny.train_clips", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda, which was never tried")
+    parser.add_argument("--until", choices=STAGES, default="lora", help="the last stage to run")
+    parser.add_argument("--autoencoder-steps", type=int, default=8000)
+    parser.add_argument("--still-steps", type=int, default=4000, help="of the base, on single frames")
+    parser.add_argument("--clip-steps", type=int, default=2500, help="of the base, on clips")
+    parser.add_argument("--lora-steps", type=int, default=700)
+    parser.add_argument("--export", type=Path, help="where it is written; the package's own is vsf_cli/tiny/models")
+    options = parser.parse_args()
+    folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_default_device(options.device)
+
+    vae = train_clip_autoencoder(folder, options.autoencoder_steps)
+    if "base" not in wanted:
+        return
+    stills = ClipExamples.encode(vae, folder, "stills", STILLS, 1)
+    clips = ClipExamples.encode(vae, folder, "clips", CLIPS, FRAMES)
+    base, encoder = train_clip_base(stills, clips, folder, options.still_steps, options.clip_steps)
+    if "lora" not in wanted:
+        return
+    lora = train_lora(base, encoder, build_student_scheduler(), clips, folder, options.lora_steps)
+    if options.export is None:
+        return
+    place = options.export / "tiny-wan"
+    shutil.rmtree(place, ignore_errors=True)
+    pipe = WanPipeline(
+        tokenizer=encoder.tokenizer,
+        text_encoder=encoder.encoder,
+        vae=vae,
+        scheduler=build_student_scheduler(),
+        transformer=base,
+    )
+    pipe.to("cpu", torch.bfloat16).save_pretrained(place, safe_serialization=True)
+    for path in place.rglob("*.json"):
+        # diffusers notes the folder that a part was loaded from.
+        path.write_text("".join(line for line in path.open() if '"_name_or_path"' not in line), "utf-8")
+    (place / "vocabulary.txt").write_text("\n".join(clip_vocabulary()) + "\n", "utf-8")
+    save_file(published(lora), place.parent / "tiny-wan-causvid-lora.safetensors")
+
+
+if __name__ == "__main__":
+    main()

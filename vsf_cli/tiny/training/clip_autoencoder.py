@@ -1,0 +1,77 @@
+"""Trains the causal autoencoder of clips on crops of clips."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from vsf_cli.tiny.clip_recipe import build_autoencoder
+from vsf_cli.tiny.clips import draw_clip, sample_clip
+from vsf_cli.tiny.training.autoencoder import pixels, reconstruction_loss
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, steps
+
+__all__ = ["train_clip_autoencoder"]
+
+CLIPS = 3_000
+MEASURED = 32
+CROP, CROP_FRAMES = 32, 9
+BATCH = 6
+LATENT_NOISE = 0.1
+
+
+def _crops(clips: np.ndarray, rng: random.Random) -> Tensor:
+    """Crops with shape (B, 3, frames, side, side)."""
+    chosen = []
+    for _ in range(BATCH):
+        clip = clips[rng.randrange(len(clips))]
+        first = rng.randint(0, len(clip) - CROP_FRAMES)
+        x, y = (rng.randint(0, clip.shape[2] - CROP) for _ in range(2))
+        chosen.append(clip[first : first + CROP_FRAMES, y : y + CROP, x : x + CROP])
+    crops = np.stack(chosen)
+    return pixels(crops.reshape(-1, CROP, CROP, 3)).unflatten(0, (BATCH, CROP_FRAMES)).transpose(1, 2)
+
+
+def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
+    """Trains the autoencoder for `total` steps, or goes on from the checkpoint in `folder`.
+
+    Returns:
+        The autoencoder with averaged weights; its latents' mean and standard deviation are in its configuration.
+    """
+    rng = random.Random("clip autoencoder")
+    torch.manual_seed(0)
+    model = build_autoencoder()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
+    checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
+    count = MEASURED if checkpoint.finished(total) else CLIPS
+    clips = np.stack([draw_clip(sample_clip(rng)) for _ in range(count)])
+
+    for chance in steps("autoencoder", checkpoint, total, 1.0):
+        target = _crops(clips, chance)
+        with autocast():
+            mean = model.encode(target).latent_dist.mean
+            spread = mean.float().std()
+            output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample.float()
+        flat, wanted = (part.transpose(1, 2).flatten(0, 1) for part in (output, target))
+        # A standard deviation near one keeps the latents' scale from drifting.
+        loss = reconstruction_loss(flat, wanted) + 0.01 * (spread - 1).square() + 1e-3 * mean.float().mean().square()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        checkpoint.losses.append(loss.item())
+
+    model.load_state_dict(checkpoint.averaged("vae"), strict=False)
+    model.eval().requires_grad_(False)
+    whole = pixels(clips[:MEASURED].reshape(-1, *clips.shape[2:])).unflatten(0, (MEASURED, -1)).transpose(1, 2)
+    latents = torch.cat([model.encode(part).latent_dist.mean for part in whole.split(8)])
+    decoded = torch.cat([model.decode(part).sample for part in latents.split(8)]).clamp(-1, 1)
+    print(f"autoencoder: {-10 * torch.log10(((decoded - whole) / 2).square().mean()):.1f} dB on {MEASURED} of its clips")
+    statistics = latents.transpose(0, 1).flatten(1)
+    model.register_to_config(
+        latents_mean=[round(number, 5) for number in statistics.mean(1).tolist()],
+        latents_std=[round(number, 5) for number in statistics.std(1).tolist()],
+    )
+    return model

@@ -11,9 +11,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.conftest import random_pipeline
 from tests.maps_for_tests import TOKENS, some_maps, some_pictures
+from tests.test_wan import random_wan
 from vsf_cli import attn_map, plots
 from vsf_cli.attn_map import watch, write
 from vsf_cli.errors import MediaError, RequestError
@@ -268,6 +270,8 @@ def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
         plots.grid(maps, "logits", final, None, estimates),
         plots.words(maps, final),
         plots.curves(maps),
+        plots.frames(some_maps(frames=5), *some_pictures(frames=5)[:2]),
+        plots.frames(some_maps(frames=21), some_pictures(frames=21)[0], None),
     ):
         figure.canvas.draw()
         limits = {image.get_clim() for axes in figure.axes for image in axes.images if image.get_array().ndim == 2}
@@ -276,6 +280,41 @@ def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
         axes.get_title() for axes in plots.grid(maps, "share", final, unguided, estimates).axes if "step" in axes.get_title()
     ]
     assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MOST_COLUMNS
+
+
+def test_a_clip_has_maps_of_each_latent_frame(tmp_path: Path) -> None:
+    pipe = random_wan(torch.float32)
+    request = Request("a red bike", "tests", 3, ("wheels",), num_inference_steps=3, max_sequence_length=12, width=32, height=32)
+    request = replace(request, num_frames=9, drop_frames=2, fps=4)
+    plain = generate(pipe, request)
+    watched = watch(pipe, request, Selection())
+    assert [frame.tobytes() for frame in watched.result.frames] == [frame.tobytes() for frame in plain.frames]
+    assert len(plain.frames) == 7 and watched.result.request == plain.request
+    assert watched.maps.share.shape == (3, 3, 1, 3, 2, 2), "steps, blocks, heads, latent frames, rows, columns"
+    assert [len(frames) for frames in (watched.final, watched.unguided or [], *watched.estimates)] == [3] * 5
+    description = {"request": {"model": "tests"}, "versions": {}, "size": [32, 32]}
+    written = {path.relative_to(tmp_path).as_posix() for path in write(watched, tmp_path, description)}
+    assert {"overlay.webp", "frames.png", "frames/3.png", "no-guidance/1.png", "steps/2/3.png", "index.html"} <= written
+    with Image.open(tmp_path / "overlay.webp") as overlay:
+        assert overlay.n_frames == 7 and overlay.size == (32, 32)
+    assert load(tmp_path).share.shape == watched.maps.share.shape
+
+
+def test_both_transformers_are_watched() -> None:
+    pipe = random_wan(torch.float32, two=True)
+    request = Request("a red bike", "tests", 3, ("wheels",), num_inference_steps=4, max_sequence_length=12, width=32, height=32)
+    assert watch(pipe, replace(request, num_frames=5, fps=4), Selection()).maps.steps == (1, 2, 3, 4)
+
+
+def test_what_is_kept_is_bounded_and_said() -> None:
+    everything, notes = attn_map._bounded(Selection(), 55, 38, 64 * 64, 8)
+    assert everything == Selection() and not notes
+    wan, notes = attn_map._bounded(Selection(), 55, 30, 21 * 30 * 52, 8)
+    assert wan.blocks is not None and wan.blocks[0] == 1 and wan.blocks[-1] == 30 and 1 < len(wan.blocks) < 30
+    assert len(wan.blocks) * 8 * 21 * 30 * 52 * (2 * 55 + 4) <= attn_map.MOST_BYTES
+    assert "all 30 blocks would be 896 MB" in notes[0] and ", 30 are kept" in notes[0]
+    chosen, notes = attn_map._bounded(Selection(blocks=(3,)), 55, 30, 21 * 30 * 52, 8)
+    assert chosen.blocks == (3,) and not notes
 
 
 def test_the_folder_beside_a_picture() -> None:

@@ -68,6 +68,7 @@ def test_the_slider_and_the_choices_change_what_is_shown(browser: Any, file: Pat
 
     browser.get(file.as_uri())
     before = shown(browser)
+    assert not browser.find_element("id", "frame").is_displayed(), "a picture has one frame"
     choose(browser, "step", "1")
     second = shown(browser)
     assert second != before and "step 2" in browser.find_element("id", "caption").text
@@ -84,6 +85,19 @@ def test_the_slider_and_the_choices_change_what_is_shown(browser: Any, file: Pat
     assert browser.find_element("id", "under").get_attribute("src") != source
     choose(browser, "opacity", "0")
     assert browser.find_element("id", "map").value_of_css_property("opacity") == "0"
+    assert browser.get_log("browser") == []
+
+
+def test_the_frames_of_a_clip_can_be_walked_through(browser: Any, tmp_path: Path) -> None:
+    maps, (final, unguided, estimates) = some_maps(frames=5), some_pictures(frames=5)
+    (tmp_path / "clip.html").write_text(page(maps, "a car", {"seed": 1}, final, unguided, estimates), "utf-8")
+    browser.get((tmp_path / "clip.html").as_uri())
+    before, source = shown(browser), browser.find_element("id", "under").get_attribute("src")
+    browser.find_element("tag name", "body").send_keys(".")
+    assert shown(browser) != before and browser.find_element("id", "under").get_attribute("src") != source
+    assert browser.find_element("id", "frame-name").text == "2 of 5"
+    browser.find_element("tag name", "body").send_keys(",")
+    assert shown(browser) == before
     assert browser.get_log("browser") == []
 
 

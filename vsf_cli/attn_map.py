@@ -1,12 +1,13 @@
 """A picture that is made and watched, and the folder that shows where the negative prompt acted."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsf_cli.clip_files import encode_clip
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.maps import Maps, Selection, save
@@ -16,26 +17,37 @@ from vsf_cli.methods import METHODS
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vsf_cli.families import Family
+
+    Frames = list[Image.Image]
+
 __all__ = ["PAGE", "Watched", "check_watchable", "folder_beside", "watch", "write"]
 
-PAGE = "index.html"
+PAGE, OVERLAY = "index.html", "overlay.webp"
+DEFAULT_FPS = 16
+MOST_BYTES = 200_000_000
+"""Of maps that are kept unless blocks are chosen."""
 
 
 @dataclass(frozen=True)
 class Watched:
-    """A picture, and what was seen while it was made.
+    """A picture, or a clip, and what was seen while it was made.
 
     Arguments:
         result: The picture.
-        unguided: The picture of the same seed without guidance; None if the picture itself is that one.
         maps: What the image attended to.
-        estimates: The estimate of the picture at each step of the maps.
+        final: The picture at each frame of the maps; of a picture there is one.
+        unguided: The same of the same seed without guidance; None if the picture itself is that one.
+        estimates: The estimate of the picture at each step of the maps, at each frame.
+        notes: What a person should know, such as which blocks were kept.
     """
 
     result: Result
-    unguided: "Image.Image | None"
     maps: Maps
-    estimates: list["Image.Image"]
+    final: "Frames"
+    unguided: "Frames | None"
+    estimates: list["Frames"]
+    notes: tuple[str, ...] = ()
 
 
 def folder_beside(picture: Path) -> Path:
@@ -61,8 +73,6 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
     Raises:
         RequestError: If there is nothing to record, or the selection names what is not there.
     """
-    import torch
-
     from vsf_cli.families import Guidance, family_of
     from vsf_cli.recorder import Recorder
 
@@ -71,17 +81,59 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
     blocks = len(family.processors(pipe, Guidance(method)))
     selection.check(request.num_inference_steps, blocks, pipe.transformer.config.num_attention_heads)
     tokens = family.tokens(pipe, request.prompt, request.negative, method.special_tokens, request.max_sequence_length)
-    recorder = Recorder(method, selection.tokens(tokens), selection)
-    result = generate(pipe, request, progress, recorder)
+    kept = selection.tokens(tokens)
+    selection, notes = _bounded(selection, len(kept), blocks, _image_tokens(family, pipe, request), request.num_inference_steps)
+
+    recorder = Recorder(method, kept, selection)
+    # Maps are of whole clips: frames that the file leaves out are left out of the file alone.
+    result = generate(pipe, replace(request, drop_frames=0), progress, recorder)
+    maps = recorder.maps()
+
+    def at_maps(frames: Sequence["Image.Image"]) -> "Frames":
+        return [frames[place] for place in _moments(len(frames), maps.share.shape[-3])]
+
     unguided = None
     if method.guides_attention:
-        unguided = generate(pipe, replace(request, method="none", parameters={}), progress).image
-    estimates = family.decode(pipe, torch.cat(recorder.estimates()))
-    return Watched(result, unguided, recorder.maps(), estimates)
+        unguided = at_maps(generate(pipe, replace(request, drop_frames=0, method="none", parameters={}), progress).frames)
+    estimates = [at_maps(family.decode(pipe, latents)) for latents in recorder.estimates()]
+    shown = replace(result, request=replace(result.request, drop_frames=request.drop_frames))
+    shown = replace(shown, frames=result.frames[request.drop_frames :])
+    return Watched(shown, maps, at_maps(result.frames), unguided, estimates, notes)
+
+
+def _image_tokens(family: "Family", pipe: Any, request: Request) -> int:
+    """How many tokens a picture of the request has, or a clip."""
+    usual = getattr(pipe, "default_sample_size", 128) * getattr(pipe, "vae_scale_factor", 8)
+    rows, columns = ((side or usual) // family.cell(pipe) for side in (request.height, request.width))
+    frames = 1 + ((request.num_frames or 1) - 1) // family.frames_of_a_token(pipe)
+    return frames * rows * columns
+
+
+def _moments(frames: int, of_maps: int) -> list[int]:
+    """The frame of a clip at each frame of its maps: from the first to the last, evenly spread."""
+    return [round(place * (frames - 1) / max(1, of_maps - 1)) for place in range(of_maps)]
+
+
+def _bounded(selection: Selection, tokens: int, blocks: int, places: int, steps: int) -> tuple[Selection, tuple[str, ...]]:
+    """What is kept if everything would be more than `MOST_BYTES`: blocks, evenly spread; and what to say of it.
+
+    A block keeps, at each step, for each head or for their mean, 2 bytes for each token and 4 for the share, at each place.
+    """
+    steps = len(selection.steps or range(steps))
+    block = steps * len(selection.heads or (0,)) * places * (2 * tokens + 4)
+    fit = max(1, MOST_BYTES // block)
+    if selection.blocks is not None or fit >= blocks:
+        return selection, ()
+    kept = tuple(sorted({1 + round(place * (blocks - 1) / max(1, fit - 1)) for place in range(fit)}))
+    size = f"{blocks * block / 1e6:,.0f} MB"
+    note = f"all {blocks} blocks would be {size} of maps: blocks {', '.join(map(str, kept))} are kept; --blocks chooses others"
+    return replace(selection, blocks=kept), (note,)
 
 
 def write(watched: Watched, folder: Path, description: Mapping[str, Any], metadata: bool = True) -> list[Path]:
     """Writes the folder of a run: the pictures, `maps.npz` with `summary.json`, the figures, and `index.html`.
+
+    Of a clip there are the frames at which the maps are, a contact sheet, and the clip with its maps over it.
 
     Arguments:
         watched: The picture and its maps.
@@ -99,22 +151,26 @@ def write(watched: Watched, folder: Path, description: Mapping[str, Any], metada
     from vsf_cli.page import page
 
     maps = replace(watched.maps, settings=description if metadata else {})
-    final, unguided, estimates = watched.result.image, watched.unguided, watched.estimates
-    pictures = {"picture.png": final} | ({"no-guidance.png": unguided} if unguided else {})
-    pictures |= {f"steps/{step}.png": image for step, image in zip(maps.steps, estimates, strict=True)}
-    figures: dict[str, Callable[[], Any]] = {
-        "grid.png": lambda: plots.grid(maps, "share", final, unguided, estimates),
-        "grid-logits.png": lambda: plots.grid(maps, "logits", final, unguided, estimates),
-        "words.png": lambda: plots.words(maps, final),
-        "curves.png": lambda: plots.curves(maps),
-    }
+    final, unguided, estimates = watched.final, watched.unguided, watched.estimates
     written: list[Path] = []
     with _telling(written):
-        for name, image in pictures.items():
-            write_picture(folder / name, image, "png", description if metadata and image is final else None)
+        for name, image in _pictures(watched):
+            write_picture(folder / name, image, "png", description if metadata and image is watched.result.image else None)
             written.append(folder / name)
+        if len(final) > 1:
+            fps = watched.result.request.fps or DEFAULT_FPS
+            write_bytes(folder / OVERLAY, encode_clip(plots.overlaid(maps, watched.result.frames), fps, "webp", None))
+            written.append(folder / OVERLAY)
         save(maps, folder)
         written += [folder / "maps.npz", folder / "summary.json"]
+        figures: dict[str, Callable[[], Any]] = {
+            "grid.png": lambda: plots.grid(maps, "share", final, unguided, estimates),
+            "grid-logits.png": lambda: plots.grid(maps, "logits", final, unguided, estimates),
+            "words.png": lambda: plots.words(maps, final),
+            "curves.png": lambda: plots.curves(maps),
+        }
+        if len(final) > 1:
+            figures["frames.png"] = lambda: plots.frames(maps, final, unguided)
         for name, draw in figures.items():
             buffer = io.BytesIO()
             draw().savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
@@ -124,6 +180,22 @@ def write(watched: Watched, folder: Path, description: Mapping[str, Any], metada
         write_bytes(folder / PAGE, html.encode())
         written.append(folder / PAGE)
     return written
+
+
+def _pictures(watched: Watched) -> Iterator[tuple[str, "Image.Image"]]:
+    """The pictures by their names; of a clip, those of each frame of the maps in folders."""
+    if len(watched.final) == 1:
+        yield "picture.png", watched.result.image
+        if watched.unguided:
+            yield "no-guidance.png", watched.unguided[0]
+        for step, estimate in zip(watched.maps.steps, watched.estimates, strict=True):
+            yield f"steps/{step}.png", estimate[0]
+        return
+    clips = {"frames": watched.final} | ({"no-guidance": watched.unguided} if watched.unguided else {})
+    clips |= {f"steps/{step}": estimate for step, estimate in zip(watched.maps.steps, watched.estimates, strict=True)}
+    for name, frames in clips.items():
+        for number, image in enumerate(frames, 1):
+            yield f"{name}/{number}.png", image
 
 
 @contextmanager

@@ -10,22 +10,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from vsf_cli.maps import Maps
-from vsf_cli.plots import middle_frame, palette
+from vsf_cli.plots import Frames, palette
 
 __all__ = ["page"]
 
 SHARE = "all of the negative prompt"
 SHOWN_SIDE = 512
-"""Pixels: larger pictures are embedded at this size."""
+"""Pixels: larger pictures are embedded at this size, and frames of clips, which are many, at half of it."""
 
 
 def _encoded(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _picture(image: Image.Image) -> str:
+def _picture(image: Image.Image, side: int) -> str:
     small = image.convert("RGB")
-    small.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + _encoded(buffer.getvalue())
@@ -42,19 +42,19 @@ def _groups(blocks: Sequence[int]) -> dict[str, list[int]]:
 
 
 def _choices(maps: Maps) -> dict[str, tuple[np.ndarray, str]]:
-    """What can be shown: values with the axes (step, block, row, column), and their unit."""
-    found = {SHARE: (middle_frame(maps.share).mean(2), "share of attention")}
+    """What can be shown: values with the axes (step, block, frame, row, column), and their unit."""
+    found = {SHARE: (maps.share.mean(2), "share of attention")}
     for prompt, sign in (("negative", "\u2212"), ("positive", "+")):
         for word in maps.words(prompt):
             encoders = maps.encoders(word, prompt)
             for encoder in [None, *encoders] if len(encoders) > 1 else encoders:
                 name = f"{sign} {word}" + (f" ({encoder.upper()})" if encoder else "")
-                found[name] = middle_frame(maps.word(word, prompt, encoder)).mean(2), "q\u00b7k / \u221aD, nats"
+                found[name] = maps.word(word, prompt, encoder).mean(2), "q\u00b7k / \u221aD, nats"
     return found
 
 
 def _layer(values: np.ndarray, unit: str, groups: Mapping[str, list[int]]) -> dict[str, Any]:
-    """Bytes on one scale for all steps and groups of blocks, with shape (groups, steps, rows, columns)."""
+    """Bytes on one scale for all steps and groups of blocks, with shape (groups, steps, frames, rows, columns)."""
     means = np.stack([values[:, places].mean(1) for places in groups.values()])
     low, high = float(means.min()), float(means.max())
     scaled = ((means - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
@@ -65,9 +65,9 @@ def page(
     maps: Maps,
     title: str,
     facts: Mapping[str, Any],
-    final: Image.Image,
-    unguided: Image.Image | None,
-    estimates: Sequence[Image.Image],
+    final: Frames,
+    unguided: Frames | None,
+    estimates: Sequence[Frames],
 ) -> str:
     """The HTML of a run.
 
@@ -75,10 +75,11 @@ def page(
         maps: The maps.
         title: The heading.
         facts: What the page says of the run, by name.
-        final: The finished picture.
+        final: The finished picture, at each frame of the maps.
         unguided: The picture of the same seed without guidance.
         estimates: The estimate of the picture at each step of the maps.
     """
+    side = SHOWN_SIDE if len(final) == 1 else SHOWN_SIDE // 2
     groups = _groups(maps.blocks)
     data = {
         "rows": maps.share.shape[-2],
@@ -88,13 +89,13 @@ def page(
         "groups": list(groups),
         "layers": {name: _layer(values, unit, groups) for name, (values, unit) in _choices(maps).items()},
         "palette": _encoded(palette().tobytes()),
-        "estimates": [_picture(image) for image in estimates],
+        "final": [_picture(image, side) for image in final],
+        "unguided": [_picture(image, side) for image in unguided or ()],
+        "estimates": [[_picture(image, side) for image in frames] for frames in estimates],
     }
     environment = Environment(loader=PackageLoader("vsf_cli"), autoescape=True, undefined=StrictUndefined)
     return environment.get_template("maps.html.j2").render(
         title=title,
         facts=facts,
         data=data,
-        final=_picture(final),
-        unguided=_picture(unguided) if unguided else None,
     )

@@ -11,7 +11,10 @@ from PIL import Image
 from vsf_cli.maps import Maps
 from vsf_cli.words import STOP_WORDS
 
-__all__ = ["COLORS", "curves", "grid", "middle_frame", "palette", "words"]
+__all__ = ["COLORS", "curves", "frames", "grid", "middle_frame", "overlaid", "palette", "words"]
+
+Frames = Sequence[Image.Image]
+"""A picture at each frame of the maps; of a picture there is one."""
 
 COLORS = "inferno"
 """A perceptually uniform colour map."""
@@ -43,10 +46,13 @@ def _thinned(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()))
 
 
-def grid(
-    maps: Maps, quantity: str, final: Image.Image, unguided: Image.Image | None, estimates: Sequence[Image.Image]
-) -> Figure:
-    r"""Figure 4 of the paper: a column for each step, the map above, the estimate of the picture below.
+def middle(pictures: Frames) -> Image.Image:
+    """The picture at the middle frame."""
+    return pictures[len(pictures) // 2]
+
+
+def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, estimates: Sequence[Frames]) -> Figure:
+    r"""Figure 4 of the paper: a column for each step, the map above, the estimate of the picture below; of a clip, its middle.
 
     Arguments:
         maps: The maps; means are taken over heads and blocks, and the logits are summed over the negative prompt's tokens.
@@ -64,19 +70,19 @@ def grid(
     shown = _thinned(len(maps.steps))
     figure = Figure(figsize=(CELL * (len(shown) + 2.1), CELL * 2 + 0.7), layout="constrained", dpi=DPI)
     places = figure.subplots(2, len(shown) + 1, width_ratios=[1.25, *[1] * len(shown)])
-    for axes, picture, title in ((places[0, 0], final, "guided"), (places[1, 0], unguided, "no guidance")):
+    for axes, pictures, title in ((places[0, 0], final, "guided"), (places[1, 0], unguided, "no guidance")):
         _bare(axes)
-        axes.set_title(title if picture else "", fontsize=8)
-        if picture is None:
+        axes.set_title(title if pictures else "", fontsize=8)
+        if pictures is None:
             axes.axis("off")
         else:
-            axes.imshow(picture)
+            axes.imshow(middle(pictures))
     low, high = float(values.min()), float(values.max())
     for column, step in enumerate(shown, 1):
         above, below = places[0, column], places[1, column]
         drawn = above.imshow(values[step], cmap=COLORS, vmin=low, vmax=high, interpolation="nearest")
         above.set_title(f"step {maps.steps[step]}\n$\\sigma$ = {maps.sigmas[step]:.2f}", fontsize=8)
-        below.imshow(estimates[step])
+        below.imshow(middle(estimates[step]))
         for axes in (above, below):
             _bare(axes)
     bar = figure.colorbar(drawn, ax=places[:, -1].tolist(), shrink=0.9, aspect=30)
@@ -85,7 +91,7 @@ def grid(
     return figure
 
 
-def words(maps: Maps, final: Image.Image) -> Figure:
+def words(maps: Maps, final: Frames) -> Figure:
     """A row for each word, negative ones first: its map over the picture, for each text encoder and for all together.
 
     Articles and prepositions are left out; the page has them.
@@ -103,7 +109,8 @@ def words(maps: Maps, final: Image.Image) -> Figure:
         if encoder is None or encoder in maps.encoders(word, prompt)
     }
     low, high = (float(extreme(np.stack(list(values.values())))) for extreme in (np.min, np.max))
-    extent = (0, final.width, final.height, 0)
+    under = middle(final)
+    extent = (0, under.width, under.height, 0)
     drawn: Any = None
     for row, (prompt, word) in enumerate(rows):
         for column, encoder in enumerate(columns):
@@ -115,13 +122,65 @@ def words(maps: Maps, final: Image.Image) -> Figure:
                 sign = "\u2212" if prompt == "negative" else "+"
                 axes.set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
             if (prompt, word, encoder) in values:
-                axes.imshow(final.convert("L").convert("RGB"), extent=extent)
+                axes.imshow(under.convert("L").convert("RGB"), extent=extent)
                 found = values[prompt, word, encoder]
                 drawn = axes.imshow(found, cmap=COLORS, vmin=low, vmax=high, alpha=0.7, extent=extent, interpolation="bilinear")
     bar = figure.colorbar(drawn, ax=places.ravel().tolist(), shrink=min(1.0, 3 / len(rows)), aspect=20)
     bar.set_label(r"$q k^{\!\top} / \sqrt{D}$, nats, mean of steps, blocks and heads", fontsize=7)
     bar.ax.tick_params(labelsize=7)
     return figure
+
+
+def _share_of_frames(maps: Maps) -> np.ndarray:
+    """The mean share over steps, blocks and heads, with the axes (frame, row, column)."""
+    mean: np.ndarray = maps.share.mean((0, 1, 2))
+    return mean
+
+
+def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
+    """A contact sheet of a clip: a column for each frame of the maps, without guidance, with it, and the map over it."""
+    values = _share_of_frames(maps)
+    shown = _thinned(len(values))
+    rows = [("no guidance", unguided), ("guided", final), ("share $w$", None)][0 if unguided else 1 :]
+    figure = Figure(figsize=(CELL * len(shown) + 1.6, (CELL + 0.1) * len(rows) + 0.3), layout="constrained", dpi=DPI)
+    places = figure.subplots(len(rows), len(shown), squeeze=False)
+    extent = (0, final[0].width, final[0].height, 0)
+    drawn: Any = None
+    for row, (name, pictures) in enumerate(rows):
+        places[row, 0].set_ylabel(name, fontsize=8)
+        for column, frame in enumerate(shown):
+            axes = places[row, column]
+            _bare(axes)
+            if row == 0:
+                axes.set_title(f"frame {frame + 1}", fontsize=8)
+            axes.imshow((pictures or [each.convert("L").convert("RGB") for each in final])[frame], extent=extent)
+            if pictures is None:
+                drawn = axes.imshow(
+                    values[frame],
+                    cmap=COLORS,
+                    vmin=float(values.min()),
+                    vmax=float(values.max()),
+                    alpha=0.7,
+                    extent=extent,
+                    interpolation="bilinear",
+                )
+    bar = figure.colorbar(drawn, ax=places.ravel().tolist(), shrink=0.6, aspect=20)
+    bar.set_label("share of attention, mean of steps, blocks and heads", fontsize=7)
+    bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def overlaid(maps: Maps, clip: Sequence[Image.Image]) -> list[Image.Image]:
+    """The frames of a clip with the mean share over them, on one scale for all frames."""
+    values = _share_of_frames(maps)
+    low, high = float(values.min()), float(values.max())
+    colors = palette()[((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)]
+    found = []
+    for number, image in enumerate(clip):
+        color = colors[round(number * (len(colors) - 1) / max(1, len(clip) - 1))]
+        layer = Image.fromarray(color).resize(image.size, Image.Resampling.BILINEAR)
+        found.append(Image.blend(image.convert("L").convert("RGB"), layer, 0.6))
+    return found
 
 
 def curves(maps: Maps) -> Figure:

@@ -1,7 +1,7 @@
 """Records what image tokens attend to, around a guidance method: no second patch, and not one bit of the picture changes."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,7 @@ class Recorder(Method):
         self.method = method
         self.accepts_guidance_scale = method.accepts_guidance_scale  # type: ignore[misc]
         self.special_tokens = method.special_tokens
+        self.padding = method.padding
         self.beta = method.beta
         self.start, self.stop = method.start, method.stop
         self.selection = selection or Selection()
@@ -74,8 +75,8 @@ class Recorder(Method):
 
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[None]:
-        """A `with` in which the calls of the pipeline's transformer are the steps."""
-        transformer, patch_size = pipe.transformer, pipe.transformer.config.patch_size
+        """A `with` in which the calls of the pipeline's transformer, or of both that Wan 2.2 has, are the steps."""
+        patch_size = pipe.transformer.config.patch_size
         train_steps = pipe.scheduler.config.num_train_timesteps
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -92,15 +93,12 @@ class Recorder(Method):
             self._blocks = max(self._blocks, self._calls)
             step.estimate = (latents.float() - step.sigma * velocity.float()).cpu()
 
-        handles = [
-            transformer.register_forward_pre_hook(begin, with_kwargs=True),
-            transformer.register_forward_hook(end, with_kwargs=True),
-        ]
-        try:
+        with ExitStack() as stack:
+            for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
+                if transformer is not None:
+                    stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                    stack.callback(transformer.register_forward_hook(end, with_kwargs=True).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def attend(self, query: Tensor, positive_query: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         """The method's own outputs, to the bit."""

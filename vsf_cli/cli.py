@@ -10,8 +10,10 @@ import typer
 
 from vsf_cli import __version__
 from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.options import guidance, making, running, sharing
 
 Value = TypeVar("Value")
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 
 app = typer.Typer(
     help="Say what you don't want, and few-step models obey: negative guidance by value sign flip (VSF).",
@@ -21,41 +23,6 @@ app = typer.Typer(
 )
 presets = typer.Typer(help="List presets, show their values, and choose one.", no_args_is_help=True)
 app.add_typer(presets, name="presets")
-
-Negative = Annotated[
-    list[str] | None,
-    typer.Option("-n", "--neg", "--negative-prompt", "--negative", help="What you don't want. Repeatable."),
-]
-Alpha = Annotated[float | None, typer.Option("--alpha", "--scale", help="VSF's strength, 0 or more.")]
-Beta = Annotated[float | None, typer.Option("--beta", "--offset", help="VSF's bias, in nats; inf turns it off.")]
-SpecialTokens = Annotated[
-    bool | None,
-    typer.Option("--special-tokens/--no-special-tokens", help="Whether VSF uses the negative's begin and end tokens."),
-]
-Start = Annotated[float | None, typer.Option("--start", help="Guide from this fraction of the steps on.")]
-Stop = Annotated[float | None, typer.Option("--stop", help="Guide until this fraction of the steps.")]
-MethodName = Annotated[str | None, typer.Option("--method", help="vsf, cfg or none.")]
-PresetName = Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")]
-Model = Annotated[str | None, typer.Option("-m", "--model", help="A hub id or a folder.")]
-Loras = Annotated[list[str] | None, typer.Option("--lora", help="PATH_OR_ID[:weight_name][:SCALE]. Repeatable.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Denoising steps.")]
-Guidance = Annotated[float | None, typer.Option("--guidance", "--cfg-scale", help="CFG's scale; 0 is none.")]
-Seed = Annotated[str | None, typer.Option("-s", "--seed", help="7, or 1,2,3, or 1..8; random if not given.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", "--count", help="How many pictures, each with its own seed.")]
-Size = Annotated[str | None, typer.Option("--size", help="WxH in pixels.")]
-Output = Annotated[
-    str | None,
-    typer.Option("-o", "--output", help="A file, a folder/, a template with {seed} {alpha} {slug} ..., or - for bytes."),
-]
-Exists = Annotated[str | None, typer.Option("--exists", help="suffix, skip, overwrite or error.")]
-Format = Annotated[str | None, typer.Option("--format", help="png, jpeg or webp.")]
-Device = Annotated[str | None, typer.Option("-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")]
-Offload = Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never use the network.")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")]
-Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 
 
 def bounded(command: Callable[..., None]) -> Callable[..., None]:
@@ -95,76 +62,70 @@ def parsed(option: str, parse: Callable[[], Value]) -> Value:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
+def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
+    """Plans and makes pictures, or clips, from what the command line says."""
+    from vsf_cli import commands
+    from vsf_cli.planning import plan
+    from vsf_cli.presets import SETTINGS, Settings
+    from vsf_cli.terminal import Talk
+    from vsf_cli.values import parse_seeds, parse_size
+
+    numbers = parsed("--seed", lambda: parse_seeds(options["seed"], options["seeds"]))
+    parsed("--size", lambda: parse_size(options["size"]) if options["size"] else None)
+    given = {name: value for name, value in options.items() if name in SETTINGS}
+    settings = Settings({**given, "offline": options["offline"] or None}, video=video)
+    besides = {name: options[name] for name in ("metadata", "sidecar", "dump_attn", "seconds") if name in options}
+    planned = plan(read_prompt(prompt), options["neg"] or [], numbers, settings, options["lora"] or [], **besides, video=video)
+    talk = Talk(options["quiet"], options["verbose"])
+    commands.run_images(planned, talk, options["as_json"], options["dry_run"], drawn=options["seed"] is None)
+
+
 @app.command()
 @bounded
+@sharing(guidance, making, running)
 def image(
     prompt: Annotated[str, typer.Argument(help="What you want; - reads stdin, @file reads a file.")],
-    neg: Negative = None,
-    alpha: Alpha = None,
-    beta: Beta = None,
-    special_tokens: SpecialTokens = None,
-    start: Start = None,
-    stop: Stop = None,
-    method: MethodName = None,
-    preset: PresetName = None,
-    model: Model = None,
-    lora: Loras = None,
-    steps: Steps = None,
-    guidance: Guidance = None,
-    seed: Seed = None,
-    seeds: Seeds = None,
-    size: Size = None,
     width: Annotated[int | None, typer.Option("-W", "--width", help="Pixels; with --height.")] = None,
     height: Annotated[int | None, typer.Option("-H", "--height", help="Pixels; with --width.")] = None,
-    output: Output = None,
-    exists: Exists = None,
-    format: Format = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    offload: Offload = None,
-    offline: Offline = False,
-    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Whether files say how they were made.")] = True,
-    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each picture.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
-    dump_attn: Annotated[bool, typer.Option("--dump-attn", help="Write attention maps beside each picture.")] = False,
+    format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp.")] = None,
+    **options: Any,
 ) -> None:
     """Make pictures: vsf image "a red bike on a road" --neg "wheels" --alpha 3"""
-    from vsf_cli import commands
-    from vsf_cli.presets import SETTINGS, Settings
-    from vsf_cli.run import plan
-    from vsf_cli.terminal import Talk
-    from vsf_cli.values import chosen_size, parse_seeds, parse_size
+    from vsf_cli.values import chosen_size
 
-    size = chosen_size(size, width, height)
-    options = {name: value for name, value in locals().items() if name in SETTINGS}
-    numbers = parsed("--seed", lambda: parse_seeds(seed, seeds))
-    parsed("--size", lambda: parse_size(size) if size else None)
-    settings = Settings({**options, "offline": offline or None})
-    made = plan(read_prompt(prompt), neg or [], numbers, settings, lora or [], metadata, sidecar, dump_attn)
-    commands.run_images(made, Talk(quiet, verbose), as_json, dry_run, drawn=seed is None)
+    size = chosen_size(options["size"], width, height)
+    made(prompt, {**options, "size": size, "format": format})
+
+
+@app.command()
+@bounded
+@sharing(guidance, making, running)
+def video(
+    prompt: Annotated[str, typer.Argument(help="What you want; - reads stdin, @file reads a file.")],
+    frames: Annotated[int | None, typer.Option("--frames", help="How many; rounded to 1 more than a multiple of 4.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="How long, instead of --frames.")] = None,
+    fps: Annotated[int | None, typer.Option("--fps", help="Frames in a second, as the file is played.")] = None,
+    drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Leave out the first frames.")] = None,
+    shift: Annotated[float | None, typer.Option("--shift", help="How far the sigmas are shifted towards noise.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="mp4, webm, gif, webp or frames (a folder).")] = None,
+    crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
+    cache_text: Annotated[bool, typer.Option("--cache-text", help="Compute the text's keys and values once.")] = False,
+    **options: Any,
+) -> None:
+    """Make clips: vsf video "a red car drives on a road" --neg wheels --alpha 1.7"""
+    own = {"frames": frames, "fps": fps, "drop_frames": drop_frames, "shift": shift, "format": format, "crf": crf}
+    own["cache_text"] = cache_text or None
+    if frames is not None and seconds is not None:
+        raise RequestError("--frames and --seconds say the same: give one of the two")
+    made(prompt, {**options, **own, "seconds": seconds}, video=True)
 
 
 @app.command("attn-map")
 @bounded
+@sharing(guidance, running)
 def attn_map(
     prompt: Annotated[str, typer.Argument(help="What you want; or a picture that vsf made, to be made again.")],
-    neg: Negative = None,
-    alpha: Alpha = None,
-    beta: Beta = None,
-    special_tokens: SpecialTokens = None,
-    start: Start = None,
-    stop: Stop = None,
-    method: MethodName = None,
-    preset: PresetName = None,
-    model: Model = None,
-    lora: Loras = None,
     num_inference_steps: Annotated[int | None, typer.Option("--num-inference-steps", help="Denoising steps.")] = None,
-    guidance: Guidance = None,
-    seed: Seed = None,
-    size: Size = None,
     steps: Annotated[str | None, typer.Option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
     blocks: Annotated[str | None, typer.Option("--blocks", help="Blocks to keep, from 1.")] = None,
     heads: Annotated[
@@ -172,26 +133,18 @@ def attn_map(
     ] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", help="Words to keep: wheels,red.")] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder to write.")] = None,
-    exists: Exists = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    offload: Offload = None,
-    offline: Offline = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    **options: Any,
 ) -> None:
     """Show where the negative prompt acts: vsf attn-map "a person on grass" --neg umbrella"""
-    given = locals()
     from vsf_cli import commands
     from vsf_cli.maps import Selection
     from vsf_cli.terminal import Talk
     from vsf_cli.values import parse_seeds
 
     selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
-    numbers = parsed("--seed", lambda: parse_seeds(seed, None))
-    made = commands.plan_maps(read_prompt(prompt), given, numbers)
-    commands.run_maps(made, selection, output, Talk(quiet, verbose), as_json)
+    numbers = parsed("--seed", lambda: parse_seeds(options["seed"], None))
+    planned = commands.plan_maps(read_prompt(prompt), {**options, "num_inference_steps": num_inference_steps}, numbers)
+    commands.run_maps(planned, selection, output, Talk(options["quiet"], options["verbose"]), options["as_json"])
 
 
 @app.command()
@@ -209,7 +162,7 @@ def info(
 @app.command()
 @bounded
 def doctor(
-    preset: PresetName = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
     as_json: Json = False,
 ) -> None:
     """Report versions, device, memory, attention paths and cache, and what a preset would need."""

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.attn_map import PAGE, folder_beside, write
+from vsf_cli.clip_files import CLIP_FORMATS
 from vsf_cli.errors import MediaError, ModelError, RequestError
 from vsf_cli.generate import Request, Result
 from vsf_cli.maps import Selection
 from vsf_cli.media import FORMATS, check_writable, read_metadata
 from vsf_cli.metadata import versions
+from vsf_cli.methods import parameters_by_setting
 from vsf_cli.pipelines import is_cached, source_of
+from vsf_cli.planning import plan, plan_again
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
-from vsf_cli.run import Plan, Written, plan, plan_again
+from vsf_cli.run import Plan, Written
 from vsf_cli.terminal import Talk
 from vsf_cli.words import REAL_PRESET
 
@@ -35,24 +38,10 @@ __all__ = [
 ]
 
 
-PICTURES = (*(ending for endings in FORMATS.values() for ending in endings), ".json")
+ENDINGS = [ending for formats in (FORMATS, CLIP_FORMATS) for endings in formats.values() for ending in endings]
+PICTURES = (".json", *filter(None, ENDINGS))
 
-DECIDING = (
-    "neg",
-    "alpha",
-    "beta",
-    "special_tokens",
-    "start",
-    "stop",
-    "method",
-    "preset",
-    "model",
-    "lora",
-    "guidance",
-    "seed",
-    "size",
-    "dtype",
-)
+DECIDING = ("neg", "method", "preset", "model", "lora", "guidance", "seed", "size", "dtype", *parameters_by_setting())
 """The options of `vsf attn-map` that decide a picture, beside its steps."""
 
 
@@ -79,8 +68,8 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool
     if not pending:
         return
     pipe = _made_ready(plan, talk)
-    with talk.progress("steps") as progress:
-        for count, made in enumerate(plan.run(pipe, pending, progress)):
+    with talk.progress("steps", "encoding") as (progress, encoding):
+        for count, made in enumerate(plan.run(pipe, pending, progress, encoding)):
             if count == 0:
                 _say_applied(made.result, talk)
             _say_made(made, plan, talk, as_json, drawn)
@@ -106,7 +95,10 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     if len(seeds) > 1:
         raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
     options = {name: value for name, value in {**picture, **machine}.items() if name in SETTINGS}
-    return plan(prompt, picture["neg"] or [], seeds, Settings(options), picture["lora"] or [], dump_attn=True)
+    settings = Settings(options)
+    return plan(
+        prompt, picture["neg"] or [], seeds, settings, picture["lora"] or [], dump_attn=True, video=settings.preset.video
+    )
 
 
 def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, as_json: bool) -> None:
@@ -127,10 +119,12 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
     check_writable(folder / PAGE)
     _say_before(plan, talk)
     pipe = _made_ready(plan, talk)
-    with talk.progress("steps") as progress:
+    with talk.progress("steps") as (progress,):
         watched = plan.watch(pipe, request, progress, selection)
     description = plan.describe(pipe, watched.result)
     _say_applied(watched.result, talk)
+    for note in watched.notes:
+        talk.say(note)
     with talk.progress("drawing"):
         written = write(watched, folder, description)
     facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
@@ -192,7 +186,8 @@ def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool, drawn: bool)
     for note in result.notes:
         talk.warn(note)
     size = f"{result.image.width}x{result.image.height}"
-    facts = f"{size} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
+    frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
+    facts = f"{size}{frames} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
     (talk.keep if drawn else talk.say)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
         talk.data(_json(made.to_json()) if as_json else str(made.path))

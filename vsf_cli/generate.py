@@ -15,6 +15,7 @@ from vsf_cli.methods import Method, method_named
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vsf_cli.families import Family
     from vsf_cli.recorder import Recorder
 
 __all__ = ["Request", "Result", "generate"]
@@ -38,10 +39,16 @@ class Request:
         guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
         width, height: Pixels; None means the model's own size.
         max_sequence_length: Tokens of the T5.
+        num_frames: The frames of a clip that are made; None for a picture.
+        drop_frames: How many of its first frames are left out.
+        fps: Frames in a second of a clip, as its file is played.
         dtype: A dtype of torch.
         loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files.
+        scheduler: The class of the scheduler, if not the model's own.
+        flow_shift: How far its sigmas are shifted, if not as the model's own.
+        vae_dtype: The dtype of the autoencoder, if another one.
         preset: The preset that the settings came from, for the record.
 
     Raises:
@@ -59,10 +66,16 @@ class Request:
     width: int | None = None
     height: int | None = None
     max_sequence_length: int = 256
+    num_frames: int | None = None
+    drop_frames: int = 0
+    fps: int | None = None
     dtype: str = "float32"
     loras: tuple[str, ...] = ()
     revision: str | None = None
     variant: str | None = None
+    scheduler: str | None = None
+    flow_shift: float | None = None
+    vae_dtype: str | None = None
     preset: str | None = None
 
     def __post_init__(self) -> None:
@@ -79,6 +92,11 @@ class Request:
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None and side < 1:
                 raise RequestError(f"{name} is {side}, but must be at least 1 pixel")
+        for name, count in (("frames", self.num_frames), ("fps", self.fps)):
+            if count is not None and count < 1:
+                raise RequestError(f"{name} is {count}, but must be at least 1")
+        if not 0 <= self.drop_frames < (self.num_frames or 1):
+            raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         method, steps = self.guidance, self.num_inference_steps
         if not any(method.acts_at(step / steps) for step in range(steps)):
             raise RequestError(
@@ -135,10 +153,10 @@ def _public(place: str) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """A picture and what was done for it.
+    """A picture, or the frames of a clip, and what was done for it.
 
     Arguments:
-        image: The picture.
+        frames: The frames; a picture has one.
         request: What was asked, with the size that came out.
         blocks: How many attentions were guided.
         tokens: How many tokens the negative prompt has.
@@ -146,15 +164,26 @@ class Result:
         notes: What a person should know of it, such as a prompt that was cut.
     """
 
-    image: "Image.Image"
+    frames: tuple["Image.Image", ...]
     request: Request
     blocks: int
     tokens: int
     seconds: float
     notes: tuple[str, ...] = ()
 
+    @property
+    def image(self) -> "Image.Image":
+        """The picture, or the first frame of the clip."""
+        return self.frames[0]
 
-def generate(pipe: Any, request: Request, progress: Progress | None = None, recorder: "Recorder | None" = None) -> Result:
+
+def generate(
+    pipe: Any,
+    request: Request,
+    progress: Progress | None = None,
+    recorder: "Recorder | None" = None,
+    cache_text: bool = False,
+) -> Result:
     """Makes the picture of a request.
 
     The same request on the same CPU and versions gives the same bits.
@@ -164,6 +193,7 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
         request: What is asked.
         progress: Is told of every step.
         recorder: Keeps what the image attends to, around the request's own method.
+        cache_text: Whether the keys and values of the text are computed once for all steps, as `guided` has it.
 
     Raises:
         PatchError: If the model cannot be guided by the method.
@@ -173,9 +203,12 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
     """
     import torch
 
+    from vsf_cli.families import family_of
     from vsf_cli.guidance import guided
 
-    _check_size(pipe, request)
+    family = family_of(pipe)
+    _check_size(family, pipe, request)
+    _check_frames(family, pipe, request)
     _check_steps(pipe, request)
     method = request.guidance
     started = time.monotonic()
@@ -196,23 +229,25 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
         "callback_on_step_end": after_step,
         "output_type": "np",
     }
-    notes = _notes(pipe, request)
+    if family.video:
+        options["num_frames"] = request.num_frames
+    notes = _notes(family, pipe, request)
     negative = list(request.negative)
     if method.passes_negative_prompt and negative:
         options["negative_prompt"], negative = ", ".join(negative), []
     try:
         watching = nullcontext() if recorder is None else recorder.watching(pipe)
-        with watching, guided(pipe, [negative], recorder or method) as applied:
-            (pixels,) = pipe(**options).images
+        with watching, guided(pipe, [negative], recorder or method, request.max_sequence_length, cache_text) as applied:
+            (pixels,) = pipe(**options)[0]
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
         raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
 
-    image = _picture(pipe, pixels, request)
-    done = replace(request, width=image.width, height=image.height)
+    frames = _frames(pixels if family.video else pixels[None], request)
+    done = replace(request, width=frames[0].width, height=frames[0].height)
     tokens = applied.tokens[0] if applied.tokens else 0
-    return Result(image, done, applied.blocks, tokens, time.monotonic() - started, notes)
+    return Result(frames, done, applied.blocks, tokens, time.monotonic() - started, notes)
 
 
 def _is_memory(error: BaseException) -> bool:
@@ -224,10 +259,9 @@ def _is_memory(error: BaseException) -> bool:
     )
 
 
-def _notes(pipe: Any, request: Request) -> tuple[str, ...]:
+def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     """Says if the text encoder that takes most cuts the prompt, and refuses to cut a negative prompt for CFG."""
-    t5 = getattr(pipe, "tokenizer_3", None)
-    tokenizer, most = (t5, request.max_sequence_length) if t5 else (pipe.tokenizer, pipe.tokenizer_max_length)
+    tokenizer, most = family.reader(pipe, request.max_sequence_length)
 
     def length(text: str) -> int:
         return len(tokenizer(text, truncation=False, verbose=False).input_ids)
@@ -239,9 +273,9 @@ def _notes(pipe: Any, request: Request) -> tuple[str, ...]:
     return ()
 
 
-def _check_size(pipe: Any, request: Request) -> None:
+def _check_size(family: "Family", pipe: Any, request: Request) -> None:
     """Refuses a size that is no multiple of what one token covers, or larger than the positions that the model knows."""
-    step = pipe.vae_scale_factor * pipe.patch_size
+    step = family.cell(pipe)
     most = getattr(pipe.transformer.config, "pos_embed_max_size", None)
     for name, side in (("width", request.width), ("height", request.height)):
         if side is None:
@@ -253,19 +287,31 @@ def _check_size(pipe: Any, request: Request) -> None:
             raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")
 
 
+def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
+    """Refuses a picture of a model of clips and the reverse, and a number of frames that its autoencoder would change."""
+    if family.video != (request.num_frames is not None):
+        wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
+        raise RequestError(f"model {_public(request.model)} makes {wanted}")
+    step = family.frames_of_a_token(pipe)
+    if request.num_frames is not None and request.num_frames % step != 1 % step:
+        near = max(1, round((request.num_frames - 1) / step) * step + 1)
+        raise RequestError(f"frames is {request.num_frames}, but must be 1 more than a multiple of {step}: try {near}")
+
+
 def _check_steps(pipe: Any, request: Request) -> None:
     """Refuses a number of steps for which the scheduler has no sigmas: one that ends on a set sigma cannot make one step."""
     if getattr(pipe.scheduler.config, "shift_terminal", None) and request.num_inference_steps < 2:
         raise RequestError(f"steps is {request.num_inference_steps}, but this model's scheduler needs at least 2")
 
 
-def _picture(pipe: Any, pixels: Any, request: Request) -> "Image.Image":
+def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
+    """Pictures from values of 0 to 1 with shape (frames, height, width, 3)."""
     import numpy as np
+    from PIL import Image
 
     asked = f"seed {request.seed}, {request.method}, {request.dtype}"
     if not np.isfinite(pixels).all():
         raise PictureError(f"the model gave no numbers ({asked}): try --dtype float32 or a smaller --alpha")
     if pixels.max() < 1 / 255:
         raise PictureError(f"the picture is all black ({asked}): try --dtype float32 or a smaller --alpha")
-    image: Image.Image = pipe.image_processor.numpy_to_pil(pixels)[0]
-    return image
+    return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))

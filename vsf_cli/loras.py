@@ -3,13 +3,17 @@
 import logging
 import re
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.hub import translated
 
-__all__ = ["Lora", "load_lora"]
+__all__ = ["BUILTIN", "Lora", "load_lora"]
+
+BUILTIN = "builtin:"
+"""The prefix of what ships with the package."""
 
 LOG = logging.getLogger(__name__)
 
@@ -19,7 +23,7 @@ class Lora:
     """A LoRA file: `PATH_OR_ID[:weight_name][:SCALE]`.
 
     Arguments:
-        place: A safetensors file, a folder, or a hub id.
+        place: A safetensors file, a folder, a hub id, or `builtin:NAME` for one that ships with the package.
         weight_name: The file's name in a folder or hub repository.
         scale: Its strength.
     """
@@ -35,8 +39,9 @@ class Lora:
         Raises:
             RequestError: If it has too many parts, or names a pickled file.
         """
-        # A drive letter of Windows is no separator.
-        head, tail = (text[:2], text[2:]) if re.match(r"[A-Za-z]:[\\/]", text) else ("", text)
+        # Neither a drive letter of Windows nor our own prefix is a separator.
+        start = re.match(r"[A-Za-z]:(?=[\\/])|builtin:", text)
+        head, tail = (start[0], text[start.end() :]) if start else ("", text)
         place, *rest = tail.split(":")
         scale = 1.0
         if rest and re.fullmatch(r"-?\d*\.?\d+", rest[-1]):
@@ -49,6 +54,13 @@ class Lora:
                 raise RequestError(f"--lora '{name}' is a pickled file, which can run any code: only .safetensors are loaded")
         return found
 
+    @property
+    def path(self) -> Path:
+        """The file or folder on this machine, if the place is one."""
+        if self.place.startswith(BUILTIN):
+            return Path(str(resources.files("vsf_cli") / "tiny" / "models" / self.place.removeprefix(BUILTIN)))
+        return Path(self.place).expanduser()
+
     def check(self) -> None:
         """Looks whether a file that is meant to be on this machine is there.
 
@@ -56,7 +68,7 @@ class Lora:
             ModelError: If it is not.
         """
         local = self.place.endswith(".safetensors") or self.place.startswith((".", "~", "/"))
-        if local and not Path(self.place).expanduser().exists():
+        if local and not self.path.exists():
             raise ModelError(f"--lora '{self.place}': there is no such file")
 
 
@@ -67,7 +79,7 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
         ModelError: If the file is missing or damaged.
         RequestError: If no key matches the model, or a size does not.
     """
-    path = Path(lora.place).expanduser()
+    path = lora.path
     if path.is_file():
         place, weight_name = str(path.parent), path.name
     elif path.is_dir():
@@ -76,20 +88,42 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
         place, weight_name = lora.place, lora.weight_name or ""
     options = {"weight_name": weight_name or None, "use_safetensors": True, "local_files_only": offline or path.exists()}
     with translated(lora.place, offline):
-        state = type(pipe).lora_state_dict(place, **options)
-    parts = {part: getattr(pipe, part) for part in ("transformer", "text_encoder", "text_encoder_2")}
+        source = _readable(pipe, place, options)
+        state = type(pipe).lora_state_dict(source, **({} if isinstance(source, dict) else options))
+    parts = {part: getattr(pipe, part, None) for part in ("transformer", "text_encoder", "text_encoder_2")}
     modules = {f"{part}.{key}" for part, model in parts.items() if model is not None for key, _ in model.named_modules()}
     matched = [key for key in state if re.sub(r"\.lora[._].*$|\.alpha$", "", key) in modules]
     if not matched:
         found = ", ".join(list(state)[:3]) or "nothing"
         raise RequestError(
             f"--lora '{Path(lora.place).name}' has no key that matches this model: found {found};"
-            " expected keys such as transformer.transformer_blocks.0.attn.to_q.lora_A.weight"
+            f" expected keys such as {_example(modules)}.lora_A.weight"
         )
     try:
         # From the file and not from the state, which lacks what the file says of its strength.
-        pipe.load_lora_weights(place, adapter_name=name, **options)
+        pipe.load_lora_weights(source, adapter_name=name, **({} if isinstance(source, dict) else options))
+        if getattr(pipe, "transformer_2", None) is not None:
+            more = {} if isinstance(source, dict) else options
+            pipe.load_lora_weights(source, adapter_name=name, load_into_transformer_2=True, **more)
     except (RuntimeError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())[:200]
         raise RequestError(f"--lora '{Path(lora.place).name}' does not fit this model: {text}") from error
     LOG.info("%d of %d keys of --lora '%s' match", len(matched), len(state), Path(lora.place).name)
+
+
+def _readable(pipe: Any, place: str, options: dict[str, Any]) -> Any:
+    """What diffusers can read the LoRA from: its place, or its tensors under the prefix that their names lack."""
+    try:
+        type(pipe).lora_state_dict(place, **options)
+        return place
+    except ValueError as error:
+        path = Path(place) / (options["weight_name"] or "")
+        if "Invalid LoRA checkpoint" not in str(error) or not path.is_file():
+            raise
+        from safetensors.torch import load_file
+
+        return {f"diffusion_model.{key.removeprefix('transformer.')}": tensor for key, tensor in load_file(path).items()}
+
+
+def _example(modules: set[str]) -> str:
+    return min((name for name in modules if name.endswith((".to_q", ".q"))), default="transformer.blocks.0")

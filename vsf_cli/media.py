@@ -3,7 +3,8 @@
 import io
 import json
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from vsf_cli.clip_files import EXIF_IFD, IMAGE_DESCRIPTION, UNICODE, USER_COMMENT, read_clip_tags
 from vsf_cli.errors import MediaError
 from vsf_cli.metadata import infotext
 
@@ -22,14 +24,12 @@ __all__ = [
     "read_metadata",
     "write_atomically",
     "write_bytes",
+    "write_frames",
     "write_picture",
 ]
 
 FORMATS: Mapping[str, tuple[str, ...]] = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 """The formats, with the endings of their files."""
-
-EXIF_IFD, USER_COMMENT, IMAGE_DESCRIPTION = 0x8769, 0x9286, 0x010E
-UNICODE = b"UNICODE\0"
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,31 @@ def check_writable(path: Path) -> None:
         raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")
 
 
+def write_frames(path: Path, frames: Sequence[Image.Image], description: Mapping[str, Any] | None) -> None:
+    """Writes the frames of a clip as numbered PNG files into a folder, which appears when all are there.
+
+    Arguments:
+        path: The folder; one that exists is replaced.
+        frames: The frames.
+        description: The JSON of each file, by `vsf_cli.metadata.describe`; None writes no metadata at all.
+
+    Raises:
+        MediaError: If it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}-", dir=path.parent) as beside:
+            folder = Path(beside) / "new"
+            folder.mkdir()
+            for number, frame in enumerate(frames):
+                (folder / f"{number:04}.png").write_bytes(encode(frame, "png", description))
+            if path.exists():
+                path.replace(Path(beside) / "old")
+            folder.replace(path)
+    except OSError as error:
+        raise MediaError(f"{path} cannot be written: {error.strerror}; choose another place with -o") from error
+
+
 def write_picture(path: Path, image: Image.Image, format: str, description: Mapping[str, Any] | None) -> None:
     """Writes a picture with its metadata.
 
@@ -144,9 +169,14 @@ def read_metadata(path: Path) -> Metadata:
     try:
         if path.suffix == ".json":
             return Metadata(_own(path.read_text("utf-8")), None)
+        if path.suffix.lower() in (".mp4", ".webm") and path.exists():
+            tags = read_clip_tags(path)
+            return Metadata(_own(tags.get("vsf")), tags.get("parameters"))
         with Image.open(path) as image:
             image.load()
-            if image.format == "PNG":
+            if image.format == "GIF":
+                own, parameters = image.info.get("comment", b"").decode(errors="replace"), None
+            elif image.format == "PNG":
                 texts: dict[str, str] = image.text  # type: ignore[attr-defined]
                 own, parameters = texts.get("vsf"), texts.get("parameters")
             else:

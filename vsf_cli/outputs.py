@@ -3,7 +3,7 @@
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ class Outputs:
         exists: What happens if a file exists: one of `EXISTS`.
         format: A key of `FORMATS`; None takes it from the ending.
         pictures: How many pictures the run makes: a template without {seed} gets one if there are several.
+        formats: The formats that there are, with the endings of their files; the first is the default.
 
     Raises:
         RequestError: If a field or a value is not known.
@@ -42,12 +43,13 @@ class Outputs:
     exists: str = "suffix"
     format: str | None = None
     pictures: int = 1
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: FORMATS)
 
     def __post_init__(self) -> None:
         if self.exists not in EXISTS:
             raise RequestError(f"--exists is '{self.exists}', but must be one of {', '.join(EXISTS)}")
-        if self.format is not None and self.format not in FORMATS:
-            raise RequestError(f"--format is '{self.format}', but must be one of {', '.join(FORMATS)}")
+        if self.format is not None and self.format not in self.formats:
+            raise RequestError(f"--format is '{self.format}', but must be one of {', '.join(self.formats)}")
         for name in self._fields(self.template):
             if name not in FIELDS:
                 raise RequestError(f"--output has the field {{{name}}}, but fields are {', '.join(FIELDS)}")
@@ -73,11 +75,13 @@ class Outputs:
             return self.format
         suffix = Path(self.template).suffix.lower()
         if not suffix or self._is_folder or "{" in suffix:
-            return "png"
-        for format, endings in FORMATS.items():
+            return next(iter(self.formats))
+        for format, endings in self.formats.items():
             if suffix in endings:
                 return format
-        raise RequestError(f"--output '{self.template}' ends on {suffix}, but formats are {', '.join(FORMATS)}: add --format")
+        raise RequestError(
+            f"--output '{self.template}' ends on {suffix}, but formats are {', '.join(self.formats)}: add --format"
+        )
 
     @property
     def _is_folder(self) -> bool:
@@ -94,19 +98,19 @@ class Outputs:
         if self.pictures > 1 and not {"seed", "n"} & set(self._fields(template)):
             template = str(Path(template).with_name(Path(template).stem + "-{seed}" + Path(template).suffix))
 
-        ending = FORMATS[self.file_format][0].removeprefix(".")
+        ending = self.formats[self.file_format][0].removeprefix(".")
         everything = {**values, "n": number, "ext": ending, "date": date.today().isoformat()}
         texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in everything.items()}
         return _shorten(Path(template.format(**{key: re.sub(r"[/\\\0]", "-", text) for key, text in texts.items()})))
 
     def _with_ending(self, template: str) -> str:
-        ending = FORMATS[self.file_format][0]
+        ending = self.formats[self.file_format][0]
         if self._is_folder:
             return str(Path(template) / ("{slug}-{seed}" + ending))
         old = Path(template).suffix
-        if old == ".{ext}" or old.lower() in FORMATS[self.file_format]:
+        if old == ".{ext}" or old.lower() in self.formats[self.file_format]:
             return template
-        known = [suffix for endings in FORMATS.values() for suffix in endings]
+        known = [suffix for endings in self.formats.values() for suffix in endings]
         return (template.removesuffix(old) if old.lower() in known else template) + ending
 
     def free(self, path: Path) -> Path | None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
 from vsf_cli.hub import translated
-from vsf_cli.loras import Lora, load_lora
+from vsf_cli.loras import BUILTIN, Lora, load_lora
 
 __all__ = [
     "Runtime",
@@ -29,8 +29,9 @@ __all__ = [
     "vocabulary_of",
 ]
 
-BUILTIN = "builtin:"
 OFFLOADS = ("auto", "none", "model", "group", "sequential")
+SCHEDULERS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+"""The schedulers of flow matching that can be chosen, with what they call the shift of their sigmas."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -42,6 +43,7 @@ class Runtime:
         device: "auto", or a device of torch.
         offload: One of "auto", "none", "model", "group", "sequential", by falling need of memory.
         offline: Whether the network may not be used.
+        cache_text: Whether the keys and values of the text are computed once for all steps.
 
     Raises:
         RequestError: If a value is not known.
@@ -50,6 +52,7 @@ class Runtime:
     device: str = "auto"
     offload: str = "auto"
     offline: bool = False
+    cache_text: bool = False
 
     def __post_init__(self) -> None:
         if self.offload not in OFFLOADS:
@@ -164,6 +167,10 @@ def load(
     loras: tuple[str, ...] = (),
     revision: str | None = None,
     variant: str | None = None,
+    *,
+    scheduler: str | None = None,
+    flow_shift: float | None = None,
+    vae_dtype: str | None = None,
 ) -> Any:
     """Loads a pipeline and makes it ready to run.
 
@@ -174,6 +181,9 @@ def load(
         loras: LoRA files.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files.
+        scheduler: A class of `SCHEDULERS`, if not the model's own.
+        flow_shift: How far its sigmas are shifted, if not as the model's own.
+        vae_dtype: The dtype of the autoencoder, if another one.
 
     Returns:
         A diffusers pipeline of a family that is supported.
@@ -185,6 +195,9 @@ def load(
     """
     runtime = runtime or Runtime()
     check_dtype(dtype)
+    check_dtype(vae_dtype or dtype)
+    if scheduler is not None and scheduler not in SCHEDULERS:
+        raise RequestError(f"scheduler is '{scheduler}', but must be one of {', '.join(SCHEDULERS)}")
     parsed = [Lora.parse(lora) for lora in loras]
     source = source_of(model)
 
@@ -196,18 +209,29 @@ def load(
         _check_class(source, revision, runtime.offline)
         pipe = DiffusionPipeline.from_pretrained(
             source.location,
-            dtype=getattr(torch, dtype),
+            dtype={"default": getattr(torch, dtype), "vae": getattr(torch, vae_dtype or dtype)},
             use_safetensors=True,
             local_files_only=runtime.offline or source.folder is not None,
             **{key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None},
         )
     pipe.set_progress_bar_config(disable=True)
+    _set_scheduler(pipe, scheduler, flow_shift)
     for number, lora in enumerate(parsed):
         load_lora(pipe, lora, f"vsf_{number}", runtime.offline)
     if parsed:
         pipe.set_adapters([f"vsf_{number}" for number in range(len(parsed))], [lora.scale for lora in parsed])
     _place(pipe, device, runtime.offload)
     return pipe
+
+
+def _set_scheduler(pipe: Any, name: str | None, flow_shift: float | None) -> None:
+    import diffusers
+
+    if name is None and flow_shift is None:
+        return
+    kind = getattr(diffusers, name) if name else type(pipe.scheduler)
+    shift = {} if flow_shift is None else {SCHEDULERS[kind.__name__]: flow_shift}
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **shift)
 
 
 def _device(name: str) -> Any:

@@ -17,7 +17,7 @@ import platformdirs
 import tomli
 
 from vsf_cli.errors import PresetError
-from vsf_cli.methods import METHODS, Method, method_named
+from vsf_cli.methods import METHODS, Method, method_named, parameters_by_setting, setting_name
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -32,7 +32,7 @@ __all__ = [
     "user_file",
 ]
 
-DEFAULT_PRESET = "tiny-sd3-turbo"
+DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "wan2.1-1.3b-causvid"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,13 @@ class Preset:
         guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
         width, height: Pixels; None means the model's own size.
         max_sequence_length: Tokens of the T5.
+        num_frames: The frames of a clip.
+        drop_frames: How many of its first frames are left out of the file.
+        fps: Frames in a second.
+        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` ships with the package.
+        scheduler: The class of the scheduler, if not the model's own.
+        flow_shift: How far its sigmas are shifted towards noise, if not as the model's own.
+        vae_dtype: The dtype of the autoencoder, if another one.
         source: Where the settings come from.
         measured: What they reached, or that nothing was measured.
         method: The method's name and its hyper-parameters.
@@ -72,9 +79,21 @@ class Preset:
     width: int | None = None
     height: int | None = None
     max_sequence_length: int = 256
+    num_frames: int | None = None
+    drop_frames: int = 0
+    fps: int | None = None
+    loras: tuple[str, ...] = ()
+    scheduler: str | None = None
+    flow_shift: float | None = None
+    vae_dtype: str | None = None
     source: str = "not stated"
     measured: str = "nothing was measured"
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
+
+    @property
+    def video(self) -> bool:
+        """Whether its model makes clips."""
+        return self.family in VIDEO_FAMILIES
 
     def guidance(self) -> Method:
         """The preset's own method, with its hyper-parameters."""
@@ -92,14 +111,29 @@ class Preset:
         return self.revision if model == self.model else None
 
 
+VIDEO_FAMILIES = frozenset({"wan"})
+
 FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {"sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}}}
+    {
+        "sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}},
+        "wan": {
+            "source": "the defaults of the family wan",
+            "method": {"name": "vsf", "alpha": 1.7, "beta": 0.2},
+            "width": 832,
+            "height": 480,
+            "num_frames": 81,
+            "fps": 16,
+            "max_sequence_length": 512,
+            "vae_dtype": "float32",
+        },
+    }
 )
 """Settings for a model that no preset names."""
 
 SETTINGS: Mapping[str, type] = MappingProxyType(
     {
         "preset": str,
+        "video_preset": str,
         "model": str,
         "dtype": str,
         "device": str,
@@ -111,12 +145,14 @@ SETTINGS: Mapping[str, type] = MappingProxyType(
         "steps": int,
         "guidance": float,
         "size": str,
+        "frames": int,
+        "fps": int,
+        "shift": float,
+        "drop_frames": int,
+        "crf": int,
+        "cache_text": bool,
         "method": str,
-        "alpha": float,
-        "beta": float,
-        "special_tokens": bool,
-        "start": float,
-        "stop": float,
+        **{name: METHODS[method].kinds()[parameter] for name, (method, parameter) in parameters_by_setting().items()},
     }
 )
 """What the environment and the user's file can set, by the names of the command line."""
@@ -126,7 +162,7 @@ DEFAULTS: Mapping[str, Any] = MappingProxyType(
         "device": "auto",
         "offload": "auto",
         "offline": False,
-        "output": "outputs/{slug}-{seed}.png",
+        "output": "outputs/{slug}-{seed}",
         "exists": "suffix",
         "format": None,
     }
@@ -181,16 +217,20 @@ def _parse(name: str, place: str, text: str) -> Preset:
         if key != "name" and not _fits(kinds[key], value):
             wanted = "true or false" if kinds[key] is bool else "a number"
             raise PresetError(f"{place}: 'method.{key}' is {value!r}, but must be {wanted}")
-    return Preset(name=name, **table)
+    return Preset(name=name, **{**table, "loras": tuple(table.get("loras", ()))})
 
 
 def _type_name(annotation: Any) -> str:
+    if annotation == tuple[str, ...]:
+        return "a list of texts"
     return getattr(annotation, "__name__", str(annotation)).replace("Mapping", "a table")
 
 
 def _fits(annotation: Any, value: Any) -> bool:
     if annotation == Mapping[str, Any]:
         return isinstance(value, dict)
+    if annotation == tuple[str, ...]:
+        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
     if annotation is bool:
         return isinstance(value, bool)
     if annotation is float:
@@ -253,8 +293,8 @@ def load_preset(name: str) -> Preset:
     return _parse(name, f"presets/{name}.toml", _read(shipped, name))
 
 
-def preset_for_model(model: str) -> Preset:
-    """The preset that names this model, else one made of the family's defaults."""
+def preset_for_model(model: str, video: bool = False) -> Preset:
+    """The preset that names this model, else one made of its family's defaults."""
     for name in preset_names():
         try:
             preset = load_preset(name)
@@ -262,8 +302,8 @@ def preset_for_model(model: str) -> Preset:
             continue  # A broken file of one's own must not stand in the way of other models.
         if preset.model == model:
             return preset
-    # One family so far; a second one will have to be told from the model's own index.
-    return Preset(name=f"defaults for {Path(model).name}", family="sd3", model=model, **FAMILY_DEFAULTS["sd3"])
+    family = "wan" if video else "sd3"
+    return Preset(name=f"defaults for {Path(model).name}", family=family, model=model, **FAMILY_DEFAULTS[family])
 
 
 @dataclass(frozen=True)
@@ -274,24 +314,31 @@ class Setting:
     origin: str
 
 
+def _option(options: Mapping[str, Any], name: str) -> Setting | None:
+    return None if options.get(name) is None else Setting(options[name], "option")
+
+
 class Settings:
     """All settings of a run, each with its origin.
 
     Arguments:
         options: The options of the command line, by name; None means not given.
         environment: The environment's variables.
+        video: Whether they are of clips, which have a preset of their own in every layer.
 
     Raises:
         PresetError: If a layer has a key or value that is not legal.
     """
 
-    def __init__(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, options: Mapping[str, Any], environment: Mapping[str, str] | None = None, video: bool = False) -> None:
         self._layers: list[tuple[str, Mapping[str, Any]]] = [
             ("option", {key: value for key, value in options.items() if value is not None}),
             ("environment", _environment(os.environ if environment is None else environment)),
             ("user file", _user_settings()),
         ]
-        named, model = self._find("preset"), self._find("model")
+        # What a person writes behind --preset is meant for the command at hand.
+        named = _option(options, "preset") or self._find("video_preset" if video else "preset")
+        model = self._find("model")
         if named is not None and model is not None and model.origin != "option" and self._rank(named) <= self._rank(model):
             # Whoever chooses a preset means its model, whatever a farther layer says.
             self._layers = [(origin, {**layer, "model": None}) for origin, layer in self._layers]
@@ -299,9 +346,9 @@ class Settings:
         # A model that is named nearer to the command line than a preset decides alone.
         self.chosen = named is not None or model is not None
         if model is not None and (named is None or self._rank(model) < self._rank(named)):
-            self.preset, named = preset_for_model(model.value), Setting(None, f"{model.origin}, by its model")
+            self.preset, named = preset_for_model(model.value, video), Setting(None, f"{model.origin}, by its model")
         else:
-            self.preset = load_preset(named.value if named else DEFAULT_PRESET)
+            self.preset = load_preset(named.value if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET)
         self.preset_origin = named.origin if named else "default"
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
@@ -337,12 +384,16 @@ class Settings:
         for origin, layer in reversed(self._layers):
             if origin.startswith("preset") and self.preset.method.get("name", "vsf") != method:
                 continue
-            found |= {key: kind(layer[key]) for key, kind in METHODS[method].kinds().items() if layer.get(key) is not None}
+            for key, kind in METHODS[method].kinds().items():
+                value = layer.get(setting_name(method, key))
+                if value is not None:
+                    found[key] = kind(value)
         return found
 
 
 def _of_preset(preset: Preset) -> dict[str, Any]:
     method = dict(preset.method)
+    name = method.pop("name", "vsf")
     size = f"{preset.width}x{preset.height}" if preset.width and preset.height else None
     return {
         "model": preset.model,
@@ -350,8 +401,12 @@ def _of_preset(preset: Preset) -> dict[str, Any]:
         "steps": preset.num_inference_steps,
         "guidance": preset.guidance_scale,
         "size": size,
-        "method": method.pop("name", "vsf"),
-        **method,
+        "frames": preset.num_frames,
+        "fps": preset.fps,
+        "shift": preset.flow_shift,
+        "drop_frames": preset.drop_frames,
+        "method": name,
+        **{setting_name(name, key): value for key, value in method.items()},
     }
 
 
@@ -398,16 +453,16 @@ def remember_preset(name: str) -> Path:
     Raises:
         PresetError: If there is no such preset.
     """
-    load_preset(name)
+    key = "video_preset" if load_preset(name).video else "preset"
     value = str(Path(name).resolve()) if Path(name).suffix == ".toml" else name
     path = user_file()
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    kept = [line for line in lines if line.split("=")[0].strip() != "preset"]
+    kept = [line for line in lines if line.split("=")[0].strip() != key]
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
     beside = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text("\n".join([f'preset = "{quoted}"', *kept]) + "\n", "utf-8")
+        beside.write_text("\n".join([f'{key} = "{quoted}"', *kept]) + "\n", "utf-8")
         beside.replace(path)
     except OSError as error:
         raise PresetError(f"{path} cannot be written: {error.strerror}; name another file by VSF_CONFIG") from error

@@ -1,12 +1,13 @@
 """What a person sees: talk and progress on stderr, data on stdout."""
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vsf_cli.generate import Progress as Callback
 
@@ -54,13 +55,17 @@ class Talk:
         print(text, flush=True)
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[Callback | None]:
-        """A bar of the steps of one picture; none when quiet or piped."""
+    def progress(self, *whats: str) -> Iterator[Sequence[Callback | None]]:
+        """Bars, each behind the first of which shows once it is moved; none when quiet or piped."""
         if self.quiet or not sys.stderr.isatty():
-            yield None
+            yield [None] * len(whats)
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # Without redirection: data must reach stdout even while a bar stands on stderr.
         with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
-            task = bar.add_task(escape(what), total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            tasks = [bar.add_task(escape(what), total=None, visible=what is whats[0]) for what in whats]
+            yield [functools.partial(_move, bar, task) for task in tasks]
+
+
+def _move(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total, visible=True)

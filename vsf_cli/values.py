@@ -5,9 +5,11 @@ import re
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["chosen_size", "parse_numbers", "parse_seeds", "parse_size"]
+__all__ = ["chosen_size", "parse_numbers", "parse_seeds", "parse_size", "whole_frames"]
 
 MOST_NUMBERS = 10_000
+FRAMES_OF_A_TOKEN = 4
+"""Of Wan's autoencoder: a clip has 1 more than a multiple of it."""
 
 
 def parse_seeds(text: str | None, count: int | None) -> list[int]:
@@ -86,3 +88,28 @@ def chosen_size(size: str | None, width: int | None, height: int | None) -> str 
     if size is not None:
         raise RequestError(f"--size is {size}, but --width and --height are given too: give one of the two")
     return f"{width}x{height}"
+
+
+def whole_frames(frames: int | None, seconds: float | None, fps: int | None) -> tuple[int | None, str | None]:
+    """The nearest number of frames that a model of clips can make, and what to say if it is another than asked for.
+
+    Arguments:
+        frames: The frames asked for.
+        seconds: The length asked for instead; it stands before `frames`.
+        fps: Frames in a second.
+
+    Raises:
+        RequestError: If there would be none.
+    """
+    if seconds is not None:
+        if not 0 < seconds < float("inf"):
+            raise RequestError(f"--seconds is {seconds:g}, but must be more than 0")
+        frames = max(1, round(seconds * (fps or 1)))
+    if frames is None:
+        return None, None
+    if frames < 1:
+        raise RequestError(f"frames is {frames}, but must be at least 1")
+    whole = max(1, round((frames - 1) / FRAMES_OF_A_TOKEN) * FRAMES_OF_A_TOKEN + 1)
+    asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {frames} frames"
+    note = f"{asked}, but {whole} are made: 1 more than a multiple of {FRAMES_OF_A_TOKEN}"
+    return whole, None if whole == frames else note

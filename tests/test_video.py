@@ -1,0 +1,136 @@
+"""`vsf video` on a small random model of Wan's classes, saved in a folder as a real one is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imageio_ffmpeg import count_frames_and_secs, read_frames
+from typer.testing import CliRunner, Result
+
+from tests.test_wan import random_wan
+from vsf_cli import clip_files
+from vsf_cli.cli import app
+from vsf_cli.errors import MediaError
+from vsf_cli.media import read_metadata
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    place = tmp_path_factory.mktemp("models") / "small-wan"
+    random_wan(torch.float32).save_pretrained(place)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config.toml"))
+    return tmp_path
+
+
+def video(folder: Path, *arguments: str, code: int = 0) -> Result:
+    options = ["--steps", "2", "--size", "32x32", "--seed", "1", "--dtype", "float32"]
+    if "--frames" not in arguments and "--seconds" not in arguments:
+        options += ["--frames", "9"]
+    result = CliRunner().invoke(app, ["video", "a red bike", "-m", str(folder), *options, *arguments])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result
+
+
+def test_a_clip_plays_everywhere_and_says_how_it_was_made(folder: Path) -> None:
+    result = video(folder, "--neg", "wheels", "--alpha", "2", "-o", "bike.mp4", "--sidecar", "--fps", "8")
+    assert result.stdout.strip() == "bike.mp4" and "wheels" in result.stderr
+    reader = read_frames("bike.mp4")
+    facts = next(reader)
+    reader.close()
+    assert (facts["codec"], facts["fps"], facts["source_size"]) == ("h264", 8, (32, 32)) and "yuv420p" in facts["pix_fmt"]
+    assert count_frames_and_secs("bike.mp4")[0] == 9
+    found = read_metadata(Path("bike.mp4")).description
+    assert found is not None and found == json.loads(Path("bike.mp4.json").read_text("utf-8"))
+    request = found["request"]
+    assert (request["prompt"], request["negative"], request["parameters"]["alpha"]) == ("a red bike", ["wheels"], 2)
+    assert (request["num_frames"], request["fps"], request["model"]) == (9, 8, "small-wan") and "/" not in json.dumps(found)
+    assert found["applied"]["blocks"] == 3
+
+
+@pytest.mark.parametrize("format", ["webm", "gif", "webp"])
+def test_every_format_is_written_and_read_back(folder: Path, format: str) -> None:
+    video(folder, "--neg", "wheels", "--format", format, "-o", "out/")
+    (path,) = Path("out").iterdir()
+    found = read_metadata(path).description
+    assert path.suffix == f".{format}" and found is not None and found["request"]["negative"] == ["wheels"]
+
+
+def test_frames_are_a_folder_of_pictures(folder: Path) -> None:
+    video(folder, "--format", "frames", "--drop-frames", "2", "-o", "out")
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == [f"{number:04}.png" for number in range(7)]
+
+
+def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
+    result = video(folder, "--frames", "7", "-o", "a.mp4")
+    assert "7 frames were asked for, but 9 are made" in " ".join(result.stderr.split())
+    result = video(folder, "--seconds", "0.5", "--fps", "8", "-o", "b.mp4")
+    assert count_frames_and_secs("b.mp4")[0] == 5 and "asked for" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--frames", "9", "--seconds", "1"], 6, "say the same"),
+        (["--frames", "0"], 6, "frames is 0"),
+        (["--seconds", "nan"], 6, "--seconds is nan"),
+        (["--crf", "99"], 6, "--crf is 99"),
+        (["--crf", "20", "--format", "gif"], 6, "the format is gif"),
+        (["--drop-frames", "9"], 6, "--drop-frames is 9"),
+        (["--size", "33x32"], 6, "multiple of"),
+        (["--size", "big"], 2, "is no size"),
+        (["--format", "avi"], 6, "avi"),
+        (["--guidance", "5", "--neg", "wheels"], 6, "for models that run without CFG"),
+        (["--preset", "tiny-sd3-turbo", "-m", "builtin:tiny-sd3-turbo"], 6, "use 'vsf image'"),
+        (["--lora", "missing.safetensors"], 4, "missing.safetensors"),
+    ],
+)
+def test_what_is_not_legal_is_one_line(folder: Path, here: Path, arguments: list[str], code: int, message: str) -> None:
+    result = video(folder, *arguments, code=code)
+    assert message in " ".join(result.stderr.split())
+    assert not list(here.rglob("*.mp4"))
+
+
+def test_a_model_of_clips_makes_no_picture(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["image", "a red bike", "-m", str(folder), "--dtype", "float32"])
+    assert result.exit_code == 6 and "use 'vsf video'" in " ".join(result.stderr.split())
+
+
+def test_text_that_is_cached_gives_the_same_file(folder: Path) -> None:
+    video(folder, "--neg", "wheels", "--format", "frames", "-o", "plain", "--no-metadata")
+    video(folder, "--neg", "wheels", "--format", "frames", "-o", "cached", "--no-metadata", "--cache-text")
+    plain, cached = (sorted(Path(name).iterdir()) for name in ("plain", "cached"))
+    assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in cached]
+
+
+def test_a_disk_that_is_full_leaves_no_half_file(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(clip_files, "_by_ffmpeg", full)
+    result = video(folder, "-o", "out/a.mp4", code=1)
+    assert "No space left" in result.stderr and not list((here / "out").glob("*")) and "Traceback" not in result.output
+
+
+def test_an_interrupt_while_encoding_leaves_no_half_file(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(clip_files, "_by_ffmpeg", interrupted)
+    video(folder, "-o", "out/a.mp4", code=130)
+    assert not list(here.glob("out/*"))
+
+
+def test_a_file_that_is_no_clip_is_said(here: Path) -> None:
+    (here / "a.mp4").write_bytes(b"no clip")
+    with pytest.raises(MediaError, match="cannot be read as a clip"):
+        read_metadata(here / "a.mp4")

@@ -1,0 +1,99 @@
+"""The options that commands share, in groups: a group is the signature of a function that is never called."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+__all__ = ["guidance", "making", "running", "sharing"]
+
+Command = Callable[..., None]
+
+
+def sharing(*groups: Command) -> Callable[[Command], Command]:
+    """Gives a command, which takes `**options`, the options of groups behind its own."""
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command).parameters.values()
+        parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
+        parameters += [parameter for group in groups for parameter in inspect.signature(group).parameters.values()]
+        # Typer reads both.
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return decorate
+
+
+def guidance(
+    neg: Annotated[
+        list[str] | None,
+        typer.Option("-n", "--neg", "--negative-prompt", "--negative", help="What you don't want. Repeatable."),
+    ] = None,
+    alpha: Annotated[float | None, typer.Option("--alpha", "--scale", help="VSF's strength, 0 or more.")] = None,
+    beta: Annotated[float | None, typer.Option("--beta", "--offset", help="VSF's bias, in nats; inf turns it off.")] = None,
+    special_tokens: Annotated[
+        bool | None,
+        typer.Option("--special-tokens/--no-special-tokens", help="Whether VSF uses the negative's begin and end tokens."),
+    ] = None,
+    start: Annotated[float | None, typer.Option("--start", help="Guide from this fraction of the steps on.")] = None,
+    stop: Annotated[float | None, typer.Option("--stop", help="Guide until this fraction of the steps.")] = None,
+    mask: Annotated[bool | None, typer.Option("--mask/--no-mask", help="VSF's ablation: all rows see the flip.")] = None,
+    duplication: Annotated[
+        bool | None, typer.Option("--duplication/--no-duplication", help="VSF's ablation: no unflipped copy.")
+    ] = None,
+    reference_layout: Annotated[
+        bool | None, typer.Option("--reference-layout/--paper-layout", help="VSF as in the paper's public code.")
+    ] = None,
+    nag_scale: Annotated[float | None, typer.Option("--nag-scale", help="NAG's phi, 0 or more.")] = None,
+    nag_tau: Annotated[float | None, typer.Option("--nag-tau", help="NAG's greatest ratio of norms.")] = None,
+    nag_alpha: Annotated[float | None, typer.Option("--nag-alpha", help="NAG's blend, 0 to 1.")] = None,
+    nag_padding: Annotated[
+        bool | None, typer.Option("--nag-padding/--no-nag-padding", help="Whether NAG pads the negative.")
+    ] = None,
+    nasa_alpha: Annotated[float | None, typer.Option("--nasa-alpha", help="NASA's strength, 0 or more.")] = None,
+    nasa_padding: Annotated[
+        bool | None, typer.Option("--nasa-padding/--no-nasa-padding", help="Whether NASA pads the negative.")
+    ] = None,
+    wef_alpha: Annotated[float | None, typer.Option("--wef-alpha", help="WEF's strength, 0 or more.")] = None,
+    wef_padding: Annotated[
+        bool | None, typer.Option("--wef-padding/--no-wef-padding", help="Whether WEF pads the negative.")
+    ] = None,
+    method: Annotated[str | None, typer.Option("--method", help="vsf, nag, nasa, wef, cfg or none.")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", "--cfg-scale", help="CFG's scale; 0 is none.")] = None,
+) -> None:
+    """What is not wanted, and how it is kept away."""
+
+
+def making(
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    seeds: Annotated[int | None, typer.Option("--seeds", "--count", help="How many pictures, each with its own seed.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="A file, a folder/, a template with {seed} {alpha} {slug} ..., or - for bytes."),
+    ] = None,
+    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Whether files say how they were made.")] = True,
+    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each file.")] = False,
+    dump_attn: Annotated[bool, typer.Option("--dump-attn", help="Write attention maps beside each.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """How many, and where they go."""
+
+
+def running(
+    preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="A hub id or a folder.")] = None,
+    lora: Annotated[list[str] | None, typer.Option("--lora", help="PATH_OR_ID[:weight_name][:SCALE]. Repeatable.")] = None,
+    seed: Annotated[str | None, typer.Option("-s", "--seed", help="7, or 1,2,3, or 1..8; random if not given.")] = None,
+    size: Annotated[str | None, typer.Option("--size", help="WxH in pixels.")] = None,
+    exists: Annotated[str | None, typer.Option("--exists", help="suffix, skip, overwrite or error.")] = None,
+    device: Annotated[str | None, typer.Option("-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...")] = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
+) -> None:
+    """With which model, on which machine, and what is said."""

@@ -1,0 +1,176 @@
+"""From settings to a plan: everything that is not legal is refused here, before a model is loaded and without torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.attn_map import check_watchable
+from vsf_cli.clip_files import CLIP_FORMATS, check_crf
+from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.generate import Request
+from vsf_cli.loras import Lora
+from vsf_cli.media import FORMATS, read_metadata
+from vsf_cli.methods import METHODS, method_named, parameters_by_setting, setting_name
+from vsf_cli.outputs import Outputs
+from vsf_cli.pipelines import Runtime, check_dtype, vocabulary_of
+from vsf_cli.presets import SETTINGS, Settings
+from vsf_cli.run import Plan
+from vsf_cli.values import parse_size, whole_frames
+from vsf_cli.words import check_vocabulary, hints
+
+__all__ = ["plan", "plan_again"]
+
+
+def plan(
+    prompt: str,
+    negative: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    loras: Sequence[str] = (),
+    *,
+    metadata: bool = True,
+    sidecar: bool = False,
+    dump_attn: bool = False,
+    video: bool = False,
+    seconds: float | None = None,
+) -> Plan:
+    """Turns settings into requests.
+
+    Arguments:
+        prompt: What is wanted.
+        negative: What is not wanted.
+        seeds: A picture, or a clip, for each.
+        settings: All settings.
+        loras: LoRA files.
+        metadata: Whether files say how they were made.
+        sidecar: Whether a JSON file is written beside each picture.
+        dump_attn: Whether a folder with attention maps is written beside each picture.
+        video: Whether clips are made.
+        seconds: How long the clips are; None takes their number of frames from the settings.
+
+    Raises:
+        RequestError: If something is not legal.
+    """
+    negative = tuple(text.strip() for text in negative if text.strip())
+    if dump_attn:
+        check_watchable(settings["method"], negative)
+    first, notes = _request(prompt, negative, seeds[0], settings, loras, video, seconds)
+    requests = tuple(replace(first, seed=seed) for seed in seeds)
+
+    outputs = Outputs(
+        settings["output"], settings["exists"], settings["format"], len(requests), CLIP_FORMATS if video else FORMATS
+    )
+    if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn or outputs.file_format == "frames"):
+        raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
+    check_crf(settings["crf"], outputs.file_format)
+    vocabulary = vocabulary_of(first.model)
+    warnings = [] if vocabulary is None else check_vocabulary(prompt, negative, vocabulary)
+    warnings += [*hints(negative, METHODS[first.method].guides_attention), *notes]
+    return Plan(requests, outputs, _runtime(settings), settings, tuple(warnings), metadata, sidecar, dump_attn, settings["crf"])
+
+
+def _runtime(settings: Settings) -> Runtime:
+    return Runtime(settings["device"], settings["offload"], bool(settings["offline"]), bool(settings["cache_text"]))
+
+
+def _request(
+    prompt: str,
+    negative: tuple[str, ...],
+    seed: int,
+    settings: Settings,
+    loras: Sequence[str],
+    video: bool,
+    seconds: float | None,
+) -> tuple[Request, list[str]]:
+    """The request, and what a person should know of it."""
+    preset = settings.preset
+    own = settings["model"] == preset.model
+    if preset.video != video:
+        wanted = "clips: use 'vsf video'" if preset.video else "pictures: use 'vsf image'"
+        raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
+    check_dtype(settings["dtype"])
+    for lora in loras:
+        Lora.parse(lora).check()
+    width, height = _size(settings)
+    parameters = _parameters(settings)
+    frames, note = whole_frames(settings["frames"], seconds, settings["fps"]) if video else (None, None)
+    request = Request(
+        prompt=prompt.strip(),
+        negative=negative,
+        model=settings["model"],
+        seed=seed,
+        method=settings["method"],
+        parameters=parameters,
+        num_inference_steps=settings["steps"],
+        guidance_scale=settings["guidance"],
+        width=width,
+        height=height,
+        max_sequence_length=preset.max_sequence_length,
+        dtype=settings["dtype"],
+        loras=(*(preset.loras if own else ()), *loras),
+        revision=preset.revision_of(settings["model"]),
+        variant=preset.variant if own else None,
+        scheduler=preset.scheduler,
+        flow_shift=settings["shift"] if video else preset.flow_shift,
+        vae_dtype=preset.vae_dtype,
+        num_frames=frames,
+        drop_frames=(settings["drop_frames"] or 0) if video else 0,
+        fps=settings["fps"] if video else None,
+        preset=preset.name,
+    )
+    return request, [note] if note else []
+
+
+def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:
+    try:
+        return parse_size(settings["size"]) if settings["size"] else (None, None)
+    except ValueError as error:
+        raise RequestError(f"size from {settings.origin('size').origin}: {error}") from error
+
+
+def _parameters(settings: Settings) -> dict[str, float]:
+    """The method's hyper-parameters; an option that is another method's is refused, with the right one's name."""
+    method = settings["method"]
+    if method not in METHODS:
+        raise RequestError(f"--method is '{method}', but methods are {', '.join(METHODS)}")
+    for name, (owner, parameter) in parameters_by_setting().items():
+        if owner != method and settings.origin(name).origin == "option":
+            own = setting_name(method, parameter)
+            near = f"pass --{_spelled(own)}" if own in SETTINGS else "leave it out"
+            raise RequestError(
+                f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}"
+            )
+    return method_named(method, settings.parameters(method)).parameters
+
+
+def _spelled(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any]) -> Plan:
+    """The plan that makes the picture of a file again, from the file alone.
+
+    Arguments:
+        file: A picture of `vsf`, or its sidecar.
+        given: The options of the command line that decide a picture, by name; only `model` and `lora` may be among them, for
+            files are known to a picture by their names alone.
+        machine: The other options, by name.
+
+    Raises:
+        MediaError: If the file does not say how it was made.
+        RequestError: If an option contradicts the file, or the picture has no maps.
+    """
+    found = read_metadata(file).description
+    if found is None:
+        raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
+    here = {"model", "lora"}
+    if extra := [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in here]:
+        raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
+    request = Request.from_json(found["request"])
+    request = replace(request, model=given.get("model") or request.model, loras=tuple(given.get("lora") or request.loras))
+    check_watchable(request.method, request.negative)
+    video = request.num_frames is not None
+    settings = Settings({**machine, "model": request.model}, video=video)
+    outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=CLIP_FORMATS if video else FORMATS)
+    return Plan((request,), outputs, _runtime(settings), settings, ())

@@ -82,6 +82,17 @@ def test_several_seeds_formats_and_sidecars(here: Path) -> None:
     assert sidecar["request"]["seed"] == 1 and sidecar["applied"]["tokens"] == 5
 
 
+def test_a_range_makes_a_picture_for_each_choice(here: Path) -> None:
+    result = vsf(*BIKE[:2], "--neg", "wheels", "--seed", "1,2", "--alpha", "0..4/3", "--steps", "2,3", "--dry-run", "--json")
+    requests = [json.loads(line) for line in result.stdout.splitlines()]
+    choices = [(one["parameters"]["alpha"], one["num_inference_steps"], one["seed"]) for one in requests]
+    assert choices == [(alpha, steps, seed) for alpha in (0, 2, 4) for steps in (2, 3) for seed in (1, 2)]
+
+    result = vsf(*BIKE, "--neg", "wheels", "--alpha", "1:2:0.5", "--steps", "2")
+    names = [f"outputs/a-red-bike-on-a-road-1-alpha{alpha}.png" for alpha in ("1", "1.5", "2")]
+    assert result.stdout.split() == names and len({(here / name).read_bytes() for name in names}) == 3
+
+
 def test_bytes_go_to_stdout() -> None:
     found = vsf(*BIKE, "-o", "-", "--steps", "2")
     assert found.exit_code == 0 and found.stdout_bytes.startswith(b"\x89PNG") and found.stdout_bytes.endswith(b"IEND\xaeB`\x82")
@@ -155,6 +166,9 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
         (["-o", "{nope}.png"], "{nope}"),
         (["-o", "x.bmp"], "ends on .bmp"),
         (["-o", "-", "--seed", "1,2"], "takes one file"),
+        (["-o", "-", "--alpha", "1,2"], "takes one file"),
+        (["--alpha", "1..100", "--beta", "1..100", "--seed", "1..2"], "more than 10000 pictures"),
+        (["--alpha", "1,-1"], "alpha is -1"),
         (["--dtype", "int8"], "--dtype is 'int8'"),
         (["--device", "cuda:99"], "--device is 'cuda:99'"),
         (["--offload", "disk"], "--offload is 'disk'"),

@@ -19,7 +19,7 @@ def test_a_folder_gets_names(tmp_path: Path) -> None:
 
 
 def test_several_pictures_do_not_share_a_file(tmp_path: Path) -> None:
-    assert Outputs(str(tmp_path / "x.png"), pictures=2).path(VALUES, 1) == tmp_path / "x-7.png"
+    assert Outputs(str(tmp_path / "x.png"), varying=("seed",)).path(VALUES, 1) == tmp_path / "x-7.png"
 
 
 @pytest.mark.parametrize(("name", "format"), [("x.png", "png"), ("x.JPG", "jpeg"), ("x.webp", "webp"), ("x", "png")])

@@ -10,7 +10,8 @@ import typer
 
 from vsf_cli import __version__
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.options import guidance, making, running, sharing
+from vsf_cli.options import floats, guidance, making, running, sharing, wholes
+from vsf_cli.ranges import Numbers
 
 Value = TypeVar("Value")
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
@@ -67,15 +68,19 @@ def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     from vsf_cli import commands
     from vsf_cli.planning import plan
     from vsf_cli.presets import SETTINGS, Settings
+    from vsf_cli.ranges import swept
     from vsf_cli.terminal import Talk
     from vsf_cli.values import parse_seeds, parse_size
 
+    options, sweeps = swept(options)
     numbers = parsed("--seed", lambda: parse_seeds(options["seed"], options["seeds"]))
     parsed("--size", lambda: parse_size(options["size"]) if options["size"] else None)
     given = {name: value for name, value in options.items() if name in SETTINGS}
     settings = Settings({**given, "offline": options["offline"] or None}, video=video)
     besides = {name: options[name] for name in ("metadata", "sidecar", "dump_attn", "seconds") if name in options}
-    planned = plan(read_prompt(prompt), options["neg"] or [], numbers, settings, options["lora"] or [], **besides, video=video)
+    planned = plan(
+        read_prompt(prompt), options["neg"] or [], numbers, settings, options["lora"] or [], sweeps, **besides, video=video
+    )
     talk = Talk(options["quiet"], options["verbose"])
     commands.run_images(planned, talk, options["as_json"], options["dry_run"], drawn=options["seed"] is None)
 
@@ -102,11 +107,17 @@ def image(
 @sharing(guidance, making, running)
 def video(
     prompt: Annotated[str, typer.Argument(help="What you want; - reads stdin, @file reads a file.")],
-    frames: Annotated[int | None, typer.Option("--frames", help="How many; rounded to 1 more than a multiple of 4.")] = None,
+    frames: Annotated[
+        Numbers | None,
+        typer.Option("--frames", parser=wholes, metavar="NUMBERS", help="How many; rounded to 1 more than a multiple of 4."),
+    ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long, instead of --frames.")] = None,
     fps: Annotated[int | None, typer.Option("--fps", help="Frames in a second, as the file is played.")] = None,
     drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Leave out the first frames.")] = None,
-    shift: Annotated[float | None, typer.Option("--shift", help="How far the sigmas are shifted towards noise.")] = None,
+    shift: Annotated[
+        Numbers | None,
+        typer.Option("--shift", parser=floats, metavar="NUMBERS", help="How far the sigmas are shifted towards noise."),
+    ] = None,
     format: Annotated[str | None, typer.Option("--format", help="mp4, webm, gif, webp or frames (a folder).")] = None,
     crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
     cache_text: Annotated[bool, typer.Option("--cache-text", help="Compute the text's keys and values once.")] = False,

@@ -21,6 +21,7 @@ from vsf_cli.methods import parameters_by_setting
 from vsf_cli.pipelines import is_cached, source_of
 from vsf_cli.planning import plan, plan_again
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
+from vsf_cli.ranges import swept
 from vsf_cli.run import Plan, Written
 from vsf_cli.terminal import Talk
 from vsf_cli.words import REAL_PRESET
@@ -86,6 +87,10 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     Raises:
         RequestError: If more than one picture is asked for, or it has no maps.
     """
+    given, sweeps = swept(given)
+    if sweeps:
+        name, numbers = next(iter(sweeps.items()))
+        raise RequestError(f"vsf attn-map makes one picture, but --{name} names {len(numbers)}: use vsf image with --dump-attn")
     picture = {**{name: given[name] for name in DECIDING}, "steps": given["num_inference_steps"]}
     machine = {"exists": given["exists"], "device": given["device"], "offload": given["offload"]}
     machine |= {"offline": given["offline"] or None}
@@ -187,7 +192,8 @@ def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool, drawn: bool)
         talk.warn(note)
     size = f"{result.image.width}x{result.image.height}"
     frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
-    facts = f"{size}{frames} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
+    how = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
+    facts = f"{size}{frames}{how} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
     (talk.keep if drawn else talk.say)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
         talk.data(_json(made.to_json()) if as_json else str(made.path))

@@ -6,7 +6,10 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["guidance", "making", "running", "sharing"]
+from vsf_cli.errors import RequestError
+from vsf_cli.ranges import Numbers, parse_range
+
+__all__ = ["floats", "guidance", "making", "running", "sharing", "wholes"]
 
 Command = Callable[..., None]
 
@@ -26,19 +29,46 @@ def sharing(*groups: Command) -> Callable[[Command], Command]:
     return decorate
 
 
+def floats(text: str) -> Numbers:
+    """Numbers of the command line, by `parse_range`; what cannot be parsed ends with exit code 2."""
+    return _numbers(text, float)
+
+
+def wholes(text: str) -> Numbers:
+    """Whole numbers, likewise."""
+    return _numbers(text, int)
+
+
+def _numbers(text: str, kind: type) -> Numbers:
+    try:
+        return parse_range(text, kind)
+    except (ValueError, RequestError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def guidance(
     neg: Annotated[
         list[str] | None,
         typer.Option("-n", "--neg", "--negative-prompt", "--negative", help="What you don't want. Repeatable."),
     ] = None,
-    alpha: Annotated[float | None, typer.Option("--alpha", "--scale", help="VSF's strength, 0 or more.")] = None,
-    beta: Annotated[float | None, typer.Option("--beta", "--offset", help="VSF's bias, in nats; inf turns it off.")] = None,
+    alpha: Annotated[
+        Numbers | None, typer.Option("--alpha", "--scale", parser=floats, metavar="NUMBERS", help="VSF's strength, 0 or more.")
+    ] = None,
+    beta: Annotated[
+        Numbers | None,
+        typer.Option("--beta", "--offset", parser=floats, metavar="NUMBERS", help="VSF's bias, in nats; inf turns it off."),
+    ] = None,
     special_tokens: Annotated[
         bool | None,
         typer.Option("--special-tokens/--no-special-tokens", help="Whether VSF uses the negative's begin and end tokens."),
     ] = None,
-    start: Annotated[float | None, typer.Option("--start", help="Guide from this fraction of the steps on.")] = None,
-    stop: Annotated[float | None, typer.Option("--stop", help="Guide until this fraction of the steps.")] = None,
+    start: Annotated[
+        Numbers | None,
+        typer.Option("--start", parser=floats, metavar="NUMBERS", help="Guide from this fraction of the steps on."),
+    ] = None,
+    stop: Annotated[
+        Numbers | None, typer.Option("--stop", parser=floats, metavar="NUMBERS", help="Guide until this fraction of the steps.")
+    ] = None,
     mask: Annotated[bool | None, typer.Option("--mask/--no-mask", help="VSF's ablation: all rows see the flip.")] = None,
     duplication: Annotated[
         bool | None, typer.Option("--duplication/--no-duplication", help="VSF's ablation: no unflipped copy.")
@@ -46,28 +76,41 @@ def guidance(
     reference_layout: Annotated[
         bool | None, typer.Option("--reference-layout/--paper-layout", help="VSF as in the paper's public code.")
     ] = None,
-    nag_scale: Annotated[float | None, typer.Option("--nag-scale", help="NAG's phi, 0 or more.")] = None,
-    nag_tau: Annotated[float | None, typer.Option("--nag-tau", help="NAG's greatest ratio of norms.")] = None,
-    nag_alpha: Annotated[float | None, typer.Option("--nag-alpha", help="NAG's blend, 0 to 1.")] = None,
+    nag_scale: Annotated[
+        Numbers | None, typer.Option("--nag-scale", parser=floats, metavar="NUMBERS", help="NAG's phi, 0 or more.")
+    ] = None,
+    nag_tau: Annotated[
+        Numbers | None, typer.Option("--nag-tau", parser=floats, metavar="NUMBERS", help="NAG's greatest ratio of norms.")
+    ] = None,
+    nag_alpha: Annotated[
+        Numbers | None, typer.Option("--nag-alpha", parser=floats, metavar="NUMBERS", help="NAG's blend, 0 to 1.")
+    ] = None,
     nag_padding: Annotated[
         bool | None, typer.Option("--nag-padding/--no-nag-padding", help="Whether NAG pads the negative.")
     ] = None,
-    nasa_alpha: Annotated[float | None, typer.Option("--nasa-alpha", help="NASA's strength, 0 or more.")] = None,
+    nasa_alpha: Annotated[
+        Numbers | None, typer.Option("--nasa-alpha", parser=floats, metavar="NUMBERS", help="NASA's strength, 0 or more.")
+    ] = None,
     nasa_padding: Annotated[
         bool | None, typer.Option("--nasa-padding/--no-nasa-padding", help="Whether NASA pads the negative.")
     ] = None,
-    wef_alpha: Annotated[float | None, typer.Option("--wef-alpha", help="WEF's strength, 0 or more.")] = None,
+    wef_alpha: Annotated[
+        Numbers | None, typer.Option("--wef-alpha", parser=floats, metavar="NUMBERS", help="WEF's strength, 0 or more.")
+    ] = None,
     wef_padding: Annotated[
         bool | None, typer.Option("--wef-padding/--no-wef-padding", help="Whether WEF pads the negative.")
     ] = None,
     method: Annotated[str | None, typer.Option("--method", help="vsf, nag, nasa, wef, cfg or none.")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", "--cfg-scale", help="CFG's scale; 0 is none.")] = None,
+    guidance: Annotated[
+        Numbers | None,
+        typer.Option("--guidance", "--cfg-scale", parser=floats, metavar="NUMBERS", help="CFG's scale; 0 is none."),
+    ] = None,
 ) -> None:
     """What is not wanted, and how it is kept away."""
 
 
 def making(
-    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    steps: Annotated[Numbers | None, typer.Option("--steps", parser=wholes, metavar="NUMBERS", help="Denoising steps.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", "--count", help="How many pictures, each with its own seed.")] = None,
     output: Annotated[
         str | None,

@@ -10,11 +10,15 @@ from typing import Any
 
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media import FORMATS
+from vsf_cli.methods import parameters_by_setting
 
 __all__ = ["EXISTS", "Outputs", "slug"]
 
 EXISTS = ("suffix", "skip", "overwrite", "error")
-FIELDS = ("slug", "seed", "alpha", "beta", "method", "preset", "steps", "date", "n", "ext")
+FIELDS = (
+    *("slug", "seed", "method", "preset", "steps", "guidance", "frames", "fps", "shift", "date", "n", "ext"),
+    *parameters_by_setting(),
+)
 NAME_BYTES = 200
 
 
@@ -32,7 +36,7 @@ class Outputs:
         template: A file, a folder (with a slash at its end, or one that exists), or a template with fields in braces.
         exists: What happens if a file exists: one of `EXISTS`.
         format: A key of `FORMATS`; None takes it from the ending.
-        pictures: How many pictures the run makes: a template without {seed} gets one if there are several.
+        varying: The fields in which the pictures of the run differ: those that the template lacks are added to it.
         formats: The formats that there are, with the endings of their files; the first is the default.
 
     Raises:
@@ -42,7 +46,7 @@ class Outputs:
     template: str
     exists: str = "suffix"
     format: str | None = None
-    pictures: int = 1
+    varying: tuple[str, ...] = ()
     formats: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: FORMATS)
 
     def __post_init__(self) -> None:
@@ -95,12 +99,14 @@ class Outputs:
             number: The picture's number in the run, from 1.
         """
         template = self._with_ending(str(Path(self.template).expanduser()))
-        if self.pictures > 1 and not {"seed", "n"} & set(self._fields(template)):
-            template = str(Path(template).with_name(Path(template).stem + "-{seed}" + Path(template).suffix))
+        named = set(self._fields(template))
+        missing = [] if "n" in named else [name for name in self.varying if name not in named]
+        added = "".join("-{seed}" if name == "seed" else f"-{name.replace('_', '-')}{{{name}}}" for name in missing)
+        template = str(Path(template).with_name(Path(template).stem + added + Path(template).suffix))
 
         ending = self.formats[self.file_format][0].removeprefix(".")
         everything = {**values, "n": number, "ext": ending, "date": date.today().isoformat()}
-        texts = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in everything.items()}
+        texts = {key: f"{value:.10g}" if isinstance(value, float) else str(value) for key, value in everything.items()}
         return _shorten(Path(template.format(**{key: re.sub(r"[/\\\0]", "-", text) for key, text in texts.items()})))
 
     def _with_ending(self, template: str) -> str:

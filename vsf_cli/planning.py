@@ -1,8 +1,10 @@
 """From settings to a plan: everything that is not legal is refused here, before a model is loaded and without torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vsf_cli.attn_map import check_watchable
@@ -15,6 +17,7 @@ from vsf_cli.methods import METHODS, method_named, parameters_by_setting, settin
 from vsf_cli.outputs import Outputs
 from vsf_cli.pipelines import Runtime, check_dtype, vocabulary_of
 from vsf_cli.presets import SETTINGS, Settings
+from vsf_cli.ranges import MOST_NUMBERS, combinations
 from vsf_cli.run import Plan
 from vsf_cli.values import parse_size, whole_frames
 from vsf_cli.words import check_vocabulary, hints
@@ -28,6 +31,7 @@ def plan(
     seeds: Sequence[int],
     settings: Settings,
     loras: Sequence[str] = (),
+    sweeps: Mapping[str, Sequence[float]] = MappingProxyType({}),
     *,
     metadata: bool = True,
     sidecar: bool = False,
@@ -41,6 +45,7 @@ def plan(
         prompt: What is wanted.
         negative: What is not wanted.
         seeds: A picture, or a clip, for each.
+        sweeps: Settings with several values: there is one for each choice of them, too.
         settings: All settings.
         loras: LoRA files.
         metadata: Whether files say how they were made.
@@ -55,12 +60,18 @@ def plan(
     negative = tuple(text.strip() for text in negative if text.strip())
     if dump_attn:
         check_watchable(settings["method"], negative)
-    first, notes = _request(prompt, negative, seeds[0], settings, loras, video, seconds)
-    requests = tuple(replace(first, seed=seed) for seed in seeds)
+    if len(seeds) * math.prod(len(values) for values in sweeps.values()) > MOST_NUMBERS:
+        raise RequestError(f"{' x '.join(['seeds', *sweeps])} are more than {MOST_NUMBERS} pictures: make fewer at once")
+    asked = [
+        _request(prompt, negative, seeds[0], settings.overlaid(choice), loras, video, seconds)
+        for choice in combinations(sweeps)
+    ]
+    first, notes = asked[0][0], dict.fromkeys(note for _, note in asked if note)
+    requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
 
-    outputs = Outputs(
-        settings["output"], settings["exists"], settings["format"], len(requests), CLIP_FORMATS if video else FORMATS
-    )
+    formats = CLIP_FORMATS if video else FORMATS
+    varying = (*sweeps, *(["seed"] if len(seeds) > 1 else []))
+    outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn or outputs.file_format == "frames"):
         raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
     check_crf(settings["crf"], outputs.file_format)
@@ -82,7 +93,7 @@ def _request(
     loras: Sequence[str],
     video: bool,
     seconds: float | None,
-) -> tuple[Request, list[str]]:
+) -> tuple[Request, str | None]:
     """The request, and what a person should know of it."""
     preset = settings.preset
     own = settings["model"] == preset.model
@@ -119,7 +130,7 @@ def _request(
         fps=settings["fps"] if video else None,
         preset=preset.name,
     )
-    return request, [note] if note else []
+    return request, note
 
 
 def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:

@@ -4,6 +4,7 @@ A setting is taken from the first layer that has it: an option of the command li
 file (`config.toml`), the preset, the family's default.
 """
 
+import copy
 import difflib
 import os
 from collections.abc import Iterator, Mapping
@@ -352,6 +353,13 @@ class Settings:
         self.preset_origin = named.origin if named else "default"
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
+
+    def overlaid(self, options: Mapping[str, Any]) -> "Settings":
+        """These settings with other options of the command line, neither preset nor model among them."""
+        other = copy.copy(self)
+        (origin, given), *others = self._layers
+        other._layers = [(origin, {**given, **options}), *others]
+        return other
 
     def _find(self, key: str) -> Setting | None:
         for origin, layer in self._layers:

@@ -16,6 +16,7 @@ from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.maps import EVERYTHING, Selection
 from vsf_cli.media import check_writable, encode, write_bytes, write_frames
 from vsf_cli.metadata import describe
+from vsf_cli.methods import parameters_by_setting, setting_name
 from vsf_cli.outputs import Outputs, slug
 from vsf_cli.pipelines import Runtime, identify, is_cached, load, offload_of, out_of_memory_advice, source_of
 from vsf_cli.presets import Settings
@@ -172,14 +173,17 @@ class Plan:
 
     def _values(self, request: Request) -> dict[str, Any]:
         return {
-            "alpha": "none",
-            "beta": "none",
+            **dict.fromkeys(parameters_by_setting(), "none"),
             "slug": slug(request.prompt),
             "seed": request.seed,
             "method": request.method,
             "preset": request.preset,
             "steps": request.num_inference_steps,
-            **{name: float(number) for name, number in request.parameters.items()},
+            "guidance": request.guidance_scale,
+            "frames": request.num_frames,
+            "fps": request.fps,
+            "shift": request.flow_shift,
+            **{setting_name(request.method, name): value for name, value in request.parameters.items()},
         }
 
     def _write(self, path: Path | None, result: Result, description: Mapping[str, Any], progress: Progress | None) -> None:

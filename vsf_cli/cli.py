@@ -144,6 +144,7 @@ def attn_map(
     ] = None,
     tokens: Annotated[str | None, typer.Option("--tokens", help="Words to keep: wheels,red.")] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder to write.")] = None,
+    exists: Annotated[str | None, typer.Option("--exists", help="suffix, skip, overwrite or error.")] = None,
     **options: Any,
 ) -> None:
     """Show where the negative prompt acts: vsf attn-map "a person on grass" --neg umbrella"""
@@ -154,8 +155,42 @@ def attn_map(
 
     selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
     numbers = parsed("--seed", lambda: parse_seeds(options["seed"], None))
-    planned = commands.plan_maps(read_prompt(prompt), {**options, "num_inference_steps": num_inference_steps}, numbers)
+    given = {**options, "exists": exists, "num_inference_steps": num_inference_steps}
+    planned = commands.plan_maps(read_prompt(prompt), given, numbers)
     commands.run_maps(planned, selection, output, Talk(options["quiet"], options["verbose"]), options["as_json"])
+
+
+@app.command()
+@bounded
+@sharing(guidance, running)
+def batch(
+    table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
+    output: Annotated[str | None, typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.")] = None,
+    steps: Annotated[Numbers | None, typer.Option("--steps", parser=wholes, metavar="NUMBERS", help="Denoising steps.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp; of clips mp4, webm, gif or webp.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass through the model.")] = 1,
+    shard: Annotated[str | None, typer.Option("--shard", help="I/N: this part of the work; auto reads SLURM's array.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help="Stop after that many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    **options: Any,
+) -> None:
+    """Make a picture of each row of a table, and go on where a run was stopped: vsf batch prompts.csv"""
+    from vsf_cli.batch import command
+    from vsf_cli.batch.items import Shard
+    from vsf_cli.values import parse_seeds
+
+    own: dict[str, Any] = {
+        "steps": steps,
+        "format": format,
+        "batch_size": batch_size,
+        "retry_failed": retry_failed,
+        "dry_run": dry_run,
+    }
+    own |= {"seeds": parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else None}
+    own |= {"shard": parsed("--shard", lambda: Shard.parse(shard)), "most_failures": 1 if fail_fast else max_failures}
+    command.run(table, output, {**options, **own})
 
 
 @app.command()

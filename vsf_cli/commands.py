@@ -29,11 +29,13 @@ from vsf_cli.words import REAL_PRESET
 __all__ = [
     "list_presets",
     "plan_maps",
+    "quiet_libraries",
     "run_images",
     "run_maps",
     "show_doctor",
     "show_info",
     "show_preset",
+    "stay_offline",
     "use_preset",
     "where_setting",
 ]
@@ -140,11 +142,10 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
 def _made_ready(plan: Plan, talk: Talk) -> Any:
     """Says what has to be said before, and loads the model."""
     if plan.runtime.offline:
-        # Read once by the hub's client, when it is first imported.
-        os.environ["HF_HUB_OFFLINE"] = "1"
+        stay_offline()
     if download := plan.download():
         talk.say(download)
-    _quiet_libraries(talk.verbose)
+    quiet_libraries(talk.verbose)
     with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
         return plan.load()
 
@@ -206,7 +207,12 @@ def _say_plan(plan: Plan, talk: Talk, as_json: bool) -> None:
         talk.data(_json(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")
 
 
-def _quiet_libraries(verbose: bool) -> None:
+def stay_offline() -> None:
+    """Keeps the hub's client from the network. It reads this once, when it is first imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def quiet_libraries(verbose: bool) -> None:
     """The libraries' own talk is for developers: it is shown with -v only."""
     import diffusers
     import transformers

@@ -7,7 +7,8 @@
     ├── ModelError      4    the model is missing, gated, offline, or not what it should be
     ├── OutOfMemory     5    the device's memory does not suffice
     ├── PictureError    1    the model ran and made nothing that is worth keeping
-    └── MediaError      1    a file cannot be written or read
+    ├── MediaError      1    a file cannot be written or read
+    └── PartlyFailed    3    some of the pictures of a batch failed
 
 A message is one line: what, where, found, expected, and what to do next. Whoever uses the library catches `VSFError`;
 anything else that escapes is a bug.
@@ -17,6 +18,7 @@ __all__ = [
     "MediaError",
     "ModelError",
     "OutOfMemory",
+    "PartlyFailed",
     "PatchError",
     "PictureError",
     "PresetError",
@@ -65,3 +67,9 @@ class PictureError(VSFError):
 
 class MediaError(VSFError):
     """A file cannot be written or read."""
+
+
+class PartlyFailed(VSFError):
+    """Some of the pictures of a batch failed; the others are there."""
+
+    exit_code = 3

@@ -3,7 +3,7 @@
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vsf_cli.families import Family
     from vsf_cli.recorder import Recorder
 
-__all__ = ["Request", "Result", "generate"]
+__all__ = ["Request", "Result", "alike", "generate", "generate_together"]
 
 Progress = Callable[[int, int], None]
 """Is told the steps done and the steps in all."""
@@ -201,12 +201,44 @@ def generate(
         PictureError: If the picture is black or not a number.
         OutOfMemory: If the device's memory does not suffice.
     """
+    (result,) = generate_together(pipe, [request], progress, recorder, cache_text)
+    return result
+
+
+def alike(first: Request, second: Request) -> bool:
+    """Whether two requests can be made together: they differ in prompt, negative prompt and seed alone."""
+    return replace(second, prompt=first.prompt, seed=first.seed, negative=first.negative) == first
+
+
+def generate_together(
+    pipe: Any,
+    requests: Sequence[Request],
+    progress: Progress | None = None,
+    recorder: "Recorder | None" = None,
+    cache_text: bool = False,
+) -> list[Result]:
+    """Makes the pictures of requests that are `alike` in one pass through the model, each as `generate` would make it.
+
+    Every picture has its own noise and its own negative prompt, so that it is the same to rounding, whatever stands beside it.
+
+    Arguments:
+        pipe: The pipeline, by `vsf_cli.pipelines.load`.
+        requests: What is asked, at least one.
+        progress: Is told of every step.
+        recorder: Keeps what the image attends to.
+        cache_text: Whether the keys and values of the text are computed once for all steps.
+
+    Raises:
+        RequestError: If the requests are not alike; and as `generate`.
+    """
     import torch
 
     from vsf_cli.families import family_of
     from vsf_cli.guidance import guided
 
-    family = family_of(pipe)
+    request, family = requests[0], family_of(pipe)
+    if not all(alike(request, other) for other in requests):
+        raise RequestError("requests that are made together must differ in prompt, negative prompt and seed alone")
     _check_size(family, pipe, request)
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
@@ -219,35 +251,39 @@ def generate(
         return tensors
 
     options: dict[str, Any] = {
-        "prompt": request.prompt,
+        "prompt": [one.prompt for one in requests],
         "num_inference_steps": request.num_inference_steps,
         "guidance_scale": request.guidance_scale,
         "width": request.width,
         "height": request.height,
         "max_sequence_length": request.max_sequence_length,
-        "generator": torch.Generator("cpu").manual_seed(request.seed),
+        "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
     }
     if family.video:
         options["num_frames"] = request.num_frames
-    notes = _notes(family, pipe, request)
-    negative = list(request.negative)
-    if method.passes_negative_prompt and negative:
-        options["negative_prompt"], negative = ", ".join(negative), []
+    notes = [_notes(family, pipe, one) for one in requests]
+    negatives = [list(one.negative) for one in requests]
+    if method.passes_negative_prompt and any(negatives):
+        options["negative_prompt"], negatives = [", ".join(row) for row in negatives], [[] for _ in requests]
     try:
         watching = nullcontext() if recorder is None else recorder.watching(pipe)
-        with watching, guided(pipe, [negative], recorder or method, request.max_sequence_length, cache_text) as applied:
-            (pixels,) = pipe(**options)[0]
+        with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length, cache_text) as applied:
+            made = pipe(**options)[0]
     except (MemoryError, RuntimeError) as error:
         if not _is_memory(error):
             raise
         raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
 
-    frames = _frames(pixels if family.video else pixels[None], request)
-    done = replace(request, width=frames[0].width, height=frames[0].height)
-    tokens = applied.tokens[0] if applied.tokens else 0
-    return Result(frames, done, applied.blocks, tokens, time.monotonic() - started, notes)
+    seconds = (time.monotonic() - started) / len(requests)
+    results = []
+    for number, (one, pixels) in enumerate(zip(requests, made, strict=True)):
+        frames = _frames(pixels if family.video else pixels[None], one)
+        done = replace(one, width=frames[0].width, height=frames[0].height)
+        tokens = applied.tokens[number] if applied.tokens else 0
+        results.append(Result(frames, done, applied.blocks if tokens else 0, tokens, seconds, notes[number]))
+    return results
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -1,14 +1,18 @@
 """Pictures as files: written beside and then renamed, with their metadata, and read back."""
 
+import glob
 import io
 import json
 import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import psutil
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
@@ -22,6 +26,7 @@ __all__ = [
     "check_writable",
     "encode",
     "read_metadata",
+    "remove_partials",
     "write_atomically",
     "write_bytes",
     "write_frames",
@@ -83,7 +88,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         MediaError: If the folder cannot be made or the file not be written.
     """
-    beside = path.with_name(f".vsf-{os.getpid()}.partial")
+    beside = path.with_name(f"{_partial()}{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -96,6 +101,23 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise MediaError(f"{path} cannot be written: {error.strerror or error}; choose another place with -o") from error
+
+
+def _partial() -> str:
+    """How the names of files begin that this machine has not finished."""
+    return f".vsf-{platform.node()}-"
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes from a folder, and those in it, what processes of this machine that are no more left unfinished."""
+    for path in folder.rglob(f"{glob.escape(_partial())}*.partial"):
+        number = path.name.removeprefix(_partial()).removesuffix(".partial").split("-")[0]
+        if not number.isdigit() or psutil.pid_exists(int(number)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -133,7 +155,7 @@ def write_frames(path: Path, frames: Sequence[Image.Image], description: Mapping
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name[:100]}-", dir=path.parent) as beside:
+        with tempfile.TemporaryDirectory(".partial", f"{_partial()}{os.getpid()}-", path.parent) as beside:
             folder = Path(beside) / "new"
             folder.mkdir()
             for number, frame in enumerate(frames):

@@ -8,6 +8,7 @@ import json
 import platform
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -21,6 +22,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
+@cache
 def versions() -> dict[str, str]:
     """The versions that decide a picture's bits."""
     found = {"vsf": __version__, "python": platform.python_version()}

@@ -17,6 +17,7 @@ from vsf_cli.hub import translated
 from vsf_cli.loras import BUILTIN, Lora, load_lora
 
 __all__ = [
+    "OFFLOADS",
     "Runtime",
     "Source",
     "check_dtype",

@@ -22,7 +22,7 @@ from vsf_cli.run import Plan
 from vsf_cli.values import parse_size, whole_frames
 from vsf_cli.words import check_vocabulary, hints
 
-__all__ = ["plan", "plan_again"]
+__all__ = ["plan", "plan_again", "request_of", "runtime_of"]
 
 
 def plan(
@@ -63,7 +63,7 @@ def plan(
     if len(seeds) * math.prod(len(values) for values in sweeps.values()) > MOST_NUMBERS:
         raise RequestError(f"{' x '.join(['seeds', *sweeps])} are more than {MOST_NUMBERS} pictures: make fewer at once")
     asked = [
-        _request(prompt, negative, seeds[0], settings.overlaid(choice), loras, video, seconds)
+        request_of(prompt, negative, seeds[0], settings.overlaid(choice), loras, video, seconds)
         for choice in combinations(sweeps)
     ]
     first, notes = asked[0][0], dict.fromkeys(note for _, note in asked if note)
@@ -78,23 +78,30 @@ def plan(
     vocabulary = vocabulary_of(first.model)
     warnings = [] if vocabulary is None else check_vocabulary(prompt, negative, vocabulary)
     warnings += [*hints(negative, METHODS[first.method].guides_attention), *notes]
-    return Plan(requests, outputs, _runtime(settings), settings, tuple(warnings), metadata, sidecar, dump_attn, settings["crf"])
+    return Plan(
+        requests, outputs, runtime_of(settings), settings, tuple(warnings), metadata, sidecar, dump_attn, settings["crf"]
+    )
 
 
-def _runtime(settings: Settings) -> Runtime:
+def runtime_of(settings: Settings) -> Runtime:
+    """Where and how the model runs."""
     return Runtime(settings["device"], settings["offload"], bool(settings["offline"]), bool(settings["cache_text"]))
 
 
-def _request(
+def request_of(
     prompt: str,
     negative: tuple[str, ...],
     seed: int,
     settings: Settings,
     loras: Sequence[str],
     video: bool,
-    seconds: float | None,
+    seconds: float | None = None,
 ) -> tuple[Request, str | None]:
-    """The request, and what a person should know of it."""
+    """The request, and what a person should know of it.
+
+    Raises:
+        RequestError: If something is not legal.
+    """
     preset = settings.preset
     own = settings["model"] == preset.model
     if preset.video != video:
@@ -184,4 +191,4 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any])
     video = request.num_frames is not None
     settings = Settings({**machine, "model": request.model}, video=video)
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=CLIP_FORMATS if video else FORMATS)
-    return Plan((request,), outputs, _runtime(settings), settings, ())
+    return Plan((request,), outputs, runtime_of(settings), settings, ())

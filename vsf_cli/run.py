@@ -23,7 +23,7 @@ from vsf_cli.presets import Settings
 
 DEFAULT_FPS = 16
 
-__all__ = ["Plan", "Written"]
+__all__ = ["Plan", "Written", "advising", "describe_result", "encode_result", "load_for"]
 
 
 @dataclass(frozen=True)
@@ -106,18 +106,7 @@ class Plan:
 
     def load(self) -> Any:
         """Loads the pipeline."""
-        request = self.requests[0]
-        return load(
-            request.model,
-            request.dtype,
-            self.runtime,
-            request.loras,
-            request.revision,
-            request.variant,
-            scheduler=request.scheduler,
-            flow_shift=request.flow_shift,
-            vae_dtype=request.vae_dtype,
-        )
+        return load_for(self.requests[0], self.runtime)
 
     def run(
         self,
@@ -138,7 +127,7 @@ class Plan:
             Each picture.
         """
         for number, request in pending:
-            with _advising(pipe):
+            with advising(pipe):
                 watched = watch(pipe, request, EVERYTHING, progress) if self.dump_attn else None
                 result = watched.result if watched else generate(pipe, request, progress, cache_text=self.runtime.cache_text)
             description = self.describe(pipe, result)
@@ -150,18 +139,12 @@ class Plan:
 
     def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:
         """Makes a picture, and records what its image tokens attend to."""
-        with _advising(pipe):
+        with advising(pipe):
             return watch(pipe, request, selection, progress)
 
     def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
         """The JSON of a picture's file."""
-        return describe(
-            result.request.to_json(),
-            **self._identity,
-            size=result.image.size,
-            applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens},
-            device=str(pipe._execution_device.type),
-        )
+        return describe_result(pipe, result, **self._identity)
 
     @cached_property
     def _identity(self) -> dict[str, str]:
@@ -203,14 +186,46 @@ class Plan:
             write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
 
     def _encoded(self, result: Result, told: Mapping[str, Any] | None, progress: Progress | None) -> bytes:
-        format = self.outputs.file_format
-        if result.request.num_frames is None:
-            return encode(result.image, format, told)
-        return encode_clip(result.frames, result.request.fps or DEFAULT_FPS, format, told, self.crf, progress)
+        return encode_result(result, self.outputs.file_format, told, self.crf, progress)
+
+
+def load_for(request: Request, runtime: Runtime) -> Any:
+    """Loads the pipeline that a request asks for."""
+    return load(
+        request.model,
+        request.dtype,
+        runtime,
+        request.loras,
+        request.revision,
+        request.variant,
+        scheduler=request.scheduler,
+        flow_shift=request.flow_shift,
+        vae_dtype=request.vae_dtype,
+    )
+
+
+def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
+    """The JSON of a picture's or clip's file, by what was asked and done."""
+    return describe(
+        result.request.to_json(),
+        **facts,
+        size=result.image.size,
+        applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens},
+        device=str(pipe._execution_device.type),
+    )
+
+
+def encode_result(
+    result: Result, format: str, told: Mapping[str, Any] | None, crf: int | None = None, progress: Progress | None = None
+) -> bytes:
+    """A picture or a clip as the bytes of a file."""
+    if result.request.num_frames is None:
+        return encode(result.image, format, told)
+    return encode_clip(result.frames, result.request.fps or DEFAULT_FPS, format, told, crf, progress)
 
 
 @contextmanager
-def _advising(pipe: Any) -> Iterator[None]:
+def advising(pipe: Any) -> Iterator[None]:
     """Says what to try next when memory does not suffice."""
     try:
         yield

@@ -1,0 +1,386 @@
+"""`vsf batch`: tables, ids, resuming after any end, failures, shards."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
+
+import vsf_cli.batch.runner as runner
+from vsf_cli.batch.items import Item, Shard, items_of
+from vsf_cli.batch.journal import Journal, read_journals
+from vsf_cli.batch.table import TableErrors, read_table
+from vsf_cli.cli import app
+from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
+from vsf_cli.media import read_metadata
+from vsf_cli.ranges import Numbers
+
+ROOT = Path(__file__).parent.parent
+TABLE = "prompt,neg,alpha,Category\na red bike on a road,wheels,,x\na tree on sand,leaves,2,y\na blue house on snow,roof,3,x\n"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("VSF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def batch(*arguments: str, table: str = TABLE, code: int = 0) -> Result:
+    Path("prompts.csv").write_text(table, "utf-8")
+    result = CliRunner().invoke(app, ["batch", "prompts.csv", "--steps", "2", *arguments])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result
+
+
+def planned(table: str, name: str = "a.csv", **options: Any) -> list[Item]:
+    return items_of(name, read_table(Path(name), table), options)[0]
+
+
+def manifest(folder: str = "outputs/prompts") -> list[dict[str, str]]:
+    with (Path(folder) / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "\ufeffprompt,negative,alpha,note\na bike,wheels,2,x\n"),
+        ("a.csv", 'Prompt;NEG;scale;note\r\n"a bike";wheels;2;x\r\n'),
+        ("a.tsv", "text\tnegative_prompt\tAlpha\tnote\na bike\twheels\t2\tx\n"),
+        ("a.jsonl", '\n{"prompt": "a bike", "neg": ["wheels"], "alpha": 2, "note": "x"}\n'),
+        ("a.toml", '[[rows]]\nprompt = "a bike"\nnegative = "wheels"\nalpha = 2.0\nnote = "x"\n'),
+        ("stdin", '{"prompt": "a bike", "neg": "wheels", "alpha": "2", "note": "x"}'),
+    ],
+)
+def test_every_kind_of_table(name: str, text: str) -> None:
+    (row,) = read_table(Path(name), text)
+    assert (row.prompt, row.negative, row.settings, row.cells["note"]) == ("a bike", ("wheels",), {"alpha": (2,)}, "x")
+
+
+def test_cells_with_newlines_quotes_and_commas_keep_their_lines() -> None:
+    rows = read_table(Path("a.csv"), 'prompt,seed\n"a\nbike, ""new""","1,3"\n\na tree,\n')
+    assert [(row.line, row.prompt, row.seeds) for row in rows] == [(2, 'a\nbike, "new"', (1, 3)), (5, "a tree", None)]
+
+
+def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
+    table = "prompt,alpha,steps,name,mask\na,x,1.5,../up,maybe\n,1,2,,\na,1,2,,,\na,1,2,/abs,\n"
+    with pytest.raises(TableErrors) as found:
+        read_table(Path("a.csv"), table)
+    places = [line.split(":")[0] for line in found.value.lines]
+    assert places[4:] == ["line 3, column prompt", "line 4", "line 5, column name"]
+    assert sorted(places[:4]) == [f"line 2, column {name}" for name in ("alpha", "mask", "name", "steps")]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("prompt,negatve\na,b\n", "Did you mean 'negative'?"),
+        ("promt\na\n", "Did you mean 'prompt'?"),
+        ("prompt,text\na,b\n", "says the same as 'prompt'"),
+        ("prompt,prompt\na,b\n", "more than once"),
+        ('prompt\n"a\n', "quote that is not closed"),
+        ("", "no rows"),
+        ("prompt\n", "no rows"),
+        ("prompt\na\0b\n", "NUL"),
+        ("prompt\n" + "a" * 100_001 + "\n", "100001 characters"),
+        ("prompt,width\na,64\n", "both width and height"),
+        ("prompt,name\na,.hidden\n", "begins with a dot"),
+        ("prompt,name\na," + "é" * 101 + "\n", "longer than 200 bytes"),
+    ],
+)
+def test_a_table_that_is_not_legal(table: str, message: str) -> None:
+    with pytest.raises(TableErrors, match="nothing was made") as found:
+        read_table(Path("a.csv"), table)
+    assert message in " ".join(found.value.lines)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=300), st.sampled_from(["a.csv", "a.jsonl", "a.toml", "a"]))
+def test_any_text_is_a_table_or_one_error(text: str, name: str) -> None:
+    try:
+        rows = read_table(Path(name), text)
+    except TableErrors as error:
+        assert error.lines
+    else:
+        assert rows and all(row.prompt for row in rows)
+
+
+@pytest.mark.parametrize(
+    "line", ['{"prompt": "a \\ud800"}', '{"prompt": "a", "neg": ["\\ud800"]}', '{"prompt": "a", "\\ud800": 1}']
+)
+def test_half_a_character_is_refused(line: str) -> None:
+    with pytest.raises(TableErrors, match="lone surrogate"):
+        read_table(Path("a.jsonl"), line)
+
+
+nasty = st.one_of(
+    st.sampled_from(
+        ["../up", "/etc/passwd", "..\\up", "a/../../b", "é" * 200, "😀" * 90, "a\nb", '"', ",", "con", ".", "", "-"]
+    ),
+    st.text(max_size=40),
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(nasty, nasty, nasty), max_size=4), st.booleans())
+def test_no_cell_leads_out_of_the_folder(cells: list[tuple[str, str, str]], quoted: bool) -> None:
+    lines = ["prompt,name,alpha"]
+    for row in cells:
+        lines.append(
+            ",".join(f'"{cell.replace(chr(34), chr(34) * 2)}"' if quoted else cell for cell in ("a red bike", *row[1:]))
+        )
+    try:
+        items = planned("\n".join(lines) + "\n")
+    except RequestError:
+        return
+    folder = Path("/a/run")
+    for item in items:
+        path = Path(os.path.normpath(folder / item.name))
+        assert path != folder and path.is_relative_to(folder) and len(path.name.encode()) <= 255
+
+
+def test_ids_depend_on_what_is_asked_alone() -> None:
+    first = {item.request.prompt: item.id for item in planned(TABLE)}
+    header, *rows = TABLE.strip().split("\n")
+    shuffled = "\n".join([f"extra,{header}", *(f"e,{row}" for row in reversed(rows))])
+    assert {item.request.prompt: item.id for item in planned(shuffled)} == first
+    assert {item.request.prompt: item.id for item in planned(TABLE, beta=Numbers([0.1]))} != first
+
+
+def test_rows_that_are_the_same_give_different_pictures_and_sweeps_the_same_noise() -> None:
+    twice = planned("prompt\na red bike\na red bike\n")
+    assert twice[0].request.seed != twice[1].request.seed and twice[0].id != twice[1].id
+    swept = planned("prompt,neg,alpha\na red bike,wheels,0..2/3\n")
+    assert len({item.request.seed for item in swept}) == 1 and len({item.id for item in swept}) == 3
+
+
+def test_a_thousand_rows_are_planned_at_once_and_without_torch(here: Path) -> None:
+    lines = [f"a red bike on a road,wheels,{number},{number / 1000}" for number in range(1000)]
+    (here / "many.csv").write_text("prompt,neg,seed,alpha\n" + "\n".join(lines) + "\n")
+    code = (
+        "import sys, time; from vsf_cli.batch.items import items_of; from vsf_cli.batch.table import read_table\n"
+        "from pathlib import Path; text = open('many.csv').read(); started = time.process_time()\n"
+        "items, _ = items_of('many.csv', read_table(Path('many.csv'), text), {})\n"
+        "print(len({item.id for item in items}), 'torch' in sys.modules, time.process_time() - started)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    count, torch, seconds = found.stdout.split()
+    assert (count, torch) == ("1000", "False") and float(seconds) < 1
+
+
+def test_a_run_writes_each_picture_its_journal_and_a_table() -> None:
+    result = batch()
+    paths = result.stdout.split()
+    assert len(paths) == 3
+    for path, row in zip(paths, manifest(), strict=True):
+        found = read_metadata(Path(path)).description
+        assert found is not None and found["item"] == row["id"] and row["status"] == "done" and Path(path).name == row["file"]
+        assert found["request"]["negative"] == [row["neg"]] and row["Category"] in "xy"
+    assert [row["vsf_alpha"] for row in manifest()] == ["3.0", "2.0", "3.0"]
+    again = batch()
+    assert again.stdout == "" and "3 of 3 pictures are done already" in again.stderr
+
+
+def test_the_picture_is_the_truth_and_the_journal_a_cache(here: Path) -> None:
+    paths = [Path(path) for path in batch().stdout.split()]
+    whole = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(whole[1][:-300])
+    journal = here / "outputs" / "prompts" / "manifest.jsonl"
+    journal.write_text(journal.read_text().split("\n")[0][:30])
+    result = batch()
+    assert result.stdout.split() == [str(paths[1])] and [path.read_bytes() for path in paths] == whole
+    assert {line["status"] for line in read_journals(journal.parent).values()} == {"done"}
+
+
+def test_a_picture_of_another_request_is_made_again() -> None:
+    table = "prompt,name,alpha\na red bike,one,{}\n"
+    batch(table=table.format(1))
+    before = read_metadata(Path("outputs/prompts/one.png")).description
+    assert batch(
+        table=table.format(2),
+    ).stdout.split() == ["outputs/prompts/one.png"]
+    after = read_metadata(Path("outputs/prompts/one.png")).description
+    assert before and after and (before["request"]["parameters"]["alpha"], after["request"]["parameters"]["alpha"]) == (1, 2)
+
+
+def test_batches_are_the_same_to_rounding(here: Path) -> None:
+    from PIL import Image, ImageChops
+
+    table = "prompt,neg\n" + "".join(
+        f"a red {name},{part}\n" for name, part in [("bike", "wheels"), ("tree", ""), ("car", "door")]
+    )
+    single = batch("-o", "one", table=table).stdout.split()
+    together = batch("-o", "three", "--batch-size", "3", table=table).stdout.split()
+    for first, second in zip(single, together, strict=True):
+        with Image.open(first) as one, Image.open(second) as other:
+            largest = max(high for _, high in ImageChops.difference(one, other).getextrema())
+        assert Path(first).name == Path(second).name and largest <= 2
+
+
+def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = runner.generate_together
+
+    def failing(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
+        if any("tree" in request.prompt for request in requests):
+            raise PictureError("the picture is all black")
+        return genuine(pipe, requests, *rest, **options)
+
+    monkeypatch.setattr(runner, "generate_together", failing)
+    result = batch("--batch-size", "3", code=3)
+    assert len(result.stdout.split()) == 2 and "the picture is all black" in result.stderr and "--retry-failed" in result.stderr
+    assert [row["status"] for row in manifest()] == ["done", "failed", "done"]
+    assert batch(code=3).stdout == "", "what failed is not tried again unless it is asked for"
+    monkeypatch.setattr(runner, "generate_together", genuine)
+    assert len(batch("--retry-failed").stdout.split()) == 1 and [row["status"] for row in manifest()] == ["done"] * 3
+
+
+def test_fail_fast_stops_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> Any:
+        raise PictureError("no")
+
+    monkeypatch.setattr(runner, "generate_together", failing)
+    batch("--fail-fast", code=3)
+    assert [row["status"] for row in manifest()].count("failed") == 1
+    batch("--max-failures", "2", "-o", "two", code=3)
+    assert [row["status"] for row in manifest("two")].count("failed") == 2
+
+
+def test_memory_that_does_not_suffice_for_a_batch_may_suffice_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = runner.generate_together
+
+    def small(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
+        if len(requests) > 1:
+            raise OutOfMemory("out of memory")
+        return genuine(pipe, requests, *rest, **options)
+
+    monkeypatch.setattr(runner, "generate_together", small)
+    table = "prompt,seed\na red bike,1\na red bike,2\n"
+    assert len(batch("--batch-size", "2", table=table).stdout.split()) == 2
+    lines = [json.loads(line) for line in Path("outputs/prompts/manifest.jsonl").read_text().splitlines()]
+    assert [line["how"] for line in lines] == ["alone", "alone"]
+
+
+def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, loaded = runner.generate_together, []
+
+    def load(request: Any, runtime: Any) -> Any:
+        from vsf_cli.pipelines import load
+
+        loaded.append(runtime.offload)
+        return load(request.model, request.dtype)
+
+    def short(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
+        if len(loaded) < 3:
+            raise OutOfMemory("out of memory")
+        return genuine(pipe, requests, *rest, **options)
+
+    levels = iter(["model", "group"])
+    monkeypatch.setattr(runner, "load_for", load)
+    monkeypatch.setattr(runner, "generate_together", short)
+    monkeypatch.setattr(runner, "_next_offload", lambda runtime: runner.replace(runtime, offload=next(levels)))
+    assert len(batch(table="prompt\na red bike\n").stdout.split()) == 1 and loaded == ["auto", "model", "group"]
+
+
+def test_shards_are_disjoint_and_together_the_whole() -> None:
+    items = planned("prompt,seed\na red bike,1..60\n")
+    parts = [{item.id for item in items if Shard(number, 3).holds(item)} for number in (1, 2, 3)]
+    assert set.union(*parts) == {item.id for item in items} and sum(map(len, parts)) == 60 and all(parts)
+
+    table = "prompt,seed\na red bike,1..5\n"
+    for number in (1, 2, 3):
+        batch("-o", "shards", "--shard", f"{number}/3", table=table)
+    batch("-o", "whole", table=table)
+    names = {path.name for path in Path("whole").glob("*.png")}
+    assert {path.name for path in Path("shards").glob("*.png")} == names and len(names) == 5
+    assert all((Path("shards") / name).read_bytes() == (Path("whole") / name).read_bytes() for name in names)
+    assert [row["status"] for row in manifest("shards")] == ["done"] * 5
+
+
+def test_slurms_arrays_are_found() -> None:
+    variables = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "4"}
+    assert Shard.parse("auto", variables) == Shard(3, 4)
+    with pytest.raises(RequestError, match="finds no SLURM array"):
+        Shard.parse("auto", {})
+    with pytest.raises(RequestError, match="must be one of"):
+        Shard.parse("4/3")
+    with pytest.raises(ValueError, match="is no shard"):
+        Shard.parse("one")
+
+
+def test_a_second_run_of_the_same_shard_is_refused(here: Path) -> None:
+    with Journal(here, "").locked():
+        with pytest.raises(MediaError, match=f"process {os.getpid()} on .* since"), Journal(here, "").locked():
+            pass
+        with Journal(here, "-1of2").locked():
+            pass
+    with Journal(here, "").locked():
+        pass
+
+
+def test_a_dry_run_makes_nothing_and_estimates_from_what_was_made(here: Path) -> None:
+    found = json.loads(batch("--dry-run", "--json").stdout)
+    assert (found["rows"], found["items"], found["left"], found["estimated_seconds"]) == (3, 3, 3, None)
+    assert not (here / "outputs").exists()
+    batch()
+    found = json.loads(batch("--dry-run", "--json", "-o", "other").stdout)
+    assert found["left"] == 3 and found["estimated_seconds"] > 0
+
+
+def process(*arguments: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "vsf_cli", "batch", "prompts.csv", "--steps", "2", *arguments]
+    return subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def test_a_run_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(here: Path) -> None:
+    table = "prompt,neg,seed\na red bike on a road,wheels,1..40\n"
+    batch("-o", "whole", table=table)
+    chance = random.Random(int(os.environ.get("KILLS_SEED", "0")))
+    folder = here / "killed"
+    for _ in range(int(os.environ.get("KILLS", "4"))):
+        running = process("-o", "killed")
+        before = len(list(folder.glob("*.png")))
+        limit = time.monotonic() + 60
+        wanted = before + chance.randint(0, 4)
+        while len(list(folder.glob("*.png"))) < wanted and running.poll() is None and time.monotonic() < limit:
+            os.sched_yield()
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+    last = process("-o", "killed")
+    _, talk = last.communicate(timeout=120)
+    assert last.returncode == 0, talk
+    whole = {path.name: path.read_bytes() for path in (here / "whole").glob("*.png")}
+    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == whole and len(whole) == 40
+    assert not list(folder.glob(".vsf-*")) and [row["status"] for row in manifest("killed")] == ["done"] * 40
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines() if line.endswith("}")]
+    assert len({line["id"] for line in lines}) == len(lines), "no picture was made twice"
+
+
+def test_ctrl_c_finishes_the_picture_at_hand(here: Path) -> None:
+    Path("prompts.csv").write_text("prompt,seed\na red bike,1..500\n")
+    running = process()
+    folder, limit = here / "outputs" / "prompts", time.monotonic() + 60
+    while len(list(folder.glob("*.png"))) < 2 and time.monotonic() < limit:
+        os.sched_yield()
+    running.send_signal(signal.SIGINT)
+    _, talk = running.communicate(timeout=60)
+    assert running.returncode == 130 and b"the same command goes on" in talk and b"Traceback" not in talk
+    made = list(folder.glob("*.png"))
+    assert 2 <= len(made) < 500 and all(read_metadata(path).description for path in made) and not list(folder.glob(".vsf-*"))
+    assert [row["status"] for row in manifest()].count("done") == len(made)

@@ -1,0 +1,220 @@
+"""`vsf batch`: what it says, when it stops, and the table that it leaves behind."""
+
+import json
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.batch.items import Item, items_of
+from vsf_cli.batch.journal import read_journals, write_table
+from vsf_cli.batch.runner import Batch, Outcome
+from vsf_cli.batch.table import Row, TableErrors, read_table
+from vsf_cli.batch.timings import estimate, remember
+from vsf_cli.commands import quiet_libraries, stay_offline
+from vsf_cli.errors import PartlyFailed, RequestError
+from vsf_cli.media import remove_partials
+from vsf_cli.methods import setting_name
+from vsf_cli.pipelines import is_cached, source_of
+from vsf_cli.planning import runtime_of
+from vsf_cli.presets import SETTINGS, Settings
+from vsf_cli.terminal import Talk
+
+__all__ = ["carry_out", "run", "say_plan"]
+
+MOST_LINES = 50
+MACHINE = ("device", "offload", "offline", "cache_text")
+
+
+def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
+    """Carries out what the command line says.
+
+    Arguments:
+        table: The path of the table; "-" is stdin.
+        output: The folder of the run; None names it by the table.
+        asked: The options, by name.
+
+    Raises:
+        VSFError: If something is not legal, or fails.
+    """
+    talk = Talk(asked["quiet"], asked["verbose"])
+    try:
+        batch, rows, notes = _planned(table, output, asked)
+    except TableErrors as error:
+        for line in error.lines[1:MOST_LINES]:
+            talk.error(f"{table}, {line}")
+        raise
+    for note in notes:
+        talk.warn(note)
+    if asked["dry_run"]:
+        say_plan(batch, rows, talk, asked["as_json"])
+    else:
+        carry_out(batch, rows, asked["most_failures"], talk, asked["as_json"])
+
+
+def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[Batch, list[Row], list[str]]:
+    rows = read_table(Path(table), _text_of(table))
+    given = {name: value for name, value in asked.items() if name in SETTINGS}
+    deciding = {name: value for name, value in given.items() if name not in MACHINE and value is not None}
+    settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
+    items, notes = items_of(table, rows, deciding, asked["neg"] or [], asked["seeds"], asked["lora"] or [])
+    folder = Path(output).expanduser() if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
+    how = asked["shard"], asked["batch_size"], asked["retry_failed"]
+    return Batch(items, folder, runtime_of(settings), *how), rows, notes
+
+
+def _text_of(table: str) -> str:
+    try:
+        return sys.stdin.read() if table == "-" else Path(table).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{table} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{table} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+class _Stop:
+    """Whether a person wants to stop: the first Ctrl-C lets the picture at hand be finished, the second does not."""
+
+    def __init__(self, talk: Talk) -> None:
+        self.talk, self.wanted = talk, False
+
+    def __call__(self) -> bool:
+        return self.wanted
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes Ctrl-C over for the length of a `with` block."""
+
+        def heard(*_: Any) -> None:
+            if self.wanted:
+                raise KeyboardInterrupt
+            self.wanted = True
+            self.talk.keep("finishing the picture at hand; Ctrl-C again stops at once")
+
+        before = signal.signal(signal.SIGINT, heard)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> None:
+    """Says what a run would do: how many pictures, how many are done, what is loaded, and how long it may take."""
+    states = batch.states()
+    left = [item for item in batch.items if states.get(item.id) == "left"]
+    counts = {state: sum(found == state for found in states.values()) for state in ("done", "failed", "left")}
+    models = list(dict.fromkeys(item.request.model for item in left))
+    seconds = estimate(left)
+    if as_json:
+        facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
+        talk.data(json.dumps({**facts, "folder": str(batch.folder)}, ensure_ascii=False))
+        return
+    talk.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
+    talk.data(", ".join(f"{count} {state}" for state, count in counts.items()))
+    for model in models:
+        here = source_of(model).folder is not None or is_cached(model, None)
+        talk.data(f"loads {model}{'' if here else ', which is to be downloaded'}")
+    talk.data(f"about {_duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
+
+
+def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk: Talk, as_json: bool) -> None:
+    """Runs a batch, and leaves a table of what came out.
+
+    Raises:
+        PartlyFailed: If pictures failed, in this run or in one before whose failures are not tried again.
+        KeyboardInterrupt: If a person stopped it.
+        MediaError: If the folder cannot be written, or another process is writing it.
+    """
+    stop = _Stop(talk)
+    if batch.runtime.offline:
+        stay_offline()
+
+    def loading(item: Item) -> None:
+        quiet_libraries(talk.verbose)
+        here = source_of(item.request.model).folder is not None or is_cached(item.request.model, item.request.revision)
+        talk.say(f"{'loading' if here else 'downloading'} {item.request.model.removeprefix('builtin:')}")
+
+    made: list[Outcome] = []
+    with batch.journal.locked(), stop.listening():
+        remove_partials(batch.folder)
+        states = batch.states()
+        batch.adopt(states)
+        left = list({item.id: item for item in batch.items if states.get(item.id) == "left"}.values())
+        done = sum(state == "done" for state in states.values())
+        if done:
+            talk.say(f"{done} of {len(states)} pictures are done already")
+        try:
+            with talk.progress("pictures", "steps") as (whole, steps):
+                for outcome in batch.run(left, stop, loading, steps):
+                    made.append(outcome)
+                    _say(outcome, batch, talk, as_json)
+                    if whole is not None:
+                        whole(len(made), len(left))
+                    if most_failures and sum(one.error is not None for one in made) >= most_failures:
+                        talk.warn(f"{most_failures} pictures failed: stopped")
+                        break
+        finally:
+            remember((one.item, one.seconds) for one in made if one.error is None)
+            written = _write_manifest(batch, rows)
+    states = batch.states()
+    counts = {state: sum(found == state for found in states.values()) for state in ("done", "left")}
+    failed = len(states) - counts["done"] - counts["left"] if not batch.retry_failed else sum(bool(one.error) for one in made)
+    talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {written}")
+    if stop.wanted:
+        talk.keep("stopped; the same command goes on")
+        raise KeyboardInterrupt
+    if failed:
+        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written} says why; try them again with --retry-failed")
+
+
+def _say(outcome: Outcome, batch: Batch, talk: Talk, as_json: bool) -> None:
+    path = str(batch.path(outcome.item))
+    for note in outcome.result.notes if outcome.result else ():
+        talk.warn(f"{path}: {note}")
+    if outcome.error is not None:
+        talk.warn(f"{path} failed: {outcome.error}")
+    if as_json:
+        line = {"id": outcome.item.id, "path": path, "error": outcome.error, "seconds": round(outcome.seconds, 3)}
+        talk.data(json.dumps(line, ensure_ascii=False))
+    elif outcome.error is None:
+        talk.data(path)
+
+
+def _write_manifest(batch: Batch, rows: Sequence[Row]) -> Path:
+    """Writes `manifest.csv` of all items of the table in its order, by the journals of all shards."""
+    known = read_journals(batch.folder)
+    columns = list(dict.fromkeys(name for row in rows for name in row.cells))
+    lines = [_results(item, known.get(item.id, {})) for item in batch.items]
+    names = dict.fromkeys(name for line in lines for name in line)
+    named = {name: f"vsf_{name}" if name in columns else name for name in names}
+    return write_table(
+        batch.folder,
+        [*columns, *named.values()],
+        [
+            {**rows[item.row].cells, **{named[name]: value for name, value in line.items()}}
+            for item, line in zip(batch.items, lines, strict=True)
+        ],
+    )
+
+
+def _results(item: Item, known: Mapping[str, Any]) -> dict[str, Any]:
+    asked = item.request
+    return {
+        "id": item.id,
+        "status": known.get("status", "left"),
+        "file": item.name,
+        "seconds": known.get("seconds", ""),
+        "error": known.get("error", ""),
+        "seed": asked.seed,
+        "method": asked.method,
+        "steps": asked.num_inference_steps,
+        **{setting_name(asked.method, name): value for name, value in asked.parameters.items()},
+    }
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

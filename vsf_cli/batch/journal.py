@@ -1,0 +1,120 @@
+"""What a run keeps in its folder beside the pictures: a lock, and a journal with a line for each attempt."""
+
+import csv
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from vsf_cli.errors import MediaError
+from vsf_cli.media import write_bytes
+
+__all__ = ["Journal", "read_journals", "write_table"]
+
+MANIFEST = "manifest"
+
+
+class Journal:
+    """The journal of a shard, open for as long as the shard runs.
+
+    Arguments:
+        folder: The folder of the run.
+        suffix: That of the shard's own files.
+    """
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.path = folder / f"{MANIFEST}{suffix}.jsonl"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes from running the same shard. The lock of a process that is dead holds nobody up.
+
+        Raises:
+            MediaError: If another process runs it, or the folder cannot be written.
+        """
+        owner = self.path.with_suffix(".owner")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise MediaError(
+                f"{self.path.parent} is being written by {_said(owner)}: wait for it, choose another folder with -o,"
+                " or share the work with --shard"
+            ) from error
+        except OSError as error:
+            raise MediaError(f"{self.path.parent} cannot be written: {error.strerror}; choose another place with -o") from error
+        try:
+            facts = {"host": platform.node(), "pid": os.getpid(), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+            write_bytes(owner, json.dumps(facts).encode())
+            self._mend()
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def _mend(self) -> None:
+        """Ends a line that was torn, so that the next one is whole."""
+        if self.path.is_file() and (text := self.path.read_bytes()) and not text.endswith(b"\n"):
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Writes a line.
+
+        Raises:
+            MediaError: If it cannot be written.
+        """
+        try:
+            with self.path.open("ab") as file:
+                file.write(json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise MediaError(f"{self.path} cannot be written: {error.strerror}") from error
+
+
+def _said(owner: Path) -> str:
+    try:
+        facts = json.loads(owner.read_text("utf-8"))
+        return f"process {facts['pid']} on {facts['host']} since {facts['time']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def read_journals(folder: Path) -> dict[str, dict[str, Any]]:
+    """The last line of each item in all journals of a folder, by id. Lines that are torn are passed over."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob(f"{MANIFEST}*.jsonl")):
+        for text in path.read_text("utf-8", errors="replace").split("\n"):
+            try:
+                line = json.loads(text)
+                known = found.get(line["id"])
+                # What is done once is done, whichever journal says it.
+                if known is None or known["status"] != "done" or line["status"] == "done":
+                    found[line["id"]] = line
+            except (ValueError, KeyError, TypeError):
+                continue
+    return found
+
+
+def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes `manifest.csv`: the cells of the table, and behind them what came out.
+
+    Raises:
+        MediaError: If it cannot be written.
+    """
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = folder / f"{MANIFEST}.csv"
+    write_bytes(path, buffer.getvalue().encode())
+    return path

@@ -73,6 +73,39 @@ def test_the_picture_can_be_made_again_from_its_own_metadata(here: Path) -> None
     assert image.tobytes() == opened(here / "x.png").tobytes()
 
 
+def test_a_file_is_made_again_from_itself(here: Path) -> None:
+    assert vsf(*BIKE, "--neg", "wheels", "--steps", "3", "-o", "x.webp", "--sidecar").exit_code == 0
+    result = vsf("again", "x.webp", "-o", "y.png")
+    assert result.exit_code == 0 and "everything is as when it was made" in result.stderr, result.output
+    assert vsf("again", "x.webp.json", "-o", "z.png").exit_code == 0
+    assert opened(here / "y.png").tobytes() == opened(here / "z.png").tobytes()
+    assert vsf(*BIKE, "--neg", "wheels", "--steps", "3", "-o", "w.png").exit_code == 0
+    assert opened(here / "y.png").tobytes() == opened(here / "w.png").tobytes()
+
+    result = vsf("again", "y.png", "--alpha", "1", "--steps", "2", "--seed", "4", "-n", "basket", "-o", "v.png")
+    assert result.exit_code == 0 and "num_inference_steps: 3 -> 2" in result.stderr and "seed: 1 -> 4" in result.stderr
+    description = read_metadata(here / "v.png").description
+    assert description is not None and description["request"]["negative"] == ["basket"]
+    assert (description["request"]["parameters"]["alpha"], description["request"]["parameters"]["stop"]) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["missing.png"], 1, "there is no such file"),
+        (["x.png", "--nag-scale", "2"], 6, "--nag-scale is NAG's"),
+        (["x.png", "--alpha", "1,2"], 6, "makes one picture"),
+        (["x.png", "--steps", "0"], 6, "steps is 0"),
+        (["plain.png"], 1, "does not say how vsf made it"),
+    ],
+)
+def test_what_cannot_be_made_again(here: Path, arguments: list[str], code: int, message: str) -> None:
+    assert vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png").exit_code == 0
+    Image.new("RGB", (8, 8)).save(here / "plain.png")
+    result = vsf("again", *arguments)
+    assert result.exit_code == code and message in " ".join(result.stderr.split()), result.output
+
+
 def test_several_seeds_formats_and_sidecars(here: Path) -> None:
     found = vsf(*BIKE, "--seed", "1,2", "-n", "wheels", "--format", "webp", "-o", "out/", "--sidecar", "--json", "--steps", "2")
     assert found.exit_code == 0, found.output

@@ -163,6 +163,32 @@ def attn_map(
 @app.command()
 @bounded
 @sharing(guidance, running)
+def again(
+    file: Annotated[Path, typer.Argument(help="A picture or clip that vsf made, or its sidecar.")],
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    output: Annotated[str | None, typer.Option("-o", "--output", help="A file, a folder/, or a template.")] = None,
+    exists: Annotated[str | None, typer.Option("--exists", help="suffix, skip, overwrite or error.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp; of clips mp4, webm, gif or webp.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+    **options: Any,
+) -> None:
+    """Make a file of vsf again from the file alone; options override: vsf again outputs/a-red-bike-1.png"""
+    from vsf_cli import commands
+    from vsf_cli.ranges import swept
+    from vsf_cli.terminal import Talk
+    from vsf_cli.values import parse_seeds
+
+    seeds = parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else [None]
+    options, sweeps = swept(options)
+    if sweeps or len(seeds) > 1 or options["preset"]:
+        raise RequestError("vsf again makes one picture, of the file's own preset: give single numbers, and no --preset")
+    own = {"steps": steps, "output": output, "exists": exists, "format": format, "dry_run": dry_run}
+    commands.run_again(file, {**options, **own}, seeds[0], Talk(options["quiet"], options["verbose"]), options["as_json"])
+
+
+@app.command()
+@bounded
+@sharing(guidance, running)
 def batch(
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.")] = None,

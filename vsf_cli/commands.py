@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.attn_map import PAGE, folder_beside, write
+from vsf_cli.attn_map import PAGE, check_watchable, folder_beside, write
 from vsf_cli.clip_files import CLIP_FORMATS
 from vsf_cli.errors import MediaError, ModelError, RequestError
 from vsf_cli.generate import Request, Result
@@ -19,7 +19,7 @@ from vsf_cli.media import FORMATS, check_writable, read_metadata
 from vsf_cli.metadata import versions
 from vsf_cli.methods import parameters_by_setting
 from vsf_cli.pipelines import is_cached, source_of
-from vsf_cli.planning import plan, plan_again
+from vsf_cli.planning import differences, plan, plan_again
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
 from vsf_cli.ranges import swept
 from vsf_cli.run import Plan, Written
@@ -30,6 +30,7 @@ __all__ = [
     "list_presets",
     "plan_maps",
     "quiet_libraries",
+    "run_again",
     "run_images",
     "run_maps",
     "show_doctor",
@@ -98,7 +99,9 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     machine |= {"offline": given["offline"] or None}
     # Not `Path.is_file`, which raises if the prompt is longer than the name of a file may be.
     if prompt.lower().endswith(PICTURES) or os.path.isfile(prompt):
-        return plan_again(Path(prompt), picture, machine)
+        planned = plan_again(Path(prompt), picture, machine)
+        check_watchable(planned.requests[0].method, planned.requests[0].negative)
+        return planned
     if len(seeds) > 1:
         raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
     options = {name: value for name, value in {**picture, **machine}.items() if name in SETTINGS}
@@ -106,6 +109,24 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     return plan(
         prompt, picture["neg"] or [], seeds, settings, picture["lora"] or [], dump_attn=True, video=settings.preset.video
     )
+
+
+def run_again(file: Path, given: Mapping[str, Any], seed: int | None, talk: Talk, as_json: bool) -> None:
+    """Makes the picture or clip of a file again, and says what is not as it was.
+
+    Arguments:
+        file: The file.
+        given: The options of the command line, by name; what was not given is None.
+        seed: Another seed; None keeps the file's.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
+    """
+    picture = {**{name: given[name] for name in (*DECIDING, "steps")}, "seed": seed, "preset": None}
+    machine = {name: given[name] for name in ("output", "exists", "device", "offload", "format")}
+    plan = plan_again(file, picture, {**machine, "offline": given["offline"] or None}, override=True)
+    for line in differences(file, plan.requests[0]) or ["everything is as when it was made"]:
+        talk.say(line)
+    run_images(plan, talk, as_json, given["dry_run"])
 
 
 def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, as_json: bool) -> None:

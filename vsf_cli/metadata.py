@@ -41,7 +41,7 @@ def describe(request: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
         request: Everything that decides the picture, as JSON; without paths of this machine.
         facts: What else is worth knowing: what was done to the negative, the device, the model's hash.
     """
-    return {"schema": SCHEMA, "request": dict(request), **facts, "versions": versions()}
+    return {"schema": SCHEMA, "request": dict(request), **facts, "versions": dict(versions())}
 
 
 def _plain(text: str) -> str:

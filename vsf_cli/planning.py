@@ -13,6 +13,7 @@ from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generate import Request
 from vsf_cli.loras import Lora
 from vsf_cli.media import FORMATS, read_metadata
+from vsf_cli.metadata import versions
 from vsf_cli.methods import METHODS, method_named, parameters_by_setting, setting_name
 from vsf_cli.outputs import Outputs
 from vsf_cli.pipelines import Runtime, check_dtype, vocabulary_of
@@ -22,7 +23,7 @@ from vsf_cli.run import Plan
 from vsf_cli.values import parse_size, whole_frames
 from vsf_cli.words import check_vocabulary, hints
 
-__all__ = ["plan", "plan_again", "request_of", "runtime_of"]
+__all__ = ["differences", "plan", "plan_again", "request_of", "runtime_of"]
 
 
 def plan(
@@ -166,29 +167,76 @@ def _spelled(name: str) -> str:
     return name.replace("_", "-")
 
 
-def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any]) -> Plan:
-    """The plan that makes the picture of a file again, from the file alone.
+def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any], *, override: bool = False) -> Plan:
+    """The plan that makes the picture or clip of a file again, from the file alone.
 
     Arguments:
-        file: A picture of `vsf`, or its sidecar.
-        given: The options of the command line that decide a picture, by name; only `model` and `lora` may be among them, for
-            files are known to a picture by their names alone.
+        file: A picture or clip of `vsf`, or its sidecar.
+        given: The options of the command line that decide a picture, by name. Files are known to a picture by their names alone:
+            a model or LoRA that was one is given by `model` and `lora`.
         machine: The other options, by name.
+        override: Whether others than these two may be given, and stand before what the file says.
 
     Raises:
         MediaError: If the file does not say how it was made.
-        RequestError: If an option contradicts the file, or the picture has no maps.
+        RequestError: If an option contradicts the file, or is not legal.
     """
-    found = read_metadata(file).description
-    if found is None:
+    description = read_metadata(file).description
+    if description is None:
         raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
-    here = {"model", "lora"}
-    if extra := [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in here]:
+    own = {"model", "lora"}
+    if not override and (
+        extra := [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in own]
+    ):
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
-    request = Request.from_json(found["request"])
-    request = replace(request, model=given.get("model") or request.model, loras=tuple(given.get("lora") or request.loras))
-    check_watchable(request.method, request.negative)
+    before = Request.from_json(description["request"])
+    request = _overridden(before, {name: value for name, value in given.items() if value is not None})
     video = request.num_frames is not None
     settings = Settings({**machine, "model": request.model}, video=video)
-    outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=CLIP_FORMATS if video else FORMATS)
-    return Plan((request,), outputs, runtime_of(settings), settings, ())
+    formats = CLIP_FORMATS if video else FORMATS
+    outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
+    return Plan((request,), outputs, runtime_of(settings), settings, (), crf=settings["crf"])
+
+
+FIELDS = {
+    "model": "model",
+    "method": "method",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "dtype": "dtype",
+    "seed": "seed",
+    "frames": "num_frames",
+    "fps": "fps",
+    "shift": "flow_shift",
+    "drop_frames": "drop_frames",
+}
+"""The options that are fields of a request, and their names there."""
+
+
+def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
+    changes: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
+    changes |= {"negative": tuple(given["neg"])} if "neg" in given else {}
+    changes |= {"loras": tuple(given["lora"])} if "lora" in given else {}
+    if "size" in given:
+        changes["width"], changes["height"] = parse_size(given["size"])
+    if "model" in given:
+        changes["revision"] = None
+    method = changes.get("method", request.method)
+    parameters = dict(request.parameters) if method == request.method else {}
+    for name, (owner, parameter) in parameters_by_setting().items():
+        if name in given and owner != method:
+            raise RequestError(
+                f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: pass --method {owner}"
+            )
+        if name in given:
+            parameters[parameter] = given[name]
+    return replace(request, **changes, parameters=method_named(method, parameters).parameters)
+
+
+def differences(file: Path, request: Request) -> list[str]:
+    """What is not as when a file was made: settings, and versions of what decides its bits."""
+    description = read_metadata(file).description or {}
+    before, now = description.get("request", {}), request.to_json()
+    settings = {key: (before.get(key), now[key]) for key in now}
+    versions_of = {key: (old, versions().get(key)) for key, old in description.get("versions", {}).items()}
+    return [f"{key}: {old} -> {new}" for key, (old, new) in {**settings, **versions_of}.items() if old != new]

@@ -93,7 +93,9 @@ def source_of(model: str) -> Source:
     if path.is_dir():
         return Source(model, path)
     if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
-        raise ModelError(f"model '{model}' is neither a folder on this machine nor a hub id of the form owner/name")
+        raise ModelError(
+            f"model '{model}' is neither a folder on this machine nor a hub id of the form owner/name: name it with -m"
+        )
     return Source(model, None)
 
 

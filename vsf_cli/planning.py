@@ -172,8 +172,8 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any],
 
     Arguments:
         file: A picture or clip of `vsf`, or its sidecar.
-        given: The options of the command line that decide a picture, by name. Files are known to a picture by their names alone:
-            a model or LoRA that was one is given by `model` and `lora`.
+        given: The options of the command line that decide a picture, by name. Files are known to a picture by their names
+            alone: a model or LoRA that was one is given by `model` and `lora`.
         machine: The other options, by name.
         override: Whether others than these two may be given, and stand before what the file says.
 
@@ -184,10 +184,9 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any],
     description = read_metadata(file).description
     if description is None:
         raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
-    own = {"model", "lora"}
-    if not override and (
-        extra := [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in own]
-    ):
+    here = {"model", "lora"}
+    extra = [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in here]
+    if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
     before = Request.from_json(description["request"])
     request = _overridden(before, {name: value for name, value in given.items() if value is not None})
@@ -225,9 +224,8 @@ def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
     parameters = dict(request.parameters) if method == request.method else {}
     for name, (owner, parameter) in parameters_by_setting().items():
         if name in given and owner != method:
-            raise RequestError(
-                f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: pass --method {owner}"
-            )
+            label = METHODS[owner].label
+            raise RequestError(f"--{_spelled(name)} is {label}'s, but the method is {method}: pass --method {owner}")
         if name in given:
             parameters[parameter] = given[name]
     return replace(request, **changes, parameters=method_named(method, parameters).parameters)

@@ -17,21 +17,20 @@ __all__ = ["train_clip_autoencoder"]
 
 CLIPS = 3_000
 MEASURED = 32
-CROP, CROP_FRAMES = 32, 9
-BATCH = 6
+CROP = 32
+BATCH = 4
 LATENT_NOISE = 0.1
 
 
 def _crops(clips: np.ndarray, rng: random.Random) -> Tensor:
-    """Crops with shape (B, 3, frames, side, side)."""
+    """Crops with shape (B, 3, frames, side, side), of whole clips: on fewer frames, those behind were never learnt."""
     chosen = []
     for _ in range(BATCH):
         clip = clips[rng.randrange(len(clips))]
-        first = rng.randint(0, len(clip) - CROP_FRAMES)
         x, y = (rng.randint(0, clip.shape[2] - CROP) for _ in range(2))
-        chosen.append(clip[first : first + CROP_FRAMES, y : y + CROP, x : x + CROP])
+        chosen.append(clip[:, y : y + CROP, x : x + CROP])
     crops = np.stack(chosen)
-    return pixels(crops.reshape(-1, CROP, CROP, 3)).unflatten(0, (BATCH, CROP_FRAMES)).transpose(1, 2)
+    return pixels(crops.reshape(-1, CROP, CROP, 3)).unflatten(0, (BATCH, -1)).transpose(1, 2)
 
 
 def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
@@ -43,6 +42,10 @@ def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
     rng = random.Random("clip autoencoder")
     torch.manual_seed(0)
     model = build_autoencoder()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            # Twice as fast on a CPU.
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
     count = MEASURED if checkpoint.finished(total) else CLIPS

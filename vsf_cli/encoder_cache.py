@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+from vsf_cli.patch import replaced_forward
+
 __all__ = ["caching_encoders"]
 
 MOST = 64
@@ -24,16 +26,14 @@ def caching_encoders(pipe: Any, most: int = MOST) -> Iterator[None]:
     with ExitStack() as stack:
         for name, module in pipe.components.items():
             if name.startswith("text_encoder") and module is not None:
-                stack.enter_context(_caching(module, most))
+                stack.enter_context(replaced_forward(module, _cached(module.forward, most)))
         yield
 
 
-@contextmanager
-def _caching(module: Any, most: int) -> Iterator[None]:
+def _cached(forward: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """A `forward` that is called once for each text."""
     import torch
 
-    forward: Callable[..., Any] = module.forward
-    had = "forward" in vars(module)
     kept: OrderedDict[Any, Any] = OrderedDict()
 
     def key(value: Any) -> Any:
@@ -53,11 +53,4 @@ def _caching(module: Any, most: int) -> Iterator[None]:
             kept.popitem(last=False)
         return output
 
-    module.forward = cached
-    try:
-        yield
-    finally:
-        if had:
-            module.forward = forward
-        else:
-            del module.forward
+    return cached

@@ -1,4 +1,4 @@
-"""Swaps attention processors for the length of a `with`; the same objects come back, whatever happens inside."""
+"""Changes modules of a model for the length of a `with`; the same objects come back, whatever happens inside."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 from vsf_cli.errors import PatchError
 
-__all__ = ["Processor", "hooked", "patched"]
+__all__ = ["Processor", "hooked", "patched", "replaced_forward"]
 
 Processor = Any
 """An attention processor of diffusers: any object that `Attention` can call."""
@@ -47,3 +47,18 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Calls another function instead of a module's `forward` for the length of a `with` block."""
+    # Offloading gives the instance a `forward` of its own; else it is the class's.
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own

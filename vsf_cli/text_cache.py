@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vsf_cli.patch import replaced_forward
+
 __all__ = ["remembering"]
 
 MOST_TEXTS = 4
@@ -61,14 +63,5 @@ def remembering(modules: Mapping[nn.Module, Sequence[nn.Module]], place: int) ->
             handle = transformer.register_forward_pre_hook(memory.begin, prepend=True, with_kwargs=True)
             stack.callback(handle.remove)
             for module in inner:
-                stack.callback(_restore, module, vars(module).get("forward"))
-                module.forward = memory.wrap(module)
+                stack.enter_context(replaced_forward(module, memory.wrap(module)))
         yield
-
-
-def _restore(module: nn.Module, forward: Any) -> None:
-    """Puts back the `forward` that an instance had of its own, or its class's."""
-    if forward is None:
-        del module.forward
-    else:
-        module.forward = forward

@@ -4,10 +4,10 @@ import random
 import re
 
 from vsf_cli.errors import RequestError
+from vsf_cli.ranges import MOST_NUMBERS
 
 __all__ = ["chosen_size", "parse_numbers", "parse_seeds", "parse_size", "whole_frames"]
 
-MOST_NUMBERS = 10_000
 FRAMES_OF_A_TOKEN = 4
 """Of Wan's autoencoder: a clip has 1 more than a multiple of it."""
 

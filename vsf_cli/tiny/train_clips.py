@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda, which was never tried")
     parser.add_argument("--until", choices=STAGES, default="lora", help="the last stage to run")
-    parser.add_argument("--autoencoder-steps", type=int, default=9000)
+    parser.add_argument("--autoencoder-steps", type=int, default=6000)
     parser.add_argument("--still-steps", type=int, default=4000, help="of the base, on single frames")
     parser.add_argument("--clip-steps", type=int, default=2500, help="of the base, on clips")
     parser.add_argument("--lora-steps", type=int, default=700)

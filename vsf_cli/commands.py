@@ -18,7 +18,7 @@ from vsf_cli.maps import Selection
 from vsf_cli.media import FORMATS, check_writable, read_metadata
 from vsf_cli.metadata import versions
 from vsf_cli.methods import parameters_by_setting
-from vsf_cli.pipelines import is_cached, source_of
+from vsf_cli.pipelines import is_here
 from vsf_cli.planning import differences, plan, plan_again
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
 from vsf_cli.ranges import swept
@@ -312,7 +312,7 @@ def _memory(accelerator: Any) -> str:
 
 def _needs(model: str, preset: Preset) -> str:
     try:
-        ready = source_of(model).folder is not None or is_cached(model, preset.revision_of(model))
+        ready = is_here(model, preset.revision_of(model))
     except ModelError as error:
         return str(error)
     if ready:

@@ -22,7 +22,7 @@ __all__ = [
     "Source",
     "check_dtype",
     "identify",
-    "is_cached",
+    "is_here",
     "load",
     "offload_of",
     "out_of_memory_advice",
@@ -147,12 +147,14 @@ def check_dtype(dtype: str) -> None:
         raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
 
 
-def is_cached(model: str, revision: str | None) -> bool:
-    """Whether a hub model's transformer is in the cache.
+def is_here(model: str, revision: str | None) -> bool:
+    """Whether a model's weights are on this machine: in a folder, or a hub model's transformer in the cache.
 
     Raises:
-        ModelError: If the name cannot be one of the hub.
+        ModelError: If it is neither a folder nor a name of the hub.
     """
+    if source_of(model).folder is not None:
+        return True
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -18,7 +18,7 @@ from vsf_cli.media import check_writable, encode, write_bytes, write_frames
 from vsf_cli.metadata import describe
 from vsf_cli.methods import parameters_by_setting, setting_name
 from vsf_cli.outputs import Outputs, slug
-from vsf_cli.pipelines import Runtime, identify, is_cached, load, offload_of, out_of_memory_advice, source_of
+from vsf_cli.pipelines import Runtime, identify, is_here, load, offload_of, out_of_memory_advice, source_of
 from vsf_cli.presets import Settings
 
 DEFAULT_FPS = 16
@@ -83,7 +83,7 @@ class Plan:
             ModelError: If the model's name cannot be one of the hub.
         """
         request, preset = self.requests[0], self.settings.preset
-        if self.runtime.offline or source_of(request.model).folder is not None or is_cached(request.model, request.revision):
+        if self.runtime.offline or is_here(request.model, request.revision):
             return None
         from huggingface_hub import constants
 

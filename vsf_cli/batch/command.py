@@ -17,7 +17,7 @@ from vsf_cli.commands import quiet_libraries, stay_offline
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.media import remove_partials
 from vsf_cli.methods import setting_name
-from vsf_cli.pipelines import is_cached, source_of
+from vsf_cli.pipelines import is_here
 from vsf_cli.planning import runtime_of
 from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.terminal import Talk
@@ -105,7 +105,8 @@ def say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> No
     states = batch.states()
     left = [item for item in batch.items if states.get(item.id) == "left"]
     counts = {state: sum(found == state for found in states.values()) for state in ("done", "failed", "left")}
-    models = list(dict.fromkeys(item.request.model for item in left))
+    weights = dict.fromkeys((item.request.model, item.request.revision) for item in left)
+    models = list(dict.fromkeys(model for model, _ in weights))
     seconds = estimate(left)
     if as_json:
         facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
@@ -113,9 +114,8 @@ def say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> No
         return
     talk.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
     talk.data(", ".join(f"{count} {state}" for state, count in counts.items()))
-    for model in models:
-        here = source_of(model).folder is not None or is_cached(model, None)
-        talk.data(f"loads {model}{'' if here else ', which is to be downloaded'}")
+    for model, revision in weights:
+        talk.data(f"loads {model}{'' if is_here(model, revision) else ', which is to be downloaded'}")
     talk.data(f"about {_duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
 
 
@@ -133,13 +133,13 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
 
     def loading(item: Item) -> None:
         quiet_libraries(talk.verbose)
-        here = source_of(item.request.model).folder is not None or is_cached(item.request.model, item.request.revision)
-        talk.say(f"{'loading' if here else 'downloading'} {item.request.model.removeprefix('builtin:')}")
+        model = item.request.model
+        talk.say(f"{'loading' if is_here(model, item.request.revision) else 'downloading'} {model.removeprefix('builtin:')}")
 
     made: list[Outcome] = []
     with batch.journal.locked(), stop.listening():
         remove_partials(batch.folder)
-        states = batch.states()
+        states: dict[str, str] = dict(batch.states())
         batch.adopt(states)
         left = list({item.id: item for item in batch.items if states.get(item.id) == "left"}.values())
         done = sum(state == "done" for state in states.values())

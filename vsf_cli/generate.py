@@ -118,6 +118,12 @@ class Request:
         """The method."""
         return method_named(self.method, dict(self.parameters))
 
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What decides which pipeline is loaded: the arguments of `vsf_cli.pipelines.load`, but for the machine's."""
+        names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype"
+        return {name: getattr(self, name) for name in names}
+
     def to_json(self) -> dict[str, Any]:
         """Plain values. A folder of this machine is named by its last part alone."""
         numbers = {key: value if math.isfinite(value) else str(value) for key, value in self.parameters.items()}
@@ -231,7 +237,6 @@ def generate_together(
     Raises:
         RequestError: If the requests are not alike; and as `generate`.
     """
-    import torch
 
     from vsf_cli.families import family_of
     from vsf_cli.guidance import guided
@@ -244,26 +249,8 @@ def generate_together(
     _check_steps(pipe, request)
     method = request.guidance
     started = time.monotonic()
-
-    def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        if progress is not None:
-            progress(step + 1, request.num_inference_steps)
-        return tensors
-
-    options: dict[str, Any] = {
-        "prompt": [one.prompt for one in requests],
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "width": request.width,
-        "height": request.height,
-        "max_sequence_length": request.max_sequence_length,
-        "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
-        "callback_on_step_end": after_step,
-        "output_type": "np",
-    }
-    if family.video:
-        options["num_frames"] = request.num_frames
     notes = [_notes(family, pipe, one) for one in requests]
+    options = _call(family, requests, progress)
     negatives = [list(one.negative) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         options["negative_prompt"], negatives = [", ".join(row) for row in negatives], [[] for _ in requests]
@@ -284,6 +271,31 @@ def generate_together(
         tokens = applied.tokens[number] if applied.tokens else 0
         results.append(Result(frames, done, applied.blocks if tokens else 0, tokens, seconds, notes[number]))
     return results
+
+
+def _call(family: "Family", requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
+    """The arguments with which the pipeline is called for requests that are alike."""
+    import torch
+
+    request = requests[0]
+
+    def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if progress is not None:
+            progress(step + 1, request.num_inference_steps)
+        return tensors
+
+    return {
+        "prompt": [one.prompt for one in requests],
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "width": request.width,
+        "height": request.height,
+        "max_sequence_length": request.max_sequence_length,
+        "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
+        "callback_on_step_end": after_step,
+        "output_type": "np",
+        **({"num_frames": request.num_frames} if family.video else {}),
+    }
 
 
 def _is_memory(error: BaseException) -> bool:

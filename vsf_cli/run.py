@@ -191,17 +191,7 @@ class Plan:
 
 def load_for(request: Request, runtime: Runtime) -> Any:
     """Loads the pipeline that a request asks for."""
-    return load(
-        request.model,
-        request.dtype,
-        runtime,
-        request.loras,
-        request.revision,
-        request.variant,
-        scheduler=request.scheduler,
-        flow_shift=request.flow_shift,
-        vae_dtype=request.vae_dtype,
-    )
+    return load(**request.loading, runtime=runtime)
 
 
 def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:

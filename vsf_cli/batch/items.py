@@ -50,17 +50,10 @@ class Item:
     name: str
     model: Mapping[str, str]
 
-    @property
-    def video(self) -> bool:
-        """Whether it is a clip."""
-        return self.request.num_frames is not None
-
     @cached_property
-    def load_key(self) -> tuple[Any, ...]:
+    def load_key(self) -> str:
         """Items that have it in common run on the same loaded model."""
-        asked = self.request
-        own = asked.model, asked.dtype, asked.loras, asked.revision, asked.variant
-        return *own, asked.scheduler, asked.flow_shift, asked.vae_dtype
+        return repr(sorted(self.request.loading.items()))
 
 
 @dataclass(frozen=True)

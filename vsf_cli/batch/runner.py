@@ -108,7 +108,7 @@ class Batch:
         Raises:
             MediaError: If the folder cannot be written: then no other item can be either.
         """
-        ordered = sorted(left, key=lambda item: repr(item.load_key))
+        ordered = sorted(left, key=lambda item: item.load_key)
         for _, group in groupby(ordered, key=lambda item: item.load_key):
             items = list(group)
             if stopping():

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,7 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
             with talk.progress("pictures", "steps") as (whole, steps):
                 for outcome in batch.run(left, stop, loading, steps):
                     made.append(outcome)
+                    states[outcome.item.id] = "failed" if outcome.error else "done"
                     _say(outcome, batch, talk, as_json)
                     if whole is not None:
                         whole(len(made), len(left))
@@ -158,9 +160,8 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
         finally:
             remember((one.item, one.seconds) for one in made if one.error is None)
             written = _write_manifest(batch, rows)
-    states = batch.states()
-    counts = {state: sum(found == state for found in states.values()) for state in ("done", "left")}
-    failed = len(states) - counts["done"] - counts["left"] if not batch.retry_failed else sum(bool(one.error) for one in made)
+    counts = Counter(states.values())
+    failed = counts["failed"]
     talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {written}")
     if stop.wanted:
         talk.keep("stopped; the same command goes on")

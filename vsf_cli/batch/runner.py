@@ -83,7 +83,7 @@ class Batch:
             return "done"
         return "failed" if line.get("status") == "failed" and not self.retry_failed else "left"
 
-    def adopt(self, states: Mapping[str, State]) -> None:
+    def adopt(self, states: Mapping[str, str]) -> None:
         """Writes into the journal what is done by the pictures, but not by any journal. The lock must be held."""
         known = read_journals(self.folder)
         for item in self.items:

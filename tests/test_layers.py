@@ -50,9 +50,7 @@ RANKS = {
     "batch.runner": 15,
     "batch.timings": 15,
     "batch.command": 16,
-    "cli": 17,
-    "__main__": 18,
-    # The embedded models stand on the library, and nothing of the library stands on them.
+    # The embedded models stand on the library, and of the library the evaluation alone stands on them.
     "tiny": 20,
     "tiny.scenes": 21,
     "tiny.drawing": 22,
@@ -78,6 +76,22 @@ RANKS = {
     "tiny.training.clip_autoencoder": 27,
     "tiny.training.clip_flow": 27,
     "tiny.train_clips": 29,
+    "boundary": 11,
+    "evaluation": 30,
+    "evaluation.prompts": 31,
+    "evaluation.arms": 31,
+    "evaluation.runs": 32,
+    "evaluation.judging": 33,
+    "evaluation.judges.scenes": 34,
+    "evaluation.judges.mllm": 34,
+    "evaluation.judges.clip": 34,
+    "evaluation.judges": 35,
+    "evaluation.gallery": 35,
+    "evaluation.report": 36,
+    "evaluation.command": 37,
+    "evaluation.cli": 38,
+    "cli": 40,
+    "__main__": 41,
 }
 
 

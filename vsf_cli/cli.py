@@ -1,6 +1,5 @@
 """The command line: thin, and without torch until a model is needed."""
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from vsf_cli import __version__
-from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.boundary import bounded
+from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.cli import app as evaluation
 from vsf_cli.options import floats, guidance, making, running, sharing, wholes
 from vsf_cli.ranges import Numbers
 
@@ -24,25 +25,7 @@ app = typer.Typer(
 )
 presets = typer.Typer(help="List presets, show their values, and choose one.", no_args_is_help=True)
 app.add_typer(presets, name="presets")
-
-
-def bounded(command: Callable[..., None]) -> Callable[..., None]:
-    """Turns an error that a person can mend into one line and its exit code; a bug keeps its traceback."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        from vsf_cli.terminal import Talk
-
-        try:
-            command(*args, **kwargs)
-        except VSFError as error:
-            Talk().error(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            Talk().error("interrupted; what was finished is kept")
-            raise typer.Exit(130) from error
-
-    return run
+app.add_typer(evaluation, name="eval")
 
 
 def read_prompt(prompt: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.metadata import infotext
 
-__all__ = ["CLIP_FORMATS", "check_crf", "encode_clip", "read_clip_tags"]
+__all__ = ["CLIP_FORMATS", "check_crf", "encode_clip", "read_clip", "read_clip_tags"]
 
 Progress = Callable[[int, int], object]
 
@@ -143,3 +143,19 @@ def read_clip_tags(path: Path) -> dict[str, str]:
     # WebM has the keys in capitals. A value may go on over several lines, each but the last ending on a backslash.
     pairs = re.findall(r"^(vsf|parameters)=((?:\\.|[^\\\n])*)$", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
     return {key.lower(): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+
+
+def read_clip(path: Path) -> list[Image.Image]:
+    """The frames of an MP4 or WebM file.
+
+    Raises:
+        MediaError: If it cannot be read as a clip.
+    """
+    from imageio_ffmpeg import read_frames
+
+    try:
+        reader = read_frames(str(path))
+        size = next(reader)["size"]
+        return [Image.frombytes("RGB", size, frame) for frame in reader]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MediaError(f"{path} cannot be read as a clip: {' '.join(str(error).split())[:200]}") from error

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import psutil
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from vsf_cli.clip_files import EXIF_IFD, IMAGE_DESCRIPTION, UNICODE, USER_COMMENT, read_clip_tags
+from vsf_cli.clip_files import EXIF_IFD, IMAGE_DESCRIPTION, UNICODE, USER_COMMENT, read_clip, read_clip_tags
 from vsf_cli.errors import MediaError
 from vsf_cli.metadata import infotext
 
@@ -25,6 +25,7 @@ __all__ = [
     "Metadata",
     "check_writable",
     "encode",
+    "read_frames",
     "read_metadata",
     "remove_partials",
     "write_atomically",
@@ -207,6 +208,25 @@ def read_metadata(path: Path) -> Metadata:
                 comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT)
                 parameters = _comment(comment) if comment else None
         return Metadata(_own(own), parameters)
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: there is no such file") from error
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def read_frames(path: Path) -> list[Image.Image]:
+    """The frames of a picture, which has one, of a clip, or of a folder of frames.
+
+    Raises:
+        MediaError: If it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            return [frame for file in sorted(path.glob("*.png")) for frame in read_frames(file)]
+        if path.suffix.lower() in (".mp4", ".webm"):
+            return read_clip(path)
+        with Image.open(path) as image:
+            return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:

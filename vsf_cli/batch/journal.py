@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from vsf_cli.errors import MediaError
 from vsf_cli.media import write_bytes
 
-__all__ = ["Journal", "read_journals", "write_table"]
+__all__ = ["MANIFEST", "Journal", "read_journals", "write_table"]
 
 MANIFEST = "manifest"
 

@@ -1,0 +1,365 @@
+"""`vsf eval`: from a prompt set to a table, with every judge, and what happens when something is wrong."""
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from PIL import Image
+from scipy.stats import binomtest
+from typer.testing import CliRunner
+
+from vsf_cli.cli import app
+from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.evaluation.arms import choose_arms, load_arms
+from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
+from vsf_cli.evaluation.judging import Judgement, judge_frames
+from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
+from vsf_cli.evaluation.report import interval, mcnemar
+from vsf_cli.evaluation.runs import rows_of
+from vsf_cli.planning import request_of
+from vsf_cli.presets import Settings
+from vsf_cli.tiny.scenes import OBJECTS
+
+CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car")
+
+
+def vsf(*words: str) -> Any:
+    return CliRunner().invoke(app, ["eval", *words])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval") / "run"
+    done = vsf(
+        "run", "scenes-dev", "--limit", "4", "--method", "none,vsf", "--steps", "2", "--batch-size", "4", "-o", str(folder)
+    )
+    assert done.exit_code == 0, done.output
+    assert vsf("judge", str(folder)).exit_code == 0
+    return folder
+
+
+# Prompt sets
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_sets_are_whole(name: str) -> None:
+    records = load_prompts(name).records
+    assert len(records) == 200
+    assert len({record.id for record in records}) == len({(record.prompt, record.negative) for record in records}) == 200
+    for record in records:
+        named = set(record.prompt.lower().replace("'s", "").split()) & set(record.negative.split())
+        assert not named, f"{record.prompt} names {record.negative}"
+        assert record.negative in record.question_2 and record.question_1.endswith("?")
+
+
+def test_negation_200_spreads_its_categories() -> None:
+    records = load_prompts("negation-200").records
+    counts = [sum(record.category == name for record in records) for name in {record.category for record in records}]
+    assert len(counts) >= 12 and max(counts) <= 20
+
+
+def test_scenes_of_dev_and_test_share_no_prompt() -> None:
+    for name in ("scenes", "clips"):
+        test, dev = (load_prompts(each).records for each in (name, f"{name}-dev"))
+        assert not {record.prompt for record in test} & {record.prompt for record in dev}
+        assert all(record.negative in OBJECTS[record.category] for record in (*test, *dev))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "a", "prompt": "a car", "question_1": "?", "question_2": "?"}', "line 1: 'negative' is missing"),
+        ("{not json", "line 1: "),
+        ("[1]", "line 1: it must be an object"),
+        ('{"id": "../a", "prompt": "a", "negative": "b", "question_1": "?", "question_2": "?"}', "names files"),
+        ('{"id": "a", "prompt": 3, "negative": "b", "question_1": "?", "question_2": "?"}', "'prompt' is missing, or no text"),
+        ("", "it has no prompts"),
+    ],
+)
+def test_a_bad_prompt_set_is_one_line(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(line, "utf-8")
+    done = vsf("run", str(path), "-o", str(tmp_path / "run"))
+    assert done.exit_code == 6 and said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+# What is compared
+
+
+def test_all_takes_the_arms_of_the_preset() -> None:
+    arms = load_arms()
+    ours = {arm.name for arm in choose_arms(arms, "all", "tiny-sd3-turbo")}
+    assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
+    assert "cfg-forced" not in {arm.name for arm in choose_arms(arms, "all", "sd3.5-large-turbo")}
+    with pytest.raises(RequestError, match=r"'nagg' is not known\. Did you mean 'nag'"):
+        choose_arms(arms, "nagg", "tiny-sd3-turbo")
+    with pytest.raises(RequestError, match=r"'cfg-forced' is not for preset sd3\.5-large-turbo"):
+        choose_arms(arms, "cfg-forced", "sd3.5-large-turbo")
+
+
+def test_every_arm_asks_for_something_legal() -> None:
+    for arm in load_arms():
+        for preset in arm.presets or ("tiny-sd3-turbo", "wan2.1-1.3b-causvid"):
+            settings = Settings({"preset": preset, **arm.settings}, video=preset.startswith(("wan", "tiny-wan")))
+            request, _ = request_of("a car", ("wheels",), 0, settings, (), settings.preset.video)
+            assert request.method == arm.settings["method"]
+
+
+def test_arms_share_their_noise_and_prompts_do_not() -> None:
+    prompts, arms = load_prompts("scenes-dev").first(5), choose_arms(load_arms(), "none,vsf", "tiny-sd3-turbo")
+    rows = rows_of(prompts, arms, 2)
+    seeds = {arm: [row.seeds for row in rows if row.cells["arm"] == arm] for arm in ("none", "vsf")}
+    assert seeds["none"] == seeds["vsf"] and len(set(seeds["vsf"])) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[vsf]\nalpah = 3", "vsf.alpah is no setting. Did you mean 'alpha'"),
+        ("vsf = 3", "must be a table"),
+        ("[vsf", "cannot be read as TOML"),
+    ],
+)
+def test_a_bad_methods_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "arms.toml"
+    path.write_text(text, "utf-8")
+    done = vsf("run", "scenes-dev", "--methods-file", str(path), "-o", str(tmp_path / "run"))
+    assert done.exit_code == 6 and said in done.stderr
+
+
+# Runs
+
+
+def test_a_run_is_judged_and_tabulated(made: Path) -> None:
+    done = vsf("report", str(made), "--json")
+    assert done.exit_code == 0, done.output
+    rows = {row["arm"]: row for row in json.loads(done.stdout)}
+    assert set(rows) == {"none", "vsf"} and all(row["pictures"] == 8 for row in rows.values())
+    answers = [json.loads(line) for line in (made / "judgements-scenes.jsonl").read_text("utf-8").splitlines()]
+    for name, row in rows.items():
+        own = [answer for answer in answers if answer["arm"] == name]
+        assert row["negative"] == sum(answer["negative"] for answer in own) / 8
+        assert row["both"] == sum(answer["negative"] and answer["positive"] for answer in own) / 8
+        assert sum(part["pictures"] for part in row["categories"].values()) == 8
+    for ending in ("md", "csv", "json"):
+        assert str(made.parent) not in (made / f"report-scenes.{ending}").read_text("utf-8")
+    page = (made / "index.html").read_text("utf-8")
+    assert page.count("<figure ") == 16 and 'src="pictures/vsf/scenes-dev-000-0.png"' in page
+
+
+def test_judging_again_asks_nothing(made: Path) -> None:
+    before = (made / "judgements-scenes.jsonl").read_bytes()
+    done = vsf("judge", str(made))
+    assert done.exit_code == 0 and "0 pictures judged by scenes, 16 were before" in done.stderr
+    assert (made / "judgements-scenes.jsonl").read_bytes() == before
+
+
+def test_a_torn_answer_is_asked_for_again(made: Path) -> None:
+    path = made / "judgements-scenes.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    done = vsf("judge", str(made))
+    assert "1 pictures judged by scenes, 15 were before" in done.stderr
+    last = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")][-1]
+    assert last == json.loads(whole.decode().splitlines()[-1])
+
+
+def test_a_run_goes_on_and_takes_more_methods(made: Path) -> None:
+    """Made pictures are kept: only those of the new method are made."""
+    before = {path: path.stat().st_mtime_ns for path in made.rglob("*.png")}
+    options = ("--limit", "4", "--steps", "2", "--batch-size", "4", "-o", str(made))
+    done = vsf("run", "scenes-dev", "--method", "nasa", *options)
+    assert done.exit_code == 0, done.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list(made.rglob("*.png"))) == len(before) + 8
+    assert set(json.loads((made / "run.json").read_text("utf-8"))["arms"]) == {"none", "vsf", "nasa"}
+    warned = vsf("report", str(made))
+    assert warned.exit_code == 0 and "8 pictures are not judged" in warned.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scenes", "--limit", "4", "--steps", "2", "--batch-size", "4"),
+        ("scenes-dev", "--limit", "3", "--steps", "2", "--batch-size", "4"),
+        ("scenes-dev", "--limit", "4", "--steps", "3", "--batch-size", "4"),
+        ("scenes-dev", "--limit", "4", "--steps", "2", "--batch-size", "4", "--seeds", "1"),
+    ],
+)
+def test_the_folder_of_another_run_is_refused(made: Path, words: tuple[str, ...]) -> None:
+    before = {path: path.read_bytes() for path in made.rglob("*") if path.is_file()}
+    done = vsf("run", *words, "--method", "none,vsf", "-o", str(made))
+    assert done.exit_code == 6 and "holds a run with" in done.stderr
+    assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, made: Path) -> None:
+    for command in ("judge", "report"):
+        done = vsf(command, str(tmp_path))
+        assert done.exit_code == 6 and "is no run of 'vsf eval run'" in done.stderr
+    assert vsf("judge", str(made), "--judge", "scens").exit_code == 6
+    assert "has no answers of judge clip" in vsf("report", str(made), "--judge", "clip").stderr
+
+
+# Numbers
+
+
+def test_tests_and_intervals_are_those_of_the_books() -> None:
+    # 9 pairs differ, 8 of them one way: 2 (C(9, 0) + C(9, 1)) / 2^9.
+    ours, theirs = [True] * 8 + [False] + [True] * 5, [False] * 8 + [True] + [True] * 5
+    assert mcnemar(ours, theirs) == pytest.approx(2 * 10 / 512)
+    assert mcnemar(ours, ours) == 1
+    low, high = interval(0, 10)
+    assert low == 0 and high == pytest.approx(0.2775, abs=1e-4)
+    assert binomtest(1, 9).pvalue == pytest.approx(mcnemar(ours, theirs))
+
+
+def test_the_majority_of_frames_decides() -> None:
+    class Scripted:
+        name, workers = "scripted", 1
+        settings: Mapping[str, Any] = MappingProxyType({})
+
+        def judge(self, image: Image.Image, record: Record) -> Judgement:
+            value = image.getpixel((0, 0))
+            return Judgement(value > 1, value > 2, value / 4)  # type: ignore[operator]
+
+    frames = [Image.new("L", (4, 4), value) for value in (0, 2, 3, 3)]
+    found = judge_frames(Scripted(), frames, CAR)
+    assert (found.positive, found.negative, found.quality) == (True, False, 0.5)
+    assert judge_frames(Scripted(), frames[:1], CAR).reason == ""
+
+
+# Judges
+
+
+class Endpoint:
+    """An endpoint of OpenAI's protocol that does what it is told, request by request, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.plan: list[Any] = []
+        self.asked: list[dict[str, Any]] = []
+        self.over = threading.Event()
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                return
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.asked.append({"path": self.path, "key": self.headers["Authorization"], "body": body})
+                told = endpoint.plan.pop(0) if endpoint.plan else {"answer_1": True, "answer_2": False, "quality": 0.5}
+                if told == "hang":
+                    endpoint.over.wait(20)
+                    return
+                self.send_response(told if isinstance(told, int) else 200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("retry-after-ms", "1")
+                self.end_headers()
+                said = (
+                    told
+                    if isinstance(told, str)
+                    else json.dumps({"reasoning": "seen", **told} if isinstance(told, dict) else {})
+                )
+                message = {"role": "assistant", "content": said}
+                choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+                reply = {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": choices}
+                self.wfile.write(json.dumps(reply if not isinstance(told, int) else {"error": {"message": "no"}}).encode())
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.over.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-key")
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    running = Endpoint()
+    yield running
+    running.close()
+
+
+def test_mllm_asks_what_the_paper_asks(endpoint: Endpoint) -> None:
+    endpoint.plan = [{"answer_1": True, "answer_2": True, "quality": 0.75}]
+    image = Image.new("RGB", (5, 4), (200, 10, 20))
+    found = MllmJudge("seer", endpoint.url).judge(image, CAR)
+    assert found == Judgement(True, True, 0.75, "seen")
+    (asked,) = endpoint.asked
+    system, user = asked["body"]["messages"]
+    assert system["content"] == INSTRUCTIONS and asked["key"] == "Bearer secret-key" and asked["body"]["model"] == "seer"
+    assert CAR.question_1 in user["content"][0]["text"] and CAR.question_2 in user["content"][0]["text"]
+    sent = Image.open(io.BytesIO(base64.b64decode(user["content"][1]["image_url"]["url"].split(",")[1])))
+    assert sent.tobytes() == image.tobytes()
+    assert set(asked["body"]["response_format"]["json_schema"]["schema"]["required"]) == {
+        "reasoning",
+        "answer_1",
+        "answer_2",
+        "quality",
+    }
+
+
+@pytest.mark.parametrize("fault", [429, 500, 503, "hang", "no JSON at all", {"answer_1": "perhaps"}, {"quality": 7}])
+def test_mllm_asks_again_after_a_fault(endpoint: Endpoint, fault: Any) -> None:
+    endpoint.plan = [fault]
+    found = MllmJudge("seer", endpoint.url, timeout=0.3).judge(Image.new("RGB", (4, 4)), CAR)
+    assert found == Judgement(True, False, 0.5, "seen") and len(endpoint.asked) == 2
+
+
+def test_mllm_gives_up_with_one_line(endpoint: Endpoint) -> None:
+    endpoint.plan = ["nonsense"] * 3
+    with pytest.raises(VSFError, match="gave 3 answers that are not what was asked for, such as 'nonsense'"):
+        MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
+    endpoint.plan = [401]
+    with pytest.raises(VSFError, match="asked about car seer failed: Error code: 401"):
+        MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
+
+
+def test_a_run_is_judged_by_an_endpoint_and_nothing_is_paid_for_twice(endpoint: Endpoint, made: Path) -> None:
+    command = ("judge", str(made), "--judge", "mllm", "--judge-model", "seer", "--base-url", endpoint.url, "--workers", "1")
+    endpoint.plan = [{"answer_1": True, "answer_2": True, "quality": 1}, *["nonsense"] * 3]
+    done = vsf(*command)
+    pictures = len(list(made.rglob("*.png")))
+    assert done.exit_code == 3 and "1 pictures were not judged" in done.stderr
+    assert len(endpoint.asked) == pictures + 2
+
+    done = vsf(*command)
+    assert done.exit_code == 0 and len(endpoint.asked) == pictures + 3
+    assert vsf(*command).exit_code == 0 and len(endpoint.asked) == pictures + 3
+
+    told = vsf("report", str(made), "--judge", "mllm", "--json")
+    rows = json.loads(told.stdout)
+    assert sum(row["negative"] * row["pictures"] for row in rows) == pytest.approx(1, abs=1e-3)
+    kept = b"".join(path.read_bytes() for path in made.iterdir() if path.is_file())
+    assert b"secret-key" not in kept
+
+
+def test_mllm_without_a_key_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    done = vsf("judge", str(made), "--judge", "mllm")
+    assert done.exit_code == 6 and "OPENAI_API_KEY" in done.stderr
+
+
+def test_the_judge_of_scenes_refuses_what_it_does_not_know(made: Path) -> None:
+    from vsf_cli.evaluation.judges.scenes import ScenesJudge
+
+    with pytest.raises(RequestError, match="choose --judge mllm"):
+        ScenesJudge().judge(Image.new("RGB", (96, 96)), replace(CAR, negative="engine"))
+    done = vsf("judge", str(made), "--judge", "scenes", "--workers", "2")
+    assert done.exit_code == 6 and "does not take workers" in done.stderr

@@ -1,0 +1,84 @@
+"""What is compared: each arm is a method with its settings, read from a TOML file of tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli
+
+from vsf_cli.errors import RequestError
+from vsf_cli.presets import SETTINGS, load_preset, nearest
+
+__all__ = ["BASELINE", "Arm", "choose_arms", "load_arms"]
+
+BASELINE = "vsf"
+"""The arm that all others are tested against."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison.
+
+    Arguments:
+        name: Its row in tables; letters, digits, `+` and dashes.
+        label: What a reader sees.
+        settings: The settings of a run that are its own, by the names of the command line; the preset has the others.
+        presets: The presets it is for; empty means all.
+    """
+
+    name: str
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    presets: tuple[str, ...] = ()
+
+
+def load_arms(path: Path | None = None) -> list[Arm]:
+    """The arms of a file, or those that ship with the package.
+
+    Raises:
+        RequestError: If the file cannot be read, or says something that is not legal.
+    """
+    place = str(path) if path else "arms.toml"
+    try:
+        text = (path or resources.files("vsf_cli.evaluation") / "data" / "arms.toml").read_text("utf-8")
+        found = tomli.loads(text)
+    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        raise RequestError(f"{place} cannot be read as TOML: {error}") from error
+    return [_arm(place, name, table) for name, table in found.items()]
+
+
+def _arm(place: str, name: str, table: Any) -> Arm:
+    if not isinstance(table, dict) or not name.replace("-", "").replace("+", "").isalnum():
+        raise RequestError(f"{place}: '{name}' must be a table, named with letters, digits, + and dashes")
+    settings = dict(table)
+    label, presets = settings.pop("label", name), settings.pop("presets", [])
+    if not isinstance(presets, list):
+        raise RequestError(f"{place}: {name}.presets is {presets!r}, but must be a list of presets' names")
+    for key in settings:
+        if key not in SETTINGS:
+            raise RequestError(f"{place}: {name}.{key} is no setting.{nearest(key, list(SETTINGS))}")
+    return Arm(name, str(label), settings, tuple(presets))
+
+
+def choose_arms(arms: Sequence[Arm], names: str, preset: str) -> list[Arm]:
+    """The arms that a person names, joined by commas; "all" takes all that are for a preset.
+
+    Raises:
+        RequestError: If a name is not known, or an arm is for another preset.
+    """
+    load_preset(preset)
+    fitting = {arm.name: arm for arm in arms if not arm.presets or preset in arm.presets}
+    if names.strip() == "all":
+        return list(fitting.values())
+    chosen = []
+    for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
+        if name not in fitting:
+            known = {arm.name for arm in arms}
+            why = f"is not for preset {preset}" if name in known else f"is not known.{nearest(name, list(fitting))}"
+            raise RequestError(f"method '{name}' {why} Methods of preset {preset}: {', '.join(fitting)}")
+        chosen.append(fitting[name])
+    if not chosen:
+        raise RequestError(f"--method names nothing: write all, or some of {', '.join(fitting)}")
+    return chosen

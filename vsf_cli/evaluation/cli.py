@@ -1,0 +1,79 @@
+"""`vsf eval`: its options. Thin, and without torch until a model is needed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vsf_cli.boundary import bounded
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Compare methods on a prompt set: the paper's experiment.", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
+JudgeName = Annotated[str, typer.Option("--judge", help="scenes, mllm or clip.")]
+
+
+@app.command()
+@bounded
+def run(
+    prompts: Annotated[str, typer.Argument(help="negation-200, scenes[-dev], clips[-dev], or a file of JSON lines.")],
+    output: Annotated[str | None, typer.Option("-o", "--output", help="The folder of the run.")] = None,
+    method: Annotated[str, typer.Option("--method", help="all, or some: none,vsf,nag++")] = "none,vsf,nag,nasa",
+    arms: Annotated[str | None, typer.Option("--methods-file", help="A TOML file of methods, instead of ours.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="A hub id, or a folder.")] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures of each prompt and method.")] = 2,
+    limit: Annotated[int | None, typer.Option("--limit", help="The first prompts alone.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass through the model.")] = 8,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, ...")] = None,
+    offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: Json = False,
+) -> None:
+    """Make the pictures of a prompt set with each method: vsf eval run scenes --method all"""
+    from vsf_cli.evaluation import command
+    from vsf_cli.terminal import Talk
+
+    asked: dict[str, Any] = {"method": method, "arms": arms, "preset": preset, "model": model, "seeds": seeds, "limit": limit}
+    asked |= {"steps": steps, "batch_size": batch_size, "dtype": dtype, "device": device, "offload": offload}
+    command.run(prompts, output, {**asked, "offline": offline or None, "as_json": as_json}, Talk(quiet, verbose))
+
+
+@app.command()
+@bounded
+def judge(
+    folder: Folder,
+    judge: JudgeName = "scenes",
+    model: Annotated[str | None, typer.Option("--judge-model", help="Of mllm, the endpoint's name; of clip, a hub id.")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", help="Of mllm: an endpoint of OpenAI's protocol.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Of mllm: pictures asked about at a time.")] = None,
+    retries: Annotated[int | None, typer.Option("--retries", min=0, help="Of mllm: after 429, 5xx and time-outs.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0.1, help="Of mllm: seconds.")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Ask a judge about the pictures of a run; what it said before is kept: vsf eval judge DIR"""
+    from vsf_cli.evaluation import command
+    from vsf_cli.terminal import Talk
+
+    options = {"model": model, "base_url": base_url, "workers": workers, "retries": retries, "timeout": timeout}
+    command.judge(folder, judge, options, Talk(quiet, verbose))
+
+
+@app.command()
+@bounded
+def report(folder: Folder, judge: JudgeName = "scenes", quiet: Quiet = False, as_json: Json = False) -> None:
+    """Write the tables of a run, and a page with its pictures side by side: vsf eval report DIR"""
+    from vsf_cli.evaluation import command
+    from vsf_cli.terminal import Talk
+
+    command.report(folder, judge, Talk(quiet), as_json)

@@ -1,0 +1,31 @@
+"""The judges by name. A judge is made from options of the command line, and loads nothing before its first picture."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.judges.clip import ClipJudge
+from vsf_cli.evaluation.judges.mllm import MllmJudge
+from vsf_cli.evaluation.judges.scenes import ScenesJudge
+from vsf_cli.evaluation.judging import Judge
+from vsf_cli.presets import nearest
+
+__all__ = ["JUDGES", "judge_named"]
+
+JUDGES: Mapping[str, Callable[..., Judge]] = MappingProxyType({"scenes": ScenesJudge, "mllm": MllmJudge, "clip": ClipJudge})
+
+
+def judge_named(name: str, options: Mapping[str, Any]) -> Judge:
+    """A judge with the options that were given.
+
+    Raises:
+        RequestError: If there is no such judge, or an option is not its own.
+    """
+    if name not in JUDGES:
+        raise RequestError(f"--judge is '{name}', but judges are {', '.join(JUDGES)}.{nearest(name, list(JUDGES))}")
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        return JUDGES[name](**given)
+    except TypeError as error:
+        raise RequestError(f"judge {name} does not take {', '.join(given)}: {error}") from error

@@ -1,0 +1,59 @@
+"""A cheap check by CLIP: which of two captions fits a picture better. No match for a judge that sees."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from vsf_cli.evaluation.judging import Judgement
+from vsf_cli.evaluation.prompts import Record
+from vsf_cli.hub import translated
+
+__all__ = ["ClipJudge"]
+
+LIKENESS = 0.2
+"""The cosine from which a picture is said to show its prompt: that of ViT-B/32 lies at 0.25 to 0.35 for true captions."""
+
+
+class ClipJudge:
+    """Compares a picture with its prompt, and with its prompt and the negative together.
+
+    The object is there if the picture is like the prompt; the negative is missing if the prompt alone fits better than the
+    prompt "with" it. The quality is the likeness to the prompt, from 0 to 1: CLIP knows no other. CLIP hardly understands
+    negation, and small parts not at all: use it to find pictures that went wrong, not to compare methods.
+
+    Arguments:
+        model: A CLIP model of the hub, or a folder.
+
+    Raises:
+        ModelError: At the first picture, if the model cannot be loaded.
+    """
+
+    name = "clip"
+    workers = 1
+
+    def __init__(self, model: str = "openai/clip-vit-base-patch32") -> None:
+        self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "likeness": LIKENESS}
+        self._model = model
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        from transformers import CLIPModel, CLIPProcessor
+
+        with translated(self._model, False):
+            model = CLIPModel.from_pretrained(self._model, use_safetensors=True).eval()
+            return model, CLIPProcessor.from_pretrained(self._model)
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """Looks at a picture."""
+        import torch
+
+        model, processor = self._loaded
+        texts = [record.prompt, f"{record.prompt} with {record.negative}"]
+        with torch.no_grad():
+            output = model(**processor(text=texts, images=image, return_tensors="pt", padding=True, truncation=True))
+        scale = float(model.logit_scale.exp())
+        alone, together = (float(value) / scale for value in output.logits_per_image[0])
+        reason = f"likeness to the prompt {alone:.3f}, with the negative {together:.3f}"
+        return Judgement(alone > LIKENESS, alone > together, min(1.0, max(0.0, alone)), reason)

@@ -1,0 +1,113 @@
+"""A judge behind any endpoint that speaks OpenAI's protocol: a language model that sees."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, Field, ValidationError
+
+from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.evaluation.judging import Judgement
+from vsf_cli.evaluation.prompts import Record
+
+__all__ = ["INSTRUCTIONS", "Answer", "MllmJudge"]
+
+INSTRUCTIONS = """\
+You look at one generated picture and answer two questions about it, then rate it. First write down briefly what you see.
+
+Question 1 asks whether the main thing is shown. Answer true if it is recognisable, also if some of its parts are missing.
+Question 2 asks whether a certain element is missing. Judge by what can be seen, never by what such a thing usually has: if you
+cannot see the element, it is missing, and the answer is true. If any of it can be seen, also if it is faint, broken or in an
+unusual place, the answer is false.
+
+Quality goes from 0 (unusable) to 1 (flawless). Lower it for blur, noise, artefacts, deformed shapes and doubled contours. Do
+not lower it because the element of question 2 is missing, nor because the scene is unusual without it."""
+"""What the paper's instructions ask for, in our words."""
+
+KEY = "OPENAI_API_KEY"
+ANSWERS_ASKED = 3
+"""How often it is asked again if an answer is no answer."""
+
+
+class Answer(BaseModel):
+    """What the model has to answer."""
+
+    reasoning: str = Field(description="what is seen, in one or two sentences")
+    answer_1: bool
+    answer_2: bool
+    quality: float = Field(ge=0, le=1)
+
+
+class MllmJudge:
+    """Asks a model over the network. The key is taken from the environment, `OPENAI_API_KEY`, and from nowhere else.
+
+    Arguments:
+        model: The model's name, as the endpoint has it.
+        base_url: The endpoint; None means OpenAI's own.
+        workers: How many pictures are asked about at a time.
+        retries: How often a request is sent again that failed for a reason that may pass: 429, 5xx, a time-out. The waits grow.
+        timeout: Seconds until a request is given up.
+
+    Raises:
+        RequestError: If the package is not installed, or there is no key.
+    """
+
+    name = "mllm"
+
+    def __init__(
+        self, model: str = "gpt-4o-mini", base_url: str | None = None, workers: int = 8, retries: int = 6, timeout: float = 120
+    ) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise RequestError('judge mllm needs the package openai: pip install "vsf-cli[mllm]"') from error
+        # Endpoints on one's own machine ask for no key.
+        key = os.environ.get(KEY) or ("none" if base_url else None)
+        if key is None:
+            raise RequestError(f"judge mllm needs a key in the environment variable {KEY}, or --base-url of your own endpoint")
+        self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "base_url": base_url, "instructions": 1}
+        self.workers = workers
+        self._errors = openai
+        self._client = openai.OpenAI(api_key=key, base_url=base_url, max_retries=retries, timeout=timeout)
+        self._model = model
+
+    @cached_property
+    def _format(self) -> dict[str, Any]:
+        schema = {**Answer.model_json_schema(), "additionalProperties": False}
+        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """Asks about a picture.
+
+        Raises:
+            VSFError: If the endpoint refuses, cannot be reached, or gives no answer that can be read.
+        """
+        place = f"about {record.id} {self._model}"
+        said = ""
+        for _ in range(ANSWERS_ASKED):
+            try:
+                said = self._ask(image, record)
+                answer = Answer.model_validate_json(said)
+            except ValidationError:
+                continue
+            except self._errors.OpenAIError as error:
+                raise VSFError(f"asked {place} failed: {' '.join(str(error).split())[:200]}") from error
+            return Judgement(answer.answer_1, answer.answer_2, answer.quality, answer.reasoning)
+        raise VSFError(f"asked {place} gave {ANSWERS_ASKED} answers that are not what was asked for, such as {said[:100]!r}")
+
+    def _ask(self, image: Image.Image, record: Record) -> str:
+        questions = f"Question 1: {record.question_1}\nQuestion 2: {record.question_2}"
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        picture = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        shown = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": picture}}]
+        messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": shown}]
+        format: Any = self._format
+        found = self._client.chat.completions.create(
+            model=self._model, messages=messages, response_format=format, temperature=0
+        )
+        return (found.choices[0].message.content or "") if found.choices else ""

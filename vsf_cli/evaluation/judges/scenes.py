@@ -1,0 +1,46 @@
+"""The embedded judge, which knows what is in the scenes of the embedded models."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from PIL import Image
+
+from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.judging import Judgement
+from vsf_cli.evaluation.prompts import Record
+from vsf_cli.tiny.judge import Judge, load_judge
+from vsf_cli.tiny.scenes import OBJECTS
+
+__all__ = ["ScenesJudge"]
+
+
+class ScenesJudge:
+    """Says what `vsf_cli.tiny.judge` sees: the record's category is the object, its negative the part.
+
+    A part that is damaged is not missing.
+    """
+
+    name = "scenes"
+    settings: Mapping[str, Any] = {"name": "scenes"}
+    workers = 1
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return load_judge()
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """Looks at a picture.
+
+        Raises:
+            RequestError: If the record is not about a scene.
+        """
+        if record.negative not in OBJECTS.get(record.category, ()):
+            raise RequestError(
+                f"judge scenes knows the scenes of the embedded models, but {record.id} is about {record.negative} of"
+                f" '{record.category}': choose --judge mllm"
+            )
+        (verdict,) = self._judge.look([image])
+        state = verdict.state(record.negative)
+        reason = f"{verdict.object}, {record.negative} {state}"
+        return Judgement(verdict.object == record.category, state == "absent", round(verdict.quality, 4), reason)

@@ -1,0 +1,182 @@
+"""The paper's Table 1 from a judge's answers: rates with their intervals, and tests against VSF."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import binomtest
+
+from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.arms import BASELINE
+from vsf_cli.evaluation.judging import Answers
+from vsf_cli.evaluation.runs import Picture, Run
+from vsf_cli.media import write_bytes
+
+__all__ = ["Judged", "interval", "judged_pictures", "mcnemar", "tabulate", "write_report"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A picture and what the judge says of it."""
+
+    picture: Picture
+    positive: bool
+    negative: bool
+    quality: float
+    reason: str
+
+
+def judged_pictures(run: Run, judge: str) -> tuple[list[Judged], int]:
+    """The pictures of a run that a judge has seen, and how many it has not.
+
+    Raises:
+        RequestError: If it has seen none.
+    """
+    answers, pictures = Answers(run, judge).read(), run.pictures()
+    found = []
+    for picture in pictures:
+        if answer := answers.get((picture.record.id, picture.arm, picture.seed)):
+            found.append(Judged(picture, *(answer[key] for key in ("positive", "negative", "quality", "reason"))))
+    if not found:
+        raise RequestError(f"{run.folder} has no answers of judge {judge}: run 'vsf eval judge {run.folder} --judge {judge}'")
+    return found, len(pictures) - len(found)
+
+
+def interval(hits: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a proportion, by Wilson's formula, with every picture taken as independent."""
+    found = binomtest(hits, count).proportion_ci(0.95, "wilson")
+    return round(found.low, 4), round(found.high, 4)
+
+
+def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
+    """McNemar's exact test of two methods on the same prompts and seeds: the p-value of the pairs in which they differ."""
+    only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
+    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
+    differing = only_ours + only_theirs
+    return float(binomtest(only_ours, differing).pvalue) if differing else 1.0
+
+
+def tabulate(run: Run, judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """A row for each arm: over all pictures, then for each category."""
+    by_arm: dict[str, list[Judged]] = {name: [] for name in run.arms}
+    for one in judged:
+        by_arm[one.picture.arm].append(one)
+    base = by_arm.get(BASELINE, [])
+    return [
+        {
+            "arm": name,
+            "label": run.arms[name].label,
+            **_rates(found),
+            **_against(found, base, name),
+            "categories": _parts(found),
+        }
+        for name, found in by_arm.items()
+        if found
+    ]
+
+
+def _rates(found: Sequence[Judged]) -> dict[str, Any]:
+    count = len(found)
+    both = [one.positive and one.negative for one in found]
+    kinds = {"positive": [one.positive for one in found], "negative": [one.negative for one in found], "both": both}
+    rates: dict[str, Any] = {"pictures": count}
+    for name, hits in kinds.items():
+        rates |= {name: round(sum(hits) / count, 4), f"{name}_interval": interval(sum(hits), count)}
+    return {**rates, "quality": round(sum(one.quality for one in found) / count, 4)}
+
+
+def _against(found: Sequence[Judged], base: Sequence[Judged], name: str) -> dict[str, float | None]:
+    """McNemar's p-values against the baseline, over the pictures that both have."""
+    kinds = ("positive", "negative", "both")
+    if name == BASELINE or not base:
+        return {f"{kind}_p": None for kind in kinds}
+    ours = {(one.picture.record.id, one.picture.seed): one for one in base}
+    pairs = [(ours[key], one) for one in found if (key := (one.picture.record.id, one.picture.seed)) in ours]
+
+    def hit(one: Judged, kind: str) -> bool:
+        return one.positive and one.negative if kind == "both" else bool(getattr(one, kind))
+
+    return {f"{kind}_p": mcnemar([hit(a, kind) for a, _ in pairs], [hit(b, kind) for _, b in pairs]) for kind in kinds}
+
+
+def _parts(found: Sequence[Judged]) -> dict[str, Any]:
+    names = sorted({one.picture.record.category for one in found})
+    return {name: _rates([one for one in found if one.picture.record.category == name]) for name in names if name}
+
+
+def markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table as Markdown, with its conditions."""
+    told = f"Judge {judge}. " + conditions(run)
+    lines = [told, "", "| method | positive | negative | both | quality | p against VSF: positive, negative, both |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for row in rows:
+        shares = " | ".join(_share(row, kind) for kind in ("positive", "negative", "both"))
+        tests = ", ".join(
+            "-" if row[f"{kind}_p"] is None else f"{row[f'{kind}_p']:.2g}" for kind in ("positive", "negative", "both")
+        )
+        lines.append(f"| {row['label']} | {shares} | {row['quality']:.3f} | {tests} |")
+    categories = sorted({name for row in rows for name in row["categories"]})
+    if categories:
+        lines += ["", "Positive / negative by category:", "", "| category | " + " | ".join(row["label"] for row in rows) + " |"]
+        lines += ["|---" * (len(rows) + 1) + "|"]
+        for name in categories:
+            cells = [row["categories"].get(name) for row in rows]
+            shown = [f"{cell['positive']:.2f} / {cell['negative']:.2f}" if cell else "-" for cell in cells]
+            lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _share(row: Mapping[str, Any], kind: str) -> str:
+    low, high = row[f"{kind}_interval"]
+    return f"{row[kind]:.3f} [{low:.2f}, {high:.2f}]"
+
+
+def conditions(run: Run) -> str:
+    """What the numbers of a run hold for."""
+    versions = ", ".join(f"{name} {number}" for name, number in run.conditions["versions"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in run.conditions["settings"].items())
+    count = len(run.prompts.records)
+    seeds = f"{run.seeds} seed{'s' if run.seeds > 1 else ''} each, 0 to {count * run.seeds - 1}"
+    return f"Preset {run.preset}, {count} prompts of {run.prompts.name}, {seeds}; {settings}; {versions}."
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each arm and category; the category of all is empty."""
+    numbers = ("pictures", "positive", "negative", "both", "quality")
+    tests = ("positive_p", "negative_p", "both_p")
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer)
+    writer.writerow(["arm", "category", *numbers, *tests])
+    for row in rows:
+        writer.writerow([row["arm"], "", *(row[name] for name in numbers), *(row[name] for name in tests)])
+        for category, found in row["categories"].items():
+            writer.writerow([row["arm"], category, *(found[name] for name in numbers), *[""] * len(tests)])
+    return buffer.getvalue()
+
+
+def write_report(run: Run, judge: str) -> tuple[list[dict[str, Any]], Path, int]:
+    """Writes `report-JUDGE.md`, `.csv`, `.json` and `index.html` into the folder of a run.
+
+    Returns:
+        The table, the Markdown's path, and how many pictures are not judged.
+
+    Raises:
+        RequestError: If nothing is judged.
+        MediaError: If a file cannot be written.
+    """
+    from vsf_cli.evaluation.gallery import gallery
+
+    judged, missing = judged_pictures(run, judge)
+    rows = tabulate(run, judged)
+    path = run.folder / f"report-{judge}.md"
+    write_bytes(path, markdown(run, judge, rows).encode())
+    write_bytes(path.with_suffix(".csv"), as_csv(rows).encode())
+    facts = {key: run.conditions[key] for key in ("set", "sha256", "preset", "seeds", "settings", "versions")}
+    whole = {"judge": judge, **facts, "not_judged": missing, "rows": rows}
+    write_bytes(path.with_suffix(".json"), json.dumps(whole, indent=2, ensure_ascii=False).encode())
+    write_bytes(run.folder / "index.html", gallery(run, judge, rows, judged).encode())
+    return rows, path, missing

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
@@ -24,6 +25,8 @@ from vsf_cli.evaluation.judging import Judgement, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
 from vsf_cli.evaluation.report import interval, mcnemar
 from vsf_cli.evaluation.runs import rows_of
+from vsf_cli.evaluation.sweep import Kept, Trial, studies_of
+from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.planning import request_of
 from vsf_cli.presets import Settings
 from vsf_cli.tiny.scenes import OBJECTS
@@ -363,3 +366,93 @@ def test_the_judge_of_scenes_refuses_what_it_does_not_know(made: Path) -> None:
         ScenesJudge().judge(Image.new("RGB", (96, 96)), replace(CAR, negative="engine"))
     done = vsf("judge", str(made), "--judge", "scenes", "--workers", "2")
     assert done.exit_code == 6 and "does not take workers" in done.stderr
+
+
+# Sweeps
+
+
+def test_fronts_are_those_of_the_definition() -> None:
+    chance = np.random.default_rng(1)
+    for _ in range(50):
+        points = chance.integers(0, 6, (12, 2)) / 5
+        kept = front(points)
+        for number, point in enumerate(points):
+            better = [(other >= point).all() and (other > point).any() for other in points]
+            twin = any((other == point).all() for other in points[:number])
+            assert kept[number] == (not any(better) and not twin)
+        # The area by counting the cells of a grid: coordinates are multiples of 1/5.
+        cells = [(x, y) for x in range(5) for y in range(5)]
+        covered = sum(any(p[0] * 5 > x + 0.5 and p[1] * 5 > y + 0.5 for p in points) for x, y in cells)
+        assert hypervolume(points) == pytest.approx(covered / 25)
+
+
+def test_the_interval_of_an_area_holds_it() -> None:
+    chance = np.random.default_rng(2)
+    trials = [
+        Trial({"alpha": a}, [(chance.random() > a, chance.random() < a, 0.5) for _ in range(80)]) for a in (0.2, 0.5, 0.8)
+    ]
+    found = tradeoff(trials, "positive", 300)
+    low, high = found["hypervolume_interval"]
+    assert low < found["hypervolume"] < high and found == tradeoff(trials, "positive", 300)
+
+
+def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
+    storage, figures = tmp_path / "sweep.db", tmp_path / "figures"
+    options = ("--limit", "2", "--method", "vsf,nasa", "--storage", str(storage))
+    assert vsf("sweep", "scenes-dev", *options, "--trials", "1").exit_code == 0
+    done = vsf("sweep", "scenes-dev", *options, "--trials", "2")
+    assert done.exit_code == 0 and "nasa: 2 trials" in done.stderr and "1 of them now" in done.stderr
+    studies = studies_of(storage)
+    assert {name: len(trials) for name, (_, trials) in studies.items()} == {"vsf": 2, "nasa": 2}
+    assert len({trial.settings["alpha"] for trial in studies["vsf"][1]}) == 2
+    for _, trials in studies.values():
+        assert all(len(trial.outcomes) == 2 for trial in trials)
+
+    assert vsf("tradeoff", str(storage), "-o", str(figures)).exit_code == 0
+    first = {path.name: path.read_bytes() for path in figures.iterdir()}
+    assert set(first) == {f"{a}-negative.{b}" for a in ("positive", "quality") for b in ("png", "svg", "json")}
+    assert vsf("tradeoff", str(storage), "-o", str(figures)).exit_code == 0
+    assert {path.name: path.read_bytes() for path in figures.iterdir()} == first
+
+    other = vsf("sweep", "scenes-dev", "--limit", "3", "--method", "vsf", "--storage", str(storage), "--trials", "3")
+    assert other.exit_code == 6 and "has another sweep of 'vsf'" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--space", "alpha"), 2, "'alpha' is no space"),
+        (("--space", "alhpa=0..3"), 6, "is no setting with a number"),
+        (("--space", "alpha=3..0"), 6, "its bounds must rise"),
+        (("--sampler", "grid"), 6, "samplers are random, tpe, nsga2"),
+        (("--method", "none"), 6, "method none has nothing to search"),
+    ],
+)
+def test_a_bad_sweep_is_one_line(tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    method = () if "--method" in words else ("--method", "vsf")
+    done = vsf("sweep", "scenes-dev", "--limit", "2", "--storage", str(tmp_path / "a.db"), *method, *words)
+    assert done.exit_code == code and said in " ".join(done.stderr.replace("│", "").split())
+    assert not (tmp_path / "a.db").exists()
+
+
+def test_what_is_no_storage_is_refused(tmp_path: Path) -> None:
+    assert "there is no such file" in vsf("tradeoff", str(tmp_path / "a.db")).stderr
+    (tmp_path / "b.db").write_text("nonsense" * 300, "utf-8")
+    done = vsf("tradeoff", str(tmp_path / "b.db"))
+    assert done.exit_code == 6 and "is no storage of sweeps" in done.stderr
+
+
+def test_a_kept_judge_asks_once(tmp_path: Path) -> None:
+    class Counting:
+        name, workers, settings = "counting", 1, MappingProxyType({"name": "counting"})
+        asked = 0
+
+        def judge(self, image: Image.Image, record: Record) -> Judgement:
+            self.asked += 1
+            return Judgement(True, False, 0.5, "so")
+
+    inner, path, image = Counting(), tmp_path / "answers.jsonl", Image.new("RGB", (4, 4))
+    assert Kept(inner, path).judge(image, CAR) == Kept(inner, path).judge(image, CAR) == Judgement(True, False, 0.5, "so")
+    assert inner.asked == 1
+    Kept(inner, path).judge(image, replace(CAR, question_2="Is the roof missing?"))
+    assert inner.asked == 2

@@ -88,6 +88,8 @@ RANKS = {
     "evaluation.judges": 35,
     "evaluation.gallery": 35,
     "evaluation.report": 36,
+    "evaluation.sweep": 34,
+    "evaluation.tradeoff": 35,
     "evaluation.command": 37,
     "evaluation.cli": 38,
     "cli": 40,

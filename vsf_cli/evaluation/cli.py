@@ -77,3 +77,55 @@ def report(folder: Folder, judge: JudgeName = "scenes", quiet: Quiet = False, as
     from vsf_cli.terminal import Talk
 
     command.report(folder, judge, Talk(quiet), as_json)
+
+
+@app.command()
+@bounded
+def sweep(
+    prompts: Annotated[str, typer.Argument(help="A prompt set, as of 'run'.")] = "scenes-dev",
+    storage: Annotated[Path, typer.Option("--storage", help="The SQLite file of the trials, by Optuna.")] = Path(
+        "outputs/sweep.db"
+    ),
+    method: Annotated[str, typer.Option("--method", help="Some of the methods, joined by commas.")] = "vsf,nag,nasa",
+    arms: Annotated[str | None, typer.Option("--methods-file", help="A TOML file of methods, instead of ours.")] = None,
+    space: Annotated[list[str] | None, typer.Option("--space", help="alpha=0..6: what is searched. Repeatable.")] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Of each method, those of earlier runs included.")] = 60,
+    sampler: Annotated[str, typer.Option("--sampler", help="random (as in the paper), tpe or nsga2.")] = "random",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampler.")] = 0,
+    limit: Annotated[int | None, typer.Option("--limit", help="The first prompts alone.")] = 100,
+    preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
+    judge: JudgeName = "scenes",
+    model: Annotated[str | None, typer.Option("--judge-model", help="Of mllm, the endpoint's name; of clip, a hub id.")] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", help="Of mllm: an endpoint of OpenAI's protocol.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass through the model.")] = 20,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, ...")] = None,
+    offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search the settings of each method, with equal budgets; it goes on where it stopped: vsf eval sweep scenes-dev"""
+    from vsf_cli.evaluation import command
+    from vsf_cli.terminal import Talk
+
+    asked: dict[str, Any] = {"method": method, "arms": arms, "space": space or [], "trials": trials, "sampler": sampler}
+    asked |= {"seed": seed, "limit": limit, "preset": preset, "judge": judge, "batch_size": batch_size}
+    asked |= {"device": device, "offload": offload}
+    try:
+        command.sweep(prompts, storage, asked, {"model": model, "base_url": base_url}, Talk(quiet, verbose))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--space") from error
+
+
+@app.command()
+@bounded
+def tradeoff(
+    storage: Annotated[Path, typer.Argument(help="The SQLite file of 'vsf eval sweep'.")],
+    output: Annotated[str | None, typer.Option("-o", "--output", help="The folder of the figures.")] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Draw what each method gives up for absence, and the area below: vsf eval tradeoff outputs/sweep.db"""
+    from vsf_cli.evaluation import command
+    from vsf_cli.terminal import Talk
+
+    command.tradeoff(storage, output, Talk(quiet), as_json)

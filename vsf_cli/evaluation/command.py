@@ -11,19 +11,22 @@ from rich.table import Table
 from vsf_cli.batch.command import carry_out
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
-from vsf_cli.errors import PartlyFailed
-from vsf_cli.evaluation.arms import choose_arms, load_arms
+from vsf_cli.errors import PartlyFailed, RequestError
+from vsf_cli.evaluation.arms import Arm, choose_arms, load_arms
 from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judging import judge_all
-from vsf_cli.evaluation.prompts import load_prompts
+from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.report import write_report
 from vsf_cli.evaluation.runs import Run, rows_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Kept, Sweep, parse_space, studies_of
+from vsf_cli.evaluation.tradeoff import write_tradeoff
 from vsf_cli.metadata import versions
 from vsf_cli.planning import runtime_of
-from vsf_cli.presets import SETTINGS, Settings, load_preset
+from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset
+from vsf_cli.run import load_for
 from vsf_cli.terminal import Talk
 
-__all__ = ["judge", "report", "run"]
+__all__ = ["judge", "report", "run", "sweep", "tradeoff"]
 
 MACHINE = ("device", "offload", "offline")
 _OTHER = (*MACHINE, "method", "preset")
@@ -36,10 +39,7 @@ def run(name: str, output: str | None, asked: Mapping[str, Any], talk: Talk) -> 
         VSFError: If something is not legal, or fails.
     """
     prompts = load_prompts(name).first(asked["limit"])
-    clips = prompts.name.startswith("clips")
-    preset = load_preset(asked["preset"] or Settings({}, video=clips).preset.name)
-    path = Path(asked["arms"]) if asked["arms"] else None
-    arms = choose_arms(load_arms(path), asked["method"], preset.name)
+    preset, arms = _chosen(prompts, asked)
     folder = Path(output).expanduser() if output else Path("outputs") / f"eval-{prompts.name}-{preset.name}"
 
     given = {key: value for key, value in asked.items() if key in SETTINGS and key not in _OTHER and value is not None}
@@ -61,6 +61,14 @@ def run(name: str, output: str | None, asked: Mapping[str, Any], talk: Talk) -> 
     batch = Batch(items, made.place, runtime_of(settings), batch_size=asked["batch_size"], retry_failed=True)
     carry_out(batch, rows, None, talk, asked["as_json"])
     talk.say(f"go on with: vsf eval judge {folder}")
+
+
+def _chosen(prompts: PromptSet, asked: Mapping[str, Any]) -> tuple[Preset, list[Arm]]:
+    """The preset that was asked for, or the default one for pictures or clips, and the methods."""
+    clips = prompts.name.startswith("clips")
+    preset = load_preset(asked["preset"] or Settings({}, video=clips).preset.name)
+    path = Path(asked["arms"]) if asked["arms"] else None
+    return preset, choose_arms(load_arms(path), asked["method"], preset.name)
 
 
 def judge(folder: Path, name: str, options: Mapping[str, Any], talk: Talk) -> None:
@@ -113,3 +121,64 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 _KINDS = ("positive", "negative", "both")
+
+
+def sweep(name: str, storage: Path, asked: Mapping[str, Any], judge_options: Mapping[str, Any], talk: Talk) -> None:
+    """Searches the settings of each method, with as many trials each.
+
+    Raises:
+        ValueError: If a space cannot be parsed.
+        VSFError: If something is not legal, or fails.
+    """
+    if asked["sampler"] not in SAMPLERS:
+        raise RequestError(f"--sampler is '{asked['sampler']}', but samplers are {', '.join(SAMPLERS)}")
+    prompts = load_prompts(name).first(asked["limit"])
+    preset, arms = _chosen(prompts, asked)
+    spaces = [parse_space(asked["space"], arm.settings["method"]) for arm in arms]
+    asked_judge = judge_named(asked["judge"], judge_options)
+    if asked["judge"] != "scenes":
+        asked_judge = Kept(asked_judge, storage.with_suffix(f".{asked['judge']}.jsonl"))
+    settings = Settings({key: asked[key] for key in (*MACHINE, "preset") if asked.get(key)}, video=preset.video)
+    runtime, pipe, loaded = runtime_of(settings), None, None
+    with talk.progress("trials", "pictures") as (whole, pictures):
+        for place, (arm, space) in enumerate(zip(arms, spaces, strict=True)):
+            search = Sweep(prompts, arm, preset.name, asked_judge, space, storage, asked["batch_size"])
+            request = search.request(prompts.records[0], 0, {})
+            if loaded != request.loading:
+                pipe, loaded = load_for(request, runtime), request.loading
+            done = 0
+            for trial in search.run(pipe, asked["trials"], asked["sampler"], asked["seed"], pictures or _nobody):
+                done += 1
+                found = ", ".join(f"{key} {value:.3g}" for key, value in trial.settings.items())
+                positive, negative, quality = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
+                talk.say(f"{arm.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
+                if whole is not None:
+                    whole(place * asked["trials"] + done, len(arms) * asked["trials"])
+            talk.say(f"{arm.name}: {asked['trials']} trials in {storage}, {done} of them now")
+    talk.say(f"go on with: vsf eval tradeoff {storage}")
+
+
+def _nobody(done: int, total: int) -> None:
+    return
+
+
+def tradeoff(storage: Path, output: str | None, talk: Talk, as_json: bool) -> None:
+    """Draws the fronts of sweeps, and says the area below each.
+
+    Raises:
+        VSFError: If something is not legal, or fails.
+    """
+    folder = Path(output).expanduser() if output else storage.with_suffix("")
+    found = write_tradeoff(studies_of(storage), folder)
+    if as_json:
+        talk.data(json.dumps(found))
+    else:
+        for figure, arms in found.items():
+            for name, numbers in arms.items():
+                low, high = numbers["hypervolume_interval"]
+                area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
+                talk.data(f"{figure} against negative: {name}, {numbers['trials']} trials, {area}")
+    counts = {numbers["trials"] for numbers in found["positive"].values()}
+    if len(counts) > 1:
+        talk.warn(f"the budgets are not equal, {min(counts)} to {max(counts)} trials: run 'vsf eval sweep' on until they are")
+    talk.say(f"figures in {folder}")

@@ -1,0 +1,236 @@
+"""Searches the settings of methods with equal budgets on one prompt set; each trial is kept when it is done."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from PIL import Image
+
+from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.arms import Arm
+from vsf_cli.evaluation.judging import Judge, Judgement, judge_frames
+from vsf_cli.evaluation.prompts import PromptSet, Record
+from vsf_cli.generate import Request, generate_together
+from vsf_cli.planning import request_of
+from vsf_cli.presets import SETTINGS, Settings, load_preset
+from vsf_cli.ranges import parse_range
+
+__all__ = ["SAMPLERS", "SPACES", "Kept", "Sweep", "Trial", "parse_space", "studies_of"]
+
+SPACES: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
+    {
+        "vsf": {"alpha": (0.0, 6.0), "beta": (0.0, 2.0)},
+        "nag": {"nag_scale": (0.0, 16.0), "nag_tau": (1.0, 8.0), "nag_alpha": (0.0, 1.0)},
+        "nasa": {"nasa_alpha": (0.0, 1.0)},
+        "wef": {"wef_alpha": (0.0, 3.0)},
+        "cfg": {"guidance": (1.1, 8.0)},
+    }
+)
+"""What is searched of each method, unless told otherwise: settings by the names of the command line, and their bounds."""
+
+SAMPLERS = ("random", "tpe", "nsga2")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried.
+
+    Arguments:
+        settings: Those that were searched.
+        outcomes: Of each picture whether the object is there, whether the negative is missing, and the quality.
+    """
+
+    settings: Mapping[str, float]
+    outcomes: Sequence[tuple[bool, bool, float]]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A search over one method's settings.
+
+    Arguments:
+        prompts: The prompts of every trial; the n-th has the seed n.
+        arm: The method, with the settings that are not searched.
+        preset: The preset's name.
+        judge: Looks at the pictures, which are not kept.
+        space: The settings that are searched, with their bounds.
+        storage: The SQLite file of the trials.
+        batch_size: Pictures in one pass through the model.
+    """
+
+    prompts: PromptSet
+    arm: Arm
+    preset: str
+    judge: Judge
+    space: Mapping[str, tuple[float, float]]
+    storage: Path
+    batch_size: int = 8
+
+    def request(self, record: Record, seed: int, chosen: Mapping[str, float]) -> Request:
+        """What is asked for in a trial.
+
+        Raises:
+            RequestError: If it is not legal.
+        """
+        given = {"preset": self.preset, **self.arm.settings}
+        video = load_preset(given["preset"]).video
+        settings = Settings({**given, **chosen}, video=video)
+        return request_of(record.prompt, (record.negative,), seed, settings, (), video)[0]
+
+    def run(self, pipe: Any, count: int, sampler: str, seed: int, progress: Callable[[int, int], object]) -> Iterator[Trial]:
+        """Tries settings until `count` trials are finished, those of earlier runs among them.
+
+        Yields:
+            Each trial, when it is kept.
+        """
+        study = _study(self, sampler, seed)
+        for _ in range(len(_finished(study)), count):
+            trial = study.ask()
+            chosen = {name: trial.suggest_float(name, low, high) for name, (low, high) in self.space.items()}
+            outcomes = self._outcomes(pipe, chosen, progress)
+            trial.set_user_attr("outcomes", outcomes)
+            columns = list(zip(*outcomes, strict=True))
+            study.tell(trial, [sum(column) / len(column) for column in columns])
+            yield Trial(chosen, outcomes)
+
+    def _outcomes(
+        self, pipe: Any, chosen: Mapping[str, float], progress: Callable[[int, int], object]
+    ) -> list[tuple[bool, bool, float]]:
+        records, outcomes = self.prompts.records, []
+        for start in range(0, len(records), self.batch_size):
+            part = records[start : start + self.batch_size]
+            requests = [self.request(record, start + number, chosen) for number, record in enumerate(part)]
+            for record, result in zip(part, generate_together(pipe, requests), strict=True):
+                found = judge_frames(self.judge, result.frames, record)
+                outcomes.append((found.positive, found.negative, found.quality))
+            progress(len(outcomes), len(records))
+        return outcomes
+
+
+class Kept:
+    """A judge that keeps its answers in a file, so that a trial that was cut off is not paid for twice."""
+
+    def __init__(self, judge: Judge, path: Path) -> None:
+        self.inner, self.path = judge, path
+        self.name, self.settings, self.workers = judge.name, judge.settings, judge.workers
+        self.known: dict[str, Judgement] = {}
+        for line in path.read_text("utf-8").split("\n") if path.is_file() else ():
+            try:
+                found = json.loads(line)
+                key = found.pop("key")
+                self.known[key] = Judgement(**found)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """What it said before of the same pixels and questions, or says now."""
+        said = json.dumps([dict(self.settings), record.question_1, record.question_2, image.size], sort_keys=True)
+        key = hashlib.sha256(said.encode() + image.tobytes()).hexdigest()
+        if key not in self.known:
+            self.known[key] = found = self.inner.judge(image, record)
+            with self.path.open("ab") as file:
+                file.write(json.dumps({"key": key, **vars(found)}).encode() + b"\n")
+        return self.known[key]
+
+
+def parse_space(texts: Sequence[str], method: str) -> dict[str, tuple[float, float]]:
+    """What is searched, from texts such as "alpha=0..6"; without any, the method's own.
+
+    Raises:
+        ValueError: If one cannot be parsed.
+        RequestError: If there is no such setting, or the method has no space of its own.
+    """
+    if not texts:
+        if method not in SPACES:
+            raise RequestError(f"method {method} has nothing to search: name it with --space NAME=LOW..HIGH")
+        return dict(SPACES[method])
+    found = {}
+    for text in texts:
+        name, equals, span = text.partition("=")
+        low, dots, high = span.partition("..")
+        if not equals or not dots:
+            raise ValueError(f"'{text}' is no space: write alpha=0..6")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if SETTINGS.get(name) is not float:
+            raise RequestError(f"--space {text}: '{name}' is no setting with a number")
+        (first,), (last,) = parse_range(low), parse_range(high)
+        if not first < last:
+            raise RequestError(f"--space {text}: its bounds must rise")
+        found[name] = (first, last)
+    return found
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise RequestError('sweeps need the package optuna: pip install "vsf-cli[sweep]"') from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _study(sweep: Sweep, sampler: str, seed: int) -> Any:
+    optuna = _optuna()
+    sweep.storage.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "set": sweep.prompts.name,
+        "sha256": sweep.prompts.digest,
+        "preset": sweep.preset,
+        "arm": sweep.arm.name,
+        "label": sweep.arm.label,
+        "settings": dict(sweep.arm.settings),
+        "space": {name: list(bounds) for name, bounds in sweep.space.items()},
+        "judge": dict(sweep.judge.settings),
+        "batch_size": sweep.batch_size,
+    }
+    study = optuna.create_study(
+        study_name=sweep.arm.name, storage=_url(sweep.storage), directions=["maximize"] * 3, load_if_exists=True
+    )
+    known = study.user_attrs.get("vsf")
+    if known is not None and known != json.loads(json.dumps(facts)):
+        raise RequestError(f"{sweep.storage} has another sweep of '{sweep.arm.name}': choose another file with --storage")
+    study.set_user_attr("vsf", facts)
+    # A sampler begins anew in each run: after some trials it must not propose the same again.
+    own = seed + len(study.trials)
+    study.sampler = {
+        "random": lambda: optuna.samplers.RandomSampler(seed=own),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=own),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=own),
+    }[sampler]()
+    return study
+
+
+def _url(storage: Path) -> str:
+    return f"sqlite:///{storage}"
+
+
+def _finished(study: Any) -> list[Any]:
+    return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+
+
+def studies_of(storage: Path) -> dict[str, tuple[dict[str, Any], list[Trial]]]:
+    """The sweeps of a file: of each method its facts and its finished trials.
+
+    Raises:
+        RequestError: If there is no such file, or it has none.
+    """
+    optuna = _optuna()
+    if not storage.is_file():
+        raise RequestError(f"{storage}: there is no such file; 'vsf eval sweep' makes it")
+    try:
+        names = optuna.get_all_study_names(_url(storage))
+        studies = {name: optuna.load_study(study_name=name, storage=_url(storage)) for name in names}
+    except Exception as error:
+        raise RequestError(f"{storage} is no storage of sweeps: {' '.join(str(error).split())[:200]}") from error
+    found = {
+        name: (study.user_attrs["vsf"], [Trial(trial.params, trial.user_attrs["outcomes"]) for trial in _finished(study)])
+        for name, study in studies.items()
+        if "vsf" in study.user_attrs and _finished(study)
+    }
+    if not found:
+        raise RequestError(f"{storage} has no finished trials: run 'vsf eval sweep' first")
+    return found

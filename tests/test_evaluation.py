@@ -130,6 +130,7 @@ def test_arms_share_their_noise_and_prompts_do_not() -> None:
     [
         ("[vsf]\nalpah = 3", "vsf.alpah is no setting. Did you mean 'alpha'"),
         ("vsf = 3", "must be a table"),
+        ("[vsf]\nsearch = { alpha = 3 }", "vsf.search is {'alpha': 3}, but must be a table"),
         ("[vsf", "cannot be read as TOML"),
     ],
 )

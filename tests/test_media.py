@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vsf_cli import media
+from vsf_cli.clip_files import encode_clip
 from vsf_cli.errors import MediaError
 from vsf_cli.generate import Request
-from vsf_cli.media import FORMATS, read_metadata, write_atomically, write_picture
+from vsf_cli.media import FORMATS, read_frames, read_metadata, write_atomically, write_bytes, write_frames, write_picture
 from vsf_cli.metadata import describe, infotext, parse_infotext
 
 IMAGE = Image.new("RGB", (16, 8), (200, 30, 30))
@@ -167,3 +168,30 @@ def test_somebody_elses_description_is_left_alone(tmp_path: Path) -> None:
     exif[media.IMAGE_DESCRIPTION] = "a photo of my cat"
     IMAGE.save(tmp_path / "x.jpg", exif=exif)
     assert read_metadata(tmp_path / "x.jpg").description is None
+
+
+@pytest.mark.parametrize("ending", ["png", "jpeg", "webp", "gif", "mp4", "webm", ""])
+def test_frames_are_read_back(tmp_path: Path, ending: str) -> None:
+    colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+    frames = [Image.new("RGB", (64, 48), color) for color in colors]
+    path = tmp_path / f"clip.{ending}" if ending else tmp_path / "clip"
+    if ending in ("png", "jpeg"):
+        frames = frames[:1]
+        write_picture(path, frames[0], ending, None)
+    elif ending:
+        write_bytes(path, encode_clip(frames, 8, ending, None))
+    else:
+        write_frames(path, frames, None)
+    found = read_frames(path)
+    assert [frame.size for frame in found] == [(64, 48)] * len(frames)
+    for frame, color in zip(found, colors, strict=False):
+        assert all(abs(seen - meant) < 12 for seen, meant in zip(frame.getpixel((30, 20)), color, strict=True))  # type: ignore[arg-type]
+
+
+def test_what_has_no_frames_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="there is no such file"):
+        read_frames(tmp_path / "none.png")
+    for name in ("a.mp4", "a.png"):
+        (tmp_path / name).write_text("no clip", "utf-8")
+        with pytest.raises(MediaError, match="cannot be read as a"):
+            read_frames(tmp_path / name)

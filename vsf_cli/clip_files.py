@@ -151,11 +151,14 @@ def read_clip(path: Path) -> list[Image.Image]:
     Raises:
         MediaError: If it cannot be read as a clip.
     """
-    from imageio_ffmpeg import read_frames
+    from imageio_ffmpeg import get_ffmpeg_exe
 
-    try:
-        reader = read_frames(str(path))
-        size = next(reader)["size"]
-        return [Image.frombytes("RGB", size, frame) for frame in reader]
-    except (OSError, RuntimeError, ValueError) as error:
-        raise MediaError(f"{path} cannot be read as a clip: {' '.join(str(error).split())[:200]}") from error
+    with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
+        # Not by imageio's readers, which leave pipes open.
+        command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-fps_mode", "passthrough", f"{folder}/%06d.png"]
+        found = subprocess.run(command, capture_output=True, check=False)
+        files = sorted(Path(folder).iterdir())
+        if found.returncode or not files:
+            said = " ".join(found.stderr.decode(errors="replace").split())[:200]
+            raise MediaError(f"{path} cannot be read as a clip: {said}")
+        return [Image.open(file).convert("RGB") for file in files]

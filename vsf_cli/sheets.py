@@ -43,7 +43,9 @@ def sheet(images: Sequence[Image.Image], labels: Sequence[str], columns: int, sc
 
 
 def label_of(description: dict[str, Any] | None, field: str) -> str:
-    """What a label says of a picture: a field of its request, or of its method's hyper-parameters."""
+    """What a label says of a picture: fields of its request, or of its method's hyper-parameters, joined by commas."""
+    if "," in field:
+        return ", ".join(label_of(description, name.strip()) for name in field.split(","))
     if description is None:
         return "?"
     request = description["request"]
@@ -69,7 +71,9 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, nargs="+")
     parser.add_argument("--columns", type=int, default=5)
     parser.add_argument("--scale", type=int, default=2)
-    parser.add_argument("--label", default="alpha", help="alpha, beta, seed, method, prompt, negative, ...")
+    parser.add_argument(
+        "--label", default="alpha", help="alpha, beta, seed, method, prompt, negative, ..., or several: alpha,beta"
+    )
     options = parser.parse_args()
     if options.columns < 1 or options.scale < 1:
         parser.error("--columns and --scale must be at least 1")

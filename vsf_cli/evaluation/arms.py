@@ -26,12 +26,14 @@ class Arm:
         label: What a reader sees.
         settings: The settings of a run that are its own, by the names of the command line; the preset has the others.
         presets: The presets it is for; empty means all.
+        search: The settings that a sweep searches, with their bounds; empty means those of the method.
     """
 
     name: str
     label: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[str, ...] = ()
+    search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def load_arms(path: Path | None = None) -> list[Arm]:
@@ -56,10 +58,13 @@ def _arm(place: str, name: str, table: Any) -> Arm:
     label, presets = settings.pop("label", name), settings.pop("presets", [])
     if not isinstance(presets, list):
         raise RequestError(f"{place}: {name}.presets is {presets!r}, but must be a list of presets' names")
-    for key in settings:
+    search = settings.pop("search", {})
+    if not isinstance(search, dict) or not all(isinstance(span, list) and len(span) == 2 for span in search.values()):
+        raise RequestError(f"{place}: {name}.search is {search!r}, but must be a table such as {{ alpha = [0.0, 6.0] }}")
+    for key in (*settings, *search):
         if key not in SETTINGS:
             raise RequestError(f"{place}: {name}.{key} is no setting.{nearest(key, list(SETTINGS))}")
-    return Arm(name, str(label), settings, tuple(presets))
+    return Arm(name, str(label), settings, tuple(presets), {key: (span[0], span[1]) for key, span in search.items()})
 
 
 def choose_arms(arms: Sequence[Arm], names: str, preset: str) -> list[Arm]:

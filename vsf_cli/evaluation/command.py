@@ -134,7 +134,7 @@ def sweep(name: str, storage: Path, asked: Mapping[str, Any], judge_options: Map
         raise RequestError(f"--sampler is '{asked['sampler']}', but samplers are {', '.join(SAMPLERS)}")
     prompts = load_prompts(name).first(asked["limit"])
     preset, arms = _chosen(prompts, asked)
-    spaces = [parse_space(asked["space"], arm.settings["method"]) for arm in arms]
+    spaces = [parse_space(asked["space"], arm) for arm in arms]
     asked_judge = judge_named(asked["judge"], judge_options)
     if asked["judge"] != "scenes":
         asked_judge = Kept(asked_judge, storage.with_suffix(f".{asked['judge']}.jsonl"))

@@ -137,17 +137,17 @@ class Kept:
         return self.known[key]
 
 
-def parse_space(texts: Sequence[str], method: str) -> dict[str, tuple[float, float]]:
-    """What is searched, from texts such as "alpha=0..6"; without any, the method's own.
+def parse_space(texts: Sequence[str], arm: Arm) -> dict[str, tuple[float, float]]:
+    """What is searched, from texts such as "alpha=0..6"; without any, the arm's own, or that of its method.
 
     Raises:
         ValueError: If one cannot be parsed.
         RequestError: If there is no such setting, or the method has no space of its own.
     """
     if not texts:
-        if method not in SPACES:
-            raise RequestError(f"method {method} has nothing to search: name it with --space NAME=LOW..HIGH")
-        return dict(SPACES[method])
+        if not arm.search and arm.settings["method"] not in SPACES:
+            raise RequestError(f"method {arm.name} has nothing to search: name it with --space NAME=LOW..HIGH")
+        return dict(arm.search or SPACES[arm.settings["method"]])
     found = {}
     for text in texts:
         name, equals, span = text.partition("=")

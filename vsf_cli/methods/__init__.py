@@ -1,0 +1,65 @@
+"""Guidance methods: how the attention of image tokens to a positive and a negative prompt is combined.
+
+Each method is a frozen dataclass. Its fields are its hyper-parameters: the keys of `[method]` in a preset, the options of the
+command line, the entries of the metadata and the axes of a sweep all come from them. This module can be read without
+importing torch; only its arithmetic needs it.
+
+The letters of shapes are those of `vsf_cli.attention`.
+"""
+
+from vsf_cli.errors import RequestError
+from vsf_cli.methods.base import Method
+from vsf_cli.methods.cfg import CFG
+from vsf_cli.methods.nag import NAG
+from vsf_cli.methods.nasa import NASA
+from vsf_cli.methods.none import NoGuidance
+from vsf_cli.methods.tokens import Context, KeyValue, Negative
+from vsf_cli.methods.vsf import VSF
+from vsf_cli.methods.wef import WEF
+
+__all__ = [
+    "CFG",
+    "METHODS",
+    "NAG",
+    "NASA",
+    "VSF",
+    "WEF",
+    "Context",
+    "KeyValue",
+    "Method",
+    "Negative",
+    "NoGuidance",
+    "method_named",
+    "parameters_by_setting",
+    "setting_name",
+]
+
+METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "nasa": NASA, "nag": NAG, "wef": WEF, "cfg": CFG}
+
+
+def setting_name(method: str, parameter: str) -> str:
+    """A hyper-parameter's name on the command line: VSF's own as it is, others behind their method's name."""
+    return parameter if method == VSF.name else f"{method}_{parameter}"
+
+
+def parameters_by_setting() -> dict[str, tuple[str, str]]:
+    """The method and hyper-parameter behind each such name."""
+    return {
+        setting_name(name, parameter): (name, parameter) for name, method in METHODS.items() for parameter in method.kinds()
+    }
+
+
+def method_named(name: str, parameters: dict[str, float] | None = None) -> Method:
+    """The method of that name with those hyper-parameters.
+
+    Raises:
+        RequestError: If there is no such method, or it has no such hyper-parameter.
+    """
+    if name not in METHODS:
+        raise RequestError(f"method '{name}' is not known: methods are {', '.join(METHODS)}")
+    method, parameters = METHODS[name], parameters or {}
+    legal = method.kinds()
+    for key in parameters:
+        if key not in legal:
+            raise RequestError(f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}")
+    return method(**parameters)

@@ -1,0 +1,122 @@
+"""What every guidance method has."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, ClassVar
+
+from vsf_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vsf_cli.methods.tokens import Context
+
+__all__ = ["Method", "check_positive", "norm"]
+
+WINDOW = ("start", "stop")
+
+
+class Method(ABC):
+    """A way to combine attention to a positive and to a negative prompt.
+
+    Class attributes:
+        name: The name in presets, on the command line and in metadata.
+        label: The name as the paper writes it.
+        guides_attention: Whether the method acts inside attention, so that the model has to be patched.
+        accepts_guidance_scale: Whether it may run with `guidance_scale` above 1, diffusers' own CFG.
+        passes_negative_prompt: Whether the pipeline itself is given the negative prompt.
+        copies: How often the negative prompt joins the text; of two copies the first counts as part of the positive.
+        flips_embedding: Whether the negative prompt joins the text with its embedding flipped; attention is the model's own.
+        padding: Whether the negative prompt is padded as the positive is; a method may have it as a hyper-parameter.
+        special_tokens: Whether the tokens for beginning and end of the negative prompt take part; a method may have it as a
+            hyper-parameter.
+        beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
+        start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    guides_attention: ClassVar[bool] = True
+    accepts_guidance_scale: ClassVar[bool] = False
+    passes_negative_prompt: ClassVar[bool] = False
+    copies: ClassVar[int] = 1
+    flips_embedding: ClassVar[bool] = False
+    padding: bool = False
+    special_tokens: bool = True
+    beta: float = 0.0
+    start: float = 0.0
+    stop: float = 1.0
+
+    @classmethod
+    def kinds(cls) -> dict[str, type]:
+        """The type of each hyper-parameter, by name."""
+        return {entry.name: type(entry.default) for entry in fields(cls)}  # type: ignore[arg-type]
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The hyper-parameters by name."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    def __str__(self) -> str:
+        told = {
+            entry.name: getattr(self, entry.name)
+            for entry in fields(self)  # type: ignore[arg-type]
+            # What is on or off, and the window, are told only where they are not as usual.
+            if not (isinstance(entry.default, bool) or entry.name in WINDOW) or getattr(self, entry.name) != entry.default
+        }
+        words = (f"{name}={_written(value)}" for name, value in told.items())
+        return f"{self.label} {' '.join(words)}".strip()
+
+    def checked(self, guided: "Tensor", unguided: "Tensor", context: "Context") -> "Tensor":
+        """The guided output, but of rows without a negative prompt the unguided one."""
+        lengths = context.negative.lengths
+        if lengths is None:
+            return guided
+        import torch
+
+        return torch.where((lengths > 0).view(-1, 1, 1, 1), guided, unguided)
+
+    def acts_at(self, progress: float) -> bool:
+        """Whether a step is guided, by how much of all steps is done as it begins: 0 at the first, below 1 at the last."""
+        return self.start <= progress < self.stop
+
+    @abstractmethod
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
+        """Attention of the image rows, where the method acts, and of the positive prompt's rows.
+
+        Arguments:
+            query: The image's queries, with shape (B, H, I, D).
+            positive_query: The positive prompt's queries, with shape (B, H, P, D); None in cross attention.
+            context: What they can attend to.
+
+        Returns:
+            The outputs for the same rows, with the shapes of the queries.
+        """
+
+    def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
+        """Attention of the negative prompt's rows: to [image, negative], as if it were the only prompt (section 3.2).
+
+        Arguments:
+            query: The negative prompt's queries, with shape (B, H, N, D). Rows of padding give values of no meaning.
+            context: What they can attend to.
+        """
+        from vsf_cli.attention import attention
+
+        keys = context.image.join(context.negative)
+        return attention(query, keys.key, keys.value, context.negative.seen_after(context.images))
+
+
+def _written(value: float) -> str:
+    return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
+
+
+def norm(output: "Tensor") -> "Tensor":
+    """The L1 norm of each token over all heads, from shape (B, H, L, D) to (B, 1, L, 1), in float32 or more."""
+    wide = output if output.element_size() > 4 else output.float()
+    return wide.abs().sum((1, 3), keepdim=True).clamp_min(1e-7)
+
+
+def check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise RequestError(f"{name} is {value:g}, but must be a finite number of 0 or more")

@@ -1,0 +1,51 @@
+"""Negative-away steer attention."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from vsf_cli.methods.base import Method, check_positive
+from vsf_cli.methods.none import NoGuidance
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vsf_cli.methods.tokens import Context
+
+__all__ = ["NASA"]
+
+
+@dataclass(frozen=True)
+class NASA(Method):
+    r"""Negative-away steer attention: the attention to the negative prompt is subtracted, as much everywhere.
+
+    .. math:: Z = Z^+ - \alpha \, Z^-
+
+    where :math:`Z^+` is attention to [image, positive] and :math:`Z^-` to [image, negative]; in cross attention to the prompts
+    alone.
+
+    References:
+        | VSF (Guo & Du, 2025), equation 3
+        | SNOOPI: Supercharged One-step Diffusion Distillation with Proper Guidance (Nguyen et al., 2024)
+        | https://arxiv.org/abs/2412.02687
+
+    Arguments:
+        alpha: The strength :math:`\alpha`, usually 0 to 1; 0 is no guidance.
+        padding: Whether the negative prompt keeps its padding, as published.
+
+    Raises:
+        RequestError: If `alpha` is negative or not finite.
+    """
+
+    name: ClassVar[str] = "nasa"
+    label: ClassVar[str] = "NASA"
+
+    alpha: float = 0.25
+    padding: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("alpha", self.alpha)
+
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
+        positive, text = NoGuidance().attend(query, positive_query, context)
+        guided = positive - self.alpha * self.attend_negative(query, context)
+        return self.checked(guided, positive, context), text

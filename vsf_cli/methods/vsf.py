@@ -1,0 +1,116 @@
+"""Value sign flip."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from vsf_cli.errors import RequestError
+from vsf_cli.methods.base import Method
+from vsf_cli.methods.tokens import KeyValue
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vsf_cli.methods.tokens import Context
+
+__all__ = ["VSF"]
+
+
+@dataclass(frozen=True)
+class VSF(Method):
+    r"""Value sign flip: the image attends to the negative prompt, whose values are then subtracted.
+
+    .. math:: z = \mathrm{softmax}\big([s_{I}, \; s_{P}, \; s_{N} - \beta]\big) \, [v_{I}; \; v_{P}; \; -\alpha v_{N}] ,
+        \quad s = q k^T / \sqrt{D}
+
+    which is evaluated exactly and without a mask, from the stock attention :math:`O_1` with its log-sum-exp :math:`L_1` and
+    the attention to the negative prompt alone, :math:`O_2` with :math:`L_2`, as
+
+    .. math:: z = (1 - w) O_1 - \alpha w O_2 , \quad w = \mathrm{sigmoid}(L_2 - \beta - L_1)
+
+    References:
+        | VSF: Simple, Efficient, and Effective Negative Guidance in Few-Step Image Generation Models By Value Sign Flip
+        | (Guo & Du, 2025), equation 6 and sections 3.2-3.3
+        | https://arxiv.org/abs/2508.10931
+
+    Arguments:
+        alpha: The flip strength :math:`\alpha \geq 0`. 0 is not the same as no guidance: the negative prompt still takes its
+            share of attention (section 3.3).
+        beta: The bias :math:`\beta` subtracted from the logits of the negative prompt, in nats. Infinity turns guidance off.
+        special_tokens: Whether the tokens for beginning and end of the negative prompt are among its tokens, as in the paper.
+            They mean nothing of their own, and yet take a share of attention: subtracting them takes away what was not meant.
+        mask: Whether the flipped tokens are seen by the image alone. For the paper's ablation (section 4.8): without it, all
+            rows see all tokens, and there is no bias. In joint attention only.
+        duplication: Whether an unflipped copy of the negative prompt goes on through the blocks. For the ablation: without it,
+            and without the mask, all rows see the flipped tokens alone.
+        reference_layout: Whether another unflipped copy stands among the positive prompt, as in the paper's public code. For
+            comparison: the flip has to cancel that copy first.
+        start, stop: The window of the steps that are guided, as fractions of all (not in the paper). The first steps decide
+            what is there; without guidance in the last ones the picture is cleaner.
+
+    Raises:
+        RequestError: If `alpha` is negative or not finite, `beta` is not a number or minus infinity, the window is empty or
+            beyond 0 to 1, or a mask is asked for without duplication.
+    """
+
+    name: ClassVar[str] = "vsf"
+    label: ClassVar[str] = "VSF"
+
+    alpha: float = 3.0
+    beta: float = 0.3
+    special_tokens: bool = True
+    mask: bool = True
+    duplication: bool = True
+    reference_layout: bool = False
+    start: float = 0.0
+    stop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mask and not self.duplication:
+            raise RequestError("VSF without duplication has no mask: pass --no-duplication with --no-mask")
+        if not 0 <= self.start < self.stop <= 1:
+            raise RequestError(
+                f"start is {self.start:g} and stop {self.stop:g}, but they must be two fractions of 0 to 1, the larger last"
+            )
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise RequestError(f"alpha is {self.alpha:g}, but a flip strength is a finite number of 0 or more")
+        if math.isnan(self.beta) or self.beta == -math.inf:
+            raise RequestError(f"beta is {self.beta:g}, but a bias is a number of nats, or inf to turn guidance off")
+
+    @property
+    def copies(self) -> int:  # type: ignore[override]
+        """Two in the layout of the public code."""
+        return 2 if self.reference_layout else 1
+
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
+        from vsf_cli.attention import attention_with_lse
+
+        if not self.mask:
+            positive = None if positive_query is None else self._attend_everything(positive_query, context)
+            return self._attend_everything(query, context), positive
+
+        images, stock = query.shape[2], context.stock
+        # The stock call of the unguided model: all rows at once.
+        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
+        output, lse = attention_with_lse(rows, stock.key, stock.value)
+        subtracted, negative_lse = context.negative.attend(query)
+
+        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images]).unsqueeze(-1)  # [B, H, I, 1]
+        guided = (1 - w) * output[:, :, :images] - self.alpha * w * subtracted
+        return guided.to(query.dtype), None if positive_query is None else output[:, :, images:]
+
+    def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
+        return super().attend_negative(query, context) if self.mask else self._attend_everything(query, context)
+
+    def _attend_everything(self, query: "Tensor", context: "Context") -> "Tensor":
+        """Attention to [image, positive, negative, flipped negative], or without the third: the ablation."""
+        from vsf_cli.attention import attention
+
+        if not context.images:
+            raise RequestError("VSF without its mask is for joint attention: cross attention has no mask to leave out")
+        negative, copies = context.negative, 1 + self.duplication
+        keys = context.stock.join(negative) if self.duplication else context.stock
+        keys = keys.join(KeyValue(negative.key, -self.alpha * negative.value))
+        return attention(query, keys.key, keys.value, negative.seen_after(context.stock.key.shape[2], copies))

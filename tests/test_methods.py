@@ -37,8 +37,8 @@ def test_what_is_on_as_usual_is_not_told() -> None:
 def test_unknown_methods_and_numbers_are_refused_by_name() -> None:
     with pytest.raises(RequestError, match="'nope' is not known"):
         method_named("nope")
-    with pytest.raises(RequestError, match="has no 'tau': it has alpha, beta"):
-        method_named("vsf", {"tau": 1.0})
+    with pytest.raises(RequestError, match="has no 'gamma': it has alpha, beta"):
+        method_named("vsf", {"gamma": 1.0})
 
 
 def test_the_table_of_methods_is_read_without_torch() -> None:

@@ -80,7 +80,9 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
     family, method = family_of(pipe), request.guidance
     blocks = len(family.processors(pipe, Guidance(method)))
     selection.check(request.num_inference_steps, blocks, pipe.transformer.config.num_attention_heads)
-    tokens = family.tokens(pipe, request.prompt, request.negative, method.special_tokens, request.max_sequence_length)
+    tokens = family.tokens(
+        pipe, request.prompt, [one.text for one in request.negatives], method.special_tokens, request.max_sequence_length
+    )
     kept = selection.tokens(tokens)
     selection, notes = _bounded(selection, len(kept), blocks, _image_tokens(family, pipe, request), request.num_inference_steps)
 

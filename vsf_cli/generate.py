@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
-from vsf_cli.methods import Method, method_named
+from vsf_cli.methods import METHODS, Method, method_named
+from vsf_cli.weights import Weighted, parse_weights
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,7 +31,7 @@ class Request:
 
     Arguments:
         prompt: What is wanted.
-        negative: What is not wanted; none, one or several.
+        negative: What is not wanted; none, one or several, with weights as `vsf_cli.weights` has them.
         model: `builtin:NAME`, a hub id, or a folder.
         seed: The seed of the noise, 0 to 2^64 - 1; it is drawn on the CPU, so that the device does not matter.
         method: A key of `vsf_cli.methods.METHODS`.
@@ -60,7 +61,7 @@ class Request:
     seed: int
     negative: tuple[str, ...] = ()
     method: str = "vsf"
-    parameters: Mapping[str, float] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     num_inference_steps: int = 8
     guidance_scale: float = 0.0
     width: int | None = None
@@ -98,6 +99,11 @@ class Request:
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         method, steps = self.guidance, self.num_inference_steps
+        if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
+            raise RequestError(
+                f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one: leave it"
+                " out, or write \\: for a colon"
+            )
         if not any(method.acts_at(step / steps) for step in range(steps)):
             raise RequestError(
                 f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
@@ -119,6 +125,11 @@ class Request:
         return method_named(self.method, dict(self.parameters))
 
     @property
+    def negatives(self) -> tuple[Weighted, ...]:
+        """What is not wanted, with the weights that its texts say."""
+        return tuple(map(parse_weights, self.negative))
+
+    @property
     def loading(self) -> dict[str, Any]:
         """What decides which pipeline is loaded: the arguments of `vsf_cli.pipelines.load`, but for the machine's."""
         names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype"
@@ -126,7 +137,10 @@ class Request:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values. A folder of this machine is named by its last part alone."""
-        numbers = {key: value if math.isfinite(value) else str(value) for key, value in self.parameters.items()}
+        numbers = {
+            key: value if isinstance(value, str) or math.isfinite(value) else str(value)
+            for key, value in self.parameters.items()
+        }
         plain = asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
         plain["model"] = _public(self.model)
         plain["loras"] = [_public(lora) for lora in self.loras]
@@ -144,8 +158,11 @@ class Request:
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
             tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
-            found = plain.get("parameters", {}).items()
-            numbers = {key: value if isinstance(value, bool) else float(value) for key, value in found}
+            kinds = METHODS[plain["method"]].kinds() if plain.get("method") in METHODS else {}
+            numbers = {
+                key: value if isinstance(value, bool) or kinds.get(key) is str else float(value)
+                for key, value in plain.get("parameters", {}).items()
+            }
             return cls(**{**plain, **tuples, "parameters": numbers})
         except (TypeError, ValueError, AttributeError) as error:
             raise RequestError(f"the request is not one that vsf wrote: {error}") from error
@@ -251,9 +268,9 @@ def generate_together(
     started = time.monotonic()
     notes = [_notes(family, pipe, one) for one in requests]
     options = _call(family, requests, progress)
-    negatives = [list(one.negative) for one in requests]
+    negatives = [list(one.negatives) for one in requests]
     if method.passes_negative_prompt and any(negatives):
-        options["negative_prompt"], negatives = [", ".join(row) for row in negatives], [[] for _ in requests]
+        options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
     try:
         watching = nullcontext() if recorder is None else recorder.watching(pipe)
         with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length, cache_text) as applied:
@@ -298,6 +315,11 @@ def _call(family: "Family", requests: Sequence[Request], progress: Progress | No
     }
 
 
+def _joined(request: Request) -> str:
+    """The negative prompts as one, for diffusers' own CFG."""
+    return ", ".join(one.text for one in request.negatives)
+
+
 def _is_memory(error: BaseException) -> bool:
     import torch
 
@@ -314,7 +336,7 @@ def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     def length(text: str) -> int:
         return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
-    if request.guidance.passes_negative_prompt and (count := length(", ".join(request.negative))) > most:
+    if request.guidance.passes_negative_prompt and (count := length(_joined(request))) > most:
         raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {most}: shorten it")
     if (count := length(request.prompt)) > most:
         return (f"the prompt has {count} tokens, but the text encoder takes {most}: the rest has no effect",)

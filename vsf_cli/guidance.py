@@ -3,17 +3,20 @@
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from vsf_cli.errors import RequestError
-from vsf_cli.families import Encoded, Guidance, family_of
+from vsf_cli.families import Encoded, Family, Guidance, family_of
 from vsf_cli.methods import VSF, Method
 from vsf_cli.patch import patched
+from vsf_cli.weights import Weighted
 
 __all__ = ["Applied", "guided"]
 
-NegativePrompt = str | Sequence[str | Sequence[str]]
+NegativePrompt = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,11 @@ class Applied:
     tokens: tuple[int, ...]
 
 
-def _rows(negative_prompt: NegativePrompt) -> list[list[str]]:
-    rows = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-    split = [[row] if isinstance(row, str) else list(row) for row in rows]
-    return [[prompt for prompt in row if prompt.strip()] for row in split]
+def _rows(negative_prompt: NegativePrompt) -> list[list[Weighted]]:
+    rows = [negative_prompt] if isinstance(negative_prompt, (str, Weighted)) else negative_prompt
+    split = [[row] if isinstance(row, (str, Weighted)) else list(row) for row in rows]
+    weighted = [[Weighted(prompt) if isinstance(prompt, str) else prompt for prompt in row] for row in split]
+    return [[prompt for prompt in row if prompt.text.strip()] for row in weighted]
 
 
 @contextmanager
@@ -57,7 +61,8 @@ def guided(
     Arguments:
         pipe: A diffusers pipeline of a family that is supported.
         negative_prompt: One prompt for every picture, or a list with one entry for each prompt of the call. An entry is a
-            prompt, or a list of several; an empty one leaves its pictures unguided. With `num_images_per_prompt` each entry
+            prompt, or a list of several; an empty one leaves its pictures unguided. A text is taken as it is; one with weights
+            is a `Weighted`, by `parse_weights`. With `num_images_per_prompt` each entry
             comes that many times in a row, as diffusers orders its batch.
         method: The method; `VSF()` if None.
         max_sequence_length: That of the calls inside, for methods that pad the negative prompt; None means the pipeline's own
@@ -71,8 +76,8 @@ def guided(
     Raises:
         PatchError: If the pipeline cannot be guided, or is guided already.
         RequestError: If a negative prompt is too long, the list is empty, or the model's text changes from step to step and
-            cannot be cached. Also in a call inside, if its `guidance_scale` is above 1 and the method is not for models that
-            use CFG.
+            cannot be cached, the method names a block that the model has not, or knows no weights. Also in a call inside, if
+            its `guidance_scale` is above 1 and the method is not for models that use CFG.
     """
     caching = family_of(pipe).caching_text(pipe) if cache_text else nullcontext()
     with caching, _applied(pipe, negative_prompt, method or VSF(), max_sequence_length) as applied:
@@ -95,18 +100,41 @@ def _applied(pipe: Any, negative_prompt: NegativePrompt, method: Method, max_seq
     processors = {} if method.flips_embedding else family.processors(pipe, guidance)
     most = max_sequence_length or inspect.signature(type(pipe).__call__).parameters["max_sequence_length"].default
 
-    def encode(row: list[str]) -> Any:
-        padded = method.padding
-        return family.encode_padded(pipe, row, most) if padded else family.encode_negative(pipe, row, method.special_tokens)
-
-    embeddings = [encode(row) if row else None for row in rows]
-    example = next(tensor for tensor in embeddings if tensor is not None)
-    encoded = Encoded.stack([example[:0] if tensor is None else tensor for tensor in embeddings])
+    blocks = max((processor.block for processor in processors.values()), default=method.last_block)
+    if blocks < method.last_block:
+        raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {blocks}")
+    encoded = _encoded(pipe, family, rows, method, most)
 
     if method.flips_embedding:
         if not all(rows):
             raise RequestError(f"{method.label} needs a negative prompt in every row: an empty one still takes attention")
-        encoded = Encoded(-getattr(method, "alpha", 1.0) * encoded.embeddings, encoded.lengths)
+        encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
     patches = nullcontext() if method.flips_embedding else patched(processors)
     with patches, family.appending(pipe, guidance, encoded):
         yield Applied(method, len(processors), encoded.lengths)
+
+
+def _encoded(pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, most: int) -> Encoded:
+    """The negative prompts of each row, with weights if one of them has any."""
+    if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
+        raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
+    special = method.special_tokens
+
+    def encode(row: list[Weighted]) -> Any:
+        texts = [prompt.text for prompt in row]
+        return family.encode_padded(pipe, texts, most) if method.padding else family.encode_negative(pipe, texts, special)
+
+    embeddings = [encode(row) if row else None for row in rows]
+    example = next(tensor for tensor in embeddings if tensor is not None)
+    padded = [example[:0] if tensor is None else tensor for tensor in embeddings]
+    if all(prompt.plain for row in rows for prompt in row):
+        return Encoded.stack(padded)
+    weights = [[weight for prompt in row for weight in _weights(pipe, family, prompt, special)] for row in rows]
+    return Encoded.stack(padded, [torch.tensor(row) for row in weights])
+
+
+def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:
+    """The weight of each token of one negative prompt."""
+    tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.prompt == "negative"]
+    ordered = sorted(tokens, key=lambda token: token.position)
+    return [prompt.at(None if token.special else token.start) for token in ordered]

@@ -74,7 +74,7 @@ def infotext(description: Mapping[str, Any]) -> str:
     if request["negative"]:
         pairs["Guidance method"] = request["method"].upper()
         for name, number in request["parameters"].items():
-            pairs[f"{request['method'].upper()} {name}"] = number if isinstance(number, bool) else float(number)
+            pairs[f"{request['method'].upper()} {name}"] = number if isinstance(number, (bool, str)) else float(number)
     pairs["Version"] = f"vsf {__version__}"
 
     lines = [_plain(request["prompt"])]

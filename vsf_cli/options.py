@@ -49,7 +49,13 @@ def _numbers(text: str, kind: type) -> Numbers:
 def guidance(
     neg: Annotated[
         list[str] | None,
-        typer.Option("-n", "--neg", "--negative-prompt", "--negative", help="What you don't want. Repeatable."),
+        typer.Option(
+            "-n",
+            "--neg",
+            "--negative-prompt",
+            "--negative",
+            help="What you don't want, such as wheels, or wheels:2. Repeatable.",
+        ),
     ] = None,
     alpha: Annotated[
         Numbers | None, typer.Option("--alpha", "--scale", parser=floats, metavar="NUMBERS", help="VSF's strength, 0 or more.")
@@ -68,6 +74,21 @@ def guidance(
     ] = None,
     stop: Annotated[
         Numbers | None, typer.Option("--stop", parser=floats, metavar="NUMBERS", help="Guide until this fraction of the steps.")
+    ] = None,
+    slope: Annotated[
+        Numbers | None,
+        typer.Option(
+            "--slope", parser=floats, metavar="NUMBERS", help="-1 to 1: VSF's strength falls or rises over the steps."
+        ),
+    ] = None,
+    tau: Annotated[
+        Numbers | None, typer.Option("--tau", parser=floats, metavar="NUMBERS", help="Hold VSF to a ratio of norms, as NAG.")
+    ] = None,
+    blend: Annotated[
+        Numbers | None, typer.Option("--blend", parser=floats, metavar="NUMBERS", help="How much of VSF is taken, 0 to 1.")
+    ] = None,
+    guided_blocks: Annotated[
+        str | None, typer.Option("--guided-blocks", help="Which blocks VSF guides, from 1: 1..4,8.")
     ] = None,
     mask: Annotated[bool | None, typer.Option("--mask/--no-mask", help="VSF's ablation: all rows see the flip.")] = None,
     duplication: Annotated[

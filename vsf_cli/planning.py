@@ -21,6 +21,7 @@ from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.ranges import MOST_NUMBERS, combinations
 from vsf_cli.run import Plan
 from vsf_cli.values import parse_size, whole_frames
+from vsf_cli.weights import move_negatives
 from vsf_cli.words import check_vocabulary, hints
 
 __all__ = ["differences", "plan", "plan_again", "request_of", "runtime_of"]
@@ -77,8 +78,9 @@ def plan(
         raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
     check_crf(settings["crf"], outputs.file_format)
     vocabulary = vocabulary_of(first.model)
-    warnings = [] if vocabulary is None else check_vocabulary(prompt, negative, vocabulary)
-    warnings += [*hints(negative, METHODS[first.method].guides_attention), *notes]
+    texts = [one.text for one in first.negatives]
+    warnings = [] if vocabulary is None else check_vocabulary(first.prompt, texts, vocabulary)
+    warnings += [*hints(texts, METHODS[first.method].guides_attention), *notes]
     return Plan(
         requests, outputs, runtime_of(settings), settings, tuple(warnings), metadata, sidecar, dump_attn, settings["crf"]
     )
@@ -113,6 +115,8 @@ def request_of(
         Lora.parse(lora).check()
     width, height = _size(settings)
     parameters = _parameters(settings)
+    prompt, moved = move_negatives(prompt)
+    negative = (*negative, *moved)
     frames, note = whole_frames(settings["frames"], seconds, settings["fps"]) if video else (None, None)
     request = Request(
         prompt=prompt.strip(),
@@ -148,7 +152,7 @@ def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:
         raise RequestError(f"size from {settings.origin('size').origin}: {error}") from error
 
 
-def _parameters(settings: Settings) -> dict[str, float]:
+def _parameters(settings: Settings) -> dict[str, Any]:
     """The method's hyper-parameters; an option that is another method's is refused, with the right one's name."""
     method = settings["method"]
     if method not in METHODS:

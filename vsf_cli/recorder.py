@@ -59,6 +59,7 @@ class Recorder(Method):
         self.padding = method.padding
         self.beta = method.beta
         self.start, self.stop = method.start, method.stop
+        self.weighs_tokens = method.weighs_tokens  # type: ignore[misc]
         self.selection = selection or Selection()
         self.tokens = sorted(tokens, key=lambda token: token.prompt != "positive")
         self._places = {
@@ -99,6 +100,16 @@ class Recorder(Method):
                     stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
                     stack.callback(transformer.register_forward_hook(end, with_kwargs=True).remove)
             yield
+
+    @property
+    def follows_progress(self) -> bool:
+        """As the method."""
+        return self.method.follows_progress
+
+    @property
+    def last_block(self) -> int:
+        """As the method."""
+        return self.method.last_block
 
     def attend(self, query: Tensor, positive_query: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         """The method's own outputs, to the bit."""

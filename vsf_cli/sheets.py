@@ -55,7 +55,7 @@ def label_of(description: dict[str, Any] | None, field: str) -> str:
         if not request["negative"] or request["method"] == "none":
             return "no guidance"
         value = request["parameters"].get(field)
-        return request["method"] if value is None else f"{field} {float(value):g}"
+        return request["method"] if value is None else f"{field} {value:g}" if isinstance(value, float) else f"{field} {value}"
     return f"{field} {request.get(field, '?')}" if field != "prompt" else str(request["prompt"])
 
 

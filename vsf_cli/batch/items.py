@@ -196,10 +196,10 @@ class _Maker:
         """Refuses a prompt that a model of few words cannot understand, and notes what a person should know."""
         if request.model not in self.vocabularies:
             self.vocabularies[request.model] = vocabulary_of(request.model)
-        vocabulary = self.vocabularies[request.model]
+        vocabulary, texts = self.vocabularies[request.model], [one.text for one in request.negatives]
         if vocabulary is not None:
-            self.notes.update(check_vocabulary(request.prompt, request.negative, vocabulary))
-        self.notes.update(hints(request.negative, METHODS[request.method].guides_attention))
+            self.notes.update(check_vocabulary(request.prompt, texts, vocabulary))
+        self.notes.update(hints(texts, METHODS[request.method].guides_attention))
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])
 

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.maps import Token
-from vsf_cli.methods import Method
+from vsf_cli.methods import Context, KeyValue, Method, Negative
 from vsf_cli.patch import hooked
 
 __all__ = ["Encoded", "Family", "Guidance", "appended", "progress", "token_ids", "told", "word_tokens"]
@@ -25,15 +25,18 @@ class Encoded:
     Arguments:
         embeddings: Padded with zeros, with shape (rows, N, width).
         lengths: How many tokens of each row are real.
+        weights: The weight of each token, with shape (rows, N); None means 1 for all of them.
     """
 
     embeddings: Tensor
     lengths: tuple[int, ...]
+    weights: Tensor | None = None
 
     @classmethod
-    def stack(cls, rows: Sequence[Tensor]) -> "Encoded":
-        """Pads rows of shape (tokens, width) to the longest."""
-        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows))
+    def stack(cls, rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> "Encoded":
+        """Pads rows of shape (tokens, width), and their weights of shape (tokens,), to the longest."""
+        padded = None if weights is None else pad_sequence(list(weights), batch_first=True, padding_value=1.0)
+        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded)
 
     def expand(self, batch: int) -> "Encoded":
         """The same for a batch in which each row comes `batch / rows` times in a row, as `num_images_per_prompt` has it.
@@ -48,7 +51,8 @@ class Encoded:
             raise PatchError(f"{rows} negative prompts for a batch of {batch}: give one for all, or one for each prompt")
         times = batch // rows
         lengths = tuple(length for length in self.lengths for _ in range(times))
-        return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths)
+        weights = None if self.weights is None else self.weights.repeat_interleave(times, dim=0)
+        return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths, weights)
 
 
 class Guidance:
@@ -58,21 +62,31 @@ class Guidance:
         self.method = method
         self.tokens = 0
         self.lengths: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.progress = 0.0
 
-    @property
-    def windowed(self) -> bool:
-        """Whether some steps are not guided."""
-        return self.method.start > 0 or self.method.stop < 1
+    def context(self, stock: KeyValue, images: int, negative: KeyValue, block: int) -> Context:
+        """What the queries of a block can attend to.
+
+        Arguments:
+            stock: The tokens [image, positive].
+            images: How many of them are image tokens.
+            negative: The negative prompts' tokens.
+            block: The number of the attention, from 1.
+        """
+        told = Negative(negative.key, negative.value, self.lengths, self.weights)
+        return Context(stock, images, told, self.progress, block)
 
     def rest(self) -> None:
         """Takes note that the forward call that begins is not guided: it has no negative prompt."""
         self.tokens = 0
 
-    def begin(self, lengths: Sequence[int], device: torch.device) -> None:
+    def begin(self, negative: Encoded, device: torch.device) -> None:
         """Takes note of the negative prompts of the forward call that begins."""
-        self.tokens = max(lengths)
-        equal = all(length == self.tokens for length in lengths)
-        self.lengths = None if equal else torch.tensor(lengths, device=device)
+        self.tokens = max(negative.lengths)
+        equal = all(length == self.tokens for length in negative.lengths)
+        self.lengths = None if equal else torch.tensor(negative.lengths, device=device)
+        self.weights = None if negative.weights is None else negative.weights.to(device)
 
 
 def progress(pipe: Any, timestep: Tensor) -> float:
@@ -168,16 +182,17 @@ def appended(
                 f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
                 " CFG: pass guidance_scale=0, or another method"
             )
-        if guidance.windowed:
+        if guidance.method.follows_progress:
             # Of image to video, the timestep of what is given is 0.
             timestep = args[timestep_place] if len(args) > timestep_place else kwargs["timestep"]
-            if not guidance.method.acts_at(progress(pipe, timestep)):
+            guidance.progress = progress(pipe, timestep)
+            if not guidance.method.acts_at(guidance.progress):
                 guidance.rest()
                 return args, kwargs
         positional = len(args) > place
         text: Tensor = args[place] if positional else kwargs["encoder_hidden_states"]
         negative = encoded.expand(len(text))
-        guidance.begin(negative.lengths, text.device)
+        guidance.begin(negative, text.device)
         copies = guidance.method.copies
         if copies > 1 and guidance.lengths is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")

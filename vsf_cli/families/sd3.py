@@ -18,7 +18,7 @@ from torch import Tensor
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families.base import Encoded, Guidance, appended, token_ids, told, word_tokens
 from vsf_cli.maps import Token
-from vsf_cli.methods import Context, KeyValue, Negative
+from vsf_cli.methods import KeyValue
 
 __all__ = ["StableDiffusion3", "merge_heads", "project_image", "project_text", "split_heads"]
 
@@ -132,9 +132,8 @@ class StableDiffusion3:
             PatchError: If an attention has a processor that is not diffusers' own for this family.
         """
         return {
-            module: _JointProcessor(guidance, _stock(name, module))
-            for name, module in pipe.transformer.named_modules()
-            if isinstance(module, Attention) and module.added_kv_proj_dim is not None
+            module: _JointProcessor(guidance, _stock(name, module), block)
+            for block, (name, module) in enumerate(_joint_attentions(pipe), 1)
         }
 
     def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
@@ -148,6 +147,14 @@ class StableDiffusion3:
     def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> AbstractContextManager[None]:
         """A `with` in which the negative prompt joins the text of every call of the transformer."""
         return appended(pipe, [pipe.transformer], (1, 3), guidance, encoded)
+
+
+def _joint_attentions(pipe: Any) -> list[tuple[str, Attention]]:
+    return [
+        (name, module)
+        for name, module in pipe.transformer.named_modules()
+        if isinstance(module, Attention) and module.added_kv_proj_dim is not None
+    ]
 
 
 def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:
@@ -165,9 +172,10 @@ def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:
 class _JointProcessor:
     """Projects and splits the tokens of a joint attention; the method combines them."""
 
-    def __init__(self, guidance: Guidance, stock: JointAttnProcessor2_0) -> None:
+    def __init__(self, guidance: Guidance, stock: JointAttnProcessor2_0, block: int) -> None:
         self.guidance = guidance
         self.stock = stock
+        self.block = block
 
     # `Attention.forward` drops arguments that a processor does not name.
     def __call__(
@@ -188,10 +196,11 @@ class _JointProcessor:
 
         image_query, image = project_image(attn, hidden_states)
         text_query, text = project_text(attn, encoder_hidden_states)
-        context = Context(
+        context = guidance.context(
             image.join(KeyValue(text.key[:, :, :positives], text.value[:, :, :positives])),
             images,
-            Negative(text.key[:, :, positives:], text.value[:, :, positives:], guidance.lengths),
+            KeyValue(text.key[:, :, positives:], text.value[:, :, positives:]),
+            self.block,
         )
         image_output, positive_output = guidance.method.attend(image_query, text_query[:, :, :positives], context)
         hidden_states = attn.to_out[1](attn.to_out[0](merge_heads(image_output)))

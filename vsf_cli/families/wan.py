@@ -18,7 +18,7 @@ from torch import Tensor
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families.base import Encoded, Guidance, appended, token_ids, told, word_tokens
 from vsf_cli.maps import Token
-from vsf_cli.methods import Context, KeyValue, Negative
+from vsf_cli.methods import KeyValue
 from vsf_cli.text_cache import remembering
 
 __all__ = ["Wan"]
@@ -108,10 +108,9 @@ class Wan:
             PatchError: If an attention has a processor that is not diffusers' own for this family, or fused projections.
         """
         return {
-            module: _CrossProcessor(guidance, _stock(name, module))
+            module: _CrossProcessor(guidance, _stock(name, module), block)
             for transformer in _transformers(pipe)
-            for name, module in transformer.named_modules()
-            if isinstance(module, WanAttention) and module.is_cross_attention
+            for block, (name, module) in enumerate(_cross_attentions(transformer), 1)
         }
 
     def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
@@ -125,9 +124,8 @@ class Wan:
 
 def _of_text(transformer: Any) -> list[Any]:
     """The modules whose output depends on the text alone, or on the first frame of image to video."""
-    attentions = [module for module in transformer.modules() if isinstance(module, WanAttention) and module.is_cross_attention]
     names = ("to_k", "to_v", "add_k_proj", "add_v_proj")
-    projections = [getattr(attention, name) for attention in attentions for name in names]
+    projections = [getattr(attention, name) for _, attention in _cross_attentions(transformer) for name in names]
     return [transformer.condition_embedder.text_embedder, *(module for module in projections if module is not None)]
 
 
@@ -142,6 +140,14 @@ def _clean(prompt: str) -> str:
 def _transformers(pipe: Any) -> list[Any]:
     both = (pipe.transformer, getattr(pipe, "transformer_2", None))
     return [transformer for transformer in both if transformer is not None]
+
+
+def _cross_attentions(transformer: Any) -> list[tuple[str, WanAttention]]:
+    return [
+        (name, module)
+        for name, module in transformer.named_modules()
+        if isinstance(module, WanAttention) and module.is_cross_attention
+    ]
 
 
 def _stock(name: str, module: WanAttention) -> WanAttnProcessor:
@@ -159,9 +165,10 @@ def _stock(name: str, module: WanAttention) -> WanAttnProcessor:
 class _CrossProcessor:
     """Projects and splits the tokens of a cross attention; the method combines them."""
 
-    def __init__(self, guidance: Guidance, stock: WanAttnProcessor) -> None:
+    def __init__(self, guidance: Guidance, stock: WanAttnProcessor, block: int) -> None:
         self.guidance = guidance
         self.stock = stock
+        self.block = block
 
     def __call__(
         self,
@@ -185,10 +192,11 @@ class _CrossProcessor:
         query = _split_heads(attn, attn.norm_q(attn.to_q(hidden_states)))
         text = _project(attn, encoder_hidden_states[:, start:])
         places = end - start
-        context = Context(
+        context = guidance.context(
             KeyValue(text.key[:, :, :places], text.value[:, :, :places]),
             0,
-            Negative(text.key[:, :, places:], text.value[:, :, places:], guidance.lengths),
+            KeyValue(text.key[:, :, places:], text.value[:, :, places:]),
+            self.block,
         )
         output = _merge_heads(guidance.method.attend(query, None, context)[0])
         if start:

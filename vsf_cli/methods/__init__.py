@@ -7,6 +7,8 @@ importing torch; only its arithmetic needs it.
 The letters of shapes are those of `vsf_cli.attention`.
 """
 
+from typing import Any
+
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method
 from vsf_cli.methods.cfg import CFG
@@ -49,7 +51,7 @@ def parameters_by_setting() -> dict[str, tuple[str, str]]:
     }
 
 
-def method_named(name: str, parameters: dict[str, float] | None = None) -> Method:
+def method_named(name: str, parameters: dict[str, Any] | None = None) -> Method:
     """The method of that name with those hyper-parameters.
 
     Raises:

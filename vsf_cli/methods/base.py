@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vsf_cli.errors import RequestError
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "check_positive", "norm"]
 
-WINDOW = ("start", "stop")
+QUIET = ("start", "stop", "tau", "blend", "slope", "guided_blocks")
 
 
 class Method(ABC):
@@ -32,6 +32,7 @@ class Method(ABC):
         special_tokens: Whether the tokens for beginning and end of the negative prompt take part; a method may have it as a
             hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
+        weighs_tokens: Whether weights of negative prompts and of their words have an effect.
         start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
     """
 
@@ -42,6 +43,7 @@ class Method(ABC):
     passes_negative_prompt: ClassVar[bool] = False
     copies: ClassVar[int] = 1
     flips_embedding: ClassVar[bool] = False
+    weighs_tokens: ClassVar[bool] = False
     padding: bool = False
     special_tokens: bool = True
     beta: float = 0.0
@@ -54,7 +56,7 @@ class Method(ABC):
         return {entry.name: type(entry.default) for entry in fields(cls)}  # type: ignore[arg-type]
 
     @property
-    def parameters(self) -> dict[str, float]:
+    def parameters(self) -> dict[str, Any]:
         """The hyper-parameters by name."""
         return asdict(self)  # type: ignore[call-overload]
 
@@ -62,8 +64,8 @@ class Method(ABC):
         told = {
             entry.name: getattr(self, entry.name)
             for entry in fields(self)  # type: ignore[arg-type]
-            # What is on or off, and the window, are told only where they are not as usual.
-            if not (isinstance(entry.default, bool) or entry.name in WINDOW) or getattr(self, entry.name) != entry.default
+            # What is on or off, the window and what else is rare are told only where they are not as usual.
+            if not (isinstance(entry.default, bool) or entry.name in QUIET) or getattr(self, entry.name) != entry.default
         }
         words = (f"{name}={_written(value)}" for name, value in told.items())
         return f"{self.label} {' '.join(words)}".strip()
@@ -80,6 +82,16 @@ class Method(ABC):
     def acts_at(self, progress: float) -> bool:
         """Whether a step is guided, by how much of all steps is done as it begins: 0 at the first, below 1 at the last."""
         return self.start <= progress < self.stop
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether what it does depends on the step."""
+        return self.start > 0 or self.stop < 1
+
+    @property
+    def last_block(self) -> int:
+        """The largest number of a block that it names; 0 if it names none."""
+        return 0
 
     @abstractmethod
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
@@ -107,7 +119,9 @@ class Method(ABC):
         return attention(query, keys.key, keys.value, context.negative.seen_after(context.images))
 
 
-def _written(value: float) -> str:
+def _written(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
 
 

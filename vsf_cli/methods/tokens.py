@@ -32,9 +32,16 @@ class Negative(KeyValue):
 
     Arguments:
         lengths: How many tokens of each row are real, with shape (B,); None means all of them.
+        weights: The weight of each token, with shape (B, N); None means 1 for all of them.
     """
 
     lengths: "Tensor | None" = None
+    weights: "Tensor | None" = None
+
+    @property
+    def weighted_value(self) -> "Tensor":
+        """The values, each times its token's weight."""
+        return self.value if self.weights is None else self.value * self.weights[:, None, :, None].to(self.value)
 
     def seen_after(self, before: int, copies: int = 1) -> "Tensor | None":
         """Which keys are real where the negative prompts stand behind `before` others, with shape (B, 1, 1, keys)."""
@@ -47,12 +54,12 @@ class Negative(KeyValue):
         return torch.cat([real.new_ones(len(real), 1, 1, before), *[real] * copies], dim=-1)
 
     def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
-        """Attention to the real tokens with shape (B, H, Q, D), and its log-sum-exp with shape (B, H, Q)."""
+        """Attention to the real tokens, by their weights, with shape (B, H, Q, D), and its log-sum-exp with shape (B, H, Q)."""
         from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
 
         if self.lengths is None:
-            return attention_with_lse(query, self.key, self.value)
-        return masked_attention_with_lse(query, self.key, self.value, self.lengths)
+            return attention_with_lse(query, self.key, self.weighted_value)
+        return masked_attention_with_lse(query, self.key, self.weighted_value, self.lengths)
 
 
 @dataclass(frozen=True)
@@ -63,11 +70,15 @@ class Context:
         stock: The tokens [image, positive], padding included: all that the model without guidance attends to.
         images: How many of them are image tokens; 0 in cross attention.
         negative: The negative prompts' tokens.
+        progress: How much of the steps is done as this one begins: 0 at the first, below 1 at the last.
+        block: The number of this attention among those of its transformer, from 1.
     """
 
     stock: KeyValue
     images: int
     negative: Negative
+    progress: float = 0.0
+    block: int = 1
 
     @property
     def image(self) -> KeyValue:

@@ -2,11 +2,14 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.errors import RequestError
-from vsf_cli.methods.base import Method
+from vsf_cli.methods.base import Method, norm
+from vsf_cli.methods.none import NoGuidance
 from vsf_cli.methods.tokens import KeyValue
+from vsf_cli.values import parse_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,14 +50,23 @@ class VSF(Method):
             comparison: the flip has to cancel that copy first.
         start, stop: The window of the steps that are guided, as fractions of all (not in the paper). The first steps decide
             what is there; without guidance in the last ones the picture is cleaner.
+        slope: How the flip strength changes over the window, -1 to 1 (not in the paper): from :math:`\alpha (1 - s)` at its
+            begin to :math:`\alpha (1 + s)` at its end. 0 is a constant.
+        tau: The greatest ratio of the L1 norms of a token's guided and unguided output, over all heads, to which the guided one
+            is held, as in NAG (the paper's future work). Infinity does not limit it.
+        blend: How much of the guided output is taken, the rest being the unguided one, as in NAG. 1 takes all.
+        guided_blocks: Which attentions are guided, from 1, such as "1..4,8"; in the others the image does not see the negative
+            prompt, which yet evolves through them. "all" are.
 
     Raises:
         RequestError: If `alpha` is negative or not finite, `beta` is not a number or minus infinity, the window is empty or
-            beyond 0 to 1, or a mask is asked for without duplication.
+            beyond 0 to 1, another number is out of its range, the blocks cannot be parsed, or a mask is asked for without
+            duplication.
     """
 
     name: ClassVar[str] = "vsf"
     label: ClassVar[str] = "VSF"
+    weighs_tokens: ClassVar[bool] = True
 
     alpha: float = 3.0
     beta: float = 0.3
@@ -64,6 +76,10 @@ class VSF(Method):
     reference_layout: bool = False
     start: float = 0.0
     stop: float = 1.0
+    slope: float = 0.0
+    tau: float = math.inf
+    blend: float = 1.0
+    guided_blocks: str = "all"
 
     def __post_init__(self) -> None:
         if self.mask and not self.duplication:
@@ -76,6 +92,39 @@ class VSF(Method):
             raise RequestError(f"alpha is {self.alpha:g}, but a flip strength is a finite number of 0 or more")
         if math.isnan(self.beta) or self.beta == -math.inf:
             raise RequestError(f"beta is {self.beta:g}, but a bias is a number of nats, or inf to turn guidance off")
+        if not -1 <= self.slope <= 1:
+            raise RequestError(f"slope is {self.slope:g}, but must be -1 (falls to 0) to 1 (rises from 0)")
+        if not self.tau > 0:
+            raise RequestError(f"tau is {self.tau:g}, but a ratio of norms is above 0")
+        if not 0 <= self.blend <= 1:
+            raise RequestError(f"blend is {self.blend:g}, but must be 0 to 1")
+        if self._blocks is not None and not self.mask:
+            raise RequestError("VSF without its mask acts on every row: leave guided_blocks out")
+        if self._blocks == ():
+            raise RequestError("guided_blocks names no block: write all, or 1..4,8")
+
+    @cached_property
+    def _blocks(self) -> tuple[int, ...] | None:
+        try:
+            found = parse_numbers(self.guided_blocks, "block")
+        except ValueError as error:
+            raise RequestError(f"guided_blocks: {error}, or all") from error
+        if found is not None and found[0] < 1:
+            raise RequestError(f"guided_blocks is '{self.guided_blocks}', but blocks are counted from 1")
+        return found
+
+    @property
+    def last_block(self) -> int:
+        return max(self._blocks or (0,))
+
+    @property
+    def follows_progress(self) -> bool:
+        return super().follows_progress or self.slope != 0
+
+    def alpha_at(self, progress: float) -> float:
+        """The flip strength of a step, by how much of all steps is done as it begins."""
+        done = (progress - self.start) / (self.stop - self.start)
+        return self.alpha * (1 + self.slope * (2 * done - 1))
 
     @property
     def copies(self) -> int:  # type: ignore[override]
@@ -91,6 +140,9 @@ class VSF(Method):
             positive = None if positive_query is None else self._attend_everything(positive_query, context)
             return self._attend_everything(query, context), positive
 
+        if self._blocks is not None and context.block not in self._blocks:
+            return NoGuidance().attend(query, positive_query, context)
+
         images, stock = query.shape[2], context.stock
         # The stock call of the unguided model: all rows at once.
         rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
@@ -98,8 +150,16 @@ class VSF(Method):
         subtracted, negative_lse = context.negative.attend(query)
 
         w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images]).unsqueeze(-1)  # [B, H, I, 1]
-        guided = (1 - w) * output[:, :, :images] - self.alpha * w * subtracted
-        return guided.to(query.dtype), None if positive_query is None else output[:, :, images:]
+        guided = (1 - w) * output[:, :, :images] - self.alpha_at(context.progress) * w * subtracted
+        guided = self.checked(self._held(guided, output[:, :, :images]).to(query.dtype), output[:, :, :images], context)
+        return guided, None if positive_query is None else output[:, :, images:]
+
+    def _held(self, guided: "Tensor", unguided: "Tensor") -> "Tensor":
+        """Normalised and blended as in NAG (equation 5)."""
+        if self.tau < math.inf:
+            ratio = norm(guided) / norm(unguided)
+            guided = guided * (ratio.clamp(max=self.tau) / ratio).to(guided.dtype)
+        return guided if self.blend == 1 else self.blend * guided + (1 - self.blend) * unguided
 
     def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
         return super().attend_negative(query, context) if self.mask else self._attend_everything(query, context)
@@ -112,5 +172,5 @@ class VSF(Method):
             raise RequestError("VSF without its mask is for joint attention: cross attention has no mask to leave out")
         negative, copies = context.negative, 1 + self.duplication
         keys = context.stock.join(negative) if self.duplication else context.stock
-        keys = keys.join(KeyValue(negative.key, -self.alpha * negative.value))
+        keys = keys.join(KeyValue(negative.key, -self.alpha_at(context.progress) * negative.weighted_value))
         return attention(query, keys.key, keys.value, negative.seen_after(context.stock.key.shape[2], copies))

@@ -27,6 +27,7 @@ from vsf_cli.evaluation.report import interval, mcnemar
 from vsf_cli.evaluation.runs import rows_of
 from vsf_cli.evaluation.sweep import Kept, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
+from vsf_cli.methods import resolved
 from vsf_cli.planning import request_of
 from vsf_cli.presets import Settings
 from vsf_cli.tiny.scenes import OBJECTS
@@ -115,7 +116,7 @@ def test_every_arm_asks_for_something_legal() -> None:
         for preset in arm.presets or ("tiny-sd3-turbo", "wan2.1-1.3b-causvid"):
             settings = Settings({"preset": preset, **arm.settings}, video=preset.startswith(("wan", "tiny-wan")))
             request, _ = request_of("a car", ("wheels",), 0, settings, (), settings.preset.video)
-            assert request.method == arm.settings["method"]
+            assert request.method == resolved(arm.settings["method"])[0]
 
 
 def test_arms_share_their_noise_and_prompts_do_not() -> None:

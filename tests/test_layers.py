@@ -24,6 +24,7 @@ RANKS = {
     "methods.nag": 2.4,
     "methods.wef": 2.4,
     "methods.cfg": 2.4,
+    "methods.variants": 2.4,
     "weights": 1,
     "loras": 2,
     "metadata": 1,

@@ -5,7 +5,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from vsf_cli.errors import RequestError
-from vsf_cli.methods import METHODS, VSF, Context, KeyValue, Negative, method_named
+from vsf_cli.methods import METHODS, VARIANTS, VSF, Context, KeyValue, Negative, method_named
+from vsf_cli.planning import request_of
+from vsf_cli.presets import Settings
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,16 @@ def test_cross_attention_equals_the_equation_of_the_paper() -> None:
     wanted = logits.softmax(-1) @ torch.cat([positive.value, -1.7 * negative.value], dim=2)
     assert text is None
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_named_settings_stand_between_the_preset_and_what_is_asked(name: str) -> None:
+    method, numbers = VARIANTS[name]
+    settings = Settings({"preset": "tiny-sd3-turbo", "method": name}, {})
+    request, _ = request_of("a bike", ("wheels",), 0, settings, (), False)
+    assert request.method == method and request.parameters == {"padding": True, **numbers}
+    asked = Settings({"preset": "tiny-sd3-turbo", "method": name, "nag_scale": 1.5, "nag_padding": False}, {})
+    request, _ = request_of("a bike", ("wheels",), 0, asked, (), False)
+    assert request.parameters == {**numbers, "padding": False, "scale": 1.5}
+    environment = Settings({"preset": "tiny-sd3-turbo", "method": name}, {"VSF_NAG_TAU": "3"})
+    assert request_of("a bike", (), 0, environment, (), False)[0].parameters["tau"] == 3

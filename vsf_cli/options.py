@@ -121,7 +121,7 @@ def guidance(
     wef_padding: Annotated[
         bool | None, typer.Option("--wef-padding/--no-wef-padding", help="Whether WEF pads the negative.")
     ] = None,
-    method: Annotated[str | None, typer.Option("--method", help="vsf, nag, nasa, wef, cfg or none.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="vsf, nag, nag++, nasa, wef, cfg or none.")] = None,
     guidance: Annotated[
         Numbers | None,
         typer.Option("--guidance", "--cfg-scale", parser=floats, metavar="NUMBERS", help="CFG's scale; 0 is none."),

@@ -14,7 +14,7 @@ from vsf_cli.generate import Request
 from vsf_cli.loras import Lora
 from vsf_cli.media import FORMATS, read_metadata
 from vsf_cli.metadata import versions
-from vsf_cli.methods import METHODS, method_named, parameters_by_setting, setting_name
+from vsf_cli.methods import METHODS, VARIANTS, method_named, parameters_by_setting, resolved, setting_name
 from vsf_cli.outputs import Outputs
 from vsf_cli.pipelines import Runtime, check_dtype, vocabulary_of
 from vsf_cli.presets import SETTINGS, Settings
@@ -61,7 +61,7 @@ def plan(
     """
     negative = tuple(text.strip() for text in negative if text.strip())
     if dump_attn:
-        check_watchable(settings["method"], negative)
+        check_watchable(resolved(settings["method"])[0], negative)
     if len(seeds) * math.prod(len(values) for values in sweeps.values()) > MOST_NUMBERS:
         raise RequestError(f"{' x '.join(['seeds', *sweeps])} are more than {MOST_NUMBERS} pictures: make fewer at once")
     asked = [
@@ -123,7 +123,7 @@ def request_of(
         negative=negative,
         model=settings["model"],
         seed=seed,
-        method=settings["method"],
+        method=resolved(settings["method"])[0],
         parameters=parameters,
         num_inference_steps=settings["steps"],
         guidance_scale=settings["guidance"],
@@ -154,9 +154,9 @@ def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:
 
 def _parameters(settings: Settings) -> dict[str, Any]:
     """The method's hyper-parameters; an option that is another method's is refused, with the right one's name."""
-    method = settings["method"]
+    method, named = resolved(settings["method"])
     if method not in METHODS:
-        raise RequestError(f"--method is '{method}', but methods are {', '.join(METHODS)}")
+        raise RequestError(f"--method is '{method}', but methods are {', '.join((*METHODS, *VARIANTS))}")
     for name, (owner, parameter) in parameters_by_setting().items():
         if owner != method and settings.origin(name).origin == "option":
             own = setting_name(method, parameter)
@@ -164,7 +164,7 @@ def _parameters(settings: Settings) -> dict[str, Any]:
             raise RequestError(
                 f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}"
             )
-    return method_named(method, settings.parameters(method)).parameters
+    return method_named(method, settings.parameters(method, named)).parameters
 
 
 def _spelled(name: str) -> str:
@@ -224,14 +224,15 @@ def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
         changes["width"], changes["height"] = parse_size(given["size"])
     if "model" in given:
         changes["revision"] = None
-    method = changes.get("method", request.method)
-    parameters = dict(request.parameters) if method == request.method else {}
+    method, named = resolved(changes.get("method", request.method))
+    parameters = {**(request.parameters if method == request.method else {}), **named}
     for name, (owner, parameter) in parameters_by_setting().items():
         if name in given and owner != method:
             label = METHODS[owner].label
             raise RequestError(f"--{_spelled(name)} is {label}'s, but the method is {method}: pass --method {owner}")
         if name in given:
             parameters[parameter] = given[name]
+    changes["method"] = method
     return replace(request, **changes, parameters=method_named(method, parameters).parameters)
 
 

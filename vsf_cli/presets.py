@@ -386,16 +386,23 @@ class Settings:
             raise PresetError(f"setting '{key}' does not exist.{nearest(key, list(SETTINGS))} Settings: {', '.join(SETTINGS)}")
         return self._find(key) or Setting(None, "nowhere")
 
-    def parameters(self, method: str) -> dict[str, float]:
-        """The hyper-parameters of a method: the preset's own if it is for this method, else the method's defaults."""
-        found: dict[str, float] = {}
+    def parameters(self, method: str, named: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+        """The hyper-parameters of a method: the preset's own if it is for this method, else the method's defaults.
+
+        Arguments:
+            method: The method.
+            named: Those that stand before the preset's, and behind what a person sets.
+        """
+        found: dict[str, Any] = {}
         for origin, layer in reversed(self._layers):
-            if origin.startswith("preset") and self.preset.method.get("name", "vsf") != method:
-                continue
-            for key, kind in METHODS[method].kinds().items():
-                value = layer.get(setting_name(method, key))
-                if value is not None:
-                    found[key] = kind(value)
+            of_preset = origin.startswith("preset")
+            if not of_preset or self.preset.method.get("name", "vsf") == method:
+                for key, kind in METHODS[method].kinds().items():
+                    value = layer.get(setting_name(method, key))
+                    if value is not None:
+                        found[key] = kind(value)
+            if of_preset:
+                found |= named
         return found
 
 

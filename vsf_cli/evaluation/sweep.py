@@ -15,6 +15,7 @@ from vsf_cli.evaluation.arms import Arm
 from vsf_cli.evaluation.judging import Judge, Judgement, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
 from vsf_cli.generate import Request, generate_together
+from vsf_cli.methods import resolved
 from vsf_cli.planning import request_of
 from vsf_cli.presets import SETTINGS, Settings, load_preset
 from vsf_cli.ranges import parse_range
@@ -145,9 +146,10 @@ def parse_space(texts: Sequence[str], arm: Arm) -> dict[str, tuple[float, float]
         RequestError: If there is no such setting, or the method has no space of its own.
     """
     if not texts:
-        if not arm.search and arm.settings["method"] not in SPACES:
+        method = resolved(arm.settings["method"])[0]
+        if not arm.search and method not in SPACES:
             raise RequestError(f"method {arm.name} has nothing to search: name it with --space NAME=LOW..HIGH")
-        return dict(arm.search or SPACES[arm.settings["method"]])
+        return dict(arm.search or SPACES[method])
     found = {}
     for text in texts:
         name, equals, span = text.partition("=")

@@ -16,6 +16,7 @@ from vsf_cli.methods.nag import NAG
 from vsf_cli.methods.nasa import NASA
 from vsf_cli.methods.none import NoGuidance
 from vsf_cli.methods.tokens import Context, KeyValue, Negative
+from vsf_cli.methods.variants import VARIANTS, resolved
 from vsf_cli.methods.vsf import VSF
 from vsf_cli.methods.wef import WEF
 
@@ -24,6 +25,7 @@ __all__ = [
     "METHODS",
     "NAG",
     "NASA",
+    "VARIANTS",
     "VSF",
     "WEF",
     "Context",
@@ -33,6 +35,7 @@ __all__ = [
     "NoGuidance",
     "method_named",
     "parameters_by_setting",
+    "resolved",
     "setting_name",
 ]
 

@@ -53,6 +53,7 @@ RANKS = {
     "planning": 12,
     "encoder_cache": 2,
     "commands": 13,
+    "compare": 14,
     "batch": 12,
     "batch.table": 13,
     "batch.items": 14,

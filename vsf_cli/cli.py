@@ -60,12 +60,29 @@ def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     parsed("--size", lambda: parse_size(options["size"]) if options["size"] else None)
     given = {name: value for name, value in options.items() if name in SETTINGS}
     settings = Settings({**given, "offline": options["offline"] or None}, video=video)
+    talk = Talk(options["quiet"], options["verbose"])
+    if options["compare"] is not None:
+        return compared(read_prompt(prompt), numbers, settings, {**options, **sweeps}, video, talk)
     besides = {name: options[name] for name in ("metadata", "sidecar", "dump_attn", "seconds") if name in options}
     planned = plan(
         read_prompt(prompt), options["neg"] or [], numbers, settings, options["lora"] or [], sweeps, **besides, video=video
     )
-    talk = Talk(options["quiet"], options["verbose"])
     commands.run_images(planned, talk, options["as_json"], options["dry_run"], drawn=options["seed"] is None)
+
+
+def compared(prompt: str, seeds: list[int], settings: Any, options: dict[str, Any], video: bool, talk: Any) -> None:
+    """Makes one prompt by several methods, on one strip."""
+    from vsf_cli.compare import plan_comparison, run_comparison
+
+    extra = [name for name in ("method", "sidecar", "dump_attn") if options[name]]
+    extra += [name for name, value in options.items() if isinstance(value, Numbers) and len(value) > 1]
+    if extra:
+        raise RequestError(f"--compare makes one strip of one file: leave --{extra[0].replace('_', '-')} out, or its range")
+    names = [name.strip() for name in options["compare"].split(",") if name.strip()]
+    negative, loras = options["neg"] or [], options["lora"] or []
+    besides = options.get("seconds"), options["metadata"]
+    planned, requests = plan_comparison(names, prompt, negative, seeds, settings, loras, video, *besides)
+    run_comparison(planned, requests, talk, options["as_json"], options["dry_run"])
 
 
 @app.command()

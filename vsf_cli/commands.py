@@ -28,11 +28,13 @@ from vsf_cli.words import REAL_PRESET
 
 __all__ = [
     "list_presets",
+    "made_ready",
     "plan_maps",
     "quiet_libraries",
     "run_again",
     "run_images",
     "run_maps",
+    "say_before",
     "show_doctor",
     "show_info",
     "show_preset",
@@ -63,7 +65,7 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool
         dry_run: Whether to stop before the model is loaded.
         drawn: Whether the seeds were drawn, and must be said even when quiet.
     """
-    _say_before(plan, talk)
+    say_before(plan, talk)
     if dry_run:
         _say_plan(plan, talk, as_json)
         return
@@ -71,7 +73,7 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool
     _say_skipped(plan, pending, talk)
     if not pending:
         return
-    pipe = _made_ready(plan, talk)
+    pipe = made_ready(plan, talk)
     with talk.progress("steps", "encoding") as (progress, encoding):
         for count, made in enumerate(plan.run(pipe, pending, progress, encoding)):
             if count == 0:
@@ -145,8 +147,8 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
         talk.say("the folder exists, skipped")
         return
     check_writable(folder / PAGE)
-    _say_before(plan, talk)
-    pipe = _made_ready(plan, talk)
+    say_before(plan, talk)
+    pipe = made_ready(plan, talk)
     with talk.progress("steps") as (progress,):
         watched = plan.watch(pipe, request, progress, selection)
     description = plan.describe(pipe, watched.result)
@@ -160,7 +162,7 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
     talk.data(_json({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))
 
 
-def _made_ready(plan: Plan, talk: Talk) -> Any:
+def made_ready(plan: Plan, talk: Talk) -> Any:
     """Says what has to be said before, and loads the model."""
     if plan.runtime.offline:
         stay_offline()
@@ -171,7 +173,7 @@ def _made_ready(plan: Plan, talk: Talk) -> Any:
         return plan.load()
 
 
-def _say_before(plan: Plan, talk: Talk) -> None:
+def say_before(plan: Plan, talk: Talk) -> None:
     for warning in plan.warnings:
         talk.warn(warning)
     if not plan.settings.chosen:

@@ -141,6 +141,9 @@ def making(
     metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="Whether files say how they were made.")] = True,
     sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each file.")] = False,
     dump_attn: Annotated[bool, typer.Option("--dump-attn", help="Write attention maps beside each.")] = False,
+    compare: Annotated[
+        str | None, typer.Option("--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> None:
     """How many, and where they go."""

@@ -192,6 +192,8 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any],
     extra = [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in here]
     if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
+    if "compared" in description:
+        raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
     before = Request.from_json(description["request"])
     request = _overridden(before, {name: value for name, value in given.items() if value is not None})
     video = request.num_frames is not None

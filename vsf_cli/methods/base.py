@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "check_positive", "norm"]
 
-QUIET = ("start", "stop", "tau", "blend", "slope", "guided_blocks")
-
 
 class Method(ABC):
     """A way to combine attention to a positive and to a negative prompt.
@@ -33,6 +31,7 @@ class Method(ABC):
             hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
         weighs_tokens: Whether weights of negative prompts and of their words have an effect.
+        rare: The hyper-parameters that are told only where they are not as usual.
         start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
     """
 
@@ -44,6 +43,7 @@ class Method(ABC):
     copies: ClassVar[int] = 1
     flips_embedding: ClassVar[bool] = False
     weighs_tokens: ClassVar[bool] = False
+    rare: ClassVar[tuple[str, ...]] = ()
     padding: bool = False
     special_tokens: bool = True
     beta: float = 0.0
@@ -65,7 +65,7 @@ class Method(ABC):
             entry.name: getattr(self, entry.name)
             for entry in fields(self)  # type: ignore[arg-type]
             # What is on or off, the window and what else is rare are told only where they are not as usual.
-            if not (isinstance(entry.default, bool) or entry.name in QUIET) or getattr(self, entry.name) != entry.default
+            if not (isinstance(entry.default, bool) or entry.name in self.rare) or getattr(self, entry.name) != entry.default
         }
         words = (f"{name}={_written(value)}" for name, value in told.items())
         return f"{self.label} {' '.join(words)}".strip()

@@ -67,6 +67,7 @@ class VSF(Method):
     name: ClassVar[str] = "vsf"
     label: ClassVar[str] = "VSF"
     weighs_tokens: ClassVar[bool] = True
+    rare: ClassVar[tuple[str, ...]] = ("start", "stop", "slope", "tau", "blend", "guided_blocks")
 
     alpha: float = 3.0
     beta: float = 0.3

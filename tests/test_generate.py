@@ -68,7 +68,7 @@ def test_progress_is_told_of_every_step(pipe: Any) -> None:
         {"width": 0},
         {"max_sequence_length": 600},
         {"method": "nope"},
-        {"parameters": {"tau": 1.0}},
+        {"parameters": {"gamma": 1.0}},
         {"negative": ("wheels",), "guidance_scale": 4.0},
         {"negative": ("wheels",), "method": "cfg", "parameters": {}, "guidance_scale": 1.0},
     ],
@@ -101,6 +101,8 @@ def test_an_infinite_number_survives_json() -> None:
         ("owner/name", "owner/name"),
         ("/home/me/loras/x.safetensors:0.5", "x.safetensors:0.5"),
         ("me/x.safetensors", "x.safetensors"),
+        ("low-noise=/home/me/x.safetensors:0.5", "low-noise=x.safetensors:0.5"),
+        ("high-noise=owner/name:a/x.safetensors", "high-noise=owner/name:a/x.safetensors"),
         (r"C:\\me\\x.safetensors", "x.safetensors"),
     ],
 )

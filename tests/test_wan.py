@@ -1,5 +1,6 @@
 """Wan: cross attention against the paper's equation 6 written out, over the whole transformer."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -18,6 +20,7 @@ from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families import family_of
 from vsf_cli.guidance import guided
 from vsf_cli.methods import CFG, NAG, NASA, VSF, Method, NoGuidance
+from vsf_cli.pipelines import load
 from vsf_cli.tiny.recipe import build_t5_tokenizer
 
 SIZES: dict[str, Any] = {
@@ -287,3 +290,25 @@ def test_text_is_cached_for_each_call_of_its_own_and_the_model_comes_back() -> N
 def test_text_that_changes_is_not_cached(pipe: Any) -> None:
     with pytest.raises(RequestError, match="models with cross attention"), guided(pipe, "wheels", cache_text=True):
         pass
+
+
+def test_wan_2_2_takes_a_lora_for_each_of_its_transformers(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    random_wan(torch.float32, two=True).save_pretrained(folder)
+    for number, name in enumerate(("high", "low")):
+        torch.manual_seed(number)
+        place = "diffusion_model.blocks.0.cross_attn.q"
+        shapes = {f"{place}.lora_down.weight": (2, 24), f"{place}.lora_up.weight": (24, 2)}
+        save_file({key: torch.randn(shape) for key, shape in shapes.items()}, tmp_path / f"{name}.safetensors")
+    both = (f"high-noise={tmp_path / 'high.safetensors'}:0.5", f"low-noise={tmp_path / 'low.safetensors'}:0.25")
+    pipe = load(str(folder), "float32", loras=both)
+    layers = [transformer.blocks[0].attn2.to_q for transformer in (pipe.transformer, pipe.transformer_2)]
+    assert [dict(layer.scaling) for layer in layers] == [{"vsf_0": 0.5}, {"vsf_1": 0.25}]
+    stock = load(str(folder), "float32")
+    with guided(pipe, "wheels", VSF(1.7, 0.2)):
+        output = run(pipe)
+    assert torch.isfinite(output).all() and (output - run(stock)).abs().max() > 1e-4
+
+    random_wan(torch.float32).save_pretrained(tmp_path / "one")
+    with pytest.raises(RequestError, match="is for models with two transformers"):
+        load(str(tmp_path / "one"), "float32", loras=both[:1])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.loras import BUILTIN, Lora
 from vsf_cli.methods import METHODS, Method, method_named
 from vsf_cli.weights import Weighted, parse_weights
 
@@ -143,7 +144,7 @@ class Request:
         }
         plain = asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
         plain["model"] = _public(self.model)
-        plain["loras"] = [_public(lora) for lora in self.loras]
+        plain["loras"] = [_public_lora(lora) for lora in self.loras]
         return plain
 
     @classmethod
@@ -170,8 +171,18 @@ class Request:
 
 def _public(place: str) -> str:
     """A hub id as it is; a place on this machine by its last part alone."""
-    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?(:[^/\\]*)*", place) and not place.endswith(".safetensors")
-    return place if hub and not Path(place).is_dir() else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", place) and not place.endswith(".safetensors")
+    shipped = place.startswith(BUILTIN)
+    return place if shipped or (hub and not Path(place).is_dir()) else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+
+
+def _public_lora(text: str) -> str:
+    """A LoRA's text with its place likewise."""
+    try:
+        place = Lora.parse(text).place
+    except RequestError:
+        return _public(text)
+    return text.replace(place, _public(place), 1)
 
 
 @dataclass(frozen=True)

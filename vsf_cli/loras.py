@@ -20,17 +20,19 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file: `PATH_OR_ID[:weight_name][:SCALE]`.
+    """A LoRA file: `PATH_OR_ID[:weight_name][:SCALE]`, behind `high-noise=` or `low-noise=` for one transformer of Wan 2.2.
 
     Arguments:
         place: A safetensors file, a folder, a hub id, or `builtin:NAME` for one that ships with the package.
         weight_name: The file's name in a folder or hub repository.
         scale: Its strength.
+        stage: "high-noise" or "low-noise", the transformer of Wan 2.2 that it is for; None means every one that there is.
     """
 
     place: str
     weight_name: str | None = None
     scale: float = 1.0
+    stage: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
@@ -39,6 +41,8 @@ class Lora:
         Raises:
             RequestError: If it has too many parts, or names a pickled file.
         """
+        found_stage = re.match(r"(high-noise|low-noise)=", text)
+        stage, text = (found_stage[1], text[found_stage.end() :]) if found_stage else (None, text)
         # Neither a drive letter of Windows nor our own prefix is a separator.
         start = re.match(r"[A-Za-z]:(?=[\\/])|builtin:", text)
         head, tail = (start[0], text[start.end() :]) if start else ("", text)
@@ -48,7 +52,7 @@ class Lora:
             scale = float(rest.pop())
         if len(rest) > 1 or not place:
             raise RequestError(f"--lora '{text}' is not of the form PATH_OR_ID[:weight_name][:SCALE]")
-        found = cls(head + place, rest[0] if rest else None, scale)
+        found = cls(head + place, rest[0] if rest else None, scale, stage)
         for name in (found.place, found.weight_name or ""):
             if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
                 raise RequestError(f"--lora '{name}' is a pickled file, which can run any code: only .safetensors are loaded")
@@ -99,11 +103,17 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
             f"--lora '{Path(lora.place).name}' has no key that matches this model: found {found};"
             f" expected keys such as {_example(modules)}.lora_A.weight"
         )
+    two = getattr(pipe, "transformer_2", None) is not None
+    if lora.stage and not two:
+        raise RequestError(
+            f"--lora '{lora.stage}={Path(lora.place).name}' is for models with two transformers, and this has one"
+        )
+    more = {} if isinstance(source, dict) else options
     try:
         # From the file and not from the state, which lacks what the file says of its strength.
-        pipe.load_lora_weights(source, adapter_name=name, **({} if isinstance(source, dict) else options))
-        if getattr(pipe, "transformer_2", None) is not None:
-            more = {} if isinstance(source, dict) else options
+        if lora.stage != "low-noise":
+            pipe.load_lora_weights(source, adapter_name=name, **more)
+        if two and lora.stage != "high-noise":
             pipe.load_lora_weights(source, adapter_name=name, load_into_transformer_2=True, **more)
     except (RuntimeError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())[:200]

@@ -59,6 +59,7 @@ RANKS = {
     "batch.items": 14,
     "batch.journal": 13,
     "batch.runner": 15,
+    "batch.gallery": 15,
     "batch.timings": 15,
     "batch.command": 16,
     # The embedded models stand on the library, and of the library the evaluation alone stands on them.

@@ -1,8 +1,5 @@
 """The page of the maps in a real browser, without a display and without a network."""
 
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +7,6 @@ import pytest
 
 from tests.maps_for_tests import some_maps, some_pictures
 from vsf_cli.page import SHARE, page
-
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("the page is tested in a browser: install Debian's chromium and chromium-driver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in ("headless", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking", "disable-sync"):
-        options.add_argument(f"--{flag}")
-    options.add_argument("--disable-component-update")
-    if os.geteuid() == 0:
-        options.add_argument("--no-sandbox")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +30,8 @@ def choose(browser: Any, name: str, value: str) -> None:
 def test_the_page_stands_on_its_own(browser: Any, file: Path) -> None:
     import json
 
+    browser.get_log("performance")
+    browser.get_log("browser")
     browser.get(file.as_uri())
     assert browser.find_element("tag name", "h1").text == "a <bike> − wheels"
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

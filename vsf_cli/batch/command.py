@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.batch.gallery import write_gallery
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.journal import read_journals, write_table
 from vsf_cli.batch.runner import Batch, Outcome
@@ -160,9 +161,10 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
         finally:
             remember((one.item, one.seconds) for one in made if one.error is None)
             written = _write_manifest(batch, rows)
+            page = write_gallery(batch.folder, batch.items, rows, read_journals(batch.folder))
     counts = Counter(states.values())
     failed = counts["failed"]
-    talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {written}")
+    talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {written} · {page}")
     if stop.wanted:
         talk.keep("stopped; the same command goes on")
         raise KeyboardInterrupt

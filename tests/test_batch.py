@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-import vsf_cli.batch.runner as runner
+import vsf_cli.batch.maker as maker
 from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.table import TableErrors, read_table
@@ -233,19 +233,19 @@ def test_batches_are_the_same_to_rounding(here: Path) -> None:
 
 
 def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = runner.generate_together
+    genuine = maker.generate_together
 
     def failing(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
         if any("tree" in request.prompt for request in requests):
             raise PictureError("the picture is all black")
         return genuine(pipe, requests, *rest, **options)
 
-    monkeypatch.setattr(runner, "generate_together", failing)
+    monkeypatch.setattr(maker, "generate_together", failing)
     result = batch("--batch-size", "3", code=3)
     assert len(result.stdout.split()) == 2 and "the picture is all black" in result.stderr and "--retry-failed" in result.stderr
     assert [row["status"] for row in manifest()] == ["done", "failed", "done"]
     assert batch(code=3).stdout == "", "what failed is not tried again unless it is asked for"
-    monkeypatch.setattr(runner, "generate_together", genuine)
+    monkeypatch.setattr(maker, "generate_together", genuine)
     assert len(batch("--retry-failed").stdout.split()) == 1 and [row["status"] for row in manifest()] == ["done"] * 3
 
 
@@ -253,30 +253,33 @@ def test_fail_fast_stops_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise PictureError("no")
 
-    monkeypatch.setattr(runner, "generate_together", failing)
+    monkeypatch.setattr(maker, "generate_together", failing)
     batch("--fail-fast", code=3)
     assert [row["status"] for row in manifest()].count("failed") == 1
     batch("--max-failures", "2", "-o", "two", code=3)
     assert [row["status"] for row in manifest("two")].count("failed") == 2
 
 
-def test_memory_that_does_not_suffice_for_a_batch_may_suffice_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = runner.generate_together
+def test_memory_that_does_not_suffice_for_a_batch_may_suffice_for_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine = maker.generate_together
+
+    tried = []
 
     def small(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
-        if len(requests) > 1:
+        tried.append(len(requests))
+        if len(requests) > 2:
             raise OutOfMemory("out of memory")
         return genuine(pipe, requests, *rest, **options)
 
-    monkeypatch.setattr(runner, "generate_together", small)
-    table = "prompt,seed\na red bike,1\na red bike,2\n"
-    assert len(batch("--batch-size", "2", table=table).stdout.split()) == 2
+    monkeypatch.setattr(maker, "generate_together", small)
+    assert len(batch("--batch-size", "auto", table="prompt,seed\na red bike,1..6\n").stdout.split()) == 6
     lines = [json.loads(line) for line in Path("outputs/prompts/manifest.jsonl").read_text().splitlines()]
-    assert [line["how"] for line in lines] == ["alone", "alone"]
+    assert tried == [6, 3, 2, 1, 3, 2, 1]
+    assert [line["how"] for line in lines] == [f"in a batch of {size}" for size in (2, 2, 1, 2, 2, 1)]
 
 
 def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine, loaded = runner.generate_together, []
+    genuine, loaded = maker.generate_together, []
 
     def load(request: Any, runtime: Any) -> Any:
         from vsf_cli.pipelines import load
@@ -290,9 +293,9 @@ def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPa
         return genuine(pipe, requests, *rest, **options)
 
     levels = iter(["model", "group"])
-    monkeypatch.setattr(runner, "load_for", load)
-    monkeypatch.setattr(runner, "generate_together", short)
-    monkeypatch.setattr(runner, "_next_offload", lambda runtime: runner.replace(runtime, offload=next(levels)))
+    monkeypatch.setattr(maker, "load_for", load)
+    monkeypatch.setattr(maker, "generate_together", short)
+    monkeypatch.setattr(maker, "_next_offload", lambda runtime: maker.replace(runtime, offload=next(levels)))
     assert len(batch(table="prompt\na red bike\n").stdout.split()) == 1 and loaded == ["auto", "model", "group"]
 
 

@@ -11,7 +11,7 @@ from vsf_cli import __version__
 from vsf_cli.boundary import bounded
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.cli import app as evaluation
-from vsf_cli.options import floats, guidance, making, running, sharing, wholes
+from vsf_cli.options import batching, floats, guidance, making, running, sharing, wholes
 from vsf_cli.ranges import Numbers
 
 Value = TypeVar("Value")
@@ -64,9 +64,8 @@ def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     if options["compare"] is not None:
         return compared(read_prompt(prompt), numbers, settings, {**options, **sweeps}, video, talk)
     besides = {name: options[name] for name in ("metadata", "sidecar", "dump_attn", "seconds") if name in options}
-    planned = plan(
-        read_prompt(prompt), options["neg"] or [], numbers, settings, options["lora"] or [], sweeps, **besides, video=video
-    )
+    negative, loras = options["neg"] or [], options["lora"] or []
+    planned = plan(read_prompt(prompt), negative, numbers, settings, loras, sweeps, **besides, video=video)
     commands.run_images(planned, talk, options["as_json"], options["dry_run"], drawn=options["seed"] is None)
 
 
@@ -188,34 +187,21 @@ def again(
 
 @app.command()
 @bounded
-@sharing(guidance, running)
+@sharing(batching, guidance, running)
 def batch(
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.")] = None,
-    steps: Annotated[Numbers | None, typer.Option("--steps", parser=wholes, metavar="NUMBERS", help="Denoising steps.")] = None,
-    format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp; of clips mp4, webm, gif or webp.")] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass through the model.")] = 1,
-    shard: Annotated[str | None, typer.Option("--shard", help="I/N: this part of the work; auto reads SLURM's array.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
-    max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help="Stop after that many.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
     **options: Any,
 ) -> None:
     """Make a picture of each row of a table, and go on where a run was stopped: vsf batch prompts.csv"""
     from vsf_cli.batch import command
     from vsf_cli.batch.items import Shard
-    from vsf_cli.values import parse_seeds
+    from vsf_cli.values import parse_batch_size, parse_seeds
 
-    own: dict[str, Any] = {
-        "steps": steps,
-        "format": format,
-        "batch_size": batch_size,
-        "retry_failed": retry_failed,
-        "dry_run": dry_run,
-    }
-    own |= {"seeds": parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else None}
-    own |= {"shard": parsed("--shard", lambda: Shard.parse(shard)), "most_failures": 1 if fail_fast else max_failures}
+    own: dict[str, Any] = {"seeds": parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else None}
+    own |= {"shard": parsed("--shard", lambda: Shard.parse(options["shard"]))}
+    own |= {"batch_size": parsed("--batch-size", lambda: parse_batch_size(options["batch_size"]))}
+    own |= {"most_failures": 1 if options["fail_fast"] else options["max_failures"]}
     command.run(table, output, {**options, **own})
 
 

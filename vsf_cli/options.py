@@ -9,7 +9,7 @@ import typer
 from vsf_cli.errors import RequestError
 from vsf_cli.ranges import Numbers, parse_range
 
-__all__ = ["floats", "guidance", "making", "running", "sharing", "wholes"]
+__all__ = ["batching", "floats", "guidance", "making", "running", "sharing", "wholes"]
 
 Command = Callable[..., None]
 
@@ -164,3 +164,26 @@ def running(
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
 ) -> None:
     """With which model, on which machine, and what is said."""
+
+
+def batching(
+    steps: Annotated[Numbers | None, typer.Option("--steps", parser=wholes, metavar="NUMBERS", help="Denoising steps.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp; of clips mp4, webm, gif or webp.")] = None,
+    frames: Annotated[Numbers | None, typer.Option("--frames", parser=wholes, metavar="NUMBERS", help="Of clips.")] = None,
+    fps: Annotated[int | None, typer.Option("--fps", help="Of clips: frames in a second.")] = None,
+    shift: Annotated[Numbers | None, typer.Option("--shift", parser=floats, metavar="NUMBERS", help="Of clips.")] = None,
+    drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Of clips: leave out the first.")] = None,
+    crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
+    sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each file.")] = False,
+    dump_attn: Annotated[bool, typer.Option("--dump-attn", help="Write attention maps beside each.")] = False,
+    batch_size: Annotated[str, typer.Option("--batch-size", help="Pictures in one pass through the model, or auto.")] = "1",
+    engine: Annotated[str, typer.Option("--engine", help="local or ray.")] = "local",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Processes, or actors; one GPU each.")] = None,
+    ray_address: Annotated[str | None, typer.Option("--ray-address", help="Of a Ray cluster; begins one if not given.")] = None,
+    shard: Annotated[str | None, typer.Option("--shard", help="I/N: this part of the work; auto reads SLURM's array.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try again what failed in an earlier run.")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first failure.")] = False,
+    max_failures: Annotated[int | None, typer.Option("--max-failures", min=1, help="Stop after that many.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
+) -> None:
+    """Of a table of pictures and clips: what its rows take, how they are made, and by whom."""

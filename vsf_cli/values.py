@@ -6,7 +6,7 @@ import re
 from vsf_cli.errors import RequestError
 from vsf_cli.ranges import MOST_NUMBERS
 
-__all__ = ["chosen_size", "parse_numbers", "parse_seeds", "parse_size", "whole_frames"]
+__all__ = ["chosen_size", "parse_batch_size", "parse_numbers", "parse_seeds", "parse_size", "whole_frames"]
 
 FRAMES_OF_A_TOKEN = 4
 """Of Wan's autoencoder: a clip has 1 more than a multiple of it."""
@@ -59,6 +59,19 @@ def parse_numbers(text: str | None, what: str) -> tuple[int, ...] | None:
         RequestError: If a range is empty or too long.
     """
     return None if text is None or text.strip() == "all" else tuple(sorted(set(_parse_ranges(text, what))))
+
+
+def parse_batch_size(text: str) -> int | str:
+    """A number of at least 1, or "auto".
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if text.strip() == "auto":
+        return "auto"
+    if not text.strip().isdigit() or int(text) < 1:
+        raise ValueError(f"'{text}' is neither a number of at least 1 nor auto")
+    return int(text)
 
 
 def parse_size(text: str) -> tuple[int, int]:

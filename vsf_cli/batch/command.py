@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.batch.engines import Watching, engine_named
 from vsf_cli.batch.gallery import write_gallery
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.journal import read_journals, write_table
-from vsf_cli.batch.runner import Batch, Outcome
+from vsf_cli.batch.maker import Maker, Outcome
+from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import Row, TableErrors, read_table
 from vsf_cli.batch.timings import estimate, remember
 from vsf_cli.commands import quiet_libraries, stay_offline
@@ -27,6 +29,8 @@ from vsf_cli.terminal import Talk
 __all__ = ["carry_out", "run", "say_plan"]
 
 MOST_LINES = 50
+MOST_TOGETHER = 8
+"""Pictures in one pass with `--batch-size auto`, halved where memory does not suffice: more is hardly faster."""
 MACHINE = ("device", "offload", "offline", "cache_text")
 
 
@@ -63,8 +67,11 @@ def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[
     settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
     items, notes = items_of(table, rows, deciding, asked["neg"] or [], asked["seeds"], asked["lora"] or [])
     folder = Path(output).expanduser() if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
-    how = asked["shard"], asked["batch_size"], asked["retry_failed"]
-    return Batch(items, folder, runtime_of(settings), *how), rows, notes
+    size = MOST_TOGETHER if asked["batch_size"] == "auto" else int(asked["batch_size"])
+    maker = Maker(folder, runtime_of(settings), size, asked["crf"], asked["sidecar"], asked["dump_attn"])
+    engine = engine_named(asked["engine"])
+    how = asked["shard"], asked["retry_failed"], engine, asked["workers"] or 1, asked["ray_address"]
+    return Batch(items, maker, *how), rows, notes
 
 
 def _text_of(table: str) -> str:
@@ -130,7 +137,7 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
         MediaError: If the folder cannot be written, or another process is writing it.
     """
     stop = _Stop(talk)
-    if batch.runtime.offline:
+    if batch.maker.runtime.offline:
         stay_offline()
 
     def loading(item: Item) -> None:
@@ -149,7 +156,7 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
             talk.say(f"{done} of {len(states)} pictures are done already")
         try:
             with talk.progress("pictures", "steps") as (whole, steps):
-                for outcome in batch.run(left, stop, loading, steps):
+                for outcome in batch.run(left, Watching(stop, loading, steps)):
                     made.append(outcome)
                     states[outcome.item.id] = "failed" if outcome.error else "done"
                     _say(outcome, batch, talk, as_json)
@@ -174,7 +181,7 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
 
 def _say(outcome: Outcome, batch: Batch, talk: Talk, as_json: bool) -> None:
     path = str(batch.path(outcome.item))
-    for note in outcome.result.notes if outcome.result else ():
+    for note in outcome.notes:
         talk.warn(f"{path}: {note}")
     if outcome.error is not None:
         talk.warn(f"{path} failed: {outcome.error}")

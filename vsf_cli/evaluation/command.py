@@ -10,6 +10,7 @@ from rich.table import Table
 
 from vsf_cli.batch.command import carry_out
 from vsf_cli.batch.items import items_of
+from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.evaluation.arms import Arm, choose_arms, load_arms
@@ -58,7 +59,7 @@ def run(name: str, output: str | None, asked: Mapping[str, Any], talk: Talk) -> 
     known = rows_of(prompts, list(Run.read(folder).arms.values()), asked["seeds"])
     if len(known) > len(rows):
         rows, (items, _) = known, items_of(prompts.name, known, deciding)
-    batch = Batch(items, made.place, runtime_of(settings), batch_size=asked["batch_size"], retry_failed=True)
+    batch = Batch(items, Maker(made.place, runtime_of(settings), asked["batch_size"]), retry_failed=True)
     carry_out(batch, rows, None, talk, asked["as_json"])
     talk.say(f"go on with: vsf eval judge {folder}")
 

@@ -1,0 +1,138 @@
+"""Engines: several processes and a Ray cluster make the same files as one process, and lose nothing when a worker dies."""
+
+import importlib.util
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import vsf_cli.batch.engines as engines
+from vsf_cli.batch.engines import MOST_DEATHS, Watching, engine_named, local, on_ray, work_of
+from vsf_cli.batch.items import Item, items_of
+from vsf_cli.batch.maker import Maker
+from vsf_cli.batch.table import read_table
+from vsf_cli.errors import RequestError, VSFError
+
+HAS_RAY = importlib.util.find_spec("ray") is not None
+needs_ray = pytest.mark.skipif(not HAS_RAY, reason='the engine ray is tested where ray is: pip install "vsf-cli[ray]"')
+
+
+def some_items(count: int) -> list[Item]:
+    table = f"prompt,neg,seed\na red bike on a road,wheels,1..{count}\n"
+    return items_of("a.csv", read_table(Path("a.csv"), table), {"steps": 2})[0]
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("alone")
+    assert all(outcome.error is None for outcome in Maker(folder).make(some_items(12)))
+    return made(folder)
+
+
+def test_work_is_of_one_model_and_some_passes() -> None:
+    table = "prompt,preset,seed\na red bike,tiny-sd3-turbo,1..9\na red car,tiny-sd3,1..2\n"
+    items = items_of("a.csv", read_table(Path("a.csv"), table), {})[0]
+    pieces = work_of(Maker(Path(), batch_size=2), items)
+    assert sorted(item.id for piece in pieces for item in piece) == sorted(item.id for item in items)
+    assert all(len({item.request.model for item in piece}) == 1 and len(piece) <= 8 for piece in pieces)
+
+
+def test_several_processes_make_the_same_files(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    outcomes = list(local(Maker(tmp_path), some_items(12), 2, None, Watching()))
+    assert len(outcomes) == 12 and all(outcome.error is None for outcome in outcomes)
+    assert made(tmp_path) == alone
+
+
+def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, alone: dict[str, bytes]) -> None:
+    outcomes = []
+    for outcome in local(Maker(tmp_path), some_items(12), 2, None, Watching()):
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+            workers[0].send_signal(signal.SIGKILL)
+    assert {outcome.item.id for outcome in outcomes} == {item.id for item in some_items(12)}
+    assert made(tmp_path) == alone and not list(tmp_path.glob(".vsf*"))
+
+
+def test_processes_that_die_again_and_again_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_make", _dies)
+    with pytest.raises(VSFError, match=f"workers died {MOST_DEATHS} times"):
+        list(local(Maker(tmp_path), some_items(2), 2, None, Watching()))
+
+
+def _dies(items: list[Item]) -> None:
+    os._exit(9)
+
+
+def test_a_run_that_is_stopped_begins_nothing_more(tmp_path: Path) -> None:
+    outcomes: list[Any] = []
+    for outcome in local(Maker(tmp_path), some_items(12), 2, None, Watching(stopping=lambda: bool(outcomes))):
+        outcomes.append(outcome)
+    assert len(outcomes) == len(made(tmp_path)) < 12
+
+
+def test_an_unknown_engine_and_a_missing_one_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match="engines are local, ray"):
+        engine_named("slurm")
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(RequestError, match=r'pip install "vsf-cli\[ray\]"'):
+        list(on_ray(Maker(tmp_path), some_items(1), 1, None, Watching()))
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    import ray
+
+    monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]))
+    ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield ray
+    ray.shutdown()
+
+
+@needs_ray
+@pytest.mark.filterwarnings("default")
+def test_two_actors_make_the_same_files_and_one_that_is_killed_loses_nothing(
+    ray: Any, tmp_path: Path, alone: dict[str, bytes]
+) -> None:
+    """With two logical GPUs, each actor has one."""
+    outcomes = []
+    for outcome in on_ray(Maker(tmp_path), some_items(12), 2, None, Watching()):
+        outcomes.append(outcome)
+        if len(outcomes) == 1:
+            workers = [each for each in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(each.info["cmdline"] or ())]
+            assert workers, "the actors run as processes of their own"
+            workers[0].send_signal(signal.SIGKILL)
+    assert {outcome.item.id for outcome in outcomes} == {item.id for item in some_items(12)}
+    assert made(tmp_path) == alone
+
+
+@needs_ray
+@pytest.mark.filterwarnings("default")
+def test_a_node_that_goes_loses_nothing(tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    node = cluster.add_node(num_cpus=2)
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        outcomes = []
+        for outcome in on_ray(Maker(tmp_path), some_items(12), 2, None, Watching()):
+            outcomes.append(outcome)
+            if len(outcomes) == 1:
+                cluster.remove_node(node)
+        assert {outcome.item.id for outcome in outcomes} == {item.id for item in some_items(12)}
+        assert made(tmp_path) == alone
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

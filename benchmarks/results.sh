@@ -11,9 +11,9 @@ vsf eval judge "$out/table" -q
 vsf eval report "$out/table"
 
 # Figures 8 and 9: the same number of runs for each method, and for each ablation
-vsf eval sweep scenes-dev --method vsf,vsf-whole,nag,nasa --trials 60 --storage "$out/sweep.db" -q
+vsf eval sweep scenes-dev --method vsf,vsf-whole,nag-trimmed,nasa-trimmed --trials 60 --limit 48 --storage "$out/sweep.db" -q
 vsf eval tradeoff "$out/sweep.db" -o "$out/tradeoff"
-vsf eval sweep scenes-dev --method vsf-whole,vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials 24 \
+vsf eval sweep scenes-dev --method vsf-whole,vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials 16 --limit 48 \
     --storage "$out/ablation.db" -q
 vsf eval tradeoff "$out/ablation.db" -o "$out/ablation"
 

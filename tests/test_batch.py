@@ -387,3 +387,30 @@ def test_ctrl_c_finishes_the_picture_at_hand(here: Path) -> None:
     made = list(folder.glob("*.png"))
     assert 2 <= len(made) < 500 and all(read_metadata(path).description for path in made) and not list(folder.glob(".vsf-*"))
     assert [row["status"] for row in manifest()].count("done") == len(made)
+
+
+def test_words_are_replaced_in_every_row() -> None:
+    table = "prompt,neg,name\na red bike on a road,wheels,bike\na red car on grass,wheels,car\n"
+    batch("--sr", "Red=>blue,green", "--sr", "wheels=>wheels", "--seed", "1", "--sheet", table=table)
+    rows = manifest()
+    assert [row["Red=>"] for row in rows] == ["blue", "green"] * 2
+    assert [row["file"] for row in rows] == [
+        f"{name}-{color}-wheels.png" for name in ("bike", "car") for color in ("blue", "green")
+    ]
+    found = read_metadata(Path("outputs/prompts/bike-green-wheels.png")).description
+    assert found is not None and found["request"]["prompt"] == "a green bike on a road"
+    from PIL import Image
+
+    with Image.open("outputs/prompts/sheet-1.png") as sheet:
+        assert sheet.width > 2 * 192 and sheet.height > 2 * 192
+
+
+def test_what_cannot_be_replaced_is_said() -> None:
+    found = batch("--sr", "roof=>door", code=6).stderr
+    assert "line 2: 'roof' of --sr is neither in its prompt nor in its negative" in found
+    assert "is no replacement" in " ".join(batch("--sr", "roof", code=2).stderr.replace("│", "").split())
+
+
+def test_more_sheets_than_there_may_be_are_refused_before_the_first_step() -> None:
+    found = batch("--seed", "1..2000", "--sheet", code=6)
+    assert "--sheet is for 5000 pictures at most, but there are 6000" in found.stderr and not Path("outputs").exists()

@@ -63,6 +63,8 @@ RANKS = {
     "batch.ray_engine": 15.2,
     "batch.runner": 15.7,
     "batch.gallery": 15,
+    "batch.contact_sheet": 15.1,
+    "batch.replacing": 14,
     "batch.timings": 15,
     "batch.command": 16,
     # The embedded models stand on the library, and of the library the evaluation alone stands on them.

@@ -196,11 +196,13 @@ def batch(
     """Make a picture of each row of a table, and go on where a run was stopped: vsf batch prompts.csv"""
     from vsf_cli.batch import command
     from vsf_cli.batch.items import Shard
+    from vsf_cli.batch.replacing import Replacement
     from vsf_cli.values import parse_batch_size, parse_seeds
 
     own: dict[str, Any] = {"seeds": parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else None}
     own |= {"shard": parsed("--shard", lambda: Shard.parse(options["shard"]))}
     own |= {"batch_size": parsed("--batch-size", lambda: parse_batch_size(options["batch_size"]))}
+    own |= {"replacements": parsed("--sr", lambda: [Replacement.parse(text) for text in options["sr"] or []])}
     own |= {"most_failures": 1 if options["fail_fast"] else options["max_failures"]}
     command.run(table, output, {**options, **own})
 

@@ -174,6 +174,10 @@ def batching(
     shift: Annotated[Numbers | None, typer.Option("--shift", parser=floats, metavar="NUMBERS", help="Of clips.")] = None,
     drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Of clips: leave out the first.")] = None,
     crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
+    sr: Annotated[
+        list[str] | None, typer.Option("--sr", help="wheels=>doors,windows: every row with each of these words. Repeatable.")
+    ] = None,
+    sheet: Annotated[bool, typer.Option("--sheet", help="Write labelled contact sheets, too.")] = False,
     sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each file.")] = False,
     dump_attn: Annotated[bool, typer.Option("--dump-attn", help="Write attention maps beside each.")] = False,
     batch_size: Annotated[str, typer.Option("--batch-size", help="Pictures in one pass through the model, or auto.")] = "1",

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.batch.contact_sheet import check_sheets, write_sheets
 from vsf_cli.batch.engines import Watching, engine_named
 from vsf_cli.batch.gallery import write_gallery
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.journal import read_journals, write_table
 from vsf_cli.batch.maker import Maker, Outcome
+from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import Row, TableErrors, read_table
 from vsf_cli.batch.timings import estimate, remember
@@ -57,11 +59,13 @@ def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
     if asked["dry_run"]:
         say_plan(batch, rows, talk, asked["as_json"])
     else:
-        carry_out(batch, rows, asked["most_failures"], talk, asked["as_json"])
+        if asked["sheet"]:
+            check_sheets(len(batch.items))
+        carry_out(batch, rows, asked["most_failures"], talk, asked["as_json"], asked["sheet"])
 
 
 def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[Batch, list[Row], list[str]]:
-    rows = read_table(Path(table), _text_of(table))
+    rows = replaced(table, read_table(Path(table), _text_of(table)), asked["replacements"])
     given = {name: value for name, value in asked.items() if name in SETTINGS}
     deciding = {name: value for name, value in given.items() if name not in MACHINE and value is not None}
     settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
@@ -128,7 +132,9 @@ def say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> No
     talk.data(f"about {_duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
 
 
-def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk: Talk, as_json: bool) -> None:
+def carry_out(
+    batch: Batch, rows: Sequence[Row], most_failures: int | None, talk: Talk, as_json: bool, sheet: bool = False
+) -> None:
     """Runs a batch, and leaves a table of what came out.
 
     Raises:
@@ -169,9 +175,11 @@ def carry_out(batch: Batch, rows: Sequence[Row], most_failures: int | None, talk
             remember((one.item, one.seconds) for one in made if one.error is None)
             written = _write_manifest(batch, rows)
             page = write_gallery(batch.folder, batch.items, rows, read_journals(batch.folder))
+            sheets = write_sheets(batch.folder, batch.items, rows) if sheet else []
     counts = Counter(states.values())
     failed = counts["failed"]
-    talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {written} · {page}")
+    files = " · ".join(map(str, [written, page, *sheets]))
+    talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
     if stop.wanted:
         talk.keep("stopped; the same command goes on")
         raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from vsf_cli.errors import MediaError
 from vsf_cli.media import read_frames, write_bytes
 from vsf_cli.methods import METHODS, setting_name
 
-__all__ = ["MOST_CELLS", "gallery", "write_gallery"]
+__all__ = ["MOST_CELLS", "columns_of", "gallery", "write_gallery"]
 
 MOST_CELLS = 2_000
 """A page with more would be slow to open; the others are in `manifest.csv`."""
@@ -48,22 +48,33 @@ def gallery(folder: Path, items: Sequence[Item], rows: Sequence[Row], known: Map
     """The HTML. Thumbnails are in it, full files are linked."""
     shown = items[:MOST_CELLS]
     side = SMALL_SIDE if len(shown) > MANY else SIDE
-    facts = [{**_settings(item), **_own_columns(rows[item.row], item)} for item in shown]
+    facts, varying, swept = columns_of(shown, rows)
     names = list(dict.fromkeys(name for fact in facts for name in fact))
-    varying = [name for name in names if len({fact.get(name, "") for fact in facts}) > 1]
     cells = [
         {**_cell(folder, item, known.get(item.id, {}), side), "facts": fact} for item, fact in zip(shown, facts, strict=True)
     ]
     usual = {name: _text(value) for item in shown[:1] for name, value in _usual(item).items()}
     common = {name: facts[0][name] for name in names if name not in varying and facts[0].get(name)} if facts else {}
     told = {name: value for name, value in common.items() if usual.get(name) != value}
-    swept = [name for name in varying if name not in ("prompt", "negative", "seed") and name not in rows[0].cells]
     data = {"cells": cells, "varying": varying, "common": common, "told": told, "axes": _axes(varying, swept), "side": side}
     environment = Environment(loader=PackageLoader("vsf_cli"), autoescape=True, undefined=StrictUndefined)
     # As they stand, not by their letters.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     left_out = len(items) - len(shown)
     return environment.get_template("batch.html.j2").render(title=folder.name or "run", data=data, left_out=left_out)
+
+
+def columns_of(items: Sequence[Item], rows: Sequence[Row]) -> tuple[list[dict[str, str]], list[str], list[str]]:
+    """What a run's items were asked, as texts by name.
+
+    Returns:
+        The settings and columns of each item; the names of those in which items differ; and among them those that were swept.
+    """
+    facts = [{**_settings(item), **_own_columns(rows[item.row], item)} for item in items]
+    names = list(dict.fromkeys(name for fact in facts for name in fact))
+    varying = [name for name in names if len({fact.get(name, "") for fact in facts}) > 1]
+    columns = {name for row in rows for name in row.cells if not name.endswith("=>")}
+    return facts, varying, [name for name in varying if name not in ("prompt", "negative", "seed") and name not in columns]
 
 
 def _axes(varying: Sequence[str], swept: Sequence[str]) -> list[str]:

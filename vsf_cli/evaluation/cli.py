@@ -119,7 +119,7 @@ def sweep(
 @app.command()
 @bounded
 def tradeoff(
-    storage: Annotated[Path, typer.Argument(help="The SQLite file of 'vsf eval sweep'.")],
+    storages: Annotated[list[Path], typer.Argument(help="SQLite files of 'vsf eval sweep'.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder of the figures.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -128,4 +128,4 @@ def tradeoff(
     from vsf_cli.evaluation import command
     from vsf_cli.terminal import Talk
 
-    command.tradeoff(storage, output, Talk(quiet), as_json)
+    command.tradeoff(storages, output, Talk(quiet), as_json)

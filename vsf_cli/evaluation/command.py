@@ -1,7 +1,7 @@
 """What `vsf eval run`, `judge` and `report` do and say."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from vsf_cli.batch.command import carry_out
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
+from vsf_cli.commands import quiet_libraries
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.evaluation.arms import Arm, choose_arms, load_arms
 from vsf_cli.evaluation.judges import judge_named
@@ -141,6 +142,7 @@ def sweep(name: str, storage: Path, asked: Mapping[str, Any], judge_options: Map
         asked_judge = Kept(asked_judge, storage.with_suffix(f".{asked['judge']}.jsonl"))
     settings = Settings({key: asked[key] for key in (*MACHINE, "preset") if asked.get(key)}, video=preset.video)
     runtime, pipe, loaded = runtime_of(settings), None, None
+    quiet_libraries(talk.verbose)
     with talk.progress("trials", "pictures") as (whole, pictures):
         for place, (arm, space) in enumerate(zip(arms, spaces, strict=True)):
             search = Sweep(prompts, arm, preset.name, asked_judge, space, storage, asked["batch_size"])
@@ -163,14 +165,15 @@ def _nobody(done: int, total: int) -> None:
     return
 
 
-def tradeoff(storage: Path, output: str | None, talk: Talk, as_json: bool) -> None:
+def tradeoff(storages: Sequence[Path], output: str | None, talk: Talk, as_json: bool) -> None:
     """Draws the fronts of sweeps, and says the area below each.
 
     Raises:
         VSFError: If something is not legal, or fails.
     """
-    folder = Path(output).expanduser() if output else storage.with_suffix("")
-    found = write_tradeoff(studies_of(storage), folder)
+    folder = Path(output).expanduser() if output else storages[0].with_suffix("")
+    studies = {name: study for storage in storages for name, study in studies_of(storage).items()}
+    found = write_tradeoff(studies, folder)
     if as_json:
         talk.data(json.dumps(found))
     else:

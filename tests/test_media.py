@@ -1,4 +1,6 @@
 import json
+import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +20,55 @@ IMAGE = Image.new("RGB", (16, 8), (200, 30, 30))
 
 text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=60).filter(str.strip)
 lines = st.lists(text, min_size=1, max_size=3).map("\n".join)
+numbers = st.floats(0, 100)
+METHOD_FIELDS = st.one_of(
+    st.tuples(
+        st.just("vsf"),
+        st.fixed_dictionaries(
+            {
+                "alpha": numbers,
+                "beta": st.one_of(st.floats(-5, 5), st.just(math.inf)),
+                "tau": st.one_of(st.floats(0.1, 9), st.just(math.inf)),
+            },
+            optional={
+                "mask": st.just(True),
+                "reference_layout": st.booleans(),
+                "special_tokens": st.booleans(),
+                "slope": st.floats(-1, 1),
+                "blend": st.floats(0, 1),
+                "guided_blocks": st.sampled_from(["all", "1..4,8", "2"]),
+            },
+        ),
+    ),
+    st.tuples(st.just("nag"), st.fixed_dictionaries({"scale": numbers, "tau": st.floats(0.1, 9), "padding": st.booleans()})),
+    st.tuples(st.just("nasa"), st.fixed_dictionaries({"alpha": numbers})),
+    st.tuples(st.just("none"), st.just({})),
+)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "prompt": lines,
+    "model": st.sampled_from(["builtin:tiny-sd3-turbo", "stabilityai/stable-diffusion-3.5-large-turbo"]),
+    "seed": st.integers(0, 2**64 - 1),
+    # A colon may begin a weight, which not every method knows.
+    "negative": st.lists(text.map(lambda words: words.replace(":", "")).filter(str.strip), max_size=3).map(tuple),
+    "num_inference_steps": st.integers(1, 100),
+    "guidance_scale": st.floats(0, 1),
+    "width": st.one_of(st.none(), st.integers(1, 4096)),
+    "height": st.one_of(st.none(), st.integers(1, 4096)),
+    "max_sequence_length": st.integers(1, 512),
+    "num_frames": st.one_of(st.none(), st.integers(9, 81)),
+    "drop_frames": st.just(0),
+    "fps": st.one_of(st.none(), st.integers(1, 60)),
+    "dtype": st.sampled_from(["float32", "bfloat16"]),
+    "loras": st.lists(text, max_size=2).map(lambda names: tuple(name.replace("/", "-").replace("\\", "-") for name in names)),
+    "revision": st.one_of(st.none(), text),
+    "variant": st.one_of(st.none(), st.just("fp16")),
+    "scheduler": st.one_of(st.none(), st.just("UniPCMultistepScheduler")),
+    "flow_shift": st.one_of(st.none(), st.floats(0.1, 20)),
+    "vae_dtype": st.one_of(st.none(), st.just("float32")),
+    "preset": st.one_of(st.none(), text),
+}
 requests = st.builds(
-    Request,
-    prompt=lines,
-    model=st.sampled_from(["builtin:tiny-sd3-turbo", "stabilityai/stable-diffusion-3.5-large-turbo"]),
-    seed=st.integers(0, 2**64 - 1),
-    negative=st.lists(text, max_size=3).map(tuple),
-    parameters=st.fixed_dictionaries({"alpha": st.floats(0, 100), "beta": st.floats(-5, 5)}),
-    num_inference_steps=st.integers(1, 100),
-    guidance_scale=st.floats(0, 1),
-    width=st.one_of(st.none(), st.integers(1, 4096)),
-    height=st.one_of(st.none(), st.integers(1, 4096)),
-    loras=st.lists(text, max_size=2).map(lambda names: tuple(name.replace("/", "-").replace("\\", "-") for name in names)),
+    lambda method, **fields: Request(method=method[0], parameters=method[1], **fields), method=METHOD_FIELDS, **FIELDS
 )
 hard = st.sampled_from(
     [
@@ -51,6 +90,23 @@ def description(request: Request) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None)
 def test_a_request_survives_json(request_: Request) -> None:
     assert Request.from_json(json.loads(json.dumps(request_.to_json()))) == request_
+
+
+def test_every_field_of_a_request_is_drawn() -> None:
+    assert {*FIELDS, "method", "parameters"} == {entry.name for entry in fields(Request)}
+
+
+@pytest.mark.parametrize("ending", ["mp4", "webm", "webp", "gif", "json"])
+@given(request_=requests)
+@settings(max_examples=8, deadline=None)
+def test_a_request_survives_every_format_of_clips(
+    tmp_path_factory: pytest.TempPathFactory, ending: str, request_: Request
+) -> None:
+    path = tmp_path_factory.mktemp("clips") / f"x.{ending}"
+    told = description(request_)
+    write_bytes(path, json.dumps(told).encode() if ending == "json" else encode_clip([IMAGE, IMAGE], 8, ending, told))
+    found = read_metadata(path).description
+    assert found is not None and Request.from_json(found["request"]) == request_
 
 
 @pytest.mark.parametrize("format", list(FORMATS))

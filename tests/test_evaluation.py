@@ -104,6 +104,9 @@ def test_all_takes_the_arms_of_the_preset() -> None:
     arms = load_arms()
     ours = {arm.name for arm in choose_arms(arms, "all", "tiny-sd3-turbo")}
     assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
+    assert not ours & {"vsf-whole", "nag-tuned"}
+    everything = {arm.name for arm in choose_arms(arms, "everything", "tiny-sd3-turbo")}
+    assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == {arm.name for arm in arms}
     assert "cfg-forced" not in {arm.name for arm in choose_arms(arms, "all", "sd3.5-large-turbo")}
     with pytest.raises(RequestError, match=r"'nagg' is not known\. Did you mean 'nag'"):
         choose_arms(arms, "nagg", "tiny-sd3-turbo")
@@ -410,6 +413,9 @@ def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
     for _, trials in studies.values():
         assert all(len(trial.outcomes) == 2 for trial in trials)
 
+    both = vsf("tradeoff", str(storage), "-o", str(tmp_path / "one"), "--method", "vsf", "--first", "1", "--json")
+    assert {name: arms["vsf"]["trials"] for name, arms in json.loads(both.stdout).items()} == {"positive": 1, "quality": 1}
+    assert "there is no sweep of nag" in vsf("tradeoff", str(storage), "--method", "nag").stderr
     assert vsf("tradeoff", str(storage), "-o", str(figures)).exit_code == 0
     first = {path.name: path.read_bytes() for path in figures.iterdir()}
     assert set(first) == {f"{a}-negative.{b}" for a in ("positive", "quality") for b in ("png", "svg", "json")}

@@ -26,6 +26,7 @@ class Arm:
         label: What a reader sees.
         settings: The settings of a run that are its own, by the names of the command line; the preset has the others.
         presets: The presets it is for; empty means all.
+        optional: Whether "all" leaves it out.
         search: The settings that a sweep searches, with their bounds; empty means those of the method.
     """
 
@@ -34,6 +35,7 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     presets: tuple[str, ...] = ()
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    optional: bool = False
 
 
 def load_arms(path: Path | None = None) -> list[Arm]:
@@ -55,7 +57,7 @@ def _arm(place: str, name: str, table: Any) -> Arm:
     if not isinstance(table, dict) or not name.replace("-", "").replace("+", "").isalnum():
         raise RequestError(f"{place}: '{name}' must be a table, named with letters, digits, + and dashes")
     settings = dict(table)
-    label, presets = settings.pop("label", name), settings.pop("presets", [])
+    label, presets, optional = settings.pop("label", name), settings.pop("presets", []), settings.pop("optional", False)
     if not isinstance(presets, list):
         raise RequestError(f"{place}: {name}.presets is {presets!r}, but must be a list of presets' names")
     search = settings.pop("search", {})
@@ -64,19 +66,21 @@ def _arm(place: str, name: str, table: Any) -> Arm:
     for key in (*settings, *search):
         if key not in SETTINGS:
             raise RequestError(f"{place}: {name}.{key} is no setting.{nearest(key, list(SETTINGS))}")
-    return Arm(name, str(label), settings, tuple(presets), {key: (span[0], span[1]) for key, span in search.items()})
+    return Arm(
+        name, str(label), settings, tuple(presets), {key: (span[0], span[1]) for key, span in search.items()}, bool(optional)
+    )
 
 
 def choose_arms(arms: Sequence[Arm], names: str, preset: str) -> list[Arm]:
-    """The arms that a person names, joined by commas; "all" takes all that are for a preset.
+    """The arms that a person names, joined by commas; "all" takes those for a preset, "everything" the optional ones too.
 
     Raises:
         RequestError: If a name is not known, or an arm is for another preset.
     """
     load_preset(preset)
     fitting = {arm.name: arm for arm in arms if not arm.presets or preset in arm.presets}
-    if names.strip() == "all":
-        return list(fitting.values())
+    if names.strip() in ("all", "everything"):
+        return [arm for arm in fitting.values() if names.strip() == "everything" or not arm.optional]
     chosen = []
     for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
         if name not in fitting:

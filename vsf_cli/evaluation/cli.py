@@ -23,7 +23,7 @@ JudgeName = Annotated[str, typer.Option("--judge", help="scenes, mllm or clip.")
 def run(
     prompts: Annotated[str, typer.Argument(help="negation-200, scenes[-dev], clips[-dev], or a file of JSON lines.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder of the run.")] = None,
-    method: Annotated[str, typer.Option("--method", help="all, or some: none,vsf,nag++")] = "none,vsf,nag,nasa",
+    method: Annotated[str, typer.Option("--method", help="all, everything, or some: none,vsf,nag++")] = "none,vsf,nag,nasa",
     arms: Annotated[str | None, typer.Option("--methods-file", help="A TOML file of methods, instead of ours.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
     model: Annotated[str | None, typer.Option("-m", "--model", help="A hub id, or a folder.")] = None,
@@ -121,6 +121,8 @@ def sweep(
 def tradeoff(
     storages: Annotated[list[Path], typer.Argument(help="SQLite files of 'vsf eval sweep'.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder of the figures.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Some of the methods; all if not given.")] = None,
+    first: Annotated[int | None, typer.Option("--first", min=1, help="The first trials of each alone: equal budgets.")] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -128,4 +130,4 @@ def tradeoff(
     from vsf_cli.evaluation import command
     from vsf_cli.terminal import Talk
 
-    command.tradeoff(storages, output, Talk(quiet), as_json)
+    command.tradeoff(storages, output, method, first, Talk(quiet), as_json)

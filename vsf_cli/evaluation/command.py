@@ -165,15 +165,28 @@ def _nobody(done: int, total: int) -> None:
     return
 
 
-def tradeoff(storages: Sequence[Path], output: str | None, talk: Talk, as_json: bool) -> None:
+def tradeoff(
+    storages: Sequence[Path], output: str | None, chosen: str | None, first: int | None, talk: Talk, as_json: bool
+) -> None:
     """Draws the fronts of sweeps, and says the area below each.
+
+    Arguments:
+        storages: The files of the sweeps.
+        output: The folder of the figures; None names it by the first file.
+        chosen: The methods, joined by commas; None takes all that are there.
+        first: How many trials of each are taken, from the first on; None takes all.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
 
     Raises:
         VSFError: If something is not legal, or fails.
     """
     folder = Path(output).expanduser() if output else storages[0].with_suffix("")
     studies = {name: study for storage in storages for name, study in studies_of(storage).items()}
-    found = write_tradeoff(studies, folder)
+    names = [name.strip() for name in chosen.split(",")] if chosen else list(studies)
+    if unknown := [name for name in names if name not in studies]:
+        raise RequestError(f"there is no sweep of {', '.join(unknown)}: there are {', '.join(studies)}")
+    found = write_tradeoff({name: (studies[name][0], studies[name][1][:first]) for name in names}, folder)
     if as_json:
         talk.data(json.dumps(found))
     else:

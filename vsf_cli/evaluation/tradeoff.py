@@ -92,7 +92,7 @@ def _drawn(arms: Mapping[str, Mapping[str, Any]], other: str, format: str) -> by
 
     # The same bytes for the same numbers: no date, and no random ids in the SVG.
     with rc_context({"svg.hashsalt": "vsf", "font.size": 10}):
-        figure = Figure(figsize=(7, 4.6), dpi=120, layout="constrained")
+        figure = Figure(figsize=(9, 4.4), dpi=110, layout="constrained")
         axes = figure.add_subplot()
         for arm, marker in zip(arms.values(), "osD^vP*X<>", strict=False):
             x = np.array([point["negative"] for point in arm["points"]])
@@ -100,14 +100,15 @@ def _drawn(arms: Mapping[str, Mapping[str, Any]], other: str, format: str) -> by
             volume = f"{arm['hypervolume']:.3f}"
             (line,) = axes.plot(x, y, marker, ms=4, alpha=0.35, mew=0)
             order = sorted(arm["front"], key=lambda number: x[number])
-            label = f"{arm['facts']['label']}, area {volume}"
+            # Its own numbers, in parentheses, are not those of the search.
+            label = f"{arm['facts']['label'].split(' (')[0]}, area {volume}"
             axes.plot(x[order], y[order], f"{marker}-", color=line.get_color(), ms=5, label=label)
         axes.set_xlabel("negative: what was not wanted is missing")
         axes.set_ylabel({"positive": "positive: the object is there", "quality": "quality"}[other])
         axes.set_xlim(0, 1)
         axes.set_ylim(top=1.02)
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower left")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
         buffer = io.BytesIO()
         figure.savefig(buffer, format=format, metadata={"Date": None} if format == "svg" else {"Software": None})
     return buffer.getvalue()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attention", "attention_with_lse", "available_paths", "masked_attention_with_lse"]
+__all__ = ["attention", "attention_with_lse", "available_paths", "masked_attention_with_lse", "merged"]
 
 FALLBACK_QUERIES = 1024
 """Queries whose logits the fallback holds at once: it bounds its memory."""
@@ -80,6 +80,23 @@ def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths
     lse = logits.logsumexp(dim=-1)  # [B, H, Q]
     weights = torch.where(seen, (logits - lse.unsqueeze(-1)).exp(), 0.0)
     return (weights @ value.to(wide)).to(query.dtype), lse
+
+
+def merged(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    r"""Two partial attentions as one, :math:`(1 - w) O_1 + w O_2`, in the memory of the first where that is possible.
+
+    Reading and writing the first once, in its own dtype, is all that it costs: the shares are rounded to that dtype, which is
+    an error of the size of the output's own rounding.
+
+    Arguments:
+        first: A partial attention, with shape (B, H, Q, D); it must not be needed any more.
+        second: The other one, with the same shape.
+        share: The share :math:`w` of the second, 0 to 1, with shape (B, H, Q).
+    """
+    weight = share.to(first.dtype).unsqueeze(-1)  # [B, H, Q, 1]
+    if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad or share.requires_grad):
+        return torch.lerp(first, second, weight)
+    return first.lerp_(second, weight)
 
 
 def available_paths() -> dict[str, bool]:

@@ -43,6 +43,15 @@ class Negative(KeyValue):
         """The values, each times its token's weight."""
         return self.value if self.weights is None else self.value * self.weights[:, None, :, None].to(self.value)
 
+    def flipped(self, alpha: "float | Tensor") -> "Negative":
+        """The same tokens with their values times :math:`-\\alpha` and their weights."""
+        return Negative(self.key, -alpha * self.weighted_value, self.lengths)
+
+    @property
+    def unweighted(self) -> "Negative":
+        """The same tokens, each with a weight of 1."""
+        return Negative(self.key, self.value, self.lengths)
+
     def seen_after(self, before: int, copies: int = 1) -> "Tensor | None":
         """Which keys are real where the negative prompts stand behind `before` others, with shape (B, 1, 1, keys)."""
         if self.lengths is None:

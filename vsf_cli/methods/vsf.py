@@ -31,6 +31,9 @@ class VSF(Method):
 
     .. math:: z = (1 - w) O_1 - \alpha w O_2 , \quad w = \mathrm{sigmoid}(L_2 - \beta - L_1)
 
+    in which :math:`-\alpha O_2` is the attention to the values times :math:`-\alpha`, so that `z` takes the memory of
+    :math:`O_1`.
+
     References:
         | VSF: Simple, Efficient, and Effective Negative Guidance in Few-Step Image Generation Models By Value Sign Flip
         | (Guo & Du, 2025), equation 6 and sections 3.2-3.3
@@ -135,7 +138,7 @@ class VSF(Method):
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
         import torch
 
-        from vsf_cli.attention import attention_with_lse
+        from vsf_cli.attention import attention_with_lse, merged
 
         if not self.mask:
             positive = None if positive_query is None else self._attend_everything(positive_query, context)
@@ -148,12 +151,15 @@ class VSF(Method):
         # The stock call of the unguided model: all rows at once.
         rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
         output, lse = attention_with_lse(rows, stock.key, stock.value)
-        subtracted, negative_lse = context.negative.attend(query)
+        image, text = output[:, :, :images], None if positive_query is None else output[:, :, images:]
+        # The flip is that of a few values, before their attention, and not of all rows behind it.
+        added, negative_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(query)
 
-        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images]).unsqueeze(-1)  # [B, H, I, 1]
-        guided = (1 - w) * output[:, :, :images] - self.alpha_at(context.progress) * w * subtracted
-        guided = self.checked(self._held(guided, output[:, :, :images]).to(query.dtype), output[:, :, :images], context)
-        return guided, None if positive_query is None else output[:, :, images:]
+        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images])  # [B, H, I]
+        if self.tau == math.inf and self.blend == 1:
+            return merged(image, added, w), text
+        guided = self._held(torch.lerp(image, added, w.to(image.dtype).unsqueeze(-1)), image)
+        return self.checked(guided, image, context), text
 
     def _held(self, guided: "Tensor", unguided: "Tensor") -> "Tensor":
         """Normalised and blended as in NAG (equation 5)."""
@@ -163,7 +169,16 @@ class VSF(Method):
         return guided if self.blend == 1 else self.blend * guided + (1 - self.blend) * unguided
 
     def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        return super().attend_negative(query, context) if self.mask else self._attend_everything(query, context)
+        import torch
+
+        from vsf_cli.attention import attention_with_lse, merged
+
+        if not self.mask:
+            return self._attend_everything(query, context)
+        # In two parts, so that the image's keys and values need not be copied to stand beside the negative's.
+        output, lse = attention_with_lse(query, context.image.key, context.image.value)
+        own, own_lse = context.negative.unweighted.attend(query)
+        return merged(output, own, torch.sigmoid(own_lse - lse))
 
     def _attend_everything(self, query: "Tensor", context: "Context") -> "Tensor":
         """Attention to [image, positive, negative, flipped negative], or without the third: the ablation."""

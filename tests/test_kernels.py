@@ -1,0 +1,121 @@
+"""Every path of exact attention that this machine has, through VSF's whole arithmetic, against the dense oracle in float64.
+
+Inputs are random normal numbers of a fixed seed. The tolerance is the largest difference from the oracle, which is computed
+from the same rounded inputs: 1e-12 in float64, 5e-6 in float32, 5e-3 in float16 and 4e-2 in bfloat16, for outputs of about 1.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.oracle import dense_masked_attention
+from vsf_cli import attention as module
+from vsf_cli.attention import merged
+from vsf_cli.methods import VSF, Context, KeyValue, Negative
+
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+HALF, CUDA = (torch.float16, torch.bfloat16), torch.cuda.is_available()
+
+PATHS = {
+    "cpu-flash": (module._cpu_flash, "cpu", tuple(TOLERANCES), True),
+    "fallback": (module._fallback, "cuda" if CUDA else "cpu", tuple(TOLERANCES), True),
+    "cuda-flash": (module._cuda_flash, "cuda", HALF, CUDA),
+    "cuda-cudnn": (module._cuda_cudnn, "cuda", HALF, CUDA),
+    "cuda-efficient": (module._cuda_efficient, "cuda", (torch.float32, *HALF), CUDA),
+}
+CASES = [
+    pytest.param(
+        name, dtype, id=f"{name}-{str(dtype).removeprefix('torch.')}", marks=[] if exists else pytest.mark.skip("no CUDA")
+    )
+    for name, (_, _, dtypes, exists) in PATHS.items()
+    for dtype in dtypes
+]
+IMAGES, POSITIVES, HEADS = 67, 21, 2
+
+Use = Callable[[str], str]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Use:
+    def choose(name: str) -> str:
+        path, device = PATHS[name][:2]
+        monkeypatch.setattr(module, "_path_for", lambda query: path)
+        return device
+
+    return choose
+
+
+def largest_difference(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int, ...], dim: int) -> float:
+    """Of the rows of image, positive and negative, those of padding left out, over a batch with a row for each length."""
+    longest = max(lengths)
+    tokens = IMAGES + POSITIVES + longest
+    generator = torch.Generator().manual_seed(longest + dim)
+    shape = (len(lengths), HEADS, tokens, dim)
+    query, key, value = (torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype).to(device) for _ in range(3))
+
+    start = IMAGES + POSITIVES
+    ragged = None if len(set(lengths)) == 1 else torch.tensor(lengths, device=device)
+    stock = KeyValue(key[:, :, :start], value[:, :, :start])
+    context = Context(stock, IMAGES, Negative(key[:, :, start:], value[:, :, start:], ragged))
+    image, positive = method.attend(query[:, :, :IMAGES], query[:, :, IMAGES:start], context)
+    assert positive is not None and image.dtype == positive.dtype == dtype
+    found = torch.cat([image, positive, method.attend_negative(query[:, :, start:], context)], dim=2).cpu().double()
+
+    differences = []
+    for row, length in enumerate(lengths):
+        inputs = (tensor[row].cpu().double() for tensor in (query, key, value))
+        wanted = dense_masked_attention(*inputs, IMAGES, POSITIVES, length, method.alpha, method.beta)
+        differences.append((found[row] - wanted)[:, : start + length].abs().max().item())
+    return max(differences)
+
+
+@pytest.mark.parametrize(("path", "dtype"), CASES)
+@pytest.mark.parametrize("dim", [64, 128])
+def test_every_row_equals_the_oracle(use: Use, path: str, dtype: torch.dtype, dim: int) -> None:
+    device = use(path)
+    for length, beta in itertools.product((1, 7, 40), (0.0, 0.2, math.inf)):
+        assert largest_difference(VSF(1.5, beta), dtype, device, (length,), dim) < TOLERANCES[dtype], (length, beta)
+
+
+@pytest.mark.parametrize(("path", "dtype"), CASES)
+def test_ragged_rows_equal_the_oracle(use: Use, path: str, dtype: torch.dtype) -> None:
+    assert largest_difference(VSF(1.5, 0.2), dtype, use(path), (7, 0, 1, 40), 64) < TOLERANCES[dtype]
+
+
+def test_an_infinite_beta_leaves_the_stock_output_to_the_bit() -> None:
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, 30, 16) for _ in range(3))
+    negative = Negative(torch.randn(1, 2, 3, 16), torch.randn(1, 2, 3, 16))
+    found, _ = VSF(3.0, math.inf).attend(query, None, Context(KeyValue(key, value), 0, negative))
+    assert torch.equal(found, module.attention_with_lse(query, key, value)[0])
+
+
+def test_the_merge_takes_the_memory_of_the_first() -> None:
+    torch.manual_seed(0)
+    first, second, share = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8), torch.rand(1, 2, 9)
+    wanted, weight = first.double(), share.double().unsqueeze(-1)
+    wanted = (1 - weight) * wanted + weight * second.double()
+    found = merged(first, second, share)
+    assert found.data_ptr() == first.data_ptr()
+    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=0)
+
+
+def test_the_merge_can_be_differentiated() -> None:
+    def vsf(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        context = Context(KeyValue(key[:, :, :5], value[:, :, :5]), 0, Negative(key[:, :, 5:], value[:, :, 5:]))
+        return VSF(1.5, 0.2).attend(query, None, context)[0]
+
+    def dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        logits = query @ key.mT / query.shape[-1] ** 0.5 - torch.tensor([0.0] * 5 + [0.2] * 2)
+        return logits.softmax(-1) @ torch.cat([value[:, :, :5], -1.5 * value[:, :, 5:]], 2)
+
+    torch.manual_seed(0)
+    inputs = [torch.randn(1, 2, tokens, 8, dtype=torch.float64, requires_grad=True) for tokens in (6, 7, 7)]
+    gradients = torch.autograd.grad(dense(*inputs).square().sum(), inputs)
+    # The CPU's kernel gives no gradient through its log-sum-exp; values have theirs without it.
+    (found,) = torch.autograd.grad(vsf(*inputs).square().sum(), inputs[2:])
+    torch.testing.assert_close(found, gradients[2])

@@ -112,7 +112,8 @@ def available_paths() -> dict[str, bool]:
 
 
 def _path_for(query: Tensor) -> Path:
-    if query.device.type == "cpu":
+    # Shapes without numbers, by which costs are counted, go the way of the CPU.
+    if query.device.type in ("cpu", "meta"):
         return _cpu_flash
     if query.device.type == "cuda":
         # Asked in the way that torch.compile can fold; `get_device_capability` would break the graph.

@@ -1,0 +1,128 @@
+"""What guidance costs, in numbers that no busy machine can disturb: FLOPs, calls of attention, and bytes of tensors."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from vsf_cli.bench.analytic import analytic_flops
+from vsf_cli.bench.arms import ARMS, Arm, arms_named
+from vsf_cli.bench.counting import Costs, Watch, counted
+from vsf_cli.bench.masked import _mask
+from vsf_cli.bench.random_model import RandomModel, build, prepared
+from vsf_cli.bench.shapes import Shape, shape_of
+from vsf_cli.methods import VSF
+
+NEGATIVES, LAYERS = 5, 3
+JOINT = {
+    "_class_name": "SD3Transformer2DModel",
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": LAYERS,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 24,
+    "caption_projection_dim": 32,
+    "pooled_projection_dim": 16,
+    "pos_embed_max_size": 32,
+    "qk_norm": "rms_norm",
+}
+CROSS = {
+    "_class_name": "WanTransformer3DModel",
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "text_dim": 24,
+    "freq_dim": 16,
+    "ffn_dim": 64,
+    "num_layers": LAYERS,
+    "rope_max_seq_len": 64,
+}
+SHAPES = {
+    "joint": Shape("joint", "sd3", JOINT, (32, 32), 21, LAYERS),
+    "dual": Shape("dual", "sd3", {**JOINT, "dual_attention_layers": (0, 1)}, (32, 32), 21, LAYERS),
+    "cross": Shape("cross", "wan", CROSS, (2, 24, 24), 80, LAYERS),
+}
+MODELS = {name: build(shape, torch.float32, torch.device("cpu"), NEGATIVES) for name, shape in SHAPES.items()}
+ALL = {arm.name: arm for arm in arms_named("all", VSF(1.7, 0.2))}
+
+
+@pytest.fixture(params=list(SHAPES))
+def model(request: pytest.FixtureRequest) -> Iterator[RandomModel]:
+    yield MODELS[request.param]
+
+
+def costs(model: RandomModel, arm: Arm) -> Costs:
+    with prepared(model, arm) as step:
+        return counted(step)
+
+
+@pytest.mark.parametrize("name", list(ARMS))
+def test_counted_flops_are_those_of_the_arithmetic(model: RandomModel, name: str) -> None:
+    assert costs(model, ALL[name]).flops == analytic_flops(model.shape, ALL[name], NEGATIVES)
+
+
+def test_the_masked_form_gives_what_vsf_gives(model: RandomModel) -> None:
+    outputs = []
+    for name in ("vsf-bias", "vsf-masked", "none"):
+        with prepared(model, ALL[name]) as step:
+            outputs.append(step())
+    torch.testing.assert_close(outputs[0], outputs[1], atol=1e-5, rtol=0)
+    assert (outputs[0] - outputs[2]).abs().max() > 1e-3
+
+
+def test_calls_of_attention_in_each_block(model: RandomModel) -> None:
+    calls = {name: costs(model, arm).attention_calls for name, arm in ALL.items()}
+    if model.shape.family == "wan":
+        # Self-attention and the stock cross attention; the image to the negative.
+        assert calls["none"] == 2 * LAYERS and calls["vsf"] == 3 * LAYERS
+    else:
+        # The stock call, a second one in dual blocks; the image to the negative, the negative's rows to the image and itself.
+        dual = len(model.shape.built.get("dual_attention_layers", ()))
+        assert calls["none"] == LAYERS + dual
+        assert calls["vsf"] == calls["none"] + 3 * LAYERS - 2
+    assert calls["vsf"] == calls["vsf-bias"]
+
+
+def test_no_tensor_has_the_tokens_twice(model: RandomModel) -> None:
+    _mask.cache_clear()
+    found = {}
+    for name in ("none", "vsf-bias", "vsf-masked"):
+        with prepared(model, ALL[name]) as step, Watch() as watch:
+            step()
+        found[name] = watch.has_square(model.shape.images if model.shape.family == "sd3" else model.shape.positives)
+    assert not found["none"] and not found["vsf-bias"] and found["vsf-masked"]
+
+
+def test_bytes_are_those_that_are_alive_together() -> None:
+    weights = torch.ones(1000)
+    with Watch() as watch:
+        first = weights + 1
+        del first
+        second = weights + 2
+        view, third = second[10:], weights + 3
+        view.add_(third[10:])
+    assert watch.peak == 8000 and watch.bytes == 8000
+
+
+@pytest.mark.parametrize(
+    ("model_name", "family", "size", "frames", "tokens", "ratio"),
+    [
+        ("stabilityai/stable-diffusion-3.5-large-turbo", "sd3", (1024, 1024), None, 256, 1.0025),
+        ("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "wan", (832, 480), 81, 512, 1.0002),
+    ],
+)
+def test_full_width_costs_as_little_as_the_arithmetic_says(
+    model_name: str, family: str, size: tuple[int, int], frames: int | None, tokens: int, ratio: float
+) -> None:
+    shape = shape_of(model_name, family, size, frames, tokens, layers=2)
+    large = build(shape, torch.bfloat16, torch.device("meta"), 8)
+    none, vsf, masked = (costs(large, ALL[name]) for name in ("none", "vsf-bias", "vsf-masked"))
+    assert 1 < vsf.flops / none.flops < ratio
+    # Of the tensors alone, weights apart; the text with the negative behind it is a copy, 4 MB of Wan's 1.6 GB.
+    assert vsf.peak_bytes < 1.003 * none.peak_bytes
+    assert masked.peak_bytes > 1.02 * vsf.peak_bytes

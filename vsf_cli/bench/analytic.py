@@ -1,0 +1,69 @@
+r"""FLOPs of one step, from the sizes alone: 2 for each multiplication of a matrix product, 4 D for each pair of query and key.
+
+Letters as in `vsf_cli.attention`: I image tokens, P positive and N negative text tokens; w is the width of a token.
+"""
+
+import math
+
+from vsf_cli.bench.arms import Arm
+from vsf_cli.bench.shapes import Shape
+
+__all__ = ["analytic_flops"]
+
+TIME_CHANNELS = 256
+"""The sinusoids of Stable Diffusion 3's timestep."""
+
+
+def analytic_flops(shape: Shape, arm: Arm, negatives: int) -> int:
+    """The FLOPs of one step.
+
+    Arguments:
+        shape: The architecture, and its tokens.
+        arm: The method.
+        negatives: Tokens of the negative prompt without padding; a method that pads takes as many as the positive has.
+    """
+    method = arm.method
+    count = shape.positives if method.padding else negatives if method.guides_attention else 0
+    step = _joint if shape.family == "sd3" else _cross
+    passes = 2 if method.passes_negative_prompt else 1
+    return passes * step(shape, arm.name, count)
+
+
+def _joint(shape: Shape, name: str, negatives: int) -> int:
+    config, w, images = shape.config, shape.width, shape.images
+    text, patch = shape.positives + negatives, math.prod(shape.patch)
+    duals = sum(layer < shape.layers for layer in config.get("dual_attention_layers", ()))
+    around = images * w * patch * (config["in_channels"] + config["out_channels"]) + text * config["joint_attention_dim"] * w
+    around += w * (TIME_CHANNELS + config["pooled_projection_dim"] + 2 * w) + 2 * w * w
+    # A block: queries, keys, values, output and the feed-forward of 4 w, of either stream, with the modulation of its norms.
+    block = 12 * w * w * (images + text) + 12 * w * w
+    # The last block makes no text: neither output nor feed-forward, and two modulations of six.
+    last = -9 * w * w * text - 4 * w * w
+    dual = duals * (4 * w * w * images + 3 * w * w + 2 * w * images**2)
+    pairs = sum(_joint_pairs(name, images, shape.positives, negatives, n == shape.layers - 1) for n in range(shape.layers))
+    return 2 * (around + shape.layers * block + last + dual) + 4 * w * pairs
+
+
+def _joint_pairs(name: str, images: int, positives: int, negatives: int, last: bool) -> int:
+    """Pairs of query and key in one block: the stock call, what the method adds, and the negative's own rows."""
+    stock = images + positives
+    added = {
+        "nasa": images * (images + negatives),
+        "nag": images * (images + negatives),
+        "vsf": images * negatives,
+        "vsf-bias": images * negatives,
+        "vsf-masked": stock * negatives,
+    }
+    own = 0 if last else negatives * (images + negatives)
+    return stock * stock + added.get(name, 0) + own
+
+
+def _cross(shape: Shape, name: str, negatives: int) -> int:
+    config, w, images = shape.config, shape.width, shape.images
+    text, patch = shape.positives + negatives, math.prod(shape.patch)
+    around = images * w * patch * (config["in_channels"] + config["out_channels"])
+    around += w * (config["freq_dim"] + w + 6 * w) + text * w * (config["text_dim"] + w)
+    # A block: self-attention, the queries and output of cross attention, its keys and values, and the feed-forward.
+    block = 6 * w * w * images + 2 * w * w * text + 2 * w * config["ffn_dim"] * images
+    pairs = images * images + images * text
+    return 2 * (around + shape.layers * block) + 4 * w * shape.layers * pairs

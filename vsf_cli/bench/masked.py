@@ -1,0 +1,53 @@
+"""VSF as the paper evaluates it: one call over all keys, with a dense mask. For comparison alone."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from vsf_cli.methods import VSF, Context
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["MaskedVSF"]
+
+
+@dataclass(frozen=True)
+class MaskedVSF(VSF):
+    r"""VSF by a dense mask: the image and the positive prompt attend to [image, positive, flipped negative] in one call.
+
+    The mask is minus infinity where the positive prompt would see the flipped tokens, and :math:`-\beta` where the image does.
+    It is made once for a size and kept, as in the paper's code. A mask shuts out flash attention on a GPU. The negative's own
+    rows, which are few, see [image, negative] in a call of their own.
+
+    References:
+        | VSF (Guo & Du, 2025), sections 3.2-3.3
+        | https://arxiv.org/abs/2508.10931
+    """
+
+    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
+        import torch
+
+        from vsf_cli.attention import attention
+
+        images, stock = query.shape[2], context.stock.key.shape[2]
+        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
+        keys = context.stock.join(context.negative.flipped(self.alpha))
+        negatives = keys.key.shape[2] - stock
+        mask = _mask(rows.shape[2], images, stock, negatives, float(self.beta), query.dtype, query.device)
+        output = attention(rows, keys.key, keys.value, mask)
+        return output[:, :, :images], None if positive_query is None else output[:, :, images:]
+
+
+@lru_cache(maxsize=1)
+def _mask(
+    rows: int, images: int, stock: int, negatives: int, beta: float, dtype: "torch.dtype", device: "torch.device"
+) -> "Tensor":
+    """What is added to the logits, with shape (rows, stock + negatives)."""
+    import torch
+
+    mask = torch.zeros(rows, stock + negatives, dtype=dtype, device=device)
+    mask[:images, stock:] = -beta
+    mask[images:, stock:] = -torch.inf
+    return mask

@@ -1,0 +1,138 @@
+"""A transformer with random weights, random inputs for it, and the methods that can be run on it."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vsf_cli.bench.arms import Arm
+from vsf_cli.bench.shapes import Shape
+from vsf_cli.errors import OutOfMemory
+from vsf_cli.families import FAMILIES, Encoded, Guidance
+from vsf_cli.patch import patched
+
+__all__ = ["RandomModel", "build", "prepared"]
+
+
+@dataclass(frozen=True)
+class RandomModel:
+    """A transformer and what one call of it takes.
+
+    Arguments:
+        shape: Its architecture.
+        transformer: The model.
+        inputs: The arguments of its `forward`, for one picture or clip.
+        negative: Embeddings of the negative prompt without padding, with shape (1, N, width of text).
+        padded: Those of a negative prompt with padding, with shape (1, P, width of text).
+    """
+
+    shape: Shape
+    transformer: Any
+    inputs: dict[str, Tensor]
+    negative: Tensor
+    padded: Tensor
+
+
+def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int, seed: int = 0) -> RandomModel:
+    """Builds a transformer with random weights, and random inputs.
+
+    Arguments:
+        shape: The architecture.
+        dtype: That of weights and inputs; what the model keeps in float32 stays in it.
+        device: Where it runs.
+        negatives: Tokens of the negative prompt without padding.
+        seed: Of weights and inputs.
+
+    Raises:
+        OutOfMemory: If the weights do not fit.
+    """
+    import diffusers
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        transformer = getattr(diffusers, shape.config["_class_name"]).from_config(shape.built)
+    _check_memory(shape, transformer, dtype, device)
+    generator = torch.Generator("cpu" if device.type == "meta" else device).manual_seed(seed)
+    _fill(transformer, dtype, device, generator)
+    transformer.to(device).eval().requires_grad_(False)
+
+    def normal(*sides: int) -> Tensor:
+        return torch.randn(sides, dtype=dtype, device=device, generator=generator)
+
+    inputs = {
+        "hidden_states": normal(1, shape.config["in_channels"], *shape.latent),
+        "timestep": torch.tensor([500.0], device=device),
+        "encoder_hidden_states": normal(1, shape.positives, shape.text_width),
+    }
+    if shape.family == "sd3":
+        inputs["pooled_projections"] = normal(1, shape.config["pooled_projection_dim"])
+    negative, padded = normal(1, negatives, shape.text_width), normal(1, shape.positives, shape.text_width)
+    return RandomModel(shape, transformer, inputs, negative, padded)
+
+
+def _check_memory(shape: Shape, transformer: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    needed = sum(parameter.numel() for parameter in transformer.parameters()) * dtype.itemsize
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    elif device.type == "cpu":
+        import psutil
+
+        free = psutil.virtual_memory().available
+    else:
+        return
+    if needed > free:
+        raise OutOfMemory(
+            f"{shape.layers} layers of {shape.model} need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free:"
+            " pass fewer --layers"
+        )
+
+
+def _fill(transformer: Any, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
+    """Gives each parameter memory: matrices such that the size of what they are given stays, norms 1 and biases 0."""
+    wide = tuple(getattr(transformer, "_keep_in_fp32_modules", None) or ())
+    for path, module in transformer.named_modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            own = torch.float32 if any(part in f"{path}.{name}".split(".") for part in wide) else dtype
+            values = torch.empty(parameter.shape, dtype=own, device=device)
+            if parameter.ndim > 1:
+                values.normal_(0, math.prod(parameter.shape[1:]) ** -0.5, generator=generator)
+            else:
+                values.fill_(1.0 if name == "weight" else 0.0)
+            module._parameters[name] = nn.Parameter(values, requires_grad=False)
+    for module in transformer.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in module._non_persistent_buffers_set:
+                module._buffers[name] = buffer.to(dtype if buffer.is_floating_point() else buffer.dtype)
+
+
+@contextmanager
+def prepared(model: RandomModel, arm: Arm) -> Iterator[Callable[[], Tensor]]:
+    """A `with` in which the model is guided by a method; gives what makes one step of it."""
+    method, pipe = arm.method, SimpleNamespace(transformer=model.transformer, transformer_2=None)
+
+    @torch.no_grad()
+    def step() -> Tensor:
+        output: Tensor = model.transformer(**inputs, return_dict=False)[0]
+        for _ in range(calls - 1):
+            output = model.transformer(**inputs, return_dict=False)[0]
+        return output
+
+    # diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, those of Wan one behind the other.
+    together = method.passes_negative_prompt and model.shape.family == "sd3"
+    calls = 2 if method.passes_negative_prompt and not together else 1
+    inputs = {name: torch.cat([tensor] * 2) if together else tensor for name, tensor in model.inputs.items()}
+    if not method.guides_attention:
+        yield step
+        return
+    family, guidance = FAMILIES[model.shape.family], Guidance(method)
+    embeddings = model.padded if method.padding else model.negative
+    encoded = Encoded(embeddings, (embeddings.shape[1],))
+    with patched(family.processors(pipe, guidance)), family.appending(pipe, guidance, encoded):
+        yield step

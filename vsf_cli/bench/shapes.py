@@ -1,0 +1,144 @@
+"""The real architecture of a preset's transformer, with random weights, so that time and memory need no download.
+
+The configurations of public models ship with the package; those of the embedded models and of folders are read from their own.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.errors import RequestError
+from vsf_cli.pipelines import source_of
+
+__all__ = ["Shape", "shape_of"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An architecture, and the size of what it is run on.
+
+    Arguments:
+        model: The model whose architecture it is.
+        family: A key of `vsf_cli.families.FAMILIES`.
+        config: The transformer's configuration, at full depth.
+        latent: The sides of the latents: rows and columns, of a clip behind its frames.
+        positives: Tokens of the positive prompt, padding included.
+        layers: The blocks that are built.
+    """
+
+    model: str
+    family: str
+    config: Mapping[str, Any]
+    latent: tuple[int, ...]
+    positives: int
+    layers: int
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """The sides of what one token covers."""
+        side = self.config["patch_size"]
+        return (side,) * len(self.latent) if isinstance(side, int) else tuple(side)
+
+    @property
+    def images(self) -> int:
+        """Tokens of the picture or clip."""
+        return math.prod(side // part for side, part in zip(self.latent, self.patch, strict=True))
+
+    @property
+    def width(self) -> int:
+        """The length of a token: heads times head dimension."""
+        return int(self.config["num_attention_heads"] * self.config["attention_head_dim"])
+
+    @property
+    def depth(self) -> int:
+        """The blocks of the real model."""
+        return int(self.config["num_layers"])
+
+    @property
+    def text_width(self) -> int:
+        """The length of a token of text, as the text encoders give it."""
+        return int(self.config["joint_attention_dim" if self.family == "sd3" else "text_dim"])
+
+    @property
+    def built(self) -> dict[str, Any]:
+        """The configuration of what is built: the real one but for its depth, and positions that the input has not."""
+        config = {**self.config, "num_layers": self.layers}
+        if "pos_embed_max_size" in config:
+            config["pos_embed_max_size"] = max(self.latent) // config["patch_size"]
+        if dual := self.config.get("dual_attention_layers"):
+            config["dual_attention_layers"] = tuple(layer for layer in dual if layer < self.layers)
+        return config
+
+    def __str__(self) -> str:
+        depth = f"{self.layers} layers" if self.layers == self.depth else f"{self.layers} of {self.depth} layers"
+        return f"{self.model}, {depth}, width {self.width}, {self.images} + {self.positives} tokens"
+
+
+def shape_of(
+    model: str, family: str, size: tuple[int, int], frames: int | None, max_sequence_length: int, layers: int | None = None
+) -> Shape:
+    """The shape of a model's transformer.
+
+    Arguments:
+        model: `builtin:NAME`, a hub id, or a folder.
+        family: Its family.
+        size: Width and height in pixels.
+        frames: The frames of a clip; None for a picture.
+        max_sequence_length: Tokens of the T5.
+        layers: The blocks to build; None builds all.
+
+    Raises:
+        ModelError: If a folder is meant that does not exist.
+        RequestError: If nothing is known of the model's configuration, or a number does not fit it.
+    """
+    known = _configuration(model)
+    config, scale = known["transformer"], known["vae_scale"]
+    depth = config["num_layers"]
+    if layers is not None and not 1 <= layers <= depth:
+        raise RequestError(f"--layers is {layers}, but {model} has {depth}: give 1 to {depth}")
+    width, height = size
+    step = scale * (config["patch_size"] if isinstance(config["patch_size"], int) else config["patch_size"][-1])
+    if width % step or height % step:
+        raise RequestError(f"--size is {width}x{height}, but must be two multiples of {step}")
+    latent: tuple[int, ...] = (height // scale, width // scale)
+    if frames is not None:
+        latent = ((frames - 1) // known["vae_scale_temporal"] + 1, *latent)
+    elif max(latent) // config["patch_size"] > config["pos_embed_max_size"]:
+        raise RequestError(f"--size is {width}x{height}, but {model} knows {config['pos_embed_max_size'] * step} pixels a side")
+    return Shape(model, family, config, latent, known.get("clip_tokens", 0) + max_sequence_length, layers or depth)
+
+
+def _configuration(model: str) -> Mapping[str, Any]:
+    """What decides a model's shape: its transformer's configuration, its autoencoder's scales, and CLIP's tokens."""
+    folder = source_of(model).folder
+    if folder is not None:
+        return _of_folder(folder, model)
+    shipped = resources.files("vsf_cli") / "bench" / "configs"
+    path = shipped / f"{model.replace('/', '--')}.json"
+    if not path.is_file():
+        names = sorted(entry.name.removesuffix(".json").replace("--", "/") for entry in shipped.iterdir())
+        raise RequestError(
+            f"the configuration of '{model}' does not ship with vsf: give a folder, or one of {', '.join(names)}"
+        )
+    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return found
+
+
+def _of_folder(folder: Path, model: str) -> dict[str, Any]:
+    def read(place: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((folder / place).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            raise RequestError(f"{place} of '{model}' cannot be read: {error}") from error
+        return found
+
+    vae = read("vae/config.json")
+    known = {"transformer": read("transformer/config.json"), "vae_scale_temporal": vae.get("scale_factor_temporal", 4)}
+    known["vae_scale"] = vae.get("scale_factor_spatial") or 2 ** (len(vae["block_out_channels"]) - 1)
+    if "joint_attention_dim" in known["transformer"]:
+        known["clip_tokens"] = read("tokenizer/tokenizer_config.json")["model_max_length"]
+    return known

@@ -318,6 +318,7 @@ LISTED = "import sys; from vsf_cli.cli import app\ntry: app()\nfinally: print('t
     [
         ["--help"],
         ["image", "--help"],
+        ["bench", "--help"],
         ["presets", "list"],
         ["presets", "show", "tiny-sd3"],
         [*BIKE, "--dry-run"],

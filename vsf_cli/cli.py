@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from vsf_cli import __version__
+from vsf_cli.bench.cli import bench
 from vsf_cli.boundary import bounded
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.cli import app as evaluation
@@ -26,6 +27,7 @@ app = typer.Typer(
 presets = typer.Typer(help="List presets, show their values, and choose one.", no_args_is_help=True)
 app.add_typer(presets, name="presets")
 app.add_typer(evaluation, name="eval")
+app.command()(bench)
 
 
 def read_prompt(prompt: str) -> str:

@@ -21,6 +21,7 @@ __all__ = [
     "Runtime",
     "Source",
     "check_dtype",
+    "device_named",
     "identify",
     "is_here",
     "load",
@@ -209,7 +210,7 @@ def load(
     import torch
     from diffusers import DiffusionPipeline
 
-    device = _device(runtime.device)
+    device = device_named(runtime.device)
     with translated(model, runtime.offline):
         _check_class(source, revision, runtime.offline)
         pipe = DiffusionPipeline.from_pretrained(
@@ -239,7 +240,12 @@ def _set_scheduler(pipe: Any, name: str | None, flow_shift: float | None) -> Non
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **shift)
 
 
-def _device(name: str) -> Any:
+def device_named(name: str) -> Any:
+    """A device of torch by its name, "auto" being the accelerator that is here, or else the CPU.
+
+    Raises:
+        RequestError: If this machine does not have it.
+    """
     import torch
 
     if name == "auto":

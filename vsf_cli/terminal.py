@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from vsf_cli.generate import Progress as Callback
 
@@ -53,6 +54,18 @@ class Talk:
     def data(text: str) -> None:
         """Writes a line of data to stdout."""
         print(text, flush=True)
+
+    @staticmethod
+    def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table to stdout, as wide as it needs to be."""
+        table = Table(box=None, pad_edge=False)
+        for head in heads:
+            table.add_column(escape(head), no_wrap=True)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console, unlimited = Console(highlight=False), 1000
+        console.width = max(console.width, Console(width=unlimited).measure(table).maximum)
+        console.print(table)
 
     @contextmanager
     def progress(self, *whats: str) -> Iterator[Sequence[Callback | None]]:

@@ -16,7 +16,7 @@ ARMS = {
     "nag": "NAG",
     "vsf": "VSF",
     "vsf-bias": "VSF with bias",
-    "vsf-masked": "VSF masked, the paper's form",
+    "vsf-masked": "VSF masked",
     "cfg": "CFG",
 }
 """The names, and how a table has them."""

@@ -1,0 +1,152 @@
+"""The table of a benchmark, its JSON and its chart: all from the same plain values, so that files can be drawn again later."""
+
+import io
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from vsf_cli.bench.arms import BASELINE
+from vsf_cli.bench.measure import Row
+from vsf_cli.bench.timing import ratios, spread
+from vsf_cli.metadata import versions
+
+__all__ = ["chart", "columns", "machine", "markdown", "reported"]
+
+SCHEMA = 1
+
+COLUMNS = {
+    "step": "s/step",
+    "times": "x none (quartiles)",
+    "total": "s in all",
+    "text": "text s",
+    "vae": "VAE s",
+    "writing": "write s",
+    "flops": "GFLOP/step",
+    "flops_times": "x none",
+    "calls": "attentions",
+    "tensors": "tensors MB (x none)",
+    "memory": "peak MB",
+    "tokens": "negative",
+}
+"""The columns, and their heads; "negative" are its tokens."""
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What times depend on, and nothing that names the machine."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    facts = {"system": platform.system(), "device": device.type, "name": name, "threads": torch.get_num_threads()}
+    return {**facts, "cores": os.cpu_count()}
+
+
+def reported(rows: Sequence[Row], conditions: Mapping[str, Any]) -> dict[str, Any]:
+    """The results as plain values.
+
+    Arguments:
+        rows: The methods, the baseline among them.
+        conditions: What was measured, and where.
+    """
+    baseline = next(row for row in rows if row.arm.name == BASELINE)
+    now = datetime.now(UTC).strftime("%Y-%m-%d")
+    head = {"schema": SCHEMA, "date": now, "versions": dict(versions()), **conditions}
+    return {**head, "methods": [_reported(row, baseline) for row in rows]}
+
+
+def _reported(row: Row, baseline: Row) -> dict[str, Any]:
+    stages = list(row.samples[0]) if row.samples else []
+    compared = [stage for stage in ("step", "total", "cpu") if stage in stages]
+    parameters = {name: value for name, value in row.arm.method.parameters.items() if isinstance(value, (int, float))}
+    return {
+        "name": row.arm.name,
+        "label": row.arm.label,
+        "parameters": {name: value for name, value in parameters.items() if value != float("inf")},
+        "tokens": row.tokens,
+        "seconds": {stage: spread([sample[stage] for sample in row.samples]).to_json() for stage in stages},
+        "times": {stage: ratios(row.samples, baseline.samples, stage).to_json() for stage in compared},
+        "flops": row.costs.flops,
+        "flops_analytic": row.analytic,
+        "flops_times": row.costs.flops / baseline.costs.flops,
+        "attention_calls": row.costs.attention_calls,
+        "tensor_bytes": row.costs.peak_bytes,
+        "tensor_times": row.costs.peak_bytes / baseline.costs.peak_bytes,
+        "peak_bytes": row.memory,
+    }
+
+
+def columns(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The heads and the cells of the table; columns of which nothing is known are left out."""
+    cells = [_cells(row) for row in report["methods"]]
+    shown = [name for name in COLUMNS if any(name in row for row in cells)]
+    lines = [[row["label"], *(cells[n].get(name, "") for name in shown)] for n, row in enumerate(report["methods"])]
+    return ["method", *(COLUMNS[name] for name in shown)], lines
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    found = {name: _seconds(row["seconds"][name]["median"]) for name in COLUMNS if name in row["seconds"]}
+    if "step" in row["times"]:
+        times = row["times"]["step"]
+        found["times"] = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
+    if row["peak_bytes"] is not None:
+        found["memory"] = f"{row['peak_bytes'] / 1e6:.0f}"
+    return {
+        **found,
+        "flops": f"{row['flops'] / 1e9:.4g}" if row["flops"] < 1e12 else f"{row['flops'] / 1e9:.0f}",
+        "flops_times": f"{row['flops_times']:.4f}",
+        "calls": str(row["attention_calls"]),
+        "tensors": f"{row['tensor_bytes'] / 1e6:.1f} ({row['tensor_times']:.3f})",
+        "tokens": str(row["tokens"]),
+    }
+
+
+def _seconds(number: float) -> str:
+    return f"{number:.4f}" if number < 1 else f"{number:.2f}"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The table as Markdown, under a line with its conditions."""
+    heads, lines = columns(report)
+    rows = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
+    return "\n".join([told(report), "", *rows, ""])
+
+
+def told(report: Mapping[str, Any]) -> str:
+    """The conditions on one line."""
+    where = report["machine"]
+    settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
+    known = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    place = f"{where['system']} {where['name']}, {where['device']}, {where['threads']} threads"
+    return f"{report['shape']}; {settings}. {place}; {known}; {report['date']}."
+
+
+def chart(report: Mapping[str, Any]) -> bytes:
+    """Bars of each method's time over the baseline's, with quartiles, and a mark for its FLOPs, as the bytes of a PNG."""
+    rows = [row for row in report["methods"] if row["name"] != BASELINE]
+    figure = Figure(figsize=(7, 1.3 + 0.42 * len(rows)), layout="constrained", dpi=150)
+    axes, places = figure.subplots(), list(range(len(rows)))
+    times = [row["times"]["step"] for row in rows if "step" in row["times"]]
+    if times:
+        medians = [time["median"] for time in times]
+        errors = [[t["median"] - t["low"] for t in times], [t["high"] - t["median"] for t in times]]
+        axes.barh(
+            places, medians, xerr=errors, color="#4c72b0", height=0.6, ecolor="#222222", capsize=3, label="time, quartiles"
+        )
+    flops = [row["flops_times"] for row in rows]
+    axes.plot(flops, places, "D", color="#dd8452", markersize=6, markeredgecolor="white", label="FLOPs")
+    axes.axvline(1, color="#222222", linewidth=0.8, linestyle="--")
+    furthest = max([*flops, *(time["high"] for time in times)], default=1.0)
+    for place, row in zip(places, rows, strict=True):
+        number = row["times"]["step"]["median"] if times else row["flops_times"]
+        axes.text(furthest * 1.04, place, f"{number:.3f}", va="center", fontsize=8)
+    axes.set(yticks=places, yticklabels=[row["label"] for row in rows], xlabel="times a step without guidance")
+    axes.set_xlim(0, furthest * 1.14)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(report["shape"], fontsize=9)
+    figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()

@@ -21,9 +21,8 @@ from vsf_cli.terminal import Talk
 
 SD35, WAN = "stabilityai/stable-diffusion-3.5-large-turbo", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
-NOTHING: dict[str, Any] = dict.fromkeys(
-    ("preset", "model", "layers", "negative_tokens", "steps", "size", "frames", "dtype", "offload", "offline", "output", "plot")
-)
+NAMES = "preset model layers negative_tokens steps size compile frames dtype offload offline output plot"
+NOTHING: dict[str, Any] = dict.fromkeys(NAMES.split())
 ASKED = {**NOTHING, "method": "none,vsf-bias,cfg", "random_weights": False, "count": False, "rounds": 2, "device": "cpu"}
 
 

@@ -13,6 +13,7 @@ RANKS = {
     "attention": 1,
     "hub": 1,
     "patch": 1,
+    "compiling": 1,
     "ranges": 1,
     "text_cache": 2,
     "methods": 2.5,

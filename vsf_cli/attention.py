@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["attention", "attention_with_lse", "available_paths", "masked_attention_with_lse", "merged"]
+__all__ = ["attention", "attention_with_lse", "available_paths", "masked_attention_with_lse", "merged", "scalar"]
 
 FALLBACK_QUERIES = 1024
 """Queries whose logits the fallback holds at once: it bounds its memory."""
@@ -97,6 +97,11 @@ def merged(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad or share.requires_grad):
         return torch.lerp(first, second, weight)
     return first.lerp_(second, weight)
+
+
+def scalar(value: float, device: torch.device) -> Tensor:
+    """A number as a tensor without axes, in the widest dtype of the device: it changes no other tensor's dtype."""
+    return torch.tensor(value, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
 def available_paths() -> dict[str, bool]:

@@ -169,6 +169,8 @@ def made_ready(plan: Plan, talk: Talk) -> Any:
     if download := plan.download():
         talk.say(download)
     quiet_libraries(talk.verbose)
+    if plan.runtime.compile:
+        talk.say("--compile: the first steps of a size take up to minutes, the others less than without")
     with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
         return plan.load()
 

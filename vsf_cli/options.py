@@ -144,6 +144,9 @@ def making(
     compare: Annotated[
         str | None, typer.Option("--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.")
     ] = None,
+    compile: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the model: slow at first, then faster.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and stop.")] = False,
 ) -> None:
     """How many, and where they go."""

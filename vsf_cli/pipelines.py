@@ -46,6 +46,7 @@ class Runtime:
         offload: One of "auto", "none", "model", "group", "sequential", by falling need of memory.
         offline: Whether the network may not be used.
         cache_text: Whether the keys and values of the text are computed once for all steps.
+        compile: Whether the blocks of the transformer are compiled.
 
     Raises:
         RequestError: If a value is not known.
@@ -55,6 +56,7 @@ class Runtime:
     offload: str = "auto"
     offline: bool = False
     cache_text: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.offload not in OFFLOADS:
@@ -227,6 +229,12 @@ def load(
     if parsed:
         pipe.set_adapters([f"vsf_{number}" for number in range(len(parsed))], [lora.scale for lora in parsed])
     _place(pipe, device, runtime.offload)
+    if runtime.compile:
+        from vsf_cli.compiling import compile_blocks
+
+        for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
+            if transformer is not None:
+                compile_blocks(transformer, device)
     return pipe
 
 

@@ -88,7 +88,8 @@ def plan(
 
 def runtime_of(settings: Settings) -> Runtime:
     """Where and how the model runs."""
-    return Runtime(settings["device"], settings["offload"], bool(settings["offline"]), bool(settings["cache_text"]))
+    machine = (bool(settings[name]) for name in ("offline", "cache_text", "compile"))
+    return Runtime(settings["device"], settings["offload"], *machine)
 
 
 def request_of(

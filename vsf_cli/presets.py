@@ -152,6 +152,7 @@ SETTINGS: Mapping[str, type] = MappingProxyType(
         "drop_frames": int,
         "crf": int,
         "cache_text": bool,
+        "compile": bool,
         "method": str,
         **{name: METHODS[method].kinds()[parameter] for name, (method, parameter) in parameters_by_setting().items()},
     }

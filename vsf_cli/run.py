@@ -11,6 +11,7 @@ from typing import Any
 
 from vsf_cli.attn_map import Watched, folder_beside, watch, write
 from vsf_cli.clip_files import encode_clip
+from vsf_cli.compiling import compiled_blocks
 from vsf_cli.errors import MediaError, OutOfMemory
 from vsf_cli.generate import Progress, Request, Result, generate
 from vsf_cli.maps import EVERYTHING, Selection
@@ -196,9 +197,12 @@ def load_for(request: Request, runtime: Runtime) -> Any:
 
 def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
     """The JSON of a picture's or clip's file, by what was asked and done."""
+    # Other kernels round otherwise, so that a picture may differ in its last bits.
+    compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     return describe(
         result.request.to_json(),
         **facts,
+        **compiled,
         size=result.image.size,
         applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens},
         device=str(pipe._execution_device.type),

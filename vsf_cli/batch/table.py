@@ -35,7 +35,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "name": ("id", "file_name", "filename", "output"),
 }
 """The columns with other names in the wild, and those names."""
-NOT_OF_A_PICTURE = {"device", "offload", "offline", "output", "exists", "format", "crf", "cache_text", "video_preset"}
+_MACHINE = {"device", "offload", "offline", "cache_text", "compile"}
+NOT_OF_A_PICTURE = {*_MACHINE, "output", "exists", "format", "crf", "video_preset"}
 LARGEST_CELL = 100_000
 LARGEST_TABLE = 200_000_000
 LONGEST_NAME = 200

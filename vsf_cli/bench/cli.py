@@ -29,6 +29,7 @@ def bench(
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
     device: Annotated[str | None, typer.Option("-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...")] = None,
     offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the blocks first, with every method.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
     output: Annotated[str | None, typer.Option("-o", "--output", help="A file for the results as JSON.")] = None,
     plot: Annotated[str | None, typer.Option("--plot", help="A PNG with bars of the times.")] = None,
@@ -44,7 +45,7 @@ def bench(
     asked: dict[str, Any] = {"preset": preset, "model": model, "method": method, "random_weights": random_weights}
     asked |= {"count": count, "layers": layers, "negative_tokens": negative_tokens, "rounds": rounds, "steps": steps}
     asked |= {"size": size, "frames": frames, "dtype": dtype, "device": device, "offload": offload}
-    asked |= {"offline": offline or None, "output": output, "plot": plot, "as_json": as_json}
+    asked |= {"compile": compile or None, "offline": offline or None, "output": output, "plot": plot, "as_json": as_json}
     try:
         parse_size(size) if size else None
     except ValueError as error:

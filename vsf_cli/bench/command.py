@@ -62,17 +62,21 @@ def _of_shape(settings: Settings, request: Request, arms: list[Arm], asked: Mapp
     from vsf_cli.bench.measure import count, measure_random
     from vsf_cli.bench.random_model import build
     from vsf_cli.bench.report import machine, reported
+    from vsf_cli.compiling import compile_blocks
     from vsf_cli.pipelines import device_named
 
     dtype, negatives = getattr(torch, request.dtype), asked["negative_tokens"] or 8
     device = torch.device("meta") if asked["count"] else device_named(settings["device"])
     model = None if asked["count"] else build(shape, dtype, device, negatives)
+    if model is not None and asked["compile"]:
+        compile_blocks(model.transformer, device)
     with talk.progress("counting", "runs") as (counting, running):
         rows = count(shape, arms, dtype, negatives, counting)
         if model is not None:
             rows = measure_random(model, rows, device, asked["rounds"], running)
     rounds = None if asked["count"] else asked["rounds"]
     told = {"weights": "random", "dtype": request.dtype, "negative tokens": negatives, "rounds": rounds}
+    told["compiled"] = asked["compile"]
     return reported(rows, {"machine": machine(device), "shape": str(shape), "settings": told})
 
 
@@ -97,6 +101,7 @@ def _of_pipeline(settings: Settings, request: Request, arms: list[Arm], asked: M
         rows = count(shape, arms, pipe.transformer.dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, asked["rounds"], running)
     told = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": asked["rounds"]}
+    told["compiled"] = asked["compile"]
     return reported(rows, {"machine": machine(pipe._execution_device), "shape": str(shape), "settings": told})
 
 

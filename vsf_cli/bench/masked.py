@@ -26,6 +26,10 @@ class MaskedVSF(VSF):
         | https://arxiv.org/abs/2508.10931
     """
 
+    def on(self, device: "torch.device") -> "MaskedVSF":
+        """As it is: the mask is kept by its numbers."""
+        return self
+
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
         import torch
 
@@ -35,7 +39,7 @@ class MaskedVSF(VSF):
         rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
         keys = context.stock.join(context.negative.flipped(self.alpha))
         negatives = keys.key.shape[2] - stock
-        mask = _mask(rows.shape[2], images, stock, negatives, float(self.beta), query.dtype, query.device)
+        mask = _mask(rows.shape[2], images, stock, negatives, self.beta, query.dtype, query.device)
         output = attention(rows, keys.key, keys.value, mask)
         return output[:, :, :images], None if positive_query is None else output[:, :, images:]
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from vsf_cli.attention import scalar
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.maps import Token
 from vsf_cli.methods import Context, KeyValue, Method, Negative
@@ -56,14 +57,28 @@ class Encoded:
 
 
 class Guidance:
-    """What the processors of one model share while it is guided: the method, and how long this call's negative is."""
+    """What the processors of one model share while it is guided: the method, and where this call's negative stands.
+
+    Compiled code knows plain numbers by their value, and is compiled anew for another. So what changes from prompt to prompt,
+    or from step to step, is a tensor, or follows from a tensor's shape.
+
+    Attributes:
+        method: The method.
+        positives: How many tokens stand before the negative prompts; None in a call that is not guided.
+        tokens: How many tokens the longest negative prompt has.
+        lengths: How many of them are real in each row; None means all of them.
+        weights: The weight of each token; None means 1 for all of them.
+        progress: How much of the steps is done as this one begins.
+    """
 
     def __init__(self, method: Method) -> None:
         self.method = method
+        self.positives: int | None = None
         self.tokens = 0
         self.lengths: Tensor | None = None
         self.weights: Tensor | None = None
-        self.progress = 0.0
+        self.progress: Any = 0.0
+        self._device: torch.device | None = None
 
     def context(self, stock: KeyValue, images: int, negative: KeyValue, block: int) -> Context:
         """What the queries of a block can attend to.
@@ -79,14 +94,26 @@ class Guidance:
 
     def rest(self) -> None:
         """Takes note that the forward call that begins is not guided: it has no negative prompt."""
-        self.tokens = 0
+        self.positives = None
 
-    def begin(self, negative: Encoded, device: torch.device) -> None:
-        """Takes note of the negative prompts of the forward call that begins."""
+    def begin(self, negative: Encoded, text: Tensor, progress: float) -> None:
+        """Takes note of the negative prompts of the forward call that begins.
+
+        Arguments:
+            negative: The negative prompts.
+            text: The positive prompts, with shape (B, P, width).
+            progress: How much of the steps is done.
+        """
+        device = text.device
+        if self._device != device:
+            self.method, self._device = self.method.on(device), device
+        self.progress = scalar(progress, device)
         self.tokens = max(negative.lengths)
         equal = all(length == self.tokens for length in negative.lengths)
         self.lengths = None if equal else torch.tensor(negative.lengths, device=device)
         self.weights = None if negative.weights is None else negative.weights.to(device)
+        # Copies but the last count as part of the positive prompt.
+        self.positives = text.shape[1] + (self.method.copies - 1) * self.tokens
 
 
 def progress(pipe: Any, timestep: Tensor) -> float:
@@ -182,17 +209,18 @@ def appended(
                 f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
                 " CFG: pass guidance_scale=0, or another method"
             )
+        done = 0.0
         if guidance.method.follows_progress:
             # Of image to video, the timestep of what is given is 0.
             timestep = args[timestep_place] if len(args) > timestep_place else kwargs["timestep"]
-            guidance.progress = progress(pipe, timestep)
-            if not guidance.method.acts_at(guidance.progress):
+            done = progress(pipe, timestep)
+            if not guidance.method.acts_at(done):
                 guidance.rest()
                 return args, kwargs
         positional = len(args) > place
         text: Tensor = args[place] if positional else kwargs["encoder_hidden_states"]
         negative = encoded.expand(len(text))
-        guidance.begin(negative, text.device)
+        guidance.begin(negative, text, done)
         copies = guidance.method.copies
         if copies > 1 and guidance.lengths is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")

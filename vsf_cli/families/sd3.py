@@ -188,11 +188,11 @@ class _JointProcessor:
         **kwargs: Any,
     ) -> Any:
         guidance = self.guidance
-        if encoder_hidden_states is None or guidance.tokens == 0:
+        if encoder_hidden_states is None or guidance.positives is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
         images = hidden_states.shape[1]
-        positives = encoder_hidden_states.shape[1] - guidance.tokens
+        positives = guidance.positives
 
         image_query, image = project_image(attn, hidden_states)
         text_query, text = project_text(attn, encoder_hidden_states)

@@ -180,12 +180,14 @@ class _CrossProcessor:
         **kwargs: Any,
     ) -> Tensor:
         guidance = self.guidance
-        if encoder_hidden_states is None or guidance.tokens == 0:
+        if encoder_hidden_states is None or guidance.positives is None:
             return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
 
-        # The text's end is cut off by its own length: of image to video, the image's tokens stand before all text.
-        end = encoder_hidden_states.shape[1] - guidance.tokens
-        start = end - TEXT_LENGTH if attn.add_k_proj is not None else 0
+        start, end = 0, guidance.positives
+        if attn.add_k_proj is not None:
+            # Of image to video, the image's tokens stand before all text.
+            end = encoder_hidden_states.shape[1] - guidance.tokens
+            start = end - TEXT_LENGTH
         if start < 0:
             raise PatchError(f"image to video needs text of {TEXT_LENGTH} tokens: pass max_sequence_length={TEXT_LENGTH}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vsf_cli.errors import RequestError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from vsf_cli.methods.tokens import Context
@@ -87,6 +88,10 @@ class Method(ABC):
     def follows_progress(self) -> bool:
         """Whether what it does depends on the step."""
         return self.start > 0 or self.stop < 1
+
+    def on(self, device: "torch.device") -> "Method":
+        """The same method for a device, with numbers that compiled code need not be compiled anew for."""
+        return self
 
     @property
     def last_block(self) -> int:

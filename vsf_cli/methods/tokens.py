@@ -86,7 +86,7 @@ class Context:
     stock: KeyValue
     images: int
     negative: Negative
-    progress: float = 0.0
+    progress: "float | Tensor" = 0.0
     block: int = 1
 
     @property

@@ -1,5 +1,6 @@
 """Value sign flip."""
 
+import copy
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from vsf_cli.methods.tokens import KeyValue
 from vsf_cli.values import parse_numbers
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from vsf_cli.methods.tokens import Context
@@ -125,8 +127,19 @@ class VSF(Method):
     def follows_progress(self) -> bool:
         return super().follows_progress or self.slope != 0
 
-    def alpha_at(self, progress: float) -> float:
+    def on(self, device: "torch.device") -> "VSF":
+        """The same with its alpha and beta as tensors: a float would be part of what is compiled."""
+        from vsf_cli.attention import scalar
+
+        other = copy.copy(self)
+        for name in ("alpha", "beta"):
+            object.__setattr__(other, name, scalar(getattr(self, name), device))
+        return other
+
+    def alpha_at(self, progress: "float | Tensor") -> "float | Tensor":
         """The flip strength of a step, by how much of all steps is done as it begins."""
+        if self.slope == 0:
+            return self.alpha
         done = (progress - self.start) / (self.stop - self.start)
         return self.alpha * (1 + self.slope * (2 * done - 1))
 

@@ -1,0 +1,65 @@
+"""Compiles the blocks of a transformer, which are all alike, so that it takes seconds and not minutes.
+
+Guidance is compiled with them: neither another alpha nor another beta compiles anew, and another length of the prompts does
+once.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from vsf_cli.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+__all__ = ["compile_blocks", "compiled_blocks"]
+
+MOST_VARIANTS = 64
+"""How often a block may be compiled for other shapes before it runs as it is: each of the last block, an unguided step, ..."""
+
+
+def compile_blocks(transformer: Any, device: "torch.device", backend: str = "inductor") -> None:
+    """Lets the blocks of a transformer compile themselves when they are first called. For a model of one's own.
+
+    Arguments:
+        transformer: A transformer of a family that is supported.
+        device: Where it runs.
+        backend: The compiler, as `torch.compile` names it.
+
+    Raises:
+        RequestError: If the device's compiler is missing.
+    """
+    import torch
+
+    if backend == "inductor":
+        _check_compiler(device)
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
+    for block in _blocks(transformer):
+        block.compile(backend=backend)
+
+
+def compiled_blocks(pipe: Any) -> int:
+    """How many blocks of a pipeline's transformer are compiled."""
+    return sum(getattr(block, "_compiled_call_impl", None) is not None for block in _blocks(pipe.transformer))
+
+
+def _blocks(transformer: Any) -> "nn.ModuleList":
+    blocks: nn.ModuleList = transformer.transformer_blocks if hasattr(transformer, "transformer_blocks") else transformer.blocks
+    return blocks
+
+
+def _check_compiler(device: "torch.device") -> None:
+    """Refuses before the model runs what would fail in its first step."""
+    if device.type == "cpu":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise RequestError("--compile on the CPU needs a C++ compiler, which is not here: install g++ or clang") from error
+    elif device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        if not has_triton():
+            raise RequestError("--compile on CUDA needs Triton, which is not here: pip install triton, or leave --compile out")

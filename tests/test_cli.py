@@ -319,6 +319,7 @@ LISTED = "import sys; from vsf_cli.cli import app\ntry: app()\nfinally: print('t
         ["--help"],
         ["image", "--help"],
         ["bench", "--help"],
+        ["eval", "run", "--help"],
         ["presets", "list"],
         ["presets", "show", "tiny-sd3"],
         [*BIKE, "--dry-run"],
@@ -346,6 +347,13 @@ def test_info_of_a_picture_imports_no_torch() -> None:
     Image.new("RGB", (8, 8)).save("x.png")
     found = process("info", "x.png", code=LISTED)
     assert found.returncode == 1 and found.stderr.strip().endswith("False")
+
+
+def test_a_batch_that_is_only_planned_imports_no_torch() -> None:
+    Path("table.csv").write_text("prompt,negative,alpha\na red bike,wheels,1..3/3\n", "utf-8")
+    found = process("batch", "table.csv", "--dry-run", "--json", code=LISTED)
+    assert found.returncode == 0 and found.stderr.strip().endswith("False"), found.stderr
+    assert json.loads(found.stdout)["items"] == 3
 
 
 def test_doctor_reports_this_machine() -> None:

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["Processor", "hooked", "patched", "replaced_forward"]
 
 Processor = Any
 """An attention processor of diffusers: any object that `Attention` can call."""
 
-Hook = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+Hook = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def patched(processors: Mapping[Any, Processor]) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
+def hooked(module: "nn.Module", hook: Hook) -> Iterator[None]:
     """Lets a hook change the arguments of a module's `forward` for the length of a `with` block."""
     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
     try:
@@ -50,7 +51,7 @@ def hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
 
 
 @contextmanager
-def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def replaced_forward(module: "nn.Module", forward: Callable[..., Any]) -> Iterator[None]:
     """Calls another function instead of a module's `forward` for the length of a `with` block."""
     # Offloading gives the instance a `forward` of its own; else it is the class's.
     own = vars(module).get("forward")

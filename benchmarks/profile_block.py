@@ -1,0 +1,55 @@
+"""Where the time of a guided step goes, by PyTorch's profiler: python benchmarks/profile_block.py [--layers N] [--size WxH]
+
+Writes the operations that take most, for no guidance and for VSF, and what VSF adds, as Markdown to stdout.
+"""
+
+import argparse
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from vsf_cli.bench.arms import arms_named
+from vsf_cli.bench.random_model import RandomModel, build, prepared
+from vsf_cli.bench.shapes import shape_of
+from vsf_cli.methods import VSF
+from vsf_cli.presets import load_preset
+from vsf_cli.values import parse_size
+
+
+def seconds_by_operation(model: RandomModel, name: str, device: torch.device) -> dict[str, float]:
+    """The seconds of each operation in one step, its own and not those of what it calls."""
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    (arm,) = (arm for arm in arms_named("vsf-bias", VSF()) if arm.name == name)
+    with prepared(model, arm) as step:
+        step()
+        with profile(activities=activities) as found:
+            step()
+    own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    return {entry.key: getattr(entry, own) / 1e6 for entry in found.key_averages()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="sd3.5-large-turbo")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--size", type=parse_size)
+    parser.add_argument("--frames", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    asked = parser.parse_args()
+    preset, device = load_preset(asked.preset), torch.device(asked.device)
+    size, frames = asked.size or (preset.width, preset.height), asked.frames or preset.num_frames
+    shape = shape_of(preset.model, preset.family, size, frames, preset.max_sequence_length, asked.layers)
+    model = build(shape, getattr(torch, asked.dtype), device, 8)
+    none, vsf = (seconds_by_operation(model, name, device) for name in ("none", "vsf-bias"))
+    whole = sum(none.values())
+    print(f"{shape}; {asked.dtype}, {device.type}. A step takes {whole:.3f} s, with VSF {sum(vsf.values()):.3f} s.\n")
+    print("| operation | no guidance | VSF | added, of a step |\n|---|---|---|---|")
+    added = {name: vsf.get(name, 0) - none.get(name, 0) for name in {*none, *vsf}}
+    most = sorted(added, key=lambda name: -max(vsf.get(name, 0), none.get(name, 0)))[:15]
+    for name in sorted(most, key=lambda name: -added[name]):
+        print(f"| `{name}` | {none.get(name, 0):.4f} s | {vsf.get(name, 0):.4f} s | {added[name] / whole:+.2%} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Makes the results behind docs/performance.md: python benchmarks/run.py cpu-sd3.5-large, then python benchmarks/tables.py
+
+Each suite is one call of `vsf bench`, whose results go to benchmarks/results/NAME.json with the machine, the versions and the
+date, and whose chart goes to docs/images/bench-NAME.png. Times want a machine that does nothing else.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+SD35, WAN = ["--preset", "sd3.5-large-turbo"], ["--preset", "wan2.1-1.3b-causvid"]
+
+SUITES = {
+    "count-sd3.5-large": [*SD35, "--count"],
+    "count-wan-1.3b": [*WAN, "--count"],
+    "embedded": ["--preset", "tiny-sd3-turbo", "--rounds", "20"],
+    "cpu-sd3.5-large": [*SD35, "--random-weights", "--layers", "2", "--dtype", "float32", "--device", "cpu", "--rounds", "5"],
+    "cpu-wan-1.3b": [
+        *(*WAN, "--random-weights", "--layers", "2", "--frames", "9", "--dtype", "float32", "--device", "cpu"),
+        *("--rounds", "5"),
+    ],
+    "gpu-sd3.5-large": [*SD35, "--random-weights", "--device", "cuda", "--rounds", "10"],
+    "gpu-sd3.5-large-compiled": [*SD35, "--random-weights", "--device", "cuda", "--rounds", "10", "--compile"],
+    "gpu-wan-1.3b": [*WAN, "--random-weights", "--device", "cuda", "--rounds", "10"],
+    "gpu-wan-1.3b-compiled": [*WAN, "--random-weights", "--device", "cuda", "--rounds", "10", "--compile"],
+}
+"""The arguments of `vsf bench`, by name, in the order of the page."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", choices=list(SUITES), nargs="+")
+    parser.add_argument("--small", action="store_true", help="One layer of a small input, one round: tries the script.")
+    chosen = parser.parse_args()
+    for name in chosen.suite:
+        RESULTS.mkdir(exist_ok=True)
+        # Counts have no times, and so no bars worth a picture.
+        plot = (
+            [] if name.startswith("count") or chosen.small else ["--plot", str(ROOT / "docs" / "images" / f"bench-{name}.png")]
+        )
+        result = RESULTS / f"{name}{'-small' * chosen.small}.json"
+        arguments = [*SUITES[name], *(small(name) if chosen.small else []), "-o", str(result), *plot]
+        subprocess.run([sys.executable, "-m", "vsf_cli", "bench", *arguments], cwd=ROOT, check=True)
+
+
+def small(name: str) -> list[str]:
+    """What makes a suite take seconds, on any machine."""
+    if name == "embedded":
+        return ["--rounds", "1", "--steps", "2"]
+    size = ["--size", "128x128", *(["--frames", "5"] if "wan" in name else [])]
+    return [*size, "--layers", "1", *([] if name.startswith("count") else ["--rounds", "1", "--device", "auto"])]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""CPU seconds of commands that load no model, and the imports that take longest: python benchmarks/start_up.py
+
+Writes benchmarks/results/start-up.json, and the tables as Markdown to stdout. CPU seconds are the least of several runs.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = {
+    "--help": ["--help"],
+    "presets list": ["presets", "list"],
+    "info FILE": ["info", "picture.png"],
+    "batch TABLE --dry-run": ["batch", "table.csv", "--dry-run"],
+    "image PROMPT --dry-run": ["image", "a red bike", "--dry-run"],
+}
+MODULES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "vsf_cli.generate",
+    "typer",
+    "rich.console",
+    "pydantic",
+    "numpy",
+    "PIL.Image",
+)
+LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|\s*(\S+)")
+
+
+def run(arguments: list[str], folder: Path, *options: str) -> str:
+    command = [sys.executable, *options, "-m", "vsf_cli", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True).stderr
+
+
+def cpu_seconds(arguments: list[str], folder: Path, times: int = 5) -> float:
+    """The least CPU seconds of several runs, children included."""
+    found = []
+    for _ in range(times):
+        before = os.times()
+        run(arguments, folder)
+        after = os.times()
+        found.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    return round(min(found), 3)
+
+
+def imports(arguments: list[str], folder: Path) -> dict[str, float]:
+    """Seconds of the import of known modules, with all that they import, the largest first."""
+    told = run(arguments, folder, "-X", "importtime")
+    # A module within another one of the list is counted in both.
+    found = {name: int(total) / 1e6 for _, total, name in LINE.findall(told) if name in MODULES}
+    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "table.csv").write_text("prompt,negative\na red bike on a road,wheels\n", "utf-8")
+        make = ["image", "a red bike on a road", "--neg", "wheels", "--seed", "1", "--steps", "2", "-o"]
+        run([*make, "picture.png"], folder)
+        seconds = {told: cpu_seconds(arguments, folder) for told, arguments in COMMANDS.items()}
+        longest = imports([*make, "again.png"], folder)
+    facts = {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()}
+    report = {**facts, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "cpu_seconds": seconds, "image_imports": longest}
+    place = ROOT / "benchmarks" / "results" / "start-up.json"
+    place.parent.mkdir(exist_ok=True)
+    place.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    print("| command | CPU seconds |\n|---|---|")
+    print(*(f"| `vsf {told}` | {number:.2f} |" for told, number in seconds.items()), sep="\n")
+    print("\n| import in `vsf image` | seconds, with what it imports |\n|---|---|")
+    print(*(f"| {module} | {number:.2f} |" for module, number in longest.items()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -156,6 +156,15 @@ def test_a_model_that_does_not_fit_is_said_before_it_is_built(bench: Any, monkey
         bench(preset="sd3.5-large-turbo", random_weights=True, method="none")
 
 
+def test_running_out_of_memory_is_one_line(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> Any:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("vsf_cli.bench.measure.clock", fail)
+    with pytest.raises(OutOfMemory, match="pass fewer --layers"):
+        bench(random_weights=True, preset="tiny-sd3-turbo", method="none")
+
+
 def test_counting_calls_the_function_itself() -> None:
     calls = []
     weight = torch.ones(8, 8)

@@ -7,9 +7,11 @@ from typing import Any
 
 from vsf_cli.bench.arms import Arm, arms_named
 from vsf_cli.bench.shapes import Shape, shape_of
+from vsf_cli.commands import quiet_libraries, stay_offline
 from vsf_cli.errors import RequestError
 from vsf_cli.generate import Request
 from vsf_cli.media import check_writable, write_bytes
+from vsf_cli.pipelines import is_here
 from vsf_cli.planning import request_of, runtime_of
 from vsf_cli.presets import SETTINGS, Settings, load_preset
 from vsf_cli.run import advising, load_for
@@ -55,6 +57,7 @@ def _settings(asked: Mapping[str, Any]) -> Settings:
 def _of_shape(settings: Settings, request: Request, arms: list[Arm], asked: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
     shape = _shape(settings, request, asked["layers"])
     talk.say(str(shape))
+    quiet_libraries(talk.verbose)
     if shape.layers < shape.depth:
         talk.say(f"{shape.layers} of {shape.depth} layers are built: ratios hold for the blocks, seconds are not the model's")
     import torch
@@ -91,9 +94,13 @@ def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
 def _of_pipeline(settings: Settings, request: Request, arms: list[Arm], asked: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
     from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
     from vsf_cli.bench.report import machine, reported
-    from vsf_cli.commands import quiet_libraries
     from vsf_cli.families import family_of
 
+    if settings["offline"]:
+        stay_offline()
+    elif not is_here(request.model, request.revision):
+        size, license = settings.preset.download(request.model)
+        talk.say(f"downloading {size} of {request.model}; licence: {license}. --random-weights needs no download")
     quiet_libraries(talk.verbose)
     pipe = load_for(request, runtime_of(settings))
     shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))

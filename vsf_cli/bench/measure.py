@@ -16,6 +16,7 @@ from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.shapes import Shape
 from vsf_cli.bench.stages import timed_picture
 from vsf_cli.bench.timing import Progress, Sample, clock, interleaved
+from vsf_cli.errors import OutOfMemory
 from vsf_cli.families import family_of
 from vsf_cli.generate import Request
 
@@ -117,7 +118,10 @@ def _timed(
     progress: Progress | None,
 ) -> list[Row]:
     memories = _Memories(device)
-    samples = interleaved(runs, rounds, memories, progress)
+    try:
+        samples = interleaved(runs, rounds, memories, progress)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("out of memory: pass fewer --layers of --random-weights, or a smaller --size") from error
     return [
         Row(row.arm, row.tokens, row.costs, row.analytic, samples[row.arm.name], memories.found[row.arm.name]) for row in rows
     ]

@@ -11,6 +11,7 @@ RANKS = {
     "errors": 0,
     "": 0,
     "attention": 1,
+    "html": 1,
     "hub": 1,
     "patch": 1,
     "compiling": 1,

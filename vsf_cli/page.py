@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from vsf_cli.html import rendered
 from vsf_cli.maps import Maps
 from vsf_cli.plots import Frames, palette
 
@@ -93,9 +93,4 @@ def page(
         "unguided": [_picture(image, side) for image in unguided or ()],
         "estimates": [[_picture(image, side) for image in frames] for frames in estimates],
     }
-    environment = Environment(loader=PackageLoader("vsf_cli"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("maps.html.j2").render(
-        title=title,
-        facts=facts,
-        data=data,
-    )
+    return rendered("maps.html.j2", title=title, facts=facts, data=data)

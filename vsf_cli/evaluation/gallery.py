@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from vsf_cli.evaluation.runs import Run
+from vsf_cli.html import rendered
 
 __all__ = ["gallery"]
 
@@ -35,8 +34,6 @@ def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Seq
             "reason": one.reason,
         }
     ordered = sorted(lines.values(), key=lambda line: (line["record"].id, line["seed"]))
-    environment = Environment(loader=PackageLoader("vsf_cli"), autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     categories = sorted({line["record"].category for line in ordered} - {""})
-    return environment.get_template("comparison.html.j2").render(
-        title=f"{run.prompts.name}, {run.preset}", judge=judge, rows=rows, arms=arms, lines=ordered, categories=categories
-    )
+    told = {"judge": judge, "rows": rows, "arms": arms, "lines": ordered, "categories": categories}
+    return rendered("comparison.html.j2", title=f"{run.prompts.name}, {run.preset}", **told)

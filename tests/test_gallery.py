@@ -12,7 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import vsf_cli.batch.gallery as galleries
-from vsf_cli.batch.gallery import _axes, columns_of, gallery, write_gallery
+from vsf_cli.batch.facts import axes_of, columns_of
+from vsf_cli.batch.gallery import gallery, write_gallery
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.replacing import Replacement, replaced
 from vsf_cli.batch.table import Row, read_table
@@ -211,7 +212,7 @@ def test_thumbnails_are_made_once_unless_the_picture_changes(tmp_path: Path, mon
 def test_replaced_words_and_cells_with_ranges_are_axes() -> None:
     def axes(table: str, *words: str) -> list[str]:
         rows = replaced("a.csv", read_table(Path("a.csv"), table), [Replacement.parse(text) for text in words])
-        return list(_axes(*columns_of(items_of("a.csv", rows, {})[0], rows)[1:]).values())
+        return list(axes_of(*columns_of(items_of("a.csv", rows, {})[0], rows)[1:]).values())
 
     assert axes('prompt,alpha\na red bike,"1,2"\na red car,3\n') == ["alpha", "prompt", ""]
     assert axes("prompt\na red bike\na red car\n", "red=>blue,green") == ["red=>", "before --sr", ""]

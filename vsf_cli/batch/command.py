@@ -60,7 +60,7 @@ def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
         say_plan(batch, rows, talk, asked["as_json"])
     else:
         if asked["sheet"]:
-            check_sheets(len(batch.items))
+            check_sheets(batch.items, rows)
         carry_out(batch, rows, asked["most_failures"], talk, asked["as_json"], asked["sheet"])
 
 

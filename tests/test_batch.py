@@ -88,7 +88,9 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("prompt,negatve\na,b\n", "Did you mean 'negative'?"),
+        ("prompt,negatve\na,b\n", "line 1: the column 'negatve' is not known. Did you mean 'negative'?"),
+        ("\nprompt,negatve\na,b\n", "line 2: the column 'negatve'"),
+        ('{"prompt": "a"}\n{"promt": "b"}\n', "line 2: the column 'promt'"),
         ("promt\na\n", "Did you mean 'prompt'?"),
         ("prompt,text\na,b\n", "says the same as 'prompt'"),
         ("prompt,prompt\na,b\n", "more than once"),
@@ -104,7 +106,7 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
 )
 def test_a_table_that_is_not_legal(table: str, message: str) -> None:
     with pytest.raises(TableErrors, match="nothing was made") as found:
-        read_table(Path("a.csv"), table)
+        read_table(Path("a.jsonl" if table.startswith("{") else "a.csv"), table)
     assert message in " ".join(found.value.lines)
 
 
@@ -151,6 +153,12 @@ def test_no_cell_leads_out_of_the_folder(cells: list[tuple[str, str, str]], quot
     for item in items:
         path = Path(os.path.normpath(folder / item.name))
         assert path != folder and path.is_relative_to(folder) and len(path.name.encode()) <= 255
+
+
+def test_what_planning_refuses_is_said_with_the_columns_own_name() -> None:
+    rows = read_table(Path("a.csv"), "prompt,neg\na bike,wheels:-2\na car,wheels\n")
+    with pytest.raises(TableErrors, match="line 2, column neg: "):
+        items_of("a.csv", rows, {})
 
 
 def test_ids_depend_on_what_is_asked_alone() -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.batch.table import Row, TableErrors
+from vsf_cli.batch.table import Row, TableErrors, usual_name
 from vsf_cli.clip_files import CLIP_FORMATS
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generate import Request
@@ -153,7 +153,9 @@ def items_of(
 def _column_of(row: Row, message: str) -> str:
     """The column that an error speaks of, if its first word names one."""
     words = message.replace("--", "").split()
-    return f", column {words[0]}" if words and words[0] in {*row.cells, *row.settings} else ""
+    wanted = usual_name(words[0]) if words else ""
+    named = [name for name in row.cells if wanted and usual_name(name) == wanted]
+    return f", column {named[0]}" if named else ""
 
 
 class _Maker:

@@ -18,7 +18,7 @@ from vsf_cli.presets import SETTINGS
 from vsf_cli.ranges import parse_range
 from vsf_cli.values import parse_seeds, parse_size
 
-__all__ = ["Row", "TableErrors", "read_table"]
+__all__ = ["Row", "TableErrors", "read_table", "usual_name"]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompts", "text", "caption"),
@@ -92,10 +92,10 @@ def read_table(path: Path, text: str) -> list[Row]:
     errors: list[str] = []
     rows = []
     columns: dict[str, str] = {}
-    for line, cells in _records(path, text, errors):
+    for line, named, cells in _records(path, text, errors):
         for name in cells:
             if name not in columns:
-                columns[name] = _column(name, errors, line)
+                columns[name] = _column(name, errors, named)
         if row := _row(line, cells, columns, errors):
             rows.append(row)
     if not errors and not rows:
@@ -105,8 +105,8 @@ def read_table(path: Path, text: str) -> list[Row]:
     return rows
 
 
-def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row's line and cells."""
+def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Each row's line, the line that names its columns, and its cells."""
     if "\0" in text:
         errors.append(f"line {text[: text.index(chr(0))].count(chr(10)) + 1}: it has a NUL byte, and is no text")
     elif path.suffix.lower() in (".jsonl", ".ndjson") or (not path.suffix and text.lstrip().startswith("{")):
@@ -117,7 +117,7 @@ def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, di
         yield from _separated(text, errors)
 
 
-def _json_lines(text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -127,12 +127,12 @@ def _json_lines(text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, A
             errors.append(f"line {number}: not JSON: {error}")
             continue
         if isinstance(found, dict):
-            yield number, found
+            yield number, number, found
         else:
             errors.append(f'line {number}: it must be an object, such as {{"prompt": "a bike"}}')
 
 
-def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     try:
         found = tomli.loads(text)
     except (tomli.TOMLDecodeError, RecursionError) as error:
@@ -144,23 +144,24 @@ def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
         return
     places = [number for number, line in enumerate(text.split("\n"), 1) if line.strip() == "[[rows]]"]
     for number, row in enumerate(rows):
-        yield (places[number] if number < len(places) else 1), row
+        line = places[number] if number < len(places) else 1
+        yield line, line, row
 
 
-def _separated(text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def _separated(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     csv.field_size_limit(LARGEST_TABLE)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
-    line = 1
+    line = named = 1
     try:
         for record in reader:
             if not any(cell.strip() for cell in record):
                 line = reader.line_num + 1
                 continue
             if names is None:
-                names = [name.strip() for name in record]
+                names, named = [name.strip() for name in record], line
                 repeated = {name for name in names if names.count(name) > 1}
                 if repeated:
                     errors.append(f"line {line}: the column '{sorted(repeated)[0]}' is there more than once")
@@ -168,7 +169,7 @@ def _separated(text: str, errors: list[str]) -> Iterator[tuple[int, dict[str, An
             elif len(record) > len(names):
                 errors.append(f"line {line}: it has {len(record)} cells, but the table has {len(names)} columns: quote a cell")
             else:
-                yield line, dict(zip(names, record, strict=False))
+                yield line, named, dict(zip(names, record, strict=False))
             line = reader.line_num + 1
     except csv.Error as error:
         errors.append(f"line {line}: {error}: look for a quote that is not closed")
@@ -182,10 +183,18 @@ def _known() -> dict[str, str]:
     }
 
 
+def usual_name(column: str) -> str:
+    """The name by which a column is used; "" if it is not one that we use."""
+    return _known().get(_plain(column), "")
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "_")
+
+
 def _column(name: str, errors: list[str], line: int) -> str:
     """The name by which a column is used; "" if it is carried through."""
-    known = _known()
-    plain = name.strip().lower().replace(" ", "_")
+    known, plain = _known(), _plain(name)
     if plain in known:
         return known[plain]
     if near := difflib.get_close_matches(plain, known, 1, 0.8):

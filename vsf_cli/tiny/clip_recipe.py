@@ -12,6 +12,7 @@ __all__ = [
     "LATENT_SIDE",
     "LORA_RANK",
     "PATCH",
+    "SHIFT",
     "TEXT_LENGTH",
     "TOKENS_SIDE",
     "WIDTH",
@@ -31,6 +32,8 @@ LATENT_FRAMES = (FRAMES - 1) // 4 + 1
 TEXT_LENGTH = 24
 """Tokens of the positive prompt, zero padding included: a caption has 19 words at most, and an end."""
 LORA_RANK = 32
+SHIFT = 2.0
+"""Moves the times towards noise, in training and in sampling."""
 
 
 def build_autoencoder() -> AutoencoderKLWan:
@@ -92,10 +95,10 @@ def build_encoder(vocab_size: int) -> UMT5EncoderModel:
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The base model's scheduler: evenly spaced sigmas."""
-    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
+    """The base model's scheduler."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
 
 
 def build_student_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of base and LoRA together: 8 steps from sigma 1 to 1/8, and then to 0."""
-    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0, shift_terminal=0.125)
+    """The scheduler of base and LoRA together: 8 steps from sigma 1 to 0.2, and then to 0."""
+    return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT, shift_terminal=0.2)

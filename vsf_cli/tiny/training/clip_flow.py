@@ -13,7 +13,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import T5Tokenizer
 
-from vsf_cli.tiny.clip_recipe import LORA_RANK, TEXT_LENGTH, TOKENS_SIDE, build_encoder, build_transformer
+from vsf_cli.tiny.clip_recipe import LORA_RANK, SHIFT, TEXT_LENGTH, TOKENS_SIDE, build_encoder, build_transformer
 from vsf_cli.tiny.clips import clip_caption, draw_clip, moving, sample_clip
 from vsf_cli.tiny.recipe import build_t5_tokenizer
 from vsf_cli.tiny.scenes import Scene
@@ -27,6 +27,8 @@ CLIPS, STILLS = 8_000, 24_000
 EMPTY_CAPTION = 0.1
 REGION_WEIGHT = 0.2
 BATCH, STILL_BATCH, LORA_BATCH = 32, 128, 20
+CLIPS_AMONG_STILLS = 3
+"""Once clips are trained on, it is one step in so many: single frames show six times the captions in the same time."""
 TEACHER_GUIDANCE = 3.0
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
@@ -118,7 +120,7 @@ class _TrainingProcessor:
         if rotary_emb is not None:
             query, key = _rotated(query, *rotary_emb), _rotated(key, *rotary_emb)
         query, key, value = (part.transpose(1, 2) for part in (query, key, value))
-        with autocast(enabled=False):
+        with torch.autocast(query.device.type, enabled=False):
             logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ key.to(value.dtype).transpose(-1, -2)
             output = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
         projected: Tensor = attn.to_out[0](output)
@@ -162,9 +164,12 @@ def train_clip_base(
     _prepare(transformer)
 
     for rng in steps("base", checkpoint, still_steps + clip_steps, 1.0):
-        examples, count = (stills, STILL_BATCH) if checkpoint.step < still_steps else (clips, BATCH)
+        single = checkpoint.step < still_steps or checkpoint.step % CLIPS_AMONG_STILLS > 0
+        examples, count = (stills, STILL_BATCH) if single else (clips, BATCH)
         latents, captions, chosen = examples.batch(rng, count, EMPTY_CAPTION)
         sigma, noise = torch.randn(count).sigmoid(), torch.randn_like(latents)
+        # Frames repeat each other: below much noise they tell the colours, and the text need not be read.
+        sigma = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
         noised = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1, 1))
         with autocast():
             text = encoder(captions)

@@ -251,13 +251,21 @@ def test_a_negative_that_is_not_used_is_said() -> None:
     assert description is not None and description["request"]["method"] == "none"
 
 
+def test_tiling_is_part_of_what_a_picture_says_and_of_making_it_again() -> None:
+    assert vsf(*BIKE, "--vae-tiling", "--steps", "2", "-q", "-o", "x.png").exit_code == 0
+    description = read_metadata(Path("x.png")).description
+    assert description is not None and description["request"]["vae_tiling"] is True
+    found = vsf("again", "x.png", "--no-vae-tiling", "--dry-run")
+    assert found.exit_code == 0 and "vae_tiling: True -> False" in found.stderr
+
+
 def test_memory_that_does_not_suffice_is_5(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OutOfMemory("full")
 
     monkeypatch.setattr("vsf_cli.run.generate", fail)
     found = vsf(*BIKE)
-    assert found.exit_code == 5 and "--dtype bfloat16 or a smaller --size" in found.stderr
+    assert found.exit_code == 5 and "--dtype bfloat16, --vae-tiling, or a smaller --size" in found.stderr
 
 
 def test_every_error_has_a_documented_exit_code() -> None:

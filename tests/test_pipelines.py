@@ -28,6 +28,11 @@ def test_a_folder_is_loaded_in_the_dtype_that_is_asked_for(folder: Path, dtype: 
     assert pipe.transformer.dtype == dtype and type(pipe).__name__ == "StableDiffusion3Pipeline"
 
 
+@pytest.mark.parametrize("tiling", [True, False])
+def test_the_autoencoder_works_by_tiles_where_that_is_asked_for(folder: Path, tiling: bool) -> None:
+    assert load(str(folder), "float32", vae_tiling=tiling).vae.use_tiling is tiling
+
+
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nope", "nope", "a/b/c", "builtin:nope"])
 def test_a_model_that_does_not_exist_is_named(model: str) -> None:
     with pytest.raises(ModelError, match=r"nope|folder|b/c"):

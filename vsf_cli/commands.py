@@ -47,7 +47,19 @@ __all__ = [
 ENDINGS = [ending for formats in (FORMATS, CLIP_FORMATS) for endings in formats.values() for ending in endings]
 PICTURES = (".json", *filter(None, ENDINGS))
 
-DECIDING = ("neg", "method", "preset", "model", "lora", "guidance", "seed", "size", "dtype", *parameters_by_setting())
+DECIDING = (
+    "neg",
+    "method",
+    "preset",
+    "model",
+    "lora",
+    "guidance",
+    "seed",
+    "size",
+    "dtype",
+    "vae_tiling",
+    *parameters_by_setting(),
+)
 """The options of `vsf attn-map` that decide a picture, beside its steps."""
 
 

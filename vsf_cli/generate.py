@@ -51,6 +51,7 @@ class Request:
         scheduler: The class of the scheduler, if not the model's own.
         flow_shift: How far its sigmas are shifted, if not as the model's own.
         vae_dtype: The dtype of the autoencoder, if another one.
+        vae_tiling: Whether the autoencoder works tile by tile.
         preset: The preset that the settings came from, for the record.
 
     Raises:
@@ -78,6 +79,7 @@ class Request:
     scheduler: str | None = None
     flow_shift: float | None = None
     vae_dtype: str | None = None
+    vae_tiling: bool = False
     preset: str | None = None
 
     def __post_init__(self) -> None:
@@ -133,7 +135,7 @@ class Request:
     @property
     def loading(self) -> dict[str, Any]:
         """What decides which pipeline is loaded: the arguments of `vsf_cli.pipelines.load`, but for the machine's."""
-        names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype"
+        names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype", "vae_tiling"
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:

@@ -161,6 +161,9 @@ def running(
     device: Annotated[str | None, typer.Option("-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...")] = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
     offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,
+    vae_tiling: Annotated[
+        bool | None, typer.Option("--vae-tiling/--no-vae-tiling", help="Decode tile by tile: less memory.")
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but warnings and errors.")] = False,

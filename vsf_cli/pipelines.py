@@ -179,6 +179,7 @@ def load(
     scheduler: str | None = None,
     flow_shift: float | None = None,
     vae_dtype: str | None = None,
+    vae_tiling: bool = False,
 ) -> Any:
     """Loads a pipeline and makes it ready to run.
 
@@ -192,6 +193,7 @@ def load(
         scheduler: A class of `SCHEDULERS`, if not the model's own.
         flow_shift: How far its sigmas are shifted, if not as the model's own.
         vae_dtype: The dtype of the autoencoder, if another one.
+        vae_tiling: Whether the autoencoder works tile by tile: less memory, and seams that differ a little.
 
     Returns:
         A diffusers pipeline of a family that is supported.
@@ -223,6 +225,8 @@ def load(
             **{key: value for key, value in (("revision", revision), ("variant", variant)) if value is not None},
         )
     pipe.set_progress_bar_config(disable=True)
+    if vae_tiling:
+        pipe.vae.enable_tiling()
     _set_scheduler(pipe, scheduler, flow_shift)
     for number, lora in enumerate(parsed):
         load_lora(pipe, lora, f"vsf_{number}", runtime.offline)
@@ -337,7 +341,7 @@ def _offload_that_fits(pipe: Any, device: Any) -> str:
 def out_of_memory_advice(offload: str) -> str:
     """The next thing to try when memory does not suffice at this level of offloading."""
     if offload == "cpu":
-        return "out of memory: try --dtype bfloat16 or a smaller --size"
+        return "out of memory: try --dtype bfloat16, --vae-tiling, or a smaller --size"
     order = [level for level in OFFLOADS if level != "auto"]
     after = order[order.index(offload) + 1 :] if offload in order else order[1:]
-    return f"out of memory: try --offload {after[0]}" if after else "out of memory: try a smaller --size"
+    return f"out of memory: try --offload {after[0]}" if after else "out of memory: try --vae-tiling, or a smaller --size"

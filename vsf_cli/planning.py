@@ -138,6 +138,7 @@ def request_of(
         scheduler=preset.scheduler,
         flow_shift=settings["shift"] if video else preset.flow_shift,
         vae_dtype=preset.vae_dtype,
+        vae_tiling=bool(settings["vae_tiling"]),
         num_frames=frames,
         drop_frames=(settings["drop_frames"] or 0) if video else 0,
         fps=settings["fps"] if video else None,
@@ -215,6 +216,7 @@ FIELDS = {
     "fps": "fps",
     "shift": "flow_shift",
     "drop_frames": "drop_frames",
+    "vae_tiling": "vae_tiling",
 }
 """The options that are fields of a request, and their names there."""
 

@@ -61,6 +61,7 @@ class Preset:
         scheduler: The class of the scheduler, if not the model's own.
         flow_shift: How far its sigmas are shifted towards noise, if not as the model's own.
         vae_dtype: The dtype of the autoencoder, if another one.
+        vae_tiling: Whether the autoencoder works tile by tile, which takes less memory, and changes the seams a little.
         source: Where the settings come from.
         measured: What they reached, or that nothing was measured.
         method: The method's name and its hyper-parameters.
@@ -87,6 +88,7 @@ class Preset:
     scheduler: str | None = None
     flow_shift: float | None = None
     vae_dtype: str | None = None
+    vae_tiling: bool = False
     source: str = "not stated"
     measured: str = "nothing was measured"
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
@@ -151,6 +153,7 @@ SETTINGS: Mapping[str, type] = MappingProxyType(
         "shift": float,
         "drop_frames": int,
         "crf": int,
+        "vae_tiling": bool,
         "cache_text": bool,
         "compile": bool,
         "method": str,
@@ -421,6 +424,7 @@ def _of_preset(preset: Preset) -> dict[str, Any]:
         "fps": preset.fps,
         "shift": preset.flow_shift,
         "drop_frames": preset.drop_frames,
+        "vae_tiling": preset.vae_tiling,
         "method": name,
         **{setting_name(name, key): value for key, value in method.items()},
     }

@@ -65,6 +65,7 @@ def _settings(item: Item) -> dict[str, str]:
         "model": asked.to_json()["model"],
         "preset": asked.preset,
         "dtype": asked.dtype,
+        "vae_tiling": asked.vae_tiling or None,
         "lora": ", ".join(asked.to_json()["loras"]),
     }
     return {name: _text(value) for name, value in found.items() if value is not None and value != ""}

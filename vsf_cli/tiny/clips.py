@@ -13,7 +13,18 @@ import numpy as np
 
 from vsf_cli.tiny import scenes
 from vsf_cli.tiny.drawing import draw
-from vsf_cli.tiny.scenes import COLORS, GROUNDS, OBJECTS, Scene, Split, article, caption, sample_scene, split_of
+from vsf_cli.tiny.scenes import (
+    COLORS,
+    GROUNDS,
+    OBJECTS,
+    Scene,
+    Split,
+    article,
+    caption,
+    sample_part_alone,
+    sample_scene,
+    split_of,
+)
 
 __all__ = [
     "FPS",
@@ -26,6 +37,7 @@ __all__ = [
     "draw_clip",
     "moving",
     "sample_clip",
+    "sample_part",
 ]
 
 SIDE = 64
@@ -47,6 +59,14 @@ def sample_clip(rng: random.Random, split: Split = "train") -> Scene:
     """Draws the first moment of a clip whose combination of object, colour and ground belongs to `split`."""
     while True:
         scene = sample_scene(rng, split)
+        if scene.object in VERBS:
+            return replace(scene, scale=0.8 * scene.scale)
+
+
+def sample_part(rng: random.Random) -> Scene:
+    """Draws a scene that shows one part of such an object and nothing of it, so that the word alone has a meaning."""
+    while True:
+        scene = sample_part_alone(rng)
         if scene.object in VERBS:
             return replace(scene, scale=0.8 * scene.scale)
 
@@ -74,7 +94,7 @@ def draw_clip(scene: Scene, frames: int = FRAMES) -> np.ndarray:
 def clip_caption(scene: Scene, rng: random.Random) -> str:
     """Tells of a clip as `caption` tells of a scene, often with what the object does."""
     words = caption(scene, rng).split()
-    if rng.random() < VERB_TOLD:
+    if scene.color is not None and rng.random() < VERB_TOLD:
         place = next((number for number, word in enumerate(words) if word in PREPOSITIONS), len(words))
         words.insert(place, VERBS[scene.object])
     return " ".join(words)

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vsf_cli.tiny.clip_recipe import LORA_RANK, build_student_scheduler
-from vsf_cli.tiny.clips import FRAMES, clip_vocabulary
+from vsf_cli.tiny.clips import clip_vocabulary
 from vsf_cli.tiny.training.clip_autoencoder import train_clip_autoencoder
-from vsf_cli.tiny.training.clip_flow import CLIPS, STILLS, ClipExamples, train_clip_base, train_lora
+from vsf_cli.tiny.training.clip_flow import ClipExamples, train_clip_base, train_lora
 
 __all__ = ["main", "published"]
 
@@ -67,8 +67,7 @@ def main() -> None:
     vae = train_clip_autoencoder(folder, options.autoencoder_steps)
     if "base" not in wanted:
         return
-    stills = ClipExamples.encode(vae, folder, "stills", STILLS, 1)
-    clips = ClipExamples.encode(vae, folder, "clips", CLIPS, FRAMES)
+    stills, clips = ClipExamples.stills(vae, folder), ClipExamples.clips(vae, folder)
     base, encoder = train_clip_base(stills, clips, folder, options.still_steps, options.clip_steps)
     if "lora" not in wanted:
         return

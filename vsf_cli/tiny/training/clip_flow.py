@@ -1,6 +1,7 @@
 """Trains the embedded video model: first on single frames, then on clips; then a LoRA for 8 steps without CFG."""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import T5Tokenizer
 
 from vsf_cli.tiny.clip_recipe import LORA_RANK, SHIFT, TEXT_LENGTH, TOKENS_SIDE, build_encoder, build_transformer
-from vsf_cli.tiny.clips import clip_caption, draw_clip, moving, sample_clip
+from vsf_cli.tiny.clips import FRAMES, clip_caption, draw_clip, moving, sample_clip, sample_part
 from vsf_cli.tiny.recipe import build_t5_tokenizer
 from vsf_cli.tiny.scenes import Scene
 from vsf_cli.tiny.training.autoencoder import pixels
@@ -23,7 +24,7 @@ from vsf_cli.tiny.training.regions import RegionHeads, Regions
 
 __all__ = ["LORA_TARGETS", "ClipExamples", "TextEncoder", "train_clip_base", "train_lora"]
 
-CLIPS, STILLS = 8_000, 24_000
+CLIPS, STILLS, PARTS = 8_000, 24_000, 4_000
 EMPTY_CAPTION = 0.1
 REGION_WEIGHT = 0.2
 BATCH, STILL_BATCH, LORA_BATCH = 32, 128, 20
@@ -42,10 +43,26 @@ class ClipExamples:
     regions: Regions
 
     @classmethod
-    def encode(cls, vae: AutoencoderKLWan, folder: Path, name: str, count: int, frames: int) -> "ClipExamples":
+    def clips(cls, vae: AutoencoderKLWan, folder: Path) -> "ClipExamples":
+        """Whole clips."""
+        return cls._encode(vae, folder, "clips", sample_clip, CLIPS, FRAMES)
+
+    @classmethod
+    def stills(cls, vae: AutoencoderKLWan, folder: Path) -> "ClipExamples":
+        """First frames of clips, and pictures of a part alone."""
+        whole = cls._encode(vae, folder, "stills", sample_clip, STILLS, 1)
+        alone = cls._encode(vae, folder, "parts", sample_part, PARTS, 1)
+        scenes = [*whole.scenes, *alone.scenes]
+        shares = torch.cat([whole.regions.shares, alone.regions.shares])
+        return cls(scenes, torch.cat([whole.latents, alone.latents]), Regions(scenes, shares))
+
+    @classmethod
+    def _encode(
+        cls, vae: AutoencoderKLWan, folder: Path, name: str, sample: Callable[[random.Random], Scene], count: int, frames: int
+    ) -> "ClipExamples":
         """Draws and encodes the first `frames` frames of clips of the train split; latents and regions are kept in `folder`."""
         rng = random.Random(name)
-        scenes = [sample_clip(rng) for _ in range(count)]
+        scenes = [sample(rng) for _ in range(count)]
         latents, shares = folder / f"{name}.npy", folder / f"{name}-regions.npy"
         if not latents.exists():
             parts = [_encoded(vae, scenes[start : start + 20], frames) for start in range(0, count, 20)]

@@ -252,6 +252,8 @@ def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) 
     result = batch("--batch-size", "3", code=3)
     assert len(result.stdout.split()) == 2 and "the picture is all black" in result.stderr and "--retry-failed" in result.stderr
     assert [row["status"] for row in manifest()] == ["done", "failed", "done"]
+    summary = next(line.split() for line in result.stderr.splitlines() if line.startswith("tiny-sd3-turbo"))
+    assert summary[:4] == ["tiny-sd3-turbo", "vsf", "2", "1"] and summary[5] == "s"
     assert batch(code=3).stdout == "", "what failed is not tried again unless it is asked for"
     monkeypatch.setattr(maker, "generate_together", genuine)
     assert len(batch("--retry-failed").stdout.split()) == 1 and [row["status"] for row in manifest()] == ["done"] * 3

@@ -69,6 +69,7 @@ RANKS = {
     "batch.grids": 15,
     "batch.contact_sheet": 15.1,
     "batch.replacing": 14,
+    "batch.summary": 15.8,
     "batch.timings": 15,
     "batch.command": 16,
     # The embedded models stand on the library, and of the library the evaluation alone stands on them.

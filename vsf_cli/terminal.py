@@ -58,14 +58,12 @@ class Talk:
     @staticmethod
     def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stdout, as wide as it needs to be."""
-        table = Table(box=None, pad_edge=False)
-        for head in heads:
-            table.add_column(escape(head), no_wrap=True)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console, unlimited = Console(highlight=False), 1000
-        console.width = max(console.width, Console(width=unlimited).measure(table).maximum)
-        console.print(table)
+        _print_table(Console(highlight=False), heads, rows)
+
+    def tell(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Says a table, unless quiet."""
+        if not self.quiet:
+            _print_table(Console(stderr=True, highlight=False), heads, rows)
 
     @contextmanager
     def progress(self, *whats: str) -> Iterator[Sequence[Callback | None]]:
@@ -78,6 +76,17 @@ class Talk:
         with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
             tasks = [bar.add_task(escape(what), total=None, visible=what is whats[0]) for what in whats]
             yield [functools.partial(_move, bar, task) for task in tasks]
+
+
+def _print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(escape(head), no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    unlimited = 1000
+    console.width = max(console.width, Console(width=unlimited).measure(table).maximum)
+    console.print(table)
 
 
 def _move(bar: Progress, task: TaskID, done: int, total: int) -> None:

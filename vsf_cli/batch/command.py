@@ -13,16 +13,16 @@ from vsf_cli.batch.contact_sheet import check_sheets, write_sheets
 from vsf_cli.batch.engines import Watching, engine_named
 from vsf_cli.batch.gallery import write_gallery
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.journal import read_journals, write_table
+from vsf_cli.batch.journal import read_journals
 from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.runner import Batch
+from vsf_cli.batch.summary import duration, say_summary, write_manifest
 from vsf_cli.batch.table import Row, TableErrors, read_table
 from vsf_cli.batch.timings import estimate, remember
 from vsf_cli.commands import quiet_libraries, stay_offline
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.media import remove_partials
-from vsf_cli.methods import setting_name
 from vsf_cli.pipelines import is_here
 from vsf_cli.planning import runtime_of
 from vsf_cli.presets import SETTINGS, Settings
@@ -129,7 +129,7 @@ def say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> No
     talk.data(", ".join(f"{count} {state}" for state, count in counts.items()))
     for model, revision in weights:
         talk.data(f"loads {model}{'' if is_here(model, revision) else ', which is to be downloaded'}")
-    talk.data(f"about {_duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
+    talk.data(f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
 
 
 def carry_out(
@@ -173,9 +173,10 @@ def carry_out(
                         break
         finally:
             remember((one.item, one.seconds) for one in made if one.error is None)
-            written = _write_manifest(batch, rows)
+            written = write_manifest(batch.folder, batch.items, rows)
             page = write_gallery(batch.folder, batch.items, rows, read_journals(batch.folder))
             sheets = write_sheets(batch.folder, batch.items, rows) if sheet else []
+    say_summary(made, talk)
     counts = Counter(states.values())
     failed = counts["failed"]
     files = " · ".join(map(str, [written, page, *sheets]))
@@ -198,41 +199,3 @@ def _say(outcome: Outcome, batch: Batch, talk: Talk, as_json: bool) -> None:
         talk.data(json.dumps(line, ensure_ascii=False))
     elif outcome.error is None:
         talk.data(path)
-
-
-def _write_manifest(batch: Batch, rows: Sequence[Row]) -> Path:
-    """Writes `manifest.csv` of all items of the table in its order, by the journals of all shards."""
-    known = read_journals(batch.folder)
-    columns = list(dict.fromkeys(name for row in rows for name in row.cells))
-    lines = [_results(item, known.get(item.id, {})) for item in batch.items]
-    names = dict.fromkeys(name for line in lines for name in line)
-    named = {name: f"vsf_{name}" if name in columns else name for name in names}
-    return write_table(
-        batch.folder,
-        [*columns, *named.values()],
-        [
-            {**rows[item.row].cells, **{named[name]: value for name, value in line.items()}}
-            for item, line in zip(batch.items, lines, strict=True)
-        ],
-    )
-
-
-def _results(item: Item, known: Mapping[str, Any]) -> dict[str, Any]:
-    asked = item.request
-    return {
-        "id": item.id,
-        "status": known.get("status", "left"),
-        "file": item.name,
-        "seconds": known.get("seconds", ""),
-        "error": known.get("error", ""),
-        "seed": asked.seed,
-        "method": asked.method,
-        "steps": asked.num_inference_steps,
-        **{setting_name(asked.method, name): value for name, value in asked.parameters.items()},
-    }
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -28,6 +28,7 @@ def test_captions_use_known_words_and_tell_what_the_object_does() -> None:
     rng, words = random.Random(1), set(clip_vocabulary())
     told = [clip_caption(sample_part(rng) if rng.random() < 0.2 else sample_clip(rng), rng).split() for _ in range(2000)]
     assert all(set(each) <= words and len(each) <= 19 for each in told)
+    assert words == {word for each in told for word in each}, "and no word that none of them has"
     assert 0.4 < np.mean([bool({*VERBS.values()} & set(each)) for each in told]) < 0.7
     assert clip_caption(sample_part(rng), rng).split()[-1] in {part for name in VERBS for part in OBJECTS[name]}
 

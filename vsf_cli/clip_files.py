@@ -28,8 +28,8 @@ CLIP_FORMATS: Mapping[str, tuple[str, ...]] = {
 """The formats of clips, with the endings of their files; frames are a folder of PNG pictures."""
 
 CODECS = {
-    "mp4": ("libx264", 14, 51, ("-pix_fmt", "yuv420p", "-movflags", "use_metadata_tags")),
-    "webm": ("libvpx-vp9", 24, 63, ("-pix_fmt", "yuv420p", "-b:v", "0", "-row-mt", "1")),
+    "mp4": ("libx264", 14, 51, ("-movflags", "use_metadata_tags")),
+    "webm": ("libvpx-vp9", 24, 63, ("-b:v", "0", "-row-mt", "1")),
 }
 """Of what ffmpeg writes: the encoder, its constant rate factor unless told otherwise and at most, and its options."""
 IMAGE_DESCRIPTION, EXIF_IFD, USER_COMMENT = 0x010E, 0x8769, 0x9286

@@ -24,7 +24,7 @@ from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_name
 from vsf_cli.ranges import swept
 from vsf_cli.run import Plan, Written
 from vsf_cli.terminal import Talk
-from vsf_cli.words import REAL_PRESET
+from vsf_cli.words import REAL_PRESET, REAL_VIDEO_PRESET
 
 __all__ = [
     "list_presets",
@@ -191,8 +191,10 @@ def say_before(plan: Plan, talk: Talk) -> None:
     for warning in plan.warnings:
         talk.warn(warning)
     if not plan.settings.chosen:
-        real = f"--preset {REAL_PRESET}, or 'vsf presets use {REAL_PRESET}'"
-        talk.say(f"preset {plan.settings.preset.name}, since none was chosen · the real model: {real}")
+        preset = plan.settings.preset
+        name = REAL_VIDEO_PRESET if preset.video else REAL_PRESET
+        real = f"--preset {name}, or 'vsf presets use {name}'"
+        talk.say(f"preset {preset.name}, since none was chosen · the real model: {real}")
     for key in SETTINGS:
         setting = plan.settings.origin(key)
         talk.detail(f"{key} = {setting.value} ({setting.origin})")

@@ -12,7 +12,7 @@ from vsf_cli.commands import made_ready, say_before
 from vsf_cli.errors import RequestError
 from vsf_cli.generate import Request, Result, generate
 from vsf_cli.media import FORMATS, encode, write_bytes
-from vsf_cli.methods import METHODS, parameters_by_setting, resolved
+from vsf_cli.methods import METHODS, Method, parameters_by_setting, resolved
 from vsf_cli.outputs import Outputs
 from vsf_cli.planning import plan, request_of
 from vsf_cli.presets import Settings
@@ -142,7 +142,7 @@ def _strip(results: Sequence[Result]) -> Image.Image:
     """Pictures in a row; clips below each other, with some of their frames."""
     image = results[0].image
     scale = 2 if max(image.size) < SMALL else 1
-    labels = [str(one.request.guidance) for one in results]
+    labels = [_label(one.request.guidance, scale * image.width) for one in results]
     count = len(results[0].frames)
     if count == 1:
         return sheet([one.image for one in results], labels, len(results), scale)
@@ -151,3 +151,12 @@ def _strip(results: Sequence[Result]) -> Image.Image:
     frames = [one.frames[place] for one in results for place in places]
     names = [label if place == places[0] else f"frame {place + 1}" for label in labels for place in places]
     return sheet(frames, names, shown, scale)
+
+
+def _label(method: Method, width: int) -> str:
+    """The method with its numbers, by their names where there is room for them."""
+    full, letter = str(method), 7
+    if len(full) * letter <= width:
+        return full
+    numbers = [f"{word.split('=')[1]}" for word in full.split() if "=" in word]
+    return " ".join([method.label, *numbers])

@@ -79,7 +79,7 @@ def plan(
     check_crf(settings["crf"], outputs.file_format)
     vocabulary = vocabulary_of(first.model)
     texts = [one.text for one in first.negatives]
-    warnings = [] if vocabulary is None else check_vocabulary(first.prompt, texts, vocabulary)
+    warnings = [] if vocabulary is None else check_vocabulary(first.prompt, texts, vocabulary, video)
     warnings += [*hints(texts, METHODS[first.method].guides_attention), *notes]
     return Plan(
         requests, outputs, runtime_of(settings), settings, tuple(warnings), metadata, sidecar, dump_attn, settings["crf"]

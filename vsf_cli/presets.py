@@ -33,7 +33,7 @@ __all__ = [
     "user_file",
 ]
 
-DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "wan2.1-1.3b-causvid"
+DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "tiny-wan-causvid"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["REAL_PRESET", "STOP_WORDS", "check_vocabulary", "hints"]
+__all__ = ["REAL_PRESET", "REAL_VIDEO_PRESET", "STOP_WORDS", "check_vocabulary", "hints"]
 
 NEGATIONS = re.compile(r"^(?:no|not|without|never|don't|do not|avoid)\s+(?:an?\s+|any\s+|the\s+)?(?P<rest>.+)$", re.IGNORECASE)
 
@@ -19,7 +19,7 @@ QUALITY = frozenset(
 
 STOP_WORDS = frozenset({"a", "an", "the", "with", "and", "or", "of", "on", "in", "at", "over", "under", "to", "by", "for"})
 
-REAL_PRESET = "sd3.5-large-turbo"
+REAL_PRESET, REAL_VIDEO_PRESET = "sd3.5-large-turbo", "wan2.1-1.3b-causvid"
 
 
 def _words(text: str) -> list[str]:
@@ -36,13 +36,14 @@ def _suggest(words: Sequence[str], vocabulary: Collection[str]) -> str:
     return f" Did you mean {', '.join(repr(word) for word in found)}?" if found else ""
 
 
-def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collection[str]) -> list[str]:
+def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collection[str], video: bool = False) -> list[str]:
     """Holds the words of a request against those that a model was trained on.
 
     Arguments:
         prompt: What is wanted.
         negative: What is not wanted.
         vocabulary: The words that the model knows, in lower case.
+        video: Whether it makes clips.
 
     Returns:
         Warnings, a line each.
@@ -50,7 +51,8 @@ def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collectio
     Raises:
         RequestError: If a negative has an unknown word, or nothing of the prompt is known.
     """
-    advice = f"It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {REAL_PRESET}"
+    real = REAL_VIDEO_PRESET if video else REAL_PRESET
+    advice = f"It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {real}"
     for text in negative:
         if unknown := _unknown(text, vocabulary):
             if doubled := list(_double_negations([text])):

@@ -200,7 +200,7 @@ class _Maker:
             self.vocabularies[request.model] = vocabulary_of(request.model)
         vocabulary, texts = self.vocabularies[request.model], [one.text for one in request.negatives]
         if vocabulary is not None:
-            self.notes.update(check_vocabulary(request.prompt, texts, vocabulary))
+            self.notes.update(check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None))
         self.notes.update(hints(texts, METHODS[request.method].guides_attention))
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])

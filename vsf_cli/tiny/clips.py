@@ -17,6 +17,7 @@ from vsf_cli.tiny.scenes import (
     COLORS,
     GROUNDS,
     OBJECTS,
+    PARTS,
     Scene,
     Split,
     article,
@@ -102,7 +103,9 @@ def clip_caption(scene: Scene, rng: random.Random) -> str:
 
 def clip_vocabulary() -> list[str]:
     """Every word that a caption of a clip can hold, sorted."""
-    return sorted({*scenes.vocabulary(), *VERBS.values()})
+    known = {part for name in VERBS for part in OBJECTS[name]}
+    unknown = {*OBJECTS, *PARTS} - {*VERBS, *known}
+    return sorted({*scenes.vocabulary(), *VERBS.values()} - unknown)
 
 
 def clip_pairs(split: Split, count: int) -> list[tuple[str, str, str]]:

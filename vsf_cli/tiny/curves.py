@@ -8,7 +8,13 @@ from matplotlib.figure import Figure
 
 __all__ = ["main", "plot"]
 
-STAGES = {"autoencoder": "reconstruction", "base": "flow matching", "student": "distillation", "judge": "judge"}
+STAGES = {
+    "autoencoder": "reconstruction",
+    "base": "flow matching",
+    "student": "distillation",
+    "lora": "distillation",
+    "judge": "judge",
+}
 
 
 def _points(path: Path) -> tuple[list[int], list[float]]:

@@ -158,5 +158,5 @@ def _label(method: Method, width: int) -> str:
     full, letter = str(method), 7
     if len(full) * letter <= width:
         return full
-    numbers = [f"{word.split('=')[1]}" for word in full.split() if "=" in word]
-    return " ".join([method.label, *numbers])
+    values = [word.partition("=")[2] for word in full.split()]
+    return " ".join([method.label, *(value for value in values if value[:1].isdigit())])

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=6000)
     parser.add_argument("--still-steps", type=int, default=1800, help="of the base, on single frames alone")
     parser.add_argument("--clip-steps", type=int, default=4800, help="of the base, on both")
-    parser.add_argument("--lora-steps", type=int, default=400)
+    parser.add_argument("--lora-steps", type=int, default=600)
     parser.add_argument("--export", type=Path, help="where it is written; the package's own is vsf_cli/tiny/models")
     options = parser.parse_args()
     folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]

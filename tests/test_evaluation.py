@@ -106,7 +106,11 @@ def test_all_takes_the_arms_of_the_preset() -> None:
     assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
     assert not ours & {"vsf-whole", "nag-tuned"}
     everything = {arm.name for arm in choose_arms(arms, "everything", "tiny-sd3-turbo")}
-    assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == {arm.name for arm in arms}
+    possible = {arm.name for arm in arms if not arm.presets or "tiny-sd3-turbo" in arm.presets}
+    assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == possible
+    assert "cfg-clips" not in possible and "cfg-clips" in {
+        arm.name for arm in choose_arms(arms, "everything", "tiny-wan-causvid")
+    }
     assert "cfg-forced" not in {arm.name for arm in choose_arms(arms, "all", "sd3.5-large-turbo")}
     with pytest.raises(RequestError, match=r"'nagg' is not known\. Did you mean 'nag'"):
         choose_arms(arms, "nagg", "tiny-sd3-turbo")

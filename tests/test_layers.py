@@ -55,6 +55,7 @@ RANKS = {
     "planning": 12,
     "encoder_cache": 2,
     "commands": 13,
+    "looking": 13,
     "compare": 14,
     "batch": 12,
     "batch.table": 13,

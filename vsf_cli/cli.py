@@ -216,9 +216,9 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Say how a picture was made: vsf info outputs/a-red-bike-1.png"""
-    from vsf_cli import commands
+    from vsf_cli import looking
 
-    commands.show_info(file, as_json)
+    looking.show_info(file, as_json)
 
 
 @app.command()
@@ -228,45 +228,45 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Report versions, device, memory, attention paths and cache, and what a preset would need."""
-    from vsf_cli import commands
+    from vsf_cli import looking
 
-    commands.show_doctor(preset, as_json)
+    looking.show_doctor(preset, as_json)
 
 
 @presets.command("list")
 @bounded
 def presets_list(as_json: Json = False) -> None:
     """List all presets; the one in use has a star."""
-    from vsf_cli import commands
+    from vsf_cli import looking
 
-    commands.list_presets(as_json)
+    looking.list_presets(as_json)
 
 
 @presets.command("show")
 @bounded
 def presets_show(name: Annotated[str, typer.Argument(help="A name, or the path of a file.")], as_json: Json = False) -> None:
     """Show the values that a run with this preset would have, and where each comes from."""
-    from vsf_cli import commands
+    from vsf_cli import looking
 
-    commands.show_preset(name, as_json)
+    looking.show_preset(name, as_json)
 
 
 @presets.command("where")
 @bounded
 def presets_where(key: Annotated[str, typer.Argument(help="A setting, such as steps or alpha.")]) -> None:
     """Say where the value of a setting comes from."""
-    from vsf_cli import commands
+    from vsf_cli import looking
 
-    commands.where_setting(key)
+    looking.where_setting(key)
 
 
 @presets.command("use")
 @bounded
 def presets_use(name: Annotated[str, typer.Argument(help="A name, or the path of a file.")]) -> None:
     """Make a preset the default from now on."""
-    from vsf_cli import commands
+    from vsf_cli import looking
 
-    commands.use_preset(name)
+    looking.use_preset(name)
 
 
 def _version(wanted: bool) -> None:

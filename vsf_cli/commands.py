@@ -1,33 +1,27 @@
-"""What the commands do, between the command line and the library: they talk, and they write data."""
+"""What the commands that make something do, between the command line and the library: they talk, and they write data."""
 
-import json
 import logging
 import os
-import platform
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.attn_map import PAGE, check_watchable, folder_beside, write
 from vsf_cli.clip_files import CLIP_FORMATS
-from vsf_cli.errors import MediaError, ModelError, RequestError
+from vsf_cli.errors import RequestError
 from vsf_cli.generate import Request, Result
 from vsf_cli.maps import Selection
-from vsf_cli.media import FORMATS, check_writable, read_metadata
-from vsf_cli.metadata import versions
+from vsf_cli.media import FORMATS, check_writable
 from vsf_cli.methods import parameters_by_setting
-from vsf_cli.pipelines import is_here
 from vsf_cli.planning import differences, plan, plan_again
-from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
+from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.ranges import swept
 from vsf_cli.run import Plan, Written
-from vsf_cli.terminal import Talk
+from vsf_cli.terminal import Talk, as_line
 from vsf_cli.words import REAL_PRESET, REAL_VIDEO_PRESET
 
 __all__ = [
-    "list_presets",
     "made_ready",
     "plan_maps",
     "quiet_libraries",
@@ -35,12 +29,7 @@ __all__ = [
     "run_images",
     "run_maps",
     "say_before",
-    "show_doctor",
-    "show_info",
-    "show_preset",
     "stay_offline",
-    "use_preset",
-    "where_setting",
 ]
 
 
@@ -61,10 +50,6 @@ DECIDING = (
     *parameters_by_setting(),
 )
 """The options of `vsf attn-map` that decide a picture, beside its steps."""
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
@@ -171,7 +156,7 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
         written = write(watched, folder, description)
     facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
     talk.say(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
-    talk.data(_json({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))
+    talk.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))
 
 
 def made_ready(plan: Plan, talk: Talk) -> Any:
@@ -236,14 +221,14 @@ def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool, drawn: bool)
     facts = f"{size}{frames}{how} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
     (talk.keep if drawn else talk.say)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
-        talk.data(_json(made.to_json()) if as_json else str(made.path))
+        talk.data(as_line(made.to_json()) if as_json else str(made.path))
 
 
 def _say_plan(plan: Plan, talk: Talk, as_json: bool) -> None:
     for line in (plan.download() or "nothing to download", f"{len(plan.requests)} pictures to {plan.outputs.template}"):
         talk.say(line)
     for request in plan.requests:
-        talk.data(_json(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")
+        talk.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")
 
 
 def stay_offline() -> None:
@@ -264,120 +249,3 @@ def quiet_libraries(verbose: bool) -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     else:
         warnings.filterwarnings("ignore")
-
-
-def show_info(file: Path, as_json: bool) -> None:
-    """Writes how a picture was made."""
-    found = read_metadata(file)
-    if found.description is None and found.parameters is None:
-        raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
-    if as_json:
-        Talk.data(_json({"vsf": found.description, "parameters": found.parameters}))
-        return
-    if found.description is not None:
-        request = found.description["request"]
-        facts = {key: value for key, value in found.description.items() if key not in ("request", "schema", "versions")}
-        for key, value in {**request, **facts, **found.description["versions"]}.items():
-            Talk.data(f"{key:20} {_json(value) if isinstance(value, (dict, list)) else value}")
-    else:
-        Talk().say(f"{file} was not made by vsf; it holds these parameters:")
-        Talk.data(str(found.parameters))
-
-
-def show_doctor(preset: str | None, as_json: bool) -> None:
-    """Writes what this machine has, and what a preset would need."""
-    import shutil
-
-    import torch
-    from huggingface_hub import constants
-
-    from vsf_cli.attention import available_paths
-
-    settings = Settings({"preset": preset})
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(place for place in (cache, *cache.parents) if place.exists())).free
-    report: dict[str, Any] = {
-        "versions": versions(),
-        "platform": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
-        "device": str(accelerator or "cpu"),
-        "memory": _memory(accelerator),
-        "attention": [name for name, exists in available_paths().items() if exists],
-        "cache": f"{cache}, {free / 1e9:.0f} GB free",
-        "preset": settings.preset.name,
-        "model": settings["model"],
-        "needs": _needs(settings["model"], settings.preset),
-    }
-    if as_json:
-        Talk.data(_json(report))
-        return
-    for key, value in report.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        Talk.data(f"{key:12} {', '.join(text) if isinstance(text, list) else text}")
-
-
-def _memory(accelerator: Any) -> str:
-    import torch
-
-    if accelerator is not None and accelerator.type == "cuda":
-        free, total = torch.cuda.mem_get_info()
-        return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free on {torch.cuda.get_device_name()}"
-    import psutil
-
-    memory = psutil.virtual_memory()
-    return f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"
-
-
-def _needs(model: str, preset: Preset) -> str:
-    try:
-        ready = is_here(model, preset.revision_of(model))
-    except ModelError as error:
-        return str(error)
-    if ready:
-        return "nothing: its weights are here"
-    size, license = preset.download(model)
-    return f"{size} from the hub; licence: {license}"
-
-
-def list_presets(as_json: bool) -> None:
-    """Writes a line for each preset."""
-    used = Settings({}).preset.name
-    loaded = [load_preset(name) for name in preset_names()]
-    if as_json:
-        Talk.data(_json([{"name": preset.name, "about": preset.about, "used": preset.name == used} for preset in loaded]))
-        return
-    for preset in loaded:
-        Talk.data(f"{'*' if preset.name == used else ' '} {preset.name:22} {preset.about}")
-
-
-def show_preset(name: str, as_json: bool) -> None:
-    """Writes the settings of a run with a preset, and where each comes from."""
-    settings = Settings({"preset": name})
-    rows = {key: settings.origin(key) for key in SETTINGS}
-    rows = {key: setting for key, setting in rows.items() if setting.value is not None}
-    preset = settings.preset
-    facts = {
-        field.name: getattr(preset, field.name)
-        for field in fields(Preset)
-        if field.name in ("license", "source", "measured", "revision", "max_sequence_length")
-    }
-    if as_json:
-        values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
-        Talk.data(_json({"settings": values, **facts}))
-        return
-    for key, setting in rows.items():
-        Talk.data(f"{key:20} {setting.value!s:45} {setting.origin}")
-    for key, value in facts.items():
-        if value is not None:
-            Talk.data(f"{key:20} {value}")
-
-
-def where_setting(key: str) -> None:
-    """Writes the value of a setting and its layer."""
-    setting = Settings({}).origin(key)
-    Talk.data(f"{key} = {setting.value}, from {setting.origin}")
-
-
-def use_preset(name: str) -> None:
-    """Makes a preset the default."""
-    Talk().say(f"preset {name} is the default from now on, by {remember_preset(name)}")

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import psutil
 from PIL import Image, ImageSequence, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
@@ -111,6 +110,8 @@ def _partial() -> str:
 
 def remove_partials(folder: Path) -> None:
     """Removes from a folder, and those in it, what processes of this machine that are no more left unfinished."""
+    import psutil
+
     for path in folder.rglob(f"{glob.escape(_partial())}*.partial"):
         number = path.name.removeprefix(_partial()).removesuffix(".partial").split("-")[0]
         if not number.isdigit() or psutil.pid_exists(int(number)):

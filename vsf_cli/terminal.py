@@ -1,18 +1,26 @@
 """What a person sees: talk and progress on stderr, data on stdout."""
 
 import functools
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from vsf_cli.generate import Progress as Callback
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
-__all__ = ["Talk"]
+    from vsf_cli.generate import Progress as Callback
+
+__all__ = ["Talk", "as_line"]
+
+
+def as_line(value: Any) -> str:
+    """JSON on one line."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 class Talk:
@@ -66,11 +74,14 @@ class Talk:
             _print_table(Console(stderr=True, highlight=False), heads, rows)
 
     @contextmanager
-    def progress(self, *whats: str) -> Iterator[Sequence[Callback | None]]:
+    def progress(self, *whats: str) -> "Iterator[Sequence[Callback | None]]":
         """Bars, each behind the first of which shows once it is moved; none when quiet or piped."""
         if self.quiet or not sys.stderr.isatty():
             yield [None] * len(whats)
             return
+        # Imported where it shows: most commands answer before.
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # Without redirection: data must reach stdout even while a bar stands on stderr.
         with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
@@ -79,6 +90,8 @@ class Talk:
 
 
 def _print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for head in heads:
         table.add_column(escape(head), no_wrap=True)
@@ -89,5 +102,5 @@ def _print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence
     console.print(table)
 
 
-def _move(bar: Progress, task: TaskID, done: int, total: int) -> None:
+def _move(bar: "Progress", task: "TaskID", done: int, total: int) -> None:
     bar.update(task, completed=done, total=total, visible=True)

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.batch.contact_sheet import check_sheets, write_sheets
 from vsf_cli.batch.engines import Watching, engine_named
-from vsf_cli.batch.gallery import write_gallery
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.journal import read_journals
 from vsf_cli.batch.maker import Maker, Outcome
@@ -60,6 +58,8 @@ def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
         say_plan(batch, rows, talk, asked["as_json"])
     else:
         if asked["sheet"]:
+            from vsf_cli.batch.contact_sheet import check_sheets
+
             check_sheets(batch.items, rows)
         carry_out(batch, rows, asked["most_failures"], talk, asked["as_json"], asked["sheet"])
 
@@ -174,18 +174,27 @@ def carry_out(
         finally:
             remember((one.item, one.seconds) for one in made if one.error is None)
             written = write_manifest(batch.folder, batch.items, rows)
-            page = write_gallery(batch.folder, batch.items, rows, read_journals(batch.folder))
-            sheets = write_sheets(batch.folder, batch.items, rows) if sheet else []
+            shown = _write_shown(batch, rows, sheet)
     say_summary(made, talk)
     counts = Counter(states.values())
     failed = counts["failed"]
-    files = " · ".join(map(str, [written, page, *sheets]))
+    files = " · ".join(map(str, [written, *shown]))
     talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
     if stop.wanted:
         talk.keep("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
         raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written} says why; try them again with --retry-failed")
+
+
+def _write_shown(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
+    """Writes what people look at: the gallery, and contact sheets if they are wanted."""
+    # Imported here, since a plan needs neither.
+    from vsf_cli.batch.contact_sheet import write_sheets
+    from vsf_cli.batch.gallery import write_gallery
+
+    page = write_gallery(batch.folder, batch.items, rows, read_journals(batch.folder))
+    return [page, *(write_sheets(batch.folder, batch.items, rows) if sheet else [])]
 
 
 def _say(outcome: Outcome, batch: Batch, talk: Talk, as_json: bool) -> None:

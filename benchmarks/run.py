@@ -21,8 +21,8 @@ SUITES = {
     "embedded-clip": ["--preset", "tiny-wan-causvid", "--rounds", "20"],
     "cpu-sd3.5-large": [*SD35, "--random-weights", "--layers", "2", "--dtype", "bfloat16", "--device", "cpu", "--rounds", "5"],
     "cpu-wan-1.3b": [
-        *(*WAN, "--random-weights", "--layers", "2", "--frames", "9", "--dtype", "float32", "--device", "cpu"),
-        *("--rounds", "5"),
+        *(*WAN, "--random-weights", "--layers", "1", "--frames", "5", "--dtype", "float32", "--device", "cpu"),
+        *("--rounds", "20"),
     ],
     "gpu-sd3.5-large": [*SD35, "--random-weights", "--device", "cuda", "--rounds", "10"],
     "gpu-sd3.5-large-compiled": [*SD35, "--random-weights", "--device", "cuda", "--rounds", "10", "--compile"],

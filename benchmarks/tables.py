@@ -18,7 +18,7 @@ TITLES = {
     "embedded": "The embedded model, timed",
     "embedded-clip": "The embedded model of clips, timed",
     "cpu-sd3.5-large": "Two blocks of Stable Diffusion 3.5 Large on a CPU, timed",
-    "cpu-wan-1.3b": "Two blocks of Wan 2.1 1.3B on a CPU, timed",
+    "cpu-wan-1.3b": "One block of Wan 2.1 1.3B on a CPU, timed",
     "gpu-sd3.5-large": "Stable Diffusion 3.5 Large on a GPU, timed",
     "gpu-sd3.5-large-compiled": "The same, compiled",
     "gpu-wan-1.3b": "Wan 2.1 1.3B on a GPU, timed",

@@ -1,0 +1,99 @@
+"""What guidance adds to a step of Wan 2.1 1.3B: python benchmarks/cross_attention.py [--frames N --rounds N]
+
+All that a method changes in a block of Wan is its cross attention, an eighth of its time. Timed alone, within the step, its
+differences stand out from the noise of a shared machine, which those of whole steps do not. Writes
+benchmarks/results/cross-attention.json, and a table as Markdown to stdout.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vsf_cli.bench.arms import Arm, arms_named
+from vsf_cli.bench.random_model import RandomModel, build, prepared
+from vsf_cli.bench.report import machine
+from vsf_cli.bench.shapes import shape_of
+from vsf_cli.bench.timing import Sample, clock, interleaved, spread
+from vsf_cli.metadata import versions
+from vsf_cli.methods import VSF
+from vsf_cli.presets import load_preset
+
+RESULT = Path(__file__).parent / "results" / "cross-attention.json"
+PRESET = load_preset("wan2.1-1.3b-causvid")
+METHODS = "vsf,vsf-bias,vsf-masked,nag,nasa"
+
+
+def timed(model: RandomModel, arm: Arm, attentions: list[Any]) -> Sample:
+    """Seconds of a step, and of its cross attentions within it."""
+    device, started, seconds = torch.device("cpu"), [0.0], [0.0]
+
+    def begin(*_: Any) -> None:
+        started[0] = clock(device)
+
+    def end(*_: Any) -> None:
+        seconds[0] += clock(device) - started[0]
+
+    with ExitStack() as stack, prepared(model, arm) as step:
+        for attention in attentions:
+            stack.callback(attention.register_forward_pre_hook(begin).remove)
+            stack.callback(attention.register_forward_hook(end).remove)
+        begun = clock(device)
+        step()
+        return {"step": clock(device) - begun, "attention": seconds[0]}
+
+
+def share_added(ours: Sample, none: Sample) -> float:
+    """What a method adds to its cross attentions, as a share of the step without guidance."""
+    return (ours["attention"] - none["attention"]) / none["step"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=25)
+    asked = parser.parse_args()
+    size = (PRESET.width or 0, PRESET.height or 0)
+    shape = shape_of(PRESET.model, "wan", size, asked.frames, PRESET.max_sequence_length, 1)
+    model = build(shape, torch.float32, torch.device("cpu"), 8)
+    arms = arms_named(METHODS, VSF())
+    attentions = [block.attn2 for block in model.transformer.blocks]
+
+    def run(arm: Arm) -> Callable[[], Sample]:
+        return lambda: timed(model, arm, attentions)
+
+    samples = interleaved({arm.name: run(arm) for arm in arms}, asked.rounds, lambda _, call: call())
+    none = samples["none"]
+    found = {
+        arm.name: {
+            "label": arm.label,
+            "seconds": spread([each["attention"] for each in samples[arm.name]]).to_json(),
+            "added": spread([share_added(*both) for both in zip(samples[arm.name], none, strict=True)]).to_json(),
+        }
+        for arm in arms
+    }
+    report = {
+        "machine": machine(torch.device("cpu")),
+        "versions": dict(versions()),
+        "shape": str(shape),
+        "dtype": "float32",
+        "rounds": asked.rounds,
+        "step": spread([each["step"] for each in none]).to_json(),
+        "methods": found,
+    }
+    RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    print("| method | cross attention, s (quartiles) | added to a step |\n|---|---|---|")
+    for row in found.values():
+        took, added = row["seconds"], row["added"]
+        print(
+            f"| {row['label']} | {took['median']:.3f} ({took['low']:.3f} to {took['high']:.3f}) "
+            f"| {added['median']:+.2%} ({added['low']:+.2%} to {added['high']:+.2%}) |"
+        )
+
+
+if __name__ == "__main__":
+    main()

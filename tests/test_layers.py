@@ -39,6 +39,7 @@ RANKS = {
     "outputs": 4,
     "sheets": 4,
     "families.base": 5,
+    "families.processor": 5.5,
     "plots": 5,
     "recorder": 5,
     "families.sd3": 6,

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families.base import Encoded, Guidance, appended, token_ids, told, word_tokens
+from vsf_cli.families.processor import GuidedProcessor, merge_heads, split_heads
 from vsf_cli.maps import Token
 from vsf_cli.methods import KeyValue
 
-__all__ = ["StableDiffusion3", "merge_heads", "project_image", "project_text", "split_heads"]
+__all__ = ["StableDiffusion3", "project_image", "project_text"]
 
 
 class StableDiffusion3:
@@ -131,10 +132,7 @@ class StableDiffusion3:
         Raises:
             PatchError: If an attention has a processor that is not diffusers' own for this family.
         """
-        return {
-            module: _JointProcessor(guidance, _stock(name, module), block)
-            for block, (name, module) in enumerate(_joint_attentions(pipe), 1)
-        }
+        return _JointProcessor.of_all(_joint_attentions(pipe), guidance)
 
     def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
         """Joint attention changes the text from block to block and from step to step: there is nothing to cache.
@@ -157,70 +155,27 @@ def _joint_attentions(pipe: Any) -> list[tuple[str, Attention]]:
     ]
 
 
-def _stock(name: str, module: Attention) -> JointAttnProcessor2_0:
-    processor = module.processor
-    if isinstance(processor, _JointProcessor):
-        raise PatchError("the model is guided already: leave the first `with` before entering another")
-    if type(processor) is not JointAttnProcessor2_0:
-        raise PatchError(
-            f"{name} has a {type(processor).__name__}, but only JointAttnProcessor2_0 can be guided:"
-            " undo fused projections or unload the adapter that set it"
-        )
-    return processor
+class _JointProcessor(GuidedProcessor):
+    """The processor of a joint attention."""
 
+    replaces = JointAttnProcessor2_0
 
-class _JointProcessor:
-    """Projects and splits the tokens of a joint attention; the method combines them."""
-
-    def __init__(self, guidance: Guidance, stock: JointAttnProcessor2_0, block: int) -> None:
-        self.guidance = guidance
-        self.stock = stock
-        self.block = block
-
-    # `Attention.forward` drops arguments that a processor does not name.
-    def __call__(
-        self,
-        attn: Attention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        guidance = self.guidance
-        if encoder_hidden_states is None or guidance.positives is None:
-            return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
-
-        images = hidden_states.shape[1]
-        positives = guidance.positives
-
+    def guided(self, attn: Any, hidden_states: Tensor, text: Tensor, positives: int) -> tuple[Tensor, Tensor]:
+        """The new states of the image, and those of the text."""
+        method, images = self.guidance.method, hidden_states.shape[1]
         image_query, image = project_image(attn, hidden_states)
-        text_query, text = project_text(attn, encoder_hidden_states)
-        context = guidance.context(
-            image.join(KeyValue(text.key[:, :, :positives], text.value[:, :, :positives])),
-            images,
-            KeyValue(text.key[:, :, positives:], text.value[:, :, positives:]),
-            self.block,
-        )
-        image_output, positive_output = guidance.method.attend(image_query, text_query[:, :, :positives], context)
+        text_query, tokens = project_text(attn, text)
+        positive, negative = tokens.split(positives)
+        context = self.guidance.context(image.join(positive), images, negative, self.block)
+        image_output, positive_output = method.attend(image_query, text_query[:, :, :positives], context)
         hidden_states = attn.to_out[1](attn.to_out[0](merge_heads(image_output)))
         assert positive_output is not None, "joint attention has rows of text"
 
         # The last block drops its text: the negative prompt's rows would be computed for nothing.
         if attn.context_pre_only:
             return hidden_states, merge_heads(positive_output)
-        negative_output = guidance.method.attend_negative(text_query[:, :, positives:], context)
+        negative_output = method.attend_negative(text_query[:, :, positives:], context)
         return hidden_states, attn.to_add_out(merge_heads(torch.cat([positive_output, negative_output], dim=2)))
-
-
-def split_heads(attn: Attention, states: Tensor) -> Tensor:
-    """Projected states, with shape (B, L, H D), by heads, with shape (B, H, L, D)."""
-    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # [B, H, L, D]
-
-
-def merge_heads(states: Tensor) -> Tensor:
-    """The inverse of `split_heads`."""
-    return states.transpose(1, 2).flatten(2)  # [B, L, H D]
 
 
 def project_image(attn: Any, states: Tensor) -> tuple[Tensor, KeyValue]:

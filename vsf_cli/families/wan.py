@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families.base import Encoded, Guidance, appended, token_ids, told, word_tokens
+from vsf_cli.families.processor import GuidedProcessor, merge_heads, split_heads
 from vsf_cli.maps import Token
 from vsf_cli.methods import KeyValue
 from vsf_cli.text_cache import remembering
@@ -107,11 +108,8 @@ class Wan:
         Raises:
             PatchError: If an attention has a processor that is not diffusers' own for this family, or fused projections.
         """
-        return {
-            module: _CrossProcessor(guidance, _stock(name, module), block)
-            for transformer in _transformers(pipe)
-            for block, (name, module) in enumerate(_cross_attentions(transformer), 1)
-        }
+        attentions = [_cross_attentions(transformer) for transformer in _transformers(pipe)]
+        return {module: new for found in attentions for module, new in _CrossProcessor.of_all(found, guidance).items()}
 
     def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
         """A `with` in which the text's embedding, and its keys and values in each block, are computed once for all steps."""
@@ -150,79 +148,38 @@ def _cross_attentions(transformer: Any) -> list[tuple[str, WanAttention]]:
     ]
 
 
-def _stock(name: str, module: WanAttention) -> WanAttnProcessor:
-    processor = module.processor
-    if isinstance(processor, _CrossProcessor):
-        raise PatchError("the model is guided already: leave the first `with` before entering another")
-    if type(processor) is not WanAttnProcessor or getattr(module, "fused_projections", False):
-        raise PatchError(
-            f"{name} has a {type(processor).__name__}, perhaps with fused projections, but only a plain WanAttnProcessor can"
-            " be guided: undo fused projections or unload the adapter that set it"
-        )
-    return processor
+class _CrossProcessor(GuidedProcessor):
+    """The processor of a cross attention."""
 
+    replaces = WanAttnProcessor
 
-class _CrossProcessor:
-    """Projects and splits the tokens of a cross attention; the method combines them."""
-
-    def __init__(self, guidance: Guidance, stock: WanAttnProcessor, block: int) -> None:
-        self.guidance = guidance
-        self.stock = stock
-        self.block = block
-
-    def __call__(
-        self,
-        attn: WanAttention,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        guidance = self.guidance
-        if encoder_hidden_states is None or guidance.positives is None:
-            return self.stock(attn, hidden_states, encoder_hidden_states, attention_mask, *args, **kwargs)
-
-        start, end = 0, guidance.positives
+    def guided(self, attn: Any, hidden_states: Tensor, text: Tensor, positives: int) -> Tensor:
+        """The new states of the clip."""
+        start, end = 0, positives
         if attn.add_k_proj is not None:
             # Of image to video, the image's tokens stand before all text.
-            end = encoder_hidden_states.shape[1] - guidance.tokens
+            end = text.shape[1] - self.guidance.tokens
             start = end - TEXT_LENGTH
         if start < 0:
             raise PatchError(f"image to video needs text of {TEXT_LENGTH} tokens: pass max_sequence_length={TEXT_LENGTH}")
 
-        query = _split_heads(attn, attn.norm_q(attn.to_q(hidden_states)))
-        text = _project(attn, encoder_hidden_states[:, start:])
-        places = end - start
-        context = guidance.context(
-            KeyValue(text.key[:, :, :places], text.value[:, :, :places]),
-            0,
-            KeyValue(text.key[:, :, places:], text.value[:, :, places:]),
-            self.block,
-        )
-        output = _merge_heads(guidance.method.attend(query, None, context)[0])
+        query = split_heads(attn, attn.norm_q(attn.to_q(hidden_states)))
+        positive, negative = _project(attn, text[:, start:]).split(end - start)
+        context = self.guidance.context(positive, 0, negative, self.block)
+        output = merge_heads(self.guidance.method.attend(query, None, context)[0])
         if start:
-            output = output + _image_attention(attn, query, encoder_hidden_states[:, :start])
+            output = output + _image_attention(attn, query, text[:, :start])
         projected: Tensor = attn.to_out[1](attn.to_out[0](output))
         return projected
 
 
-def _split_heads(attn: Any, states: Tensor) -> Tensor:
-    """Projected states, with shape (B, L, H D), by heads, with shape (B, H, L, D)."""
-    return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
-
-
-def _merge_heads(states: Tensor) -> Tensor:
-    return states.transpose(1, 2).flatten(2)
-
-
 def _project(attn: Any, text: Tensor) -> KeyValue:
     """Keys and values of the text tokens, each with shape (B, H, L, D); the norm is over all heads together."""
-    return KeyValue(_split_heads(attn, attn.norm_k(attn.to_k(text))), _split_heads(attn, attn.to_v(text)))
+    return KeyValue(split_heads(attn, attn.norm_k(attn.to_k(text))), split_heads(attn, attn.to_v(text)))
 
 
 def _image_attention(attn: Any, query: Tensor, image: Tensor) -> Tensor:
     """What image to video adds: attention to the first frame's own tokens, as diffusers has it."""
-    key = _split_heads(attn, attn.norm_added_k(attn.add_k_proj(image)))
-    value = _split_heads(attn, attn.add_v_proj(image))
-    return _merge_heads(F.scaled_dot_product_attention(query, key, value))
+    key = split_heads(attn, attn.norm_added_k(attn.add_k_proj(image)))
+    value = split_heads(attn, attn.add_v_proj(image))
+    return merge_heads(F.scaled_dot_product_attention(query, key, value))

@@ -25,6 +25,11 @@ class KeyValue:
             torch.cat([self.value, other.value], dim=2),
         )
 
+    def split(self, place: int) -> "tuple[KeyValue, KeyValue]":
+        """The tokens before a place, and those from it on, as views."""
+        before = KeyValue(self.key[:, :, :place], self.value[:, :, :place])
+        return before, KeyValue(self.key[:, :, place:], self.value[:, :, place:])
+
 
 @dataclass(frozen=True)
 class Negative(KeyValue):

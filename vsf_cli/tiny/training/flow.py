@@ -13,7 +13,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
 
-from vsf_cli.families.sd3 import merge_heads, project_image, project_text
+from vsf_cli.families.processor import merge_heads
+from vsf_cli.families.sd3 import project_image, project_text
 from vsf_cli.tiny.recipe import (
     IMAGE_TOKENS_SIDE,
     TEXT_LENGTH,

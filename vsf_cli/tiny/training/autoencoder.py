@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsf_cli.tiny.recipe import build_autoencoder
 from vsf_cli.tiny.scenes import sample_part_alone, sample_scene
-from vsf_cli.tiny.training.loop import Checkpoint, autocast, render, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, minimize, render, steps
 
 __all__ = ["normalised_latents", "pixels", "reconstruction_loss", "train_autoencoder"]
 
@@ -76,12 +76,7 @@ def train_autoencoder(folder: Path, total: int) -> AutoencoderKL:
         return reconstruction_loss(output, target) + 0.01 * (spread - 1).square() + 1e-3 * mean.float().mean().square()
 
     for chance in steps("autoencoder", checkpoint, total, 1.0):
-        loss = loss_of(_crops(images, chance))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        checkpoint.losses.append(loss.item())
+        minimize(loss_of(_crops(images, chance)), checkpoint)
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     model.eval()

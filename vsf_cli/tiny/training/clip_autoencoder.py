@@ -11,7 +11,7 @@ from torch import Tensor
 from vsf_cli.tiny.clip_recipe import build_autoencoder
 from vsf_cli.tiny.clips import draw_clip, sample_clip
 from vsf_cli.tiny.training.autoencoder import pixels, reconstruction_loss
-from vsf_cli.tiny.training.loop import Checkpoint, autocast, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, minimize, steps
 
 __all__ = ["train_clip_autoencoder"]
 
@@ -60,11 +60,7 @@ def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
         flat, wanted = (part.transpose(1, 2).flatten(0, 1) for part in (output, target))
         # A standard deviation near one keeps the latents' scale from drifting.
         loss = reconstruction_loss(flat, wanted) + 0.01 * (spread - 1).square() + 1e-3 * mean.float().mean().square()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        checkpoint.losses.append(loss.item())
+        minimize(loss, checkpoint)
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     model.eval().requires_grad_(False)

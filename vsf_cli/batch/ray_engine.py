@@ -55,9 +55,7 @@ def mapped(
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_gpus=gpus,
-            max_restarts=-1,
-            max_task_retries=-1,
-        )
+        )  # Ray Data restarts its actors, and tries their tasks again, without end.
         for row in outcomes.iter_rows():
             yield pickle.loads(row["outcome"])
             if stopping():

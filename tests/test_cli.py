@@ -126,6 +126,25 @@ def test_a_range_makes_a_picture_for_each_choice(here: Path) -> None:
     assert result.stdout.split() == names and len({(here / name).read_bytes() for name in names}) == 3
 
 
+def test_words_in_the_place_of_others_make_a_picture_each(here: Path) -> None:
+    options = "--neg", "wheels:2", "--sr", "wheels=>basket,flag", "--sr", "Red=>blue,green", "--seed", "1"
+    found = vsf(*BIKE[:2], *options, "--alpha", "1,2", "--dry-run", "--json")
+    requests = [json.loads(line) for line in found.stdout.splitlines()]
+    choices = [(one["negative"], one["prompt"], one["parameters"]["alpha"]) for one in requests]
+    bikes = [f"a {colour} bike on a road" for colour in ("blue", "green")]
+    assert choices == [([f"{part}:2"], bike, alpha) for part in ("basket", "flag") for bike in bikes for alpha in (1, 2)]
+
+    found = vsf(*BIKE[:2], "--neg", "wheels", "--sr", "wheels=>basket,flag", "--seed", "1", "--steps", "2", "--no-metadata")
+    assert found.stdout.split() == [f"outputs/a-red-bike-on-a-road-1-{part}.png" for part in ("basket", "flag")]
+    assert "'basket'" in found.stderr and "'flag'" in found.stderr
+    assert len({(here / name).read_bytes() for name in found.stdout.split()}) == 2
+
+    missing = vsf(*BIKE[:2], "--neg", "wheels", "--sr", "roof=>door")
+    assert missing.exit_code == 6 and "'roof' of --sr is neither in its prompt nor in its negative" in missing.stderr
+    assert vsf(*BIKE[:2], "--sr", "roof").exit_code == 2
+    assert vsf(*BIKE[:2], "--neg", "wheels", "--sr", "wheels=>flag", "--compare", "none,vsf").exit_code == 6
+
+
 def test_bytes_go_to_stdout() -> None:
     found = vsf(*BIKE, "-o", "-", "--steps", "2")
     assert found.exit_code == 0 and found.stdout_bytes.startswith(b"\x89PNG") and found.stdout_bytes.endswith(b"IEND\xaeB`\x82")

@@ -15,12 +15,13 @@ import vsf_cli.batch.gallery as galleries
 from vsf_cli.batch.facts import axes_of, columns_of
 from vsf_cli.batch.gallery import gallery, write_gallery
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.replacing import Replacement, replaced
+from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.table import Row, read_table
 from vsf_cli.cli import app
 from vsf_cli.clip_files import encode_clip
 from vsf_cli.media import read_frames, write_bytes, write_frames, write_picture
 from vsf_cli.ranges import Numbers
+from vsf_cli.replacing import Replacement
 
 TABLE = "prompt,neg,theme\na red bike on a road,wheels,street\na blue house on snow,roof,<b>home</b>\n"
 

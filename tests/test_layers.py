@@ -16,6 +16,7 @@ RANKS = {
     "patch": 1,
     "compiling": 1,
     "ranges": 1,
+    "replacing": 1,
     "text_cache": 2,
     "methods": 2.5,
     "methods.tokens": 2.1,

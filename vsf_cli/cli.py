@@ -48,6 +48,13 @@ def parsed(option: str, parse: Callable[[], Value]) -> Value:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
+def replacements(texts: list[str] | None) -> list[Any]:
+    """What `--sr` says."""
+    from vsf_cli.replacing import Replacement
+
+    return parsed("--sr", lambda: [Replacement.parse(text) for text in texts or []])
+
+
 def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     """Plans and makes pictures, or clips, from what the command line says."""
     from vsf_cli import commands
@@ -65,9 +72,9 @@ def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     talk = Talk(options["quiet"], options["verbose"])
     if options["compare"] is not None:
         return compared(read_prompt(prompt), numbers, settings, {**options, **sweeps}, video, talk)
-    besides = {name: options[name] for name in ("metadata", "sidecar", "dump_attn", "seconds") if name in options}
-    negative, loras = options["neg"] or [], options["lora"] or []
-    planned = plan(read_prompt(prompt), negative, numbers, settings, loras, sweeps, **besides, video=video)
+    besides: dict[str, Any] = {name: options.get(name) for name in ("metadata", "sidecar", "dump_attn", "seconds")}
+    besides |= {"replacements": replacements(options["sr"]), "video": video}
+    planned = plan(read_prompt(prompt), options["neg"] or [], numbers, settings, options["lora"] or [], sweeps, **besides)
     commands.run_images(planned, talk, options["as_json"], options["dry_run"], drawn=options["seed"] is None)
 
 
@@ -75,7 +82,7 @@ def compared(prompt: str, seeds: list[int], settings: Any, options: dict[str, An
     """Makes one prompt by several methods, on one strip."""
     from vsf_cli.compare import plan_comparison, run_comparison
 
-    extra = [name for name in ("method", "sidecar", "dump_attn") if options[name]]
+    extra = [name for name in ("method", "sr", "sidecar", "dump_attn") if options[name]]
     extra += [name for name, value in options.items() if isinstance(value, Numbers) and len(value) > 1]
     if extra:
         raise RequestError(f"--compare makes one strip of one file: leave --{extra[0].replace('_', '-')} out, or its range")
@@ -198,13 +205,12 @@ def batch(
     """Make a picture of each row of a table, and go on where a run was stopped: vsf batch prompts.csv"""
     from vsf_cli.batch import command
     from vsf_cli.batch.items import Shard
-    from vsf_cli.batch.replacing import Replacement
     from vsf_cli.values import parse_batch_size, parse_seeds
 
     own: dict[str, Any] = {"seeds": parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else None}
     own |= {"shard": parsed("--shard", lambda: Shard.parse(options["shard"]))}
     own |= {"batch_size": parsed("--batch-size", lambda: parse_batch_size(options["batch_size"]))}
-    own |= {"replacements": parsed("--sr", lambda: [Replacement.parse(text) for text in options["sr"] or []])}
+    own |= {"replacements": replacements(options["sr"])}
     own |= {"most_failures": 1 if options["fail_fast"] else options["max_failures"]}
     command.run(table, output, {**options, **own})
 

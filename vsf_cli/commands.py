@@ -72,8 +72,10 @@ def run_images(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool
         return
     pipe = made_ready(plan, talk)
     with talk.progress("steps", "encoding") as (progress, encoding):
-        for count, made in enumerate(plan.run(pipe, pending, progress, encoding)):
-            if count == 0:
+        said: tuple[str, ...] | None = None
+        for made in plan.run(pipe, pending, progress, encoding):
+            if made.result.request.negative != said:
+                said = made.result.request.negative
                 _say_applied(made.result, talk)
             _say_made(made, plan, talk, as_json, drawn)
 

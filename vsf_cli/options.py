@@ -133,6 +133,9 @@ def guidance(
 def making(
     steps: Annotated[Numbers | None, typer.Option("--steps", parser=wholes, metavar="NUMBERS", help="Denoising steps.")] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", "--count", help="How many pictures, each with its own seed.")] = None,
+    sr: Annotated[
+        list[str] | None, typer.Option("--sr", help="wheels=>doors,windows: one with each of these words. Repeatable.")
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="A file, a folder/, a template with {seed} {alpha} {slug} ..., or - for bytes."),
@@ -181,7 +184,7 @@ def batching(
     drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Of clips: leave out the first.")] = None,
     crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
     sr: Annotated[
-        list[str] | None, typer.Option("--sr", help="wheels=>doors,windows: every row with each of these words. Repeatable.")
+        list[str] | None, typer.Option("--sr", help="wheels=>doors,windows: one with each of these words. Repeatable.")
     ] = None,
     sheet: Annotated[bool, typer.Option("--sheet", help="Write labelled contact sheets, too.")] = False,
     sidecar: Annotated[bool, typer.Option("--sidecar", help="Write a JSON file beside each file.")] = False,

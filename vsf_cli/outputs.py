@@ -16,7 +16,7 @@ __all__ = ["EXISTS", "Outputs", "slug"]
 
 EXISTS = ("suffix", "skip", "overwrite", "error")
 FIELDS = (
-    *("slug", "seed", "method", "preset", "steps", "guidance", "frames", "fps", "shift", "date", "n", "ext"),
+    *("slug", "seed", "words", "method", "preset", "steps", "guidance", "frames", "fps", "shift", "date", "n", "ext"),
     *parameters_by_setting(),
 )
 NAME_BYTES = 200
@@ -101,7 +101,8 @@ class Outputs:
         template = self._with_ending(str(Path(self.template).expanduser()))
         named = set(self._fields(template))
         missing = [] if "n" in named else [name for name in self.varying if name not in named]
-        added = "".join("-{seed}" if name == "seed" else f"-{name.replace('_', '-')}{{{name}}}" for name in missing)
+        bare = {"seed", "words"}
+        added = "".join(f"-{{{name}}}" if name in bare else f"-{name.replace('_', '-')}{{{name}}}" for name in missing)
         template = str(Path(template).with_name(Path(template).stem + added + Path(template).suffix))
 
         ending = self.formats[self.file_format][0].removeprefix(".")

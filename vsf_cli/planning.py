@@ -1,7 +1,7 @@
 """From settings to a plan: everything that is not legal is refused here, before a model is loaded and without torch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -15,10 +15,11 @@ from vsf_cli.loras import Lora
 from vsf_cli.media import FORMATS, read_metadata
 from vsf_cli.metadata import versions
 from vsf_cli.methods import METHODS, VARIANTS, method_named, parameters_by_setting, resolved, setting_name
-from vsf_cli.outputs import Outputs
+from vsf_cli.outputs import Outputs, slug
 from vsf_cli.pipelines import Runtime, check_dtype, vocabulary_of
 from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.ranges import MOST_NUMBERS, combinations
+from vsf_cli.replacing import Replacement, unfound, variants
 from vsf_cli.run import Plan
 from vsf_cli.values import parse_size, whole_frames
 from vsf_cli.weights import move_negatives
@@ -34,6 +35,7 @@ def plan(
     settings: Settings,
     loras: Sequence[str] = (),
     sweeps: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    replacements: Sequence[Replacement] = (),
     *,
     metadata: bool = True,
     sidecar: bool = False,
@@ -48,6 +50,7 @@ def plan(
         negative: What is not wanted.
         seeds: A picture, or a clip, for each.
         sweeps: Settings with several values: there is one for each choice of them, too.
+        replacements: Words with several others in their place: there is one for each choice of these, too.
         settings: All settings.
         loras: LoRA files.
         metadata: Whether files say how they were made.
@@ -62,28 +65,37 @@ def plan(
     negative = tuple(text.strip() for text in negative if text.strip())
     if dump_attn:
         check_watchable(resolved(settings["method"])[0], negative)
-    if len(seeds) * math.prod(len(values) for values in sweeps.values()) > MOST_NUMBERS:
-        raise RequestError(f"{' x '.join(['seeds', *sweeps])} are more than {MOST_NUMBERS} pictures: make fewer at once")
+    axes = {**sweeps, **{f"{one.searched}=>": one.choices for one in replacements}}
+    if len(seeds) * math.prod(len(values) for values in axes.values()) > MOST_NUMBERS:
+        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MOST_NUMBERS} pictures: make fewer at once")
+    if wrong := unfound(prompt, negative, replacements):
+        raise RequestError(wrong[0])
+    replaced = [(words, choice) for words in variants(prompt, negative, replacements) for choice in combinations(sweeps)]
     asked = [
-        request_of(prompt, negative, seeds[0], settings.overlaid(choice), loras, video, seconds)
-        for choice in combinations(sweeps)
+        request_of(text, left_out, seeds[0], settings.overlaid(choice), loras, video, seconds)
+        for (_, text, left_out), choice in replaced
     ]
     first, notes = asked[0][0], dict.fromkeys(note for _, note in asked if note)
     requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
 
     formats = CLIP_FORMATS if video else FORMATS
-    varying = (*sweeps, *(["seed"] if len(seeds) > 1 else []))
+    words = tuple(slug(" ".join(chosen)) for (chosen, *_), _ in replaced for _ in seeds) if replacements else ()
+    varying = (*(["words"] if words else []), *sweeps, *(["seed"] if len(seeds) > 1 else []))
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn or outputs.file_format == "frames"):
         raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
     check_crf(settings["crf"], outputs.file_format)
     vocabulary = vocabulary_of(first.model)
-    texts = [one.text for one in first.negatives]
-    warnings = [] if vocabulary is None else check_vocabulary(first.prompt, texts, vocabulary, video)
-    warnings += [*hints(texts, METHODS[first.method].guides_attention), *notes]
-    return Plan(
-        requests, outputs, runtime_of(settings), settings, tuple(warnings), metadata, sidecar, dump_attn, settings["crf"]
-    )
+    warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
+    told = tuple(dict.fromkeys([*warnings, *notes]))
+    besides = metadata, sidecar, dump_attn, settings["crf"], words
+    return Plan(requests, outputs, runtime_of(settings), settings, told, *besides)
+
+
+def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
+    texts = [one.text for one in request.negatives]
+    unknown = [] if vocabulary is None else check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None)
+    return [*unknown, *hints(texts, METHODS[request.method].guides_attention)]
 
 
 def runtime_of(settings: Settings) -> Runtime:

@@ -60,6 +60,7 @@ class Plan:
         sidecar: Whether a JSON file is written beside each picture.
         dump_attn: Whether a folder with attention maps is written beside each picture.
         crf: The constant rate factor of a clip's encoder; None means the format's own.
+        words: For the name of each picture's file, what stands in it in the place of other words; empty if nothing does.
     """
 
     requests: tuple[Request, ...]
@@ -71,6 +72,7 @@ class Plan:
     sidecar: bool = False
     dump_attn: bool = False
     crf: int | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def to_stdout(self) -> bool:
@@ -153,7 +155,8 @@ class Plan:
 
     def path(self, request: Request, number: int) -> Path:
         """The path of a request's picture, whether or not it exists."""
-        return self.outputs.path(self._values(request), number)
+        words = self.words[number - 1] if self.words else "none"
+        return self.outputs.path({**self._values(request), "words": words}, number)
 
     def _values(self, request: Request) -> dict[str, Any]:
         return {

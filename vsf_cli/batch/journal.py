@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vsf_cli.errors import MediaError
 from vsf_cli.media import write_bytes
 
@@ -39,6 +37,8 @@ class Journal:
         Raises:
             MediaError: If another process runs it, or the folder cannot be written.
         """
+        from filelock import FileLock, Timeout
+
         owner = self.path.with_suffix(".owner")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,14 +69,14 @@ class Journal:
     def add(self, line: Mapping[str, Any]) -> None:
         """Writes a line.
 
+        It outlives this process, not the machine: a line that is lost with it is found again in its picture.
+
         Raises:
             MediaError: If it cannot be written.
         """
         try:
             with self.path.open("ab") as file:
                 file.write(json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
         except OSError as error:
             raise MediaError(f"{self.path} cannot be written: {error.strerror}") from error
 

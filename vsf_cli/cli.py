@@ -1,5 +1,6 @@
 """The command line: thin, and without torch until a model is needed."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -203,6 +204,8 @@ def batch(
     **options: Any,
 ) -> None:
     """Make a picture of each row of a table, and go on where a run was stopped: vsf batch prompts.csv"""
+    # Pydantic would read the metadata of every installed package in search of plugins.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     from vsf_cli.batch import command
     from vsf_cli.batch.items import Shard
     from vsf_cli.values import parse_batch_size, parse_seeds

@@ -7,12 +7,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.metadata import infotext
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["CLIP_FORMATS", "check_crf", "encode_clip", "read_clip", "read_clip_tags"]
 
@@ -52,7 +53,7 @@ def check_crf(crf: int | None, format: str) -> None:
 
 
 def encode_clip(
-    frames: Sequence[Image.Image],
+    frames: Sequence["Image"],
     fps: int,
     format: str,
     description: Mapping[str, Any] | None,
@@ -83,7 +84,7 @@ def encode_clip(
 
 
 def _by_ffmpeg(
-    frames: Sequence[Image.Image],
+    frames: Sequence["Image"],
     fps: int,
     format: str,
     tags: Mapping[str, str],
@@ -111,12 +112,14 @@ def _by_ffmpeg(
         return path.read_bytes()
 
 
-def _animation(frames: Sequence[Image.Image], fps: int, format: str, tags: Mapping[str, str]) -> bytes:
+def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[str, str]) -> bytes:
+    from PIL.Image import Exif
+
     buffer = io.BytesIO()
     first, *rest = [frame.convert("RGB") for frame in frames]
     options: dict[str, Any] = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
     if format == "webp":
-        exif = Image.Exif()
+        exif = Exif()
         if tags:
             exif[IMAGE_DESCRIPTION] = tags["vsf"]
             exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + tags["parameters"].encode("utf-16-be")
@@ -145,13 +148,14 @@ def read_clip_tags(path: Path) -> dict[str, str]:
     return {key.lower(): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
 
 
-def read_clip(path: Path) -> list[Image.Image]:
+def read_clip(path: Path) -> list["Image"]:
     """The frames of an MP4 or WebM file.
 
     Raises:
         MediaError: If it cannot be read as a clip.
     """
     from imageio_ffmpeg import get_ffmpeg_exe
+    from PIL import Image
 
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         # Not by imageio's readers, which leave pipes open.

@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from PIL import Image, ImageSequence, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from vsf_cli.clip_files import EXIF_IFD, IMAGE_DESCRIPTION, UNICODE, USER_COMMENT, read_clip, read_clip_tags
 from vsf_cli.errors import MediaError
 from vsf_cli.metadata import infotext
+
+if TYPE_CHECKING:  # What only plans, and writes nothing, starts without Pillow.
+    from PIL.Image import Image
 
 __all__ = [
     "FORMATS",
@@ -50,7 +50,10 @@ class Metadata:
     parameters: str | None
 
 
-def _save(image: Image.Image, file: BinaryIO, format: str, description: Mapping[str, Any] | None) -> None:
+def _save(image: "Image", file: BinaryIO, format: str, description: Mapping[str, Any] | None) -> None:
+    from PIL.Image import Exif
+    from PIL.PngImagePlugin import PngInfo
+
     own = json.dumps(description, ensure_ascii=True, sort_keys=True, allow_nan=False) if description else None
     if format == "png":
         info = PngInfo()
@@ -60,7 +63,7 @@ def _save(image: Image.Image, file: BinaryIO, format: str, description: Mapping[
         image.save(file, "PNG", pnginfo=info)
         return
 
-    exif = Image.Exif()
+    exif = Exif()
     if description and own:
         exif[IMAGE_DESCRIPTION] = own
         exif.get_ifd(EXIF_IFD)[USER_COMMENT] = UNICODE + infotext(description).encode("utf-16-be")
@@ -68,7 +71,7 @@ def _save(image: Image.Image, file: BinaryIO, format: str, description: Mapping[
     image.save(file, format.upper(), exif=exif, **options)
 
 
-def encode(image: Image.Image, format: str, description: Mapping[str, Any] | None) -> bytes:
+def encode(image: "Image", format: str, description: Mapping[str, Any] | None) -> bytes:
     """A picture as the bytes of a file.
 
     Raises:
@@ -144,7 +147,7 @@ def check_writable(path: Path) -> None:
         raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")
 
 
-def write_frames(path: Path, frames: Sequence[Image.Image], description: Mapping[str, Any] | None) -> None:
+def write_frames(path: Path, frames: Sequence["Image"], description: Mapping[str, Any] | None) -> None:
     """Writes the frames of a clip as numbered PNG files into a folder, which appears when all are there.
 
     Arguments:
@@ -169,7 +172,7 @@ def write_frames(path: Path, frames: Sequence[Image.Image], description: Mapping
         raise MediaError(f"{path} cannot be written: {error.strerror}; choose another place with -o") from error
 
 
-def write_picture(path: Path, image: Image.Image, format: str, description: Mapping[str, Any] | None) -> None:
+def write_picture(path: Path, image: "Image", format: str, description: Mapping[str, Any] | None) -> None:
     """Writes a picture with its metadata.
 
     Arguments:
@@ -190,6 +193,8 @@ def read_metadata(path: Path) -> Metadata:
     Raises:
         MediaError: If the file cannot be read or is no picture.
     """
+    from PIL import Image
+
     try:
         if path.suffix == ".json":
             return Metadata(_own(path.read_text("utf-8")), None)
@@ -211,16 +216,18 @@ def read_metadata(path: Path) -> Metadata:
         return Metadata(_own(own), parameters)
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def read_frames(path: Path) -> list[Image.Image]:
+def read_frames(path: Path) -> list["Image"]:
     """The frames of a picture, which has one, of a clip, or of a folder of frames.
 
     Raises:
         MediaError: If it cannot be read.
     """
+    from PIL import Image, ImageSequence
+
     try:
         if path.is_dir():
             return [frame for file in sorted(path.glob("*.png")) for frame in read_frames(file)]
@@ -230,7 +237,7 @@ def read_frames(path: Path) -> list[Image.Image]:
             return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as a picture: {error}") from error
 
 

@@ -9,7 +9,6 @@ import platform
 import re
 from collections.abc import Mapping
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from vsf_cli import __version__
@@ -25,6 +24,8 @@ PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 @cache
 def versions() -> dict[str, str]:
     """The versions that decide a picture's bits."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"vsf": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -4,12 +4,9 @@ Engines have one signature, and the same core behind it: a worker makes what it 
 share; what comes back is small. Whoever calls an engine keeps the journal.
 """
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Protocol
@@ -71,6 +68,9 @@ def local(maker: Maker, items: Sequence[Item], workers: int, address: str | None
     if workers == 1:
         yield from maker.make(items, watching.stopping, watching.loading, watching.progress)
         return
+    from concurrent.futures import FIRST_COMPLETED, wait
+    from concurrent.futures.process import BrokenProcessPool
+
     left, deaths = deque(work_of(maker, items)), 0
     while left and not watching.stopping():
         given: dict[Any, list[Item]] = {}
@@ -91,7 +91,10 @@ def local(maker: Maker, items: Sequence[Item], workers: int, address: str | None
                 raise VSFError(f"workers died {deaths} times, perhaps for want of memory: try fewer with --workers") from error
 
 
-def _pool(maker: Maker, workers: int) -> ProcessPoolExecutor:
+def _pool(maker: Maker, workers: int) -> Any:
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
     context = multiprocessing.get_context("spawn")
     numbers = context.Queue()
     for number in range(workers):

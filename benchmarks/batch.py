@@ -1,0 +1,98 @@
+"""What `vsf batch` costs beside the model's own time: python benchmarks/batch.py [--items N --size N --rounds N]
+
+Makes the same pictures of the embedded model in one run: by calls of the library, one after the other and kept nowhere; by a
+batch, one by one; and by a batch, several in one pass; all of it several times in turn, since a machine's speed changes. A
+batch's pictures are written with their metadata, and its journal with them. Writes benchmarks/results/batch.json, and a table
+as Markdown to stdout.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from vsf_cli.batch.items import Item, items_of
+from vsf_cli.batch.maker import Maker
+from vsf_cli.batch.runner import Batch
+from vsf_cli.batch.table import read_table
+from vsf_cli.bench.report import machine
+from vsf_cli.commands import quiet_libraries
+from vsf_cli.generate import generate
+from vsf_cli.metadata import versions
+from vsf_cli.pipelines import Runtime
+from vsf_cli.run import load_for
+from vsf_cli.tiny.scenes import pairs
+
+RESULT = Path(__file__).parent / "results" / "batch.json"
+SEEDS = 4
+
+
+def items(count: int) -> list[Item]:
+    """Pictures of the dev split's prompts, each against a part, with several seeds."""
+    told = [json.dumps({"prompt": prompt, "negative": part}) for prompt, _, part in pairs("dev", -(-count // SEEDS))]
+    rows = read_table(Path("prompts.jsonl"), "\n".join(told))
+    return items_of("prompts.jsonl", rows, {}, seeds=range(1, SEEDS + 1))[0][:count]
+
+
+def by_calls(chosen: Sequence[Item], warm: int) -> float:
+    """Seconds of all but the first few, the model loaded."""
+    pipe = load_for(chosen[0].request, Runtime())
+    for item in chosen[:warm]:
+        generate(pipe, item.request)
+    started = time.perf_counter()
+    for item in chosen[warm:]:
+        generate(pipe, item.request)
+    return time.perf_counter() - started
+
+
+def by_batch(chosen: Sequence[Item], warm: int, size: int) -> float:
+    """The same by a batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        batch = Batch(chosen, Maker(Path(folder), batch_size=size))
+        outcomes = batch.run(chosen)
+        failed = [outcome for outcome in islice(outcomes, warm) if outcome.error]
+        started = time.perf_counter()
+        failed += [outcome for outcome in outcomes if outcome.error]
+        seconds = time.perf_counter() - started
+    assert not failed, failed[0].error
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, default=200)
+    parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    asked = parser.parse_args()
+    quiet_libraries(False)
+    # The first pass of a batch is not timed: before it, the model is loaded.
+    warm = asked.size
+    chosen = items(asked.items + warm)
+    runs: dict[str, Callable[[], float]] = {
+        "calls": lambda: by_calls(chosen, warm),
+        "batch": lambda: by_batch(chosen, warm, 1),
+        f"batch of {asked.size}": lambda: by_batch(chosen, warm, asked.size),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(asked.rounds):
+        for name, run in runs.items():
+            seconds[name].append(run())
+    place = machine(torch.device("cpu"))
+    RESULT.write_text(
+        json.dumps({"machine": place, **vars(asked), "versions": dict(versions()), "seconds": seconds}, indent=2) + "\n"
+    )
+    print("| | s | of the calls' | items a second |\n|---|---|---|---|")
+    for name, took in seconds.items():
+        ratios = sorted(one / bare for one, bare in zip(took, seconds["calls"], strict=True))
+        spread = f"{median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f})"
+        print(f"| {name} | {median(took):.1f} | {spread} | {asked.items / median(took):.1f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -226,6 +226,15 @@ def test_a_picture_of_another_request_is_made_again() -> None:
     assert before and after and (before["request"]["parameters"]["alpha"], after["request"]["parameters"]["alpha"]) == (1, 2)
 
 
+def test_rows_that_ask_for_the_same_under_two_names_leave_two_files() -> None:
+    table = "prompt,negative,seed,name\na red bike,wheels,1,one\na red bike,wheels,1,two\n"
+    first, second = [Path(path) for path in batch("--steps", "2", table=table).stdout.split()]
+    assert (first.name, second.name) == ("one.png", "two.png") and first.read_bytes() == second.read_bytes()
+    assert [row["status"] for row in manifest()] == ["done", "done"] and len({row["id"] for row in manifest()}) == 1
+    first.unlink()
+    assert batch("--steps", "2", table=table).stdout.split() == [str(first)]
+
+
 def test_batches_are_the_same_to_rounding(here: Path) -> None:
     from PIL import Image, ImageChops
 

@@ -165,7 +165,7 @@ def two_items(table: str = "prompt\na red bike\na blue house\n") -> tuple[list[I
 
 def test_what_failed_or_is_not_made_has_a_place(browser: Any, tmp_path: Path) -> None:
     items, rows = two_items()
-    write_gallery(tmp_path, items, rows, {items[0].id: {"status": "failed", "error": "out of memory"}})
+    write_gallery(tmp_path, items, rows, {items[0].key: {"status": "failed", "error": "out of memory"}})
     browser.get((tmp_path / "index.html").as_uri())
     assert texts(browser, ".cell .none") == ["out of memory", "not made yet"]
     browser.find_elements("css selector", ".cell")[1].click()

@@ -116,7 +116,7 @@ class _Stop:
 def say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> None:
     """Says what a run would do: how many pictures, how many are done, what is loaded, and how long it may take."""
     states = batch.states()
-    left = [item for item in batch.items if states.get(item.id) == "left"]
+    left = [item for item in batch.items if states.get(item.key) == "left"]
     counts = {state: sum(found == state for found in states.values()) for state in ("done", "failed", "left")}
     weights = dict.fromkeys((item.request.model, item.request.revision) for item in left)
     models = list(dict.fromkeys(model for model, _ in weights))
@@ -154,9 +154,9 @@ def carry_out(
     made: list[Outcome] = []
     with batch.journal.locked(), stop.listening():
         remove_partials(batch.folder)
-        states: dict[str, str] = dict(batch.states())
+        states: dict[tuple[str, str], str] = dict(batch.states())
         batch.adopt(states)
-        left = list({item.id: item for item in batch.items if states.get(item.id) == "left"}.values())
+        left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
         done = sum(state == "done" for state in states.values())
         if done:
             talk.say(f"{done} of {len(states)} pictures are done already")
@@ -164,7 +164,7 @@ def carry_out(
             with talk.progress("pictures", "steps") as (whole, steps):
                 for outcome in batch.run(left, Watching(stop, loading, steps)):
                     made.append(outcome)
-                    states[outcome.item.id] = "failed" if outcome.error else "done"
+                    states[outcome.item.key] = "failed" if outcome.error else "done"
                     _say(outcome, batch, talk, as_json)
                     if whole is not None:
                         whole(len(made), len(left))

@@ -29,14 +29,16 @@ QUALITY = 72
 CLIPS = (".mp4", ".webm")
 
 
-def write_gallery(folder: Path, items: Sequence[Item], rows: Sequence[Row], known: Mapping[str, Mapping[str, Any]]) -> Path:
+def write_gallery(
+    folder: Path, items: Sequence[Item], rows: Sequence[Row], known: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> Path:
     """Writes the page beside the pictures. Thumbnails of pictures that are as they were are taken from the page before.
 
     Arguments:
         folder: The folder of the run.
         items: All items of the table.
         rows: The table's rows.
-        known: The last line of the journals for each item, by id.
+        known: The last line of the journals for each item, by its key.
 
     Raises:
         MediaError: If it cannot be written.
@@ -50,7 +52,7 @@ def gallery(
     folder: Path,
     items: Sequence[Item],
     rows: Sequence[Row],
-    known: Mapping[str, Mapping[str, Any]],
+    known: Mapping[tuple[str, str], Mapping[str, Any]],
     before: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
     """The HTML. Thumbnails are in it, full files are linked.
@@ -59,14 +61,14 @@ def gallery(
         folder: The folder of the run.
         items: All items of the table.
         rows: The table's rows.
-        known: The last line of the journals for each item, by id.
+        known: The last line of the journals for each item, by its key.
         before: The cells of an earlier page, by the names of their files.
     """
     shown = items[:MOST_CELLS]
     side = SMALL_SIDE if len(shown) > MANY else SIDE
     facts, varying, swept = columns_of(shown, rows)
     cells = [
-        {**_cell(folder, item, known.get(item.id, {}), side, (before or {}).get(item.name, {})), "facts": fact}
+        {**_cell(folder, item, known.get(item.key, {}), side, (before or {}).get(item.name, {})), "facts": fact}
         for item, fact in zip(shown, facts, strict=True)
     ]
     common, told = in_common(shown, facts, varying)

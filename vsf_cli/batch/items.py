@@ -50,6 +50,11 @@ class Item:
     name: str
     model: Mapping[str, str]
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from others of a run: its id, and its name, since rows that ask for the same may have several."""
+        return self.id, self.name
+
     @cached_property
     def load_key(self) -> str:
         """Items that have it in common run on the same loaded model."""

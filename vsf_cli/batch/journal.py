@@ -89,17 +89,18 @@ def _said(owner: Path) -> str:
         return "another process"
 
 
-def read_journals(folder: Path) -> dict[str, dict[str, Any]]:
-    """The last line of each item in all journals of a folder, by id. Lines that are torn are passed over."""
-    found: dict[str, dict[str, Any]] = {}
+def read_journals(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The last line of each item in all journals of a folder, by its key. Lines that are torn are passed over."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted(folder.glob(f"{MANIFEST}*.jsonl")):
         for text in path.read_text("utf-8", errors="replace").split("\n"):
             try:
                 line = json.loads(text)
-                known = found.get(line["id"])
+                key = line["id"], line["path"]
+                known = found.get(key)
                 # What is done once is done, whichever journal says it.
                 if known is None or known["status"] != "done" or line["status"] == "done":
-                    found[line["id"]] = line
+                    found[key] = line
             except (ValueError, KeyError, TypeError):
                 continue
     return found

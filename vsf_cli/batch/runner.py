@@ -54,10 +54,10 @@ class Batch:
         """The file of an item."""
         return self.folder / item.name
 
-    def states(self) -> dict[str, State]:
-        """The state of each item of the shard, by id: the picture decides, and the journal saves looking at it."""
+    def states(self) -> dict[tuple[str, str], State]:
+        """The state of each item of the shard, by key: the picture decides, and the journal saves looking at it."""
         known = read_journals(self.folder) if self.folder.is_dir() else {}
-        return {item.id: self._state(item, known.get(item.id, {})) for item in self.items if self.shard.holds(item)}
+        return {item.key: self._state(item, known.get(item.key, {})) for item in self.items if self.shard.holds(item)}
 
     def _state(self, item: Item, line: Mapping[str, Any]) -> State:
         path = self.path(item)
@@ -67,11 +67,11 @@ class Batch:
             return "done"
         return "failed" if line.get("status") == "failed" and not self.retry_failed else "left"
 
-    def adopt(self, states: Mapping[str, str]) -> None:
+    def adopt(self, states: Mapping[tuple[str, str], str]) -> None:
         """Writes into the journal what is done by the pictures, but not by any journal. The lock must be held."""
         known = read_journals(self.folder)
         for item in self.items:
-            if states.get(item.id) == "done" and known.get(item.id, {}).get("status") != "done":
+            if states.get(item.key) == "done" and known.get(item.key, {}).get("status") != "done":
                 self._note(item, "found", None)
 
     def run(self, left: Sequence[Item], watching: Watching | None = None) -> Iterator[Outcome]:

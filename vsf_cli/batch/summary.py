@@ -39,7 +39,7 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
     """
     known = read_journals(folder)
     columns = list(dict.fromkeys(name for row in rows for name in row.cells))
-    lines = [_results(item, known.get(item.id, {})) for item in items]
+    lines = [_results(item, known.get(item.key, {})) for item in items]
     names = dict.fromkeys(name for line in lines for name in line)
     named = {name: f"vsf_{name}" if name in columns else name for name in names}
     return write_table(

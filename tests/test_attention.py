@@ -1,4 +1,6 @@
 import itertools
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_output_and_lse_are_exact(path: module.Path, dtype: torch.dtype) -> None
 
 
 def test_fallback_splits_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FALLBACK_QUERIES", 8)
+    monkeypatch.setattr(module, "HELD_QUERIES", 8)
     inputs = tensors(torch.float64)
     torch.testing.assert_close(module._fallback(*inputs)[1], expected(*inputs)[1])
 
@@ -48,6 +50,14 @@ def test_masked_attention_sees_the_first_keys_of_each_row(dtype: torch.dtype) ->
         wanted = expected(query[row], key[row, :, :length], value[row, :, :length])
         torch.testing.assert_close(output[row].double(), wanted[0], atol=TOLERANCES[dtype], rtol=0)
         torch.testing.assert_close(lse[row].double(), wanted[1], atol=1e-5, rtol=0)
+
+
+def test_masked_attention_holds_the_logits_of_a_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = tensors(torch.float64)
+    whole = masked_attention_with_lse(query, key, value, torch.tensor([21, 4]))
+    monkeypatch.setattr(module, "HELD_QUERIES", 8)
+    for part, wanted in zip(masked_attention_with_lse(query, key, value, torch.tensor([21, 4])), whole, strict=True):
+        torch.testing.assert_close(part, wanted)
 
 
 def test_masked_attention_without_a_key_gives_zero_and_no_mass() -> None:
@@ -94,6 +104,58 @@ def test_cuda_paths_are_exact(dtype: torch.dtype, path: module.Path) -> None:
     wanted, wanted_lse = expected(*inputs)
     torch.testing.assert_close(output.double(), wanted, atol=TOLERANCES[dtype], rtol=0)
     torch.testing.assert_close(lse.double(), wanted_lse, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("layout", ["heads first", "heads last", "padded"])
+def test_a_backend_of_diffusers_gives_output_and_lse(monkeypatch: pytest.MonkeyPatch, layout: str) -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    def kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, return_lse: bool = False) -> Any:
+        output, lse = attention_with_lse(*(states.transpose(1, 2) for states in (query, key, value)))
+        lse = {"heads first": lse, "heads last": lse.transpose(1, 2), "padded": torch.nn.functional.pad(lse, (0, 27))}[layout]
+        return (output.transpose(1, 2), lse) if return_lse else output.transpose(1, 2)
+
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, AttentionBackendName.FLASH, kernel)
+    names = {"query", "key", "value", "return_lse"}
+    monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, AttentionBackendName.FLASH, names)
+    inputs = tensors(torch.float32)
+    for found, wanted in zip(attention_with_lse(*inputs, backend="flash"), attention_with_lse(*inputs), strict=True):
+        assert torch.equal(found, wanted)
+    assert torch.equal(attention(*inputs, backend="flash"), attention_with_lse(*inputs)[0])
+
+
+def test_every_backend_is_one_of_diffusers() -> None:
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    for name in module.BACKENDS:
+        assert "return_lse" in _AttentionBackendRegistry._supported_arg_names[AttentionBackendName(name)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "path"),
+    [
+        ("FLASH_ATTENTION", module._cuda_flash),
+        ("CUDNN_ATTENTION", module._cuda_cudnn),
+        ("EFFICIENT_ATTENTION", module._cuda_efficient),
+        ("MATH", module._fallback),
+    ],
+)
+def test_on_cuda_it_is_the_kernel_that_the_unguided_model_gets(
+    monkeypatch: pytest.MonkeyPatch, choice: str, path: module.Path
+) -> None:
+    monkeypatch.setattr(module, "_cuda_choice", lambda device, dtype, head_dim: choice)
+    query = SimpleNamespace(device=torch.device("cuda"), dtype=torch.bfloat16, shape=(1, 2, 3, 64))
+    assert module._path_for(cast(torch.Tensor, query)) is path
+
+
+def test_the_choice_of_a_kernel_is_pytorchs_own() -> None:
+    assert module._cuda_choice(torch.device("cpu"), torch.float32, 64) == "FLASH_ATTENTION", "asked of the CPU"
+
+    def choose(query: torch.Tensor) -> torch.Tensor:
+        return query + (module._cuda_choice(query.device, query.dtype, query.shape[-1]) == "FLASH_ATTENTION")
+
+    compiled = torch.compile(choose, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(torch.zeros(1, 1, 2, 64)), torch.ones(1, 1, 2, 64))
 
 
 def test_paths_of_this_machine_are_named() -> None:

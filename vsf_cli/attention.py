@@ -10,41 +10,80 @@ that the device has.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend
+from torch.utils._triton import has_triton
 
-__all__ = ["attention", "attention_with_lse", "available_paths", "masked_attention_with_lse", "merged", "scalar"]
+__all__ = [
+    "BACKENDS",
+    "KERNEL_DEVICES",
+    "attention",
+    "attention_with_lse",
+    "available_paths",
+    "has_lse",
+    "masked_attention_with_lse",
+    "merged",
+    "merged_by_lse",
+    "scalar",
+]
 
-FALLBACK_QUERIES = 1024
-"""Queries whose logits the fallback holds at once: it bounds its memory."""
+HELD_QUERIES = 1024
+"""Queries whose logits are held at once, where they are written out: it bounds the memory."""
+
+KERNEL_DEVICES = ("cpu", "cuda", "meta")
+"""The devices with kernels that give a log-sum-exp; shapes without numbers, by which costs are counted, go the CPU's way."""
+
+BACKENDS = frozenset(
+    {
+        "flash",
+        "flash_hub",
+        "_flash_3",
+        "flash_4_hub",
+        "aiter_fa2_hub",
+        "sage",
+        "sage_hub",
+        "_sage_qk_int8_pv_fp8_cuda",
+        "_sage_qk_int8_pv_fp8_cuda_sm90",
+        "_sage_qk_int8_pv_fp16_cuda",
+        "_sage_qk_int8_pv_fp16_triton",
+    }
+)
+"""Attention backends of diffusers whose log-sum-exp can be had from its dispatcher. PyTorch's own are called without it."""
 
 Path = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Attention :math:`\mathrm{softmax}(q k^T / \sqrt{D}) v`, by PyTorch's own choice of kernel.
+def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, backend: str | None = None) -> Tensor:
+    r"""Attention :math:`\mathrm{softmax}(q k^T / \sqrt{D}) v`, by PyTorch's own choice of kernel, or by a backend of diffusers.
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
         key: Keys, with shape (B, H, K, D).
         value: Values, with shape (B, H, K, D).
-        mask: Which keys may be seen, as booleans that broadcast to (B, H, Q, K); None means all of them.
+        mask: Which keys may be seen, as booleans that broadcast to (B, H, Q, K), or what is added to the logits; None: all.
+        backend: One of `BACKENDS`, for calls without a mask; None means PyTorch's own.
 
     Returns:
         The output, with shape (B, H, Q, D).
     """
+    if backend is not None and mask is None:
+        return _dispatched(query, key, value, backend, False).transpose(1, 2)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
-def attention_with_lse(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def attention_with_lse(query: Tensor, key: Tensor, value: Tensor, backend: str | None = None) -> tuple[Tensor, Tensor]:
     r"""Attention and its log-sum-exp, by the fastest exact path of the device.
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
         key: Keys, with shape (B, H, K, D), where K is at least 1.
         value: Values, with shape (B, H, K, D).
+        backend: One of `BACKENDS`, which the model was told to use; None means PyTorch's own.
 
     Returns:
         The output, with shape (B, H, Q, D), and the log-sum-exp, with shape (B, H, Q), in float32 (float64 for float64).
@@ -54,13 +93,21 @@ def attention_with_lse(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tenso
     """
     if key.shape[2] == 0:
         raise ValueError(f"attention needs at least one key, but the keys have shape {tuple(key.shape)}")
+    if backend is not None:
+        output, lse = _dispatched(query, key, value, backend, True)
+        return output.transpose(1, 2), _by_heads(lse, query)
     return _path_for(query)(query, key, value)
+
+
+def has_lse(query: Tensor, backend: str | None = None) -> bool:
+    """Whether a kernel gives the log-sum-exp of such queries; else it costs the logits of all keys once more."""
+    return backend is not None or _path_for(query) is not _fallback
 
 
 def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to the first keys of each row, for a few keys of which each row has its own number.
 
-    Logits are held in full, with B H Q K entries: meant for the tokens of negative prompts.
+    Logits are written out, for `HELD_QUERIES` at a time: meant for the few tokens of negative prompts.
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
@@ -72,8 +119,15 @@ def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths
         The output, with shape (B, H, Q, D), which is 0 where a row has no key, and the log-sum-exp, with shape (B, H, Q), which
         is minus infinity there.
     """
-    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     seen = torch.arange(key.shape[2], device=key.device) < lengths.view(-1, 1, 1, 1)  # [B, 1, 1, K]
+    parts = [_masked(part, key, value, seen) for part in query.split(HELD_QUERIES, dim=2)]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([output for output, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     logits = (query.to(wide) * query.shape[-1] ** -0.5) @ key.to(wide).transpose(-1, -2)  # [B, H, Q, K]
     logits = logits.masked_fill(~seen, -torch.inf)
 
@@ -99,36 +153,69 @@ def merged(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     return first.lerp_(second, weight)
 
 
+def merged_by_lse(first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor = 0.0) -> Tensor:
+    r"""Two partial attentions as one, by :math:`w = \mathrm{sigmoid}(L_2 - \beta - L_1)`; on CUDA as one kernel.
+
+    Arguments:
+        first: A partial attention, with shape (B, H, Q, D); it must not be needed any more.
+        second: The other one, with the same shape.
+        first_lse: The log-sum-exp of the first, with shape (B, H, Q).
+        second_lse: That of the second.
+        bias: The bias :math:`\beta` of the second's logits, in nats; a tensor without axes where other numbers come.
+    """
+    # Where blocks are compiled, it is compiled with them.
+    alone = first.device.type == "cuda" and not torch.compiler.is_compiling()
+    merge = _compiled_merge() if alone and has_triton() else _merge
+    return merge(first, second, first_lse, second_lse, bias)
+
+
+def _merge(first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor) -> Tensor:
+    return merged(first, second, torch.sigmoid(second_lse - bias - first_lse))
+
+
+@lru_cache(maxsize=1)
+def _compiled_merge() -> Callable[..., Tensor]:
+    """The merge as one kernel that reads and writes the first once: five launches less in every block."""
+    compiled: Callable[..., Tensor] = torch.compile(_merge, dynamic=True)
+    return compiled
+
+
 def scalar(value: float, device: torch.device) -> Tensor:
-    """A number as a tensor without axes, in the widest dtype of the device: it changes no other tensor's dtype."""
-    return torch.tensor(value, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    """A number as a tensor without axes, as wide as every device of its kind has it: it changes no other tensor's dtype."""
+    return torch.tensor(value, dtype=torch.float64 if device.type in KERNEL_DEVICES else torch.float32, device=device)
 
 
 def available_paths() -> dict[str, bool]:
-    """Which exact paths exist on this machine, by name, in the order in which they are preferred."""
+    """Which exact paths exist on this machine, by name."""
     cuda = torch.cuda.is_available()
     return {
         "cuda-flash": cuda and torch.backends.cuda.is_flash_attention_available(),
-        "cuda-efficient": cuda,
         "cuda-cudnn": cuda and torch.backends.cudnn.is_available() and torch.backends.cuda.cudnn_sdp_enabled(),
+        "cuda-efficient": cuda,
         "cpu-flash": hasattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"),
         "fallback": True,
     }
 
 
 def _path_for(query: Tensor) -> Path:
-    # Shapes without numbers, by which costs are counted, go the way of the CPU.
     if query.device.type in ("cpu", "meta"):
         return _cpu_flash
     if query.device.type == "cuda":
-        # Asked in the way that torch.compile can fold; `get_device_capability` would break the graph.
-        ampere = torch.cuda.get_device_properties(query.device).major >= 8
-        half, aligned = query.dtype in (torch.float16, torch.bfloat16), query.shape[-1] % 8 == 0
-        if half and aligned and query.shape[-1] <= 256 and ampere:
-            return _cuda_flash if torch.backends.cuda.is_flash_attention_available() else _cuda_cudnn
-        if aligned and query.dtype != torch.float64 and (ampere or query.dtype != torch.bfloat16):
-            return _cuda_efficient
+        return _CUDA_PATHS.get(_cuda_choice(query.device, query.dtype, query.shape[-1]), _fallback)
     return _fallback
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _cuda_choice(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """The kernel that the unguided model gets from PyTorch for such queries: which is fastest depends on the GPU."""
+    return _choice(device, dtype, head_dim)
+
+
+@lru_cache(maxsize=64)
+def _choice(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    probe = torch.empty(1, 1, 128, head_dim, dtype=dtype, device=device)
+    name: str = SDPBackend(torch._fused_sdp_choice(probe, probe, probe)).name
+    return name
 
 
 def _cpu_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,8 +241,32 @@ def _cuda_efficient(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
     return output, lse[:, :, : query.shape[2]]
 
 
+_CUDA_PATHS: dict[str, Path] = {
+    "FLASH_ATTENTION": _cuda_flash,
+    "CUDNN_ATTENTION": _cuda_cudnn,
+    "EFFICIENT_ATTENTION": _cuda_efficient,
+}
+
+
+def _dispatched(query: Tensor, key: Tensor, value: Tensor, backend: str, with_lse: bool) -> Any:
+    """A backend of diffusers, which has heads behind tokens: the output with shape (B, Q, H, D), and its log-sum-exp."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+    states = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    options = {"return_lse": True} if with_lse else None
+    return dispatch_attention_fn(*states, attention_kwargs=options, backend=AttentionBackendName(backend))
+
+
+def _by_heads(lse: Tensor, query: Tensor) -> Tensor:
+    """A log-sum-exp with shape (B, H, Q): some kernels pad it, or have the heads last."""
+    heads, queries = query.shape[1:3]
+    if lse.shape[1] != heads or lse.shape[2] < queries:
+        lse = lse.transpose(1, 2)
+    return lse[:, :, :queries].float()
+
+
 def _fallback(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     transposed = key.to(wide).transpose(-1, -2) * query.shape[-1] ** -0.5
-    lse = [(part.to(wide) @ transposed).logsumexp(dim=-1) for part in query.split(FALLBACK_QUERIES, dim=2)]
+    lse = [(part.to(wide) @ transposed).logsumexp(dim=-1) for part in query.split(HELD_QUERIES, dim=2)]
     return attention(query, key, value), torch.cat(lse, dim=2)

@@ -80,7 +80,7 @@ class Guidance:
         self.progress: Any = 0.0
         self._device: torch.device | None = None
 
-    def context(self, stock: KeyValue, images: int, negative: KeyValue, block: int) -> Context:
+    def context(self, stock: KeyValue, images: int, negative: KeyValue, block: int, backend: str | None = None) -> Context:
         """What the queries of a block can attend to.
 
         Arguments:
@@ -88,9 +88,10 @@ class Guidance:
             images: How many of them are image tokens.
             negative: The negative prompts' tokens.
             block: The number of the attention, from 1.
+            backend: The attention backend of diffusers that the model was told to use.
         """
         told = Negative(negative.key, negative.value, self.lengths, self.weights)
-        return Context(stock, images, told, self.progress, block)
+        return Context(stock, images, told, self.progress, block, backend)
 
     def rest(self) -> None:
         """Takes note that the forward call that begins is not guided: it has no negative prompt."""

@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 
+from vsf_cli.attention import BACKENDS
 from vsf_cli.errors import PatchError
 from vsf_cli.families.base import Guidance
 
@@ -24,17 +26,30 @@ class GuidedProcessor(ABC):
     replaces: type
     """diffusers' own processor, which this one can stand in for."""
 
+    # By these names diffusers sets them: `transformer.set_attention_backend("flash")` works while the model is guided, too.
+    _attention_backend: Any = None
+
     def __init__(self, guidance: Guidance, stock: Any, block: int) -> None:
         self.guidance = guidance
         self.stock = stock
         self.block = block
+        self._attention_backend = getattr(stock, "_attention_backend", None)
+
+    @property
+    def backend(self) -> str | None:
+        """The backend that the model was told to use, if our own calls have to go through diffusers to reach it."""
+        chosen = self._attention_backend
+        if chosen is None and hasattr(self.stock, "_attention_backend"):
+            chosen, _ = _AttentionBackendRegistry.get_active_backend()
+        name = getattr(chosen, "value", chosen)
+        return name if name in BACKENDS else None
 
     @classmethod
     def of_all(cls, attentions: Iterable[tuple[str, Any]], guidance: Guidance) -> "dict[Any, GuidedProcessor]":
         """The new processor of each attention, given with its name.
 
         Raises:
-            PatchError: If an attention is guided already, has another processor, or fused projections.
+            PatchError: If an attention is guided already, has another processor, fused projections, or is shared out.
         """
         return {module: cls(guidance, cls._stock(name, module), block) for block, (name, module) in enumerate(attentions, 1)}
 
@@ -48,6 +63,8 @@ class GuidedProcessor(ABC):
                 f"{name} has a {type(processor).__name__}, perhaps with fused projections, but only a plain"
                 f" {cls.replaces.__name__} can be guided: undo fused projections or unload the adapter that set it"
             )
+        if getattr(processor, "_parallel_config", None) is not None:
+            raise PatchError(f"{name} is shared out to several devices, which guidance is not: leave enable_parallelism out")
         return processor
 
     # diffusers drops arguments that a processor does not name.

@@ -166,7 +166,7 @@ class _JointProcessor(GuidedProcessor):
         image_query, image = project_image(attn, hidden_states)
         text_query, tokens = project_text(attn, text)
         positive, negative = tokens.split(positives)
-        context = self.guidance.context(image.join(positive), images, negative, self.block)
+        context = self.guidance.context(image.join(positive), images, negative, self.block, self.backend)
         image_output, positive_output = method.attend(image_query, text_query[:, :, :positives], context)
         hidden_states = attn.to_out[1](attn.to_out[0](merge_heads(image_output)))
         assert positive_output is not None, "joint attention has rows of text"

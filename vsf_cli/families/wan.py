@@ -165,7 +165,7 @@ class _CrossProcessor(GuidedProcessor):
 
         query = split_heads(attn, attn.norm_q(attn.to_q(hidden_states)))
         positive, negative = _project(attn, text[:, start:]).split(end - start)
-        context = self.guidance.context(positive, 0, negative, self.block)
+        context = self.guidance.context(positive, 0, negative, self.block, self.backend)
         output = merge_heads(self.guidance.method.attend(query, None, context)[0])
         if start:
             output = output + _image_attention(attn, query, text[:, :start])

@@ -120,8 +120,8 @@ class Method(ABC):
         """
         from vsf_cli.attention import attention
 
-        keys = context.image.join(context.negative)
-        return attention(query, keys.key, keys.value, context.negative.seen_after(context.images))
+        keys = context.with_negative
+        return attention(query, keys.key, keys.value, context.negative.seen_after(context.images), context.backend)
 
 
 def _written(value: float | str) -> str:

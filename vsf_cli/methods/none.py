@@ -29,6 +29,6 @@ class NoGuidance(Method):
 
         # The very call of the unguided model, all rows at once: the same bits.
         rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
-        output = attention(rows, context.stock.key, context.stock.value)
+        output = attention(rows, context.stock.key, context.stock.value, backend=context.backend)
         images = query.shape[2]
         return output[:, :, :images], None if positive_query is None else output[:, :, images:]

@@ -1,6 +1,7 @@
 """Keys and values of the tokens that one attention sees. The letters of shapes are those of `vsf_cli.attention`."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Context:
         negative: The negative prompts' tokens.
         progress: How much of the steps is done as this one begins: 0 at the first, below 1 at the last.
         block: The number of this attention among those of its transformer, from 1.
+        backend: The attention backend of diffusers that the model was told to use; None means PyTorch's own choice.
     """
 
     stock: KeyValue
@@ -93,6 +95,12 @@ class Context:
     negative: Negative
     progress: "float | Tensor" = 0.0
     block: int = 1
+    backend: str | None = None
+
+    @cached_property
+    def with_negative(self) -> KeyValue:
+        """The tokens [image, negative], copied once for all rows that attend to them."""
+        return self.image.join(self.negative)
 
     @property
     def image(self) -> KeyValue:

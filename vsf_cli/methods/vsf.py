@@ -129,11 +129,13 @@ class VSF(Method):
 
     def on(self, device: "torch.device") -> "VSF":
         """The same with its alpha and beta as tensors: a float would be part of what is compiled."""
-        from vsf_cli.attention import scalar
+        from vsf_cli.attention import KERNEL_DEVICES, scalar
 
         other = copy.copy(self)
         for name in ("alpha", "beta"):
-            object.__setattr__(other, name, scalar(getattr(self, name), device))
+            # Where no kernel gives a log-sum-exp, a bias of 0 is known to be one that needs no mask.
+            if name == "alpha" or self.beta != 0 or device.type in KERNEL_DEVICES:
+                object.__setattr__(other, name, scalar(getattr(self, name), device))
         return other
 
     def alpha_at(self, progress: "float | Tensor") -> "float | Tensor":
@@ -149,9 +151,7 @@ class VSF(Method):
         return 2 if self.reference_layout else 1
 
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        import torch
-
-        from vsf_cli.attention import attention_with_lse, merged
+        from vsf_cli.attention import has_lse
 
         if not self.mask:
             positive = None if positive_query is None else self._attend_everything(positive_query, context)
@@ -159,20 +159,57 @@ class VSF(Method):
 
         if self._blocks is not None and context.block not in self._blocks:
             return NoGuidance().attend(query, positive_query, context)
+        if self.tau == math.inf and self.blend == 1 and not has_lse(query, context.backend):
+            return self._attend_at_once(query, positive_query, context)
+        return self._attend_in_parts(query, positive_query, context)
+
+    def _attend_in_parts(
+        self, query: "Tensor", positive_query: "Tensor | None", context: "Context"
+    ) -> tuple["Tensor", "Tensor | None"]:
+        """Two partial attentions, merged by their log-sum-exp."""
+        import torch
+
+        from vsf_cli.attention import attention_with_lse, merged_by_lse
 
         images, stock = query.shape[2], context.stock
         # The stock call of the unguided model: all rows at once.
         rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
-        output, lse = attention_with_lse(rows, stock.key, stock.value)
+        output, lse = attention_with_lse(rows, stock.key, stock.value, context.backend)
         image, text = output[:, :, :images], None if positive_query is None else output[:, :, images:]
         # The flip is that of a few values, before their attention, and not of all rows behind it.
         added, negative_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(query)
 
-        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images])  # [B, H, I]
         if self.tau == math.inf and self.blend == 1:
-            return merged(image, added, w), text
+            return merged_by_lse(image, added, lse[:, :, :images], negative_lse, self.beta), text
+        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images])  # [B, H, I]
         guided = self._held(torch.lerp(image, added, w.to(image.dtype).unsqueeze(-1)), image)
         return self.checked(guided, image, context), text
+
+    def _attend_at_once(
+        self, query: "Tensor", positive_query: "Tensor | None", context: "Context"
+    ) -> tuple["Tensor", "Tensor | None"]:
+        """The same where no kernel gives a log-sum-exp: image and positive prompt apart, which need no mask between them."""
+        from vsf_cli.attention import attention
+
+        stock, negative = context.stock, context.negative
+        keys = stock.join(negative.flipped(self.alpha_at(context.progress)))
+        output = attention(query, keys.key, keys.value, self._bias(context, query.dtype))
+        if positive_query is None:
+            return output, None
+        return output, attention(positive_query, stock.key, stock.value)
+
+    def _bias(self, context: "Context", dtype: "torch.dtype") -> "Tensor | None":
+        """What is added to the image's logits, alike in all rows, with shape (B or 1, 1, 1, keys); None means nothing."""
+        import torch
+
+        key, lengths = context.negative.key, context.negative.lengths
+        if lengths is None and not isinstance(self.beta, torch.Tensor) and self.beta == 0:
+            return None
+        before = context.stock.key.shape[2]
+        bias = torch.zeros(1, 1, 1, before + key.shape[2], dtype=dtype, device=key.device)
+        bias[..., before:] -= self.beta
+        seen = context.negative.seen_after(before)
+        return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
     def _held(self, guided: "Tensor", unguided: "Tensor") -> "Tensor":
         """Normalised and blended as in NAG (equation 5)."""
@@ -182,16 +219,16 @@ class VSF(Method):
         return guided if self.blend == 1 else self.blend * guided + (1 - self.blend) * unguided
 
     def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        import torch
-
-        from vsf_cli.attention import attention_with_lse, merged
+        from vsf_cli.attention import attention_with_lse, has_lse, merged_by_lse
 
         if not self.mask:
             return self._attend_everything(query, context)
+        if not has_lse(query, context.backend):
+            return super().attend_negative(query, context)
         # In two parts, so that the image's keys and values need not be copied to stand beside the negative's.
-        output, lse = attention_with_lse(query, context.image.key, context.image.value)
+        output, lse = attention_with_lse(query, context.image.key, context.image.value, context.backend)
         own, own_lse = context.negative.unweighted.attend(query)
-        return merged(output, own, torch.sigmoid(own_lse - lse))
+        return merged_by_lse(output, own, lse, own_lse)
 
     def _attend_everything(self, query: "Tensor", context: "Context") -> "Tensor":
         """Attention to [image, positive, negative, flipped negative], or without the third: the ablation."""

@@ -100,6 +100,9 @@ def test_random_weights_at_the_width_of_the_real_model(bench: Any, tmp_path: Pat
     assert report["settings"]["weights"] == "random" and report["machine"]["device"] == "cpu"
     none, vsf, cfg = report["methods"]
     assert (none["tokens"], vsf["tokens"], cfg["tokens"]) == (0, 3, 512)
+    assert all(
+        len(row["samples"]) == 2 and row["peak_times"] == row["peak_bytes"] / none["peak_bytes"] for row in report["methods"]
+    )
     assert none["times"]["step"] == {"median": 1.0, "low": 1.0, "high": 1.0} and cfg["times"]["step"]["median"] > 1
     assert all(row["flops"] == row["flops_analytic"] > 0 and row["tensor_bytes"] > 0 for row in report["methods"])
     assert json.loads(Path(files["output"]).read_text("utf-8")) == report
@@ -120,14 +123,14 @@ def test_a_real_pipeline_is_timed_by_stages(bench: Any) -> None:
 
 
 def test_counting_takes_a_full_size_and_times_nothing(bench: Any) -> None:
-    report = bench(preset="sd3.5-large-turbo", count=True, layers=2, method="vsf")
+    report = bench(preset="sd3.5-large-turbo", count=True, device=None, layers=2, method="vsf")
     none, vsf = report["methods"]
     assert none["seconds"] == {} and none["peak_bytes"] is None
     assert 1 < vsf["flops_times"] < 1.0025
 
 
 def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    command.run({**ASKED, "as_json": False, "count": True, "preset": "tiny-sd3-turbo"}, Talk(quiet=False))
+    command.run({**ASKED, "as_json": False, "count": True, "device": None, "preset": "tiny-sd3-turbo"}, Talk(quiet=False))
     out, told = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
     assert "6 layers, width 128, 144 + 40 tokens; weights random" in told
@@ -139,6 +142,9 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
         ({"layers": 2}, RequestError, "--layers is for --random-weights and --count"),
         ({"negative_tokens": 2}, RequestError, "--negative-tokens is for"),
         ({"random_weights": True, "preset": "sd3.5-large-turbo", "layers": 0}, RequestError, "give 1 to 38"),
+        ({"random_weights": True, "steps": 4}, RequestError, "--steps is for a real pipeline"),
+        ({"count": True, "offload": "model"}, RequestError, "--offload is for a real pipeline"),
+        ({"count": True, "device": None, "compile": True}, RequestError, "--compile has no effect on --count"),
         ({"plot": "/proc/nothing/plot.png"}, MediaError, "cannot be written"),
         ({"steps": 0}, RequestError, "must be at least 1"),
     ],
@@ -170,6 +176,24 @@ def test_counting_calls_the_function_itself() -> None:
     weight = torch.ones(8, 8)
     costs = counted(lambda: calls.append(weight @ weight))
     assert costs.flops == 2 * 8**3 and costs.peak_bytes == 256 and len(calls) == 2
+
+
+def test_the_mask_is_made_once_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vsf_cli.bench.masked import MaskedVSF, _mask, forget_mask
+    from vsf_cli.methods import Context, KeyValue, Negative
+
+    def attend(query: torch.Tensor) -> torch.Tensor:
+        context = Context(KeyValue(query, query), 5, Negative(query[:, :, :2], query[:, :, :2]))
+        return MaskedVSF(1.5, 0.2).attend(query[:, :, :5], query[:, :, 5:], context)[0]
+
+    forget_mask()
+    query = torch.randn(1, 2, 8, 16)
+    compiled = torch.compile(attend, backend="eager")
+    torch.testing.assert_close(compiled(query), attend(query))
+    compiled(query + 1)
+    assert (_mask.cache_info().misses, _mask.cache_info().hits) == (1, 2), "compiled code makes no mask of its own"
+    forget_mask()
+    assert _mask.cache_info().currsize == 0
 
 
 def test_peak_memory_sees_what_is_freed_before_the_end() -> None:

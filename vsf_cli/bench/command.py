@@ -21,6 +21,8 @@ __all__ = ["run"]
 
 PROMPT, NEGATIVE = "a red bike on a road", "wheels"
 RANDOM_ONLY = ("layers", "negative_tokens")
+NOT_OF_RANDOM = ("steps", "offload", "offline")
+NOT_OF_COUNTS = ("compile", "device")
 
 
 def run(asked: Mapping[str, Any], talk: Talk) -> None:
@@ -37,14 +39,27 @@ def run(asked: Mapping[str, Any], talk: Talk) -> None:
     preset = settings.preset
     arms = arms_named(asked["method"], preset.guidance())
     on_paper = asked["random_weights"] or asked["count"]
-    if not on_paper and (given := [name for name in RANDOM_ONLY if asked[name] is not None]):
-        raise RequestError(f"--{given[0].replace('_', '-')} is for --random-weights and --count: add one of them")
+    _check_given(asked, on_paper)
     files = {name: Path(asked[name]).expanduser() for name in ("output", "plot") if asked[name] is not None}
     for path in files.values():
         check_writable(path)
     request, _ = request_of(PROMPT, (NEGATIVE,), 0, settings, (), preset.video)
     report = _of_shape(settings, request, arms, asked, talk) if on_paper else _of_pipeline(settings, request, arms, asked, talk)
     _write(report, files, asked["as_json"], talk)
+
+
+def _check_given(asked: Mapping[str, Any], on_paper: bool) -> None:
+    """Refuses what would have no effect."""
+
+    def given(names: tuple[str, ...]) -> list[str]:
+        return [f"--{name.replace('_', '-')}" for name in names if asked[name] is not None]
+
+    if not on_paper and (found := given(RANDOM_ONLY)):
+        raise RequestError(f"{found[0]} is for --random-weights and --count: add one of them")
+    if on_paper and (found := given(NOT_OF_RANDOM)):
+        raise RequestError(f"{found[0]} is for a real pipeline: one step is measured here. Leave it out")
+    if asked["count"] and (found := given(NOT_OF_COUNTS)):
+        raise RequestError(f"{found[0]} has no effect on --count, which runs nothing: leave it out")
 
 
 def _settings(asked: Mapping[str, Any]) -> Settings:
@@ -64,7 +79,7 @@ def _of_shape(settings: Settings, request: Request, arms: list[Arm], asked: Mapp
 
     from vsf_cli.bench.measure import count, measure_random
     from vsf_cli.bench.random_model import build
-    from vsf_cli.bench.report import machine, reported
+    from vsf_cli.bench.report import reported
     from vsf_cli.compiling import compile_blocks
     from vsf_cli.pipelines import device_named
 
@@ -80,7 +95,7 @@ def _of_shape(settings: Settings, request: Request, arms: list[Arm], asked: Mapp
     rounds = None if asked["count"] else asked["rounds"]
     told = {"weights": "random", "dtype": request.dtype, "negative tokens": negatives, "rounds": rounds}
     told["compiled"] = asked["compile"]
-    return reported(rows, {"machine": machine(device), "shape": str(shape), "settings": told})
+    return reported(rows, device, {"shape": str(shape), "settings": told})
 
 
 def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
@@ -93,7 +108,7 @@ def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
 
 def _of_pipeline(settings: Settings, request: Request, arms: list[Arm], asked: Mapping[str, Any], talk: Talk) -> dict[str, Any]:
     from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
-    from vsf_cli.bench.report import machine, reported
+    from vsf_cli.bench.report import reported
     from vsf_cli.families import family_of
 
     if settings["offline"]:
@@ -109,7 +124,7 @@ def _of_pipeline(settings: Settings, request: Request, arms: list[Arm], asked: M
         rows = measure_pipeline(pipe, request, rows, asked["rounds"], running)
     told = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": asked["rounds"]}
     told["compiled"] = asked["compile"]
-    return reported(rows, {"machine": machine(pipe._execution_device), "shape": str(shape), "settings": told})
+    return reported(rows, pipe._execution_device, {"shape": str(shape), "settings": told})
 
 
 def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, talk: Talk) -> None:

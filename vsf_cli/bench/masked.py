@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["MaskedVSF"]
+__all__ = ["MaskedVSF", "forget_mask"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,15 @@ class MaskedVSF(VSF):
         rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
         keys = context.stock.join(context.negative.flipped(self.alpha))
         negatives = keys.key.shape[2] - stock
-        mask = _mask(rows.shape[2], images, stock, negatives, self.beta, query.dtype, query.device)
+        # Compiled blocks leave it out: each would make a mask of its own at every step.
+        mask = torch.compiler.disable(_mask)(rows.shape[2], images, stock, negatives, self.beta, query.dtype, query.device)
         output = attention(rows, keys.key, keys.value, mask)
         return output[:, :, :images], None if positive_query is None else output[:, :, images:]
+
+
+def forget_mask() -> None:
+    """Gives the memory of the mask back, which else counts as that of whatever is measured next."""
+    _mask.cache_clear()
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ import torch
 from vsf_cli.bench.analytic import analytic_flops
 from vsf_cli.bench.arms import Arm
 from vsf_cli.bench.counting import Costs, counted
+from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.memory import peak_memory
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.shapes import Shape
@@ -52,6 +53,7 @@ class _Memories:
     found: dict[str, int | None] = field(default_factory=dict)
 
     def __call__(self, name: str, run: Callable[[], Sample]) -> None:
+        forget_mask()
         self.found[name] = peak_memory(self.device, run)
 
 

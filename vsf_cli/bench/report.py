@@ -15,9 +15,9 @@ from vsf_cli.bench.measure import Row
 from vsf_cli.bench.timing import ratios, spread
 from vsf_cli.metadata import versions
 
-__all__ = ["chart", "columns", "machine", "markdown", "reported"]
+__all__ = ["chart", "columns", "conditions", "machine", "markdown", "reported"]
 
-SCHEMA = 1
+SCHEMA = 2
 
 COLUMNS = {
     "step": "s/step",
@@ -28,9 +28,10 @@ COLUMNS = {
     "writing": "write s",
     "flops": "GFLOP/step",
     "flops_times": "x none",
+    "analytic": "by sizes",
     "calls": "attentions",
     "tensors": "tensors MB (x none)",
-    "memory": "peak MB",
+    "memory": "peak MB (x none)",
     "tokens": "negative",
 }
 """The columns, and their heads; "negative" are its tokens."""
@@ -43,16 +44,21 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {**facts, "cores": os.cpu_count()}
 
 
-def reported(rows: Sequence[Row], conditions: Mapping[str, Any]) -> dict[str, Any]:
+def conditions(device: torch.device) -> dict[str, Any]:
+    """What every result says of how it was made: the date, the versions and the machine."""
+    return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "versions": dict(versions()), "machine": machine(device)}
+
+
+def reported(rows: Sequence[Row], device: torch.device, measured: Mapping[str, Any]) -> dict[str, Any]:
     """The results as plain values.
 
     Arguments:
         rows: The methods, the baseline among them.
-        conditions: What was measured, and where.
+        device: Where it ran.
+        measured: What was measured.
     """
     baseline = next(row for row in rows if row.arm.name == BASELINE)
-    now = datetime.now(UTC).strftime("%Y-%m-%d")
-    head = {"schema": SCHEMA, "date": now, "versions": dict(versions()), **conditions}
+    head = {"schema": SCHEMA, **conditions(device), **measured}
     return {**head, "methods": [_reported(row, baseline) for row in rows]}
 
 
@@ -65,6 +71,7 @@ def _reported(row: Row, baseline: Row) -> dict[str, Any]:
         "label": row.arm.label,
         "parameters": {name: value for name, value in parameters.items() if value != float("inf")},
         "tokens": row.tokens,
+        "samples": [dict(sample) for sample in row.samples],
         "seconds": {stage: spread([sample[stage] for sample in row.samples]).to_json() for stage in stages},
         "times": {stage: ratios(row.samples, baseline.samples, stage).to_json() for stage in compared},
         "flops": row.costs.flops,
@@ -74,6 +81,7 @@ def _reported(row: Row, baseline: Row) -> dict[str, Any]:
         "tensor_bytes": row.costs.peak_bytes,
         "tensor_times": row.costs.peak_bytes / baseline.costs.peak_bytes,
         "peak_bytes": row.memory,
+        "peak_times": row.memory / baseline.memory if row.memory and baseline.memory else None,
     }
 
 
@@ -91,15 +99,20 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         times = row["times"]["step"]
         found["times"] = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
     if row["peak_bytes"] is not None:
-        found["memory"] = f"{row['peak_bytes'] / 1e6:.0f}"
+        found["memory"] = f"{row['peak_bytes'] / 1e6:.0f} ({row['peak_times']:.3f})"
     return {
         **found,
-        "flops": f"{row['flops'] / 1e9:.4g}" if row["flops"] < 1e12 else f"{row['flops'] / 1e9:.0f}",
+        "flops": _gigas(row["flops"]),
+        "analytic": _gigas(row["flops_analytic"]),
         "flops_times": f"{row['flops_times']:.4f}",
         "calls": str(row["attention_calls"]),
         "tensors": f"{row['tensor_bytes'] / 1e6:.1f} ({row['tensor_times']:.3f})",
         "tokens": str(row["tokens"]),
     }
+
+
+def _gigas(number: int) -> str:
+    return f"{number / 1e9:.4g}" if number < 1e12 else f"{number / 1e9:.0f}"
 
 
 def _seconds(number: float) -> str:

@@ -1,8 +1,10 @@
 """A picture or clip of a real pipeline, timed by stage."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from vsf_cli.clip_files import encode_clip
 from vsf_cli.families import family_of
 from vsf_cli.generate import Request
 from vsf_cli.guidance import guided
-from vsf_cli.media import encode
+from vsf_cli.media import encode, write_bytes
 
 __all__ = ["STAGES", "timed_picture"]
 
@@ -29,7 +31,7 @@ def timed_picture(pipe: Any, request: Request, arm: Arm) -> Sample:
     with _watched(pipe) as seconds:
         frames = _frames(pipe, request, arm)
         made = clock(device)
-        _encoded(frames, request)
+        _write(frames, request)
     ended = clock(device)
     seconds |= {"writing": ended - made, "total": ended - started, "cpu": time.process_time() - used}
     seconds["other"] = made - started - sum(seconds[stage] for stage in ("text", "denoiser", "vae"))
@@ -58,8 +60,13 @@ def _frames(pipe: Any, request: Request, arm: Arm) -> Any:
         )[0][0]
 
 
-def _encoded(frames: Any, request: Request) -> bytes:
-    return encode_clip(frames, request.fps or 16, "mp4", None) if request.num_frames else encode(frames, "png", None)
+def _write(frames: Any, request: Request) -> None:
+    """Encodes, and writes a file, which waits for the disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        if request.num_frames:
+            write_bytes(Path(folder) / "clip.mp4", encode_clip(frames, request.fps or 16, "mp4", None))
+        else:
+            write_bytes(Path(folder) / "picture.png", encode(frames, "png", None))
 
 
 def _stages(pipe: Any) -> Mapping[str, list[Any]]:

@@ -21,10 +21,9 @@ from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import read_table
-from vsf_cli.bench.report import machine
+from vsf_cli.bench.report import conditions
 from vsf_cli.commands import quiet_libraries
 from vsf_cli.generate import generate
-from vsf_cli.metadata import versions
 from vsf_cli.pipelines import Runtime
 from vsf_cli.run import load_for
 from vsf_cli.tiny.scenes import pairs
@@ -68,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
     quiet_libraries(False)
     # The first pass of a batch is not timed: before it, the model is loaded.
@@ -83,10 +82,8 @@ def main() -> None:
     for _ in range(asked.rounds):
         for name, run in runs.items():
             seconds[name].append(run())
-    place = machine(torch.device("cpu"))
-    RESULT.write_text(
-        json.dumps({"machine": place, **vars(asked), "versions": dict(versions()), "seconds": seconds}, indent=2) + "\n"
-    )
+    report = {**conditions(torch.device("cpu")), **vars(asked), "seconds": seconds}
+    RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print("| | s | of the calls' | items a second |\n|---|---|---|---|")
     for name, took in seconds.items():
         ratios = sorted(one / bare for one, bare in zip(took, seconds["calls"], strict=True))

@@ -16,10 +16,9 @@ import torch
 
 from vsf_cli.bench.arms import Arm, arms_named
 from vsf_cli.bench.random_model import RandomModel, build, prepared
-from vsf_cli.bench.report import machine
+from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import shape_of
 from vsf_cli.bench.timing import Sample, clock, interleaved, spread
-from vsf_cli.metadata import versions
 from vsf_cli.methods import VSF
 from vsf_cli.presets import load_preset
 
@@ -55,7 +54,7 @@ def share_added(ours: Sample, none: Sample) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=12)
     asked = parser.parse_args()
     size = (PRESET.width or 0, PRESET.height or 0)
     shape = shape_of(PRESET.model, "wan", size, asked.frames, PRESET.max_sequence_length, 1)
@@ -77,8 +76,7 @@ def main() -> None:
         for arm in arms
     }
     report = {
-        "machine": machine(torch.device("cpu")),
-        "versions": dict(versions()),
+        **conditions(torch.device("cpu")),
         "shape": str(shape),
         "dtype": "float32",
         "rounds": asked.rounds,

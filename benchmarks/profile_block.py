@@ -1,19 +1,25 @@
 """Where the time of a guided step goes, by PyTorch's profiler: python benchmarks/profile_block.py [--layers N] [--size WxH]
 
-Writes the operations that take most, for no guidance and for VSF, and what VSF adds, as Markdown to stdout.
+Writes the operations that take most, for no guidance and for VSF, and what VSF adds, to benchmarks/results/profile-PRESET.json
+and as Markdown to stdout.
 """
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from vsf_cli.bench.arms import arms_named
 from vsf_cli.bench.random_model import RandomModel, build, prepared
+from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import shape_of
 from vsf_cli.methods import VSF
 from vsf_cli.presets import load_preset
 from vsf_cli.values import parse_size
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def seconds_by_operation(model: RandomModel, name: str, device: torch.device) -> dict[str, float]:
@@ -43,6 +49,8 @@ def main() -> None:
     model = build(shape, getattr(torch, asked.dtype), device, 8)
     none, vsf = (seconds_by_operation(model, name, device) for name in ("none", "vsf-bias"))
     whole = sum(none.values())
+    report = {**conditions(device), "shape": str(shape), "dtype": asked.dtype, "none": none, "vsf": vsf}
+    (RESULTS / f"profile-{asked.preset}.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(f"{shape}; {asked.dtype}, {device.type}. A step takes {whole:.3f} s, with VSF {sum(vsf.values()):.3f} s.\n")
     print("| operation | no guidance | VSF | added, of a step |\n|---|---|---|---|")
     added = {name: vsf.get(name, 0) - none.get(name, 0) for name in {*none, *vsf}}

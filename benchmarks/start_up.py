@@ -5,14 +5,16 @@ Writes benchmarks/results/start-up.json, and the tables as Markdown to stdout. C
 
 import json
 import os
-import platform
 import re
 import resource
 import subprocess
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
+
+import torch
+
+from vsf_cli.bench.report import conditions
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
@@ -70,8 +72,7 @@ def main() -> None:
         run([*make, "picture.png"], folder)
         seconds = {told: cpu_seconds(arguments, folder) for told, arguments in COMMANDS.items()}
         longest = imports([*make, "again.png"], folder)
-    facts = {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()}
-    report = {**facts, "date": datetime.now(UTC).strftime("%Y-%m-%d"), "cpu_seconds": seconds, "image_imports": longest}
+    report = {**conditions(torch.device("cpu")), "cpu_seconds": seconds, "image_imports": longest}
     place = ROOT / "benchmarks" / "results" / "start-up.json"
     place.parent.mkdir(exist_ok=True)
     place.write_text(json.dumps(report, indent=2) + "\n", "utf-8")

@@ -16,7 +16,7 @@ import torch
 from vsf_cli.bench.arms import arms_named
 from vsf_cli.bench.counting import counted
 from vsf_cli.bench.random_model import RandomModel, build, prepared
-from vsf_cli.bench.report import machine
+from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.bench.timing import Sample, clock, interleaved, ratios, spread
 from vsf_cli.families import FAMILIES
@@ -75,15 +75,15 @@ def time(model: RandomModel, name: str, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=9)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--layers", type=int, default=1)
+    parser.add_argument("--frames", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15)
     asked = parser.parse_args()
     full = build(shaped(None, None), torch.bfloat16, torch.device("meta"), NEGATIVES)
     shrunk = build(shaped(asked.layers, asked.frames), torch.float32, torch.device("cpu"), NEGATIVES)
     names = ("none", "vsf-bias")
     report = {
-        "machine": machine(torch.device("cpu")),
+        **conditions(torch.device("cpu")),
         "counted": {"shape": str(full.shape), "dtype": "bfloat16", **{name: count(full, name) for name in names}},
         "timed": {"shape": str(shrunk.shape), "dtype": "float32", "rounds": asked.rounds}
         | {name: time(shrunk, name, asked.rounds) for name in names},

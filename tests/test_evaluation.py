@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -261,6 +262,7 @@ class Endpoint:
         self.plan: list[Any] = []
         self.asked: list[dict[str, Any]] = []
         self.over = threading.Event()
+        self.together: threading.Barrier | None = None
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -274,10 +276,15 @@ class Endpoint:
                 if told == "hang":
                     endpoint.over.wait(20)
                     return
+                if endpoint.together is not None:
+                    endpoint.together.wait(20)
                 self.send_response(told if isinstance(told, int) else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("retry-after-ms", "1")
                 self.end_headers()
+                if isinstance(told, bytes):
+                    self.wfile.write(told)
+                    return
                 said = (
                     told
                     if isinstance(told, str)
@@ -327,7 +334,25 @@ def test_mllm_asks_what_the_paper_asks(endpoint: Endpoint) -> None:
     }
 
 
-@pytest.mark.parametrize("fault", [429, 500, 503, "hang", "no JSON at all", {"answer_1": "perhaps"}, {"quality": 7}])
+NO_REPLIES = [
+    b"<html>busy</html>",
+    b'{"choices": [{"mess',
+    b"",
+    b"[]",
+    b'"x"',
+    b"\xff\xfe",
+    b"{}",
+    b'{"choices": []}',
+    b'{"choices": [{}]}',
+    b'{"choices": [{"message": {"content": null}}]}',
+    b'{"choices": [{"message": {"content": [1]}}]}',
+]
+"""Bodies of status 200 that are no reply."""
+
+
+@pytest.mark.parametrize(
+    "fault", [429, 500, 503, "hang", "no JSON at all", {"answer_1": "perhaps"}, {"quality": 7}, *NO_REPLIES]
+)
 def test_mllm_asks_again_after_a_fault(endpoint: Endpoint, fault: Any) -> None:
     endpoint.plan = [fault]
     found = MllmJudge("seer", endpoint.url, timeout=0.3).judge(Image.new("RGB", (4, 4)), CAR)
@@ -338,9 +363,32 @@ def test_mllm_gives_up_with_one_line(endpoint: Endpoint) -> None:
     endpoint.plan = ["nonsense"] * 3
     with pytest.raises(VSFError, match="gave 3 answers that are not what was asked for, such as 'nonsense'"):
         MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
+    endpoint.plan = [b"<html>\nbusy</html>"] * 3
+    with pytest.raises(VSFError, match=r"gave 3 answers .* such as '<html>\\nbusy</html>'"):
+        MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
     endpoint.plan = [401]
     with pytest.raises(VSFError, match="asked about car seer failed: Error code: 401"):
         MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
+
+
+def test_mllm_gives_up_when_its_retries_are_spent(endpoint: Endpoint) -> None:
+    endpoint.plan = [503, 429, 500, 500]
+    with pytest.raises(VSFError, match="asked about car seer failed: Error code: 500") as raised:
+        MllmJudge("seer", endpoint.url, retries=2).judge(Image.new("RGB", (4, 4)), CAR)
+    assert len(endpoint.asked) == 3 and "\n" not in str(raised.value)
+
+
+def test_mllm_asks_about_four_pictures_at_a_time(endpoint: Endpoint, made: Path, tmp_path: Path) -> None:
+    """The endpoint answers nobody before four have asked."""
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    endpoint.together = threading.Barrier(4)
+    options = ("--judge", "mllm", "--judge-model", "four", "--base-url", endpoint.url)
+    done = vsf("judge", str(run), *options, "--workers", "4", "--retries", "0")
+    pictures = len(list(run.rglob("*.png")))
+    assert done.exit_code == 0, done.output
+    assert pictures % 4 == 0 and len(endpoint.asked) == pictures
+    kept = [json.loads(line) for line in (run / "judgements-mllm.jsonl").read_text("utf-8").splitlines()]
+    assert len({(answer["record"], answer["arm"], answer["seed"]) for answer in kept}) == len(kept) == pictures
 
 
 def test_a_run_is_judged_by_an_endpoint_and_nothing_is_paid_for_twice(endpoint: Endpoint, made: Path) -> None:

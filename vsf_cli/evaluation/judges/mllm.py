@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -90,7 +91,7 @@ class MllmJudge:
         said = ""
         for _ in range(ANSWERS_ASKED):
             try:
-                said = self._ask(image, record)
+                said = _content(self._ask(image, record))
                 answer = Answer.model_validate_json(said)
             except ValidationError:
                 continue
@@ -100,6 +101,7 @@ class MllmJudge:
         raise VSFError(f"asked {place} gave {ANSWERS_ASKED} answers that are not what was asked for, such as {said[:100]!r}")
 
     def _ask(self, image: Image.Image, record: Record) -> str:
+        """The endpoint's reply, as it came."""
         questions = f"Question 1: {record.question_1}\nQuestion 2: {record.question_2}"
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
@@ -107,7 +109,16 @@ class MllmJudge:
         shown = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": picture}}]
         messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": shown}]
         format: Any = self._format
-        found = self._client.chat.completions.create(
+        reply = self._client.chat.completions.with_raw_response.create(
             model=self._model, messages=messages, response_format=format, temperature=0
         )
-        return (found.choices[0].message.content or "") if found.choices else ""
+        return reply.text
+
+
+def _content(reply: str) -> str:
+    """What the model says in a reply; the reply itself if it is none, such as the page of a proxy."""
+    try:
+        said = json.loads(reply)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        said = None
+    return said if isinstance(said, str) else reply

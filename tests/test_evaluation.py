@@ -10,9 +10,10 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import optuna
 import pytest
 from PIL import Image
 from scipy.stats import binomtest
@@ -26,14 +27,17 @@ from vsf_cli.evaluation.judging import Judgement, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
 from vsf_cli.evaluation.report import interval, mcnemar
 from vsf_cli.evaluation.runs import rows_of
-from vsf_cli.evaluation.sweep import Kept, Trial, studies_of
+from vsf_cli.evaluation.sweep import Kept, Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.methods import resolved
+from vsf_cli.pipelines import Runtime
 from vsf_cli.planning import request_of
-from vsf_cli.presets import Settings
+from vsf_cli.presets import Settings, load_preset
+from vsf_cli.run import load_for
 from vsf_cli.tiny.scenes import OBJECTS
 
 CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car")
+SPACE = {"nasa_alpha": (0.0, 1.0)}
 
 
 def vsf(*words: str) -> Any:
@@ -103,20 +107,20 @@ def test_a_bad_prompt_set_is_one_line(tmp_path: Path, line: str, said: str) -> N
 
 def test_all_takes_the_arms_of_the_preset() -> None:
     arms = load_arms()
-    ours = {arm.name for arm in choose_arms(arms, "all", "tiny-sd3-turbo")}
+    ours = {arm.name for arm in choose_arms(arms, "all", load_preset("tiny-sd3-turbo"))}
     assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
     assert not ours & {"vsf-whole", "nag-tuned"}
-    everything = {arm.name for arm in choose_arms(arms, "everything", "tiny-sd3-turbo")}
+    everything = {arm.name for arm in choose_arms(arms, "everything", load_preset("tiny-sd3-turbo"))}
     possible = {arm.name for arm in arms if not arm.presets or "tiny-sd3-turbo" in arm.presets}
     assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == possible
     assert "cfg-clips" not in possible and "cfg-clips" in {
-        arm.name for arm in choose_arms(arms, "everything", "tiny-wan-causvid")
+        arm.name for arm in choose_arms(arms, "everything", load_preset("tiny-wan-causvid"))
     }
-    assert "cfg-forced" not in {arm.name for arm in choose_arms(arms, "all", "sd3.5-large-turbo")}
+    assert "cfg-forced" not in {arm.name for arm in choose_arms(arms, "all", load_preset("sd3.5-large-turbo"))}
     with pytest.raises(RequestError, match=r"'nagg' is not known\. Did you mean 'nag'"):
-        choose_arms(arms, "nagg", "tiny-sd3-turbo")
+        choose_arms(arms, "nagg", load_preset("tiny-sd3-turbo"))
     with pytest.raises(RequestError, match=r"'cfg-forced' is not for preset sd3\.5-large-turbo"):
-        choose_arms(arms, "cfg-forced", "sd3.5-large-turbo")
+        choose_arms(arms, "cfg-forced", load_preset("sd3.5-large-turbo"))
 
 
 def test_every_arm_asks_for_something_legal() -> None:
@@ -128,7 +132,7 @@ def test_every_arm_asks_for_something_legal() -> None:
 
 
 def test_arms_share_their_noise_and_prompts_do_not() -> None:
-    prompts, arms = load_prompts("scenes-dev").first(5), choose_arms(load_arms(), "none,vsf", "tiny-sd3-turbo")
+    prompts, arms = load_prompts("scenes-dev").first(5), choose_arms(load_arms(), "none,vsf", load_preset("tiny-sd3-turbo"))
     rows = rows_of(prompts, arms, 2)
     seeds = {arm: [row.seeds for row in rows if row.cells["arm"] == arm] for arm in ("none", "vsf")}
     assert seeds["none"] == seeds["vsf"] and len(set(seeds["vsf"])) == 10
@@ -482,17 +486,69 @@ def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
     ("words", "code", "said"),
     [
         (("--space", "alpha"), 2, "'alpha' is no space"),
+        (("--space", "alpha=0,1..3"), 2, "'alpha=0,1..3' is no space"),
+        (("--space", "alpha=-1..3"), 6, "method vsf cannot be searched over alpha=-1..3: alpha is -1"),
+        (("--space", "blend=0..9"), 6, "method vsf cannot be searched over blend=0..9: blend is 9"),
+        (("--method", "nag", "--space", "nag_alpha=0..9"), 6, "nag_alpha=0..9: alpha is 9, but a blend is 0 to 1"),
+        (("--method", "nag", "--space", "alpha=0..9"), 6, "--alpha is VSF's, but the method is nag: pass --nag-alpha"),
         (("--space", "alhpa=0..3"), 6, "is no setting with a number"),
         (("--space", "alpha=3..0"), 6, "its bounds must rise"),
         (("--sampler", "grid"), 6, "samplers are random, tpe, nsga2"),
         (("--method", "none"), 6, "method none has nothing to search"),
     ],
 )
-def test_a_bad_sweep_is_one_line(tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
+def test_a_bad_sweep_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, said: str
+) -> None:
+    """And it is said before a model is loaded."""
+    monkeypatch.setattr("vsf_cli.evaluation.command.load_for", None)
     method = () if "--method" in words else ("--method", "vsf")
     done = vsf("sweep", "scenes-dev", "--limit", "2", "--storage", str(tmp_path / "a.db"), *method, *words)
     assert done.exit_code == code and said in " ".join(done.stderr.replace("│", "").split())
     assert not (tmp_path / "a.db").exists()
+
+
+def test_only_the_space_is_blamed_on_the_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ValueError("something else")
+
+    monkeypatch.setattr("vsf_cli.evaluation.command.load_for", broken)
+    done = vsf("sweep", "scenes-dev", "--limit", "2", "--storage", str(tmp_path / "a.db"), "--method", "vsf", "--trials", "1")
+    assert isinstance(done.exception, ValueError) and "--space" not in done.output
+
+
+def test_what_a_sweep_was_stopped_in_is_tried_again(tmp_path: Path) -> None:
+    """With the same settings, so that the answers about its first pictures are not paid for twice."""
+
+    class Stopping:
+        name, workers, settings = "stopping", 1, MappingProxyType({"name": "stopping"})
+        seen: ClassVar[list[bytes]] = []
+
+        def judge(self, image: Image.Image, record: Record) -> Judgement:
+            if len(self.seen) == 3:
+                self.seen.append(b"")
+                raise KeyboardInterrupt
+            self.seen.append(image.tobytes())
+            return Judgement(True, False, 0.5)
+
+    prompts, (arm,) = load_prompts("scenes-dev").first(2), choose_arms(load_arms(), "nasa", load_preset("tiny-sd3-turbo"))
+    kept = Kept(Stopping(), tmp_path / "answers.jsonl")
+    search = Sweep(
+        prompts, replace(arm, settings={**arm.settings, "steps": 2}), "tiny-sd3-turbo", kept, SPACE, tmp_path / "a.db"
+    )
+    pipe = load_for(search.request(prompts.records[0], 0, {}), Runtime("cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        list(search.run(pipe, 2, "random", 0, lambda *_: None))
+    with (tmp_path / "answers.jsonl").open("ab") as file:
+        file.write(b'{"key": "torn')
+
+    (left,) = search.run(pipe, 2, "random", 0, lambda *_: None)
+    assert len(Stopping.seen) == len(set(Stopping.seen)) == 5
+    study = optuna.load_study(study_name="nasa", storage=f"sqlite:///{tmp_path / 'a.db'}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[1].params == study.trials[2].params == left.settings
+    again = Kept(Stopping(), tmp_path / "answers.jsonl")
+    assert len(again.known) == 4
 
 
 def test_what_is_no_storage_is_refused(tmp_path: Path) -> None:

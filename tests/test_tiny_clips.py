@@ -73,7 +73,7 @@ def test_the_same_file_can_be_made_again() -> None:
 
 def judged(arm: str, count: int) -> list[Judgement]:
     """What the judge says of clips of the dev split, seeds from 0."""
-    (chosen,) = choose_arms(load_arms(), arm, PRESET.name)
+    (chosen,) = choose_arms(load_arms(), arm, PRESET)
     settings = Settings({"preset": PRESET.name, **chosen.settings}, video=True)
     records = load_prompts("clips-dev").records[:count]
     requests = [request_of(one.prompt, (one.negative,), seed, settings, (), True)[0] for seed, one in enumerate(records)]

@@ -331,6 +331,10 @@ class Settings:
         environment: The environment's variables.
         video: Whether they are of clips, which have a preset of their own in every layer.
 
+    Attributes:
+        preset: The preset.
+        preset_place: What it was asked for by: its name, or the path of its file.
+
     Raises:
         PresetError: If a layer has a key or value that is not legal.
     """
@@ -352,8 +356,10 @@ class Settings:
         self.chosen = named is not None or model is not None
         if model is not None and (named is None or self._rank(model) < self._rank(named)):
             self.preset, named = preset_for_model(model.value, video), Setting(None, f"{model.origin}, by its model")
+            self.preset_place = self.preset.name
         else:
-            self.preset = load_preset(named.value if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET)
+            self.preset_place = str(named.value) if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET
+            self.preset = load_preset(self.preset_place)
         self.preset_origin = named.origin if named else "default"
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]

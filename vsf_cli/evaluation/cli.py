@@ -105,15 +105,17 @@ def sweep(
 ) -> None:
     """Search the settings of each method, with equal budgets; it goes on where it stopped: vsf eval sweep scenes-dev"""
     from vsf_cli.evaluation import command
+    from vsf_cli.evaluation.sweep import parse_space
     from vsf_cli.terminal import Talk
 
-    asked: dict[str, Any] = {"method": method, "arms": arms, "space": space or [], "trials": trials, "sampler": sampler}
-    asked |= {"seed": seed, "limit": limit, "preset": preset, "judge": judge, "batch_size": batch_size}
-    asked |= {"device": device, "offload": offload}
     try:
-        command.sweep(prompts, storage, asked, {"model": model, "base_url": base_url}, Talk(quiet, verbose))
+        spans = parse_space(space or [])
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--space") from error
+    asked: dict[str, Any] = {"method": method, "arms": arms, "space": spans, "trials": trials, "sampler": sampler}
+    asked |= {"seed": seed, "limit": limit, "preset": preset, "judge": judge, "batch_size": batch_size}
+    asked |= {"device": device, "offload": offload}
+    command.sweep(prompts, storage, asked, {"model": model, "base_url": base_url}, Talk(quiet, verbose))
 
 
 @app.command()

@@ -20,9 +20,10 @@ from vsf_cli.evaluation.judging import judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.report import write_report
 from vsf_cli.evaluation.runs import Run, rows_of
-from vsf_cli.evaluation.sweep import SAMPLERS, Kept, Sweep, parse_space, studies_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Kept, Sweep, space_of, studies_of
 from vsf_cli.evaluation.tradeoff import write_tradeoff
 from vsf_cli.metadata import versions
+from vsf_cli.pipelines import Runtime
 from vsf_cli.planning import runtime_of
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset
 from vsf_cli.run import load_for
@@ -41,14 +42,14 @@ def run(name: str, output: str | None, asked: Mapping[str, Any], talk: Talk) -> 
         VSFError: If something is not legal, or fails.
     """
     prompts = load_prompts(name).first(asked["limit"])
-    preset, arms = _chosen(prompts, asked)
+    preset, place, arms = _chosen(prompts, asked)
     folder = Path(output).expanduser() if output else Path("outputs") / f"eval-{prompts.name}-{preset.name}"
 
     given = {key: value for key, value in asked.items() if key in SETTINGS and key not in _OTHER and value is not None}
-    deciding = {**given, "preset": preset.name}
+    deciding = {**given, "preset": place}
     rows = rows_of(prompts, arms, asked["seeds"])
     items, notes = items_of(prompts.name, rows, deciding)
-    settings = Settings({key: asked[key] for key in (*MACHINE, "preset") if asked.get(key)}, video=preset.video)
+    settings = _machine(asked, place, preset)
     first = items[0].request
     facts = {"steps": first.num_inference_steps, "dtype": first.dtype, "batch size": asked["batch_size"]}
     conditions = {"settings": {**facts, **given}, "versions": versions()}
@@ -65,12 +66,17 @@ def run(name: str, output: str | None, asked: Mapping[str, Any], talk: Talk) -> 
     talk.say(f"go on with: vsf eval judge {folder}")
 
 
-def _chosen(prompts: PromptSet, asked: Mapping[str, Any]) -> tuple[Preset, list[Arm]]:
-    """The preset that was asked for, or the default one for pictures or clips, and the methods."""
-    clips = prompts.name.startswith("clips")
-    preset = load_preset(asked["preset"] or Settings({}, video=clips).preset.name)
+def _chosen(prompts: PromptSet, asked: Mapping[str, Any]) -> tuple[Preset, str, list[Arm]]:
+    """The preset that was asked for, or the default one for pictures or clips, what it was asked for by, and the methods."""
+    place = asked["preset"] or Settings({}, video=prompts.name.startswith("clips")).preset_place
+    preset = load_preset(place)
     path = Path(asked["arms"]) if asked["arms"] else None
-    return preset, choose_arms(load_arms(path), asked["method"], preset.name)
+    return preset, place, choose_arms(load_arms(path), asked["method"], preset)
+
+
+def _machine(asked: Mapping[str, Any], place: str, preset: Preset) -> Settings:
+    """The settings of where and how the model runs."""
+    return Settings({**{key: asked[key] for key in MACHINE if asked.get(key)}, "preset": place}, video=preset.video)
 
 
 def judge(folder: Path, name: str, options: Mapping[str, Any], talk: Talk) -> None:
@@ -129,24 +135,31 @@ def sweep(name: str, storage: Path, asked: Mapping[str, Any], judge_options: Map
     """Searches the settings of each method, with as many trials each.
 
     Raises:
-        ValueError: If a space cannot be parsed.
         VSFError: If something is not legal, or fails.
     """
     if asked["sampler"] not in SAMPLERS:
         raise RequestError(f"--sampler is '{asked['sampler']}', but samplers are {', '.join(SAMPLERS)}")
     prompts = load_prompts(name).first(asked["limit"])
-    preset, arms = _chosen(prompts, asked)
-    spaces = [parse_space(asked["space"], arm) for arm in arms]
+    preset, place, arms = _chosen(prompts, asked)
     asked_judge = judge_named(asked["judge"], judge_options)
     if asked["judge"] != "scenes":
         asked_judge = Kept(asked_judge, storage.with_suffix(f".{asked['judge']}.jsonl"))
-    settings = Settings({key: asked[key] for key in (*MACHINE, "preset") if asked.get(key)}, video=preset.video)
-    runtime, pipe, loaded = runtime_of(settings), None, None
+    searches = [
+        Sweep(prompts, arm, place, asked_judge, space_of(arm, asked["space"]), storage, asked["batch_size"]) for arm in arms
+    ]
+    for search in searches:
+        search.check()
+    runtime = runtime_of(_machine(asked, place, preset))
+    _search(searches, runtime, asked, talk)
+    talk.say(f"go on with: vsf eval tradeoff {storage}")
+
+
+def _search(searches: Sequence[Sweep], runtime: Runtime, asked: Mapping[str, Any], talk: Talk) -> None:
+    pipe, loaded = None, None
     quiet_libraries(talk.verbose)
     with talk.progress("trials", "pictures") as (whole, pictures):
-        for place, (arm, space) in enumerate(zip(arms, spaces, strict=True)):
-            search = Sweep(prompts, arm, preset.name, asked_judge, space, storage, asked["batch_size"])
-            request = search.request(prompts.records[0], 0, {})
+        for place, search in enumerate(searches):
+            request = search.request(search.prompts.records[0], 0, {})
             if loaded != request.loading:
                 pipe, loaded = load_for(request, runtime), request.loading
             done = 0
@@ -154,11 +167,10 @@ def sweep(name: str, storage: Path, asked: Mapping[str, Any], judge_options: Map
                 done += 1
                 found = ", ".join(f"{key} {value:.3g}" for key, value in trial.settings.items())
                 positive, negative, quality = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
-                talk.say(f"{arm.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
+                talk.say(f"{search.arm.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
                 if whole is not None:
-                    whole(place * asked["trials"] + done, len(arms) * asked["trials"])
-            talk.say(f"{arm.name}: {asked['trials']} trials in {storage}, {done} of them now")
-    talk.say(f"go on with: vsf eval tradeoff {storage}")
+                    whole(place * asked["trials"] + done, len(searches) * asked["trials"])
+            talk.say(f"{search.arm.name}: {asked['trials']} trials in {search.storage}, {done} of them now")
 
 
 def _nobody(done: int, total: int) -> None:

@@ -17,7 +17,7 @@ from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.runs import Picture, Run
 from vsf_cli.media import read_frames
 
-__all__ = ["Answers", "Judge", "Judgement", "judge_all", "judge_frames"]
+__all__ = ["Answers", "Judge", "Judgement", "append_line", "judge_all", "judge_frames"]
 
 MOST_FRAMES = 9
 """Of a clip, that many frames are judged, evenly spaced."""
@@ -111,14 +111,23 @@ class Answers:
             MediaError: If it cannot be written.
         """
         with self.lock:
-            try:
-                torn = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
-                with self.path.open("ab") as file:
-                    file.write(b"\n" * torn + json.dumps(dict(answer), ensure_ascii=False).encode() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise MediaError(f"{self.path} cannot be written: {error.strerror}") from error
+            append_line(self.path, answer)
+
+
+def append_line(path: Path, line: Mapping[str, Any]) -> None:
+    """Writes a line of JSON behind those of a file, of which the last may be torn, and waits until it is on the disk.
+
+    Raises:
+        MediaError: If it cannot be written.
+    """
+    try:
+        torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+        with path.open("ab") as file:
+            file.write(b"\n" * torn + json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise MediaError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def judge_all(

@@ -76,7 +76,7 @@ class Run:
                         " choose another folder with -o"
                     )
             for name, arm in known["arms"].items():
-                if name in arms and json.loads(json.dumps(arms[name])) != arm:
+                if name in arms and json.loads(json.dumps(arms[name]["settings"])) != arm["settings"]:
                     raise RequestError(f"{self.folder} holds another '{name}': choose another folder with -o")
             arms = {**known["arms"], **arms}
         write_bytes(self.folder / PROMPTS, self.prompts.to_jsonl().encode())

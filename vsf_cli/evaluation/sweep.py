@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import Arm
-from vsf_cli.evaluation.judging import Judge, Judgement, judge_frames
+from vsf_cli.evaluation.judging import Judge, Judgement, append_line, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
 from vsf_cli.generate import Request, generate_together
 from vsf_cli.methods import resolved
@@ -20,7 +21,7 @@ from vsf_cli.planning import request_of
 from vsf_cli.presets import SETTINGS, Settings, load_preset
 from vsf_cli.ranges import parse_range
 
-__all__ = ["SAMPLERS", "SPACES", "Kept", "Sweep", "Trial", "parse_space", "studies_of"]
+__all__ = ["SAMPLERS", "SPACES", "Kept", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
 
 SPACES: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
@@ -56,7 +57,7 @@ class Sweep:
     Arguments:
         prompts: The prompts of every trial; the n-th has the seed n.
         arm: The method, with the settings that are not searched.
-        preset: The preset's name.
+        preset: The preset's name, or the path of its file.
         judge: Looks at the pictures, which are not kept.
         space: The settings that are searched, with their bounds.
         storage: The SQLite file of the trials.
@@ -82,13 +83,30 @@ class Sweep:
         settings = Settings({**given, **chosen}, video=video)
         return request_of(record.prompt, (record.negative,), seed, settings, (), video)[0]
 
+    def check(self) -> None:
+        """Asks for every combination of bounds, so that what is not legal is said before a model is loaded.
+
+        Raises:
+            RequestError: If one is not.
+        """
+        for corner in product(*self.space.values()):
+            try:
+                self.request(self.prompts.records[0], 0, dict(zip(self.space, corner, strict=True)))
+            except RequestError as error:
+                told = ", ".join(f"{name}={low:g}..{high:g}" for name, (low, high) in self.space.items())
+                raise RequestError(f"method {self.arm.name} cannot be searched over {told}: {error}") from error
+
     def run(self, pipe: Any, count: int, sampler: str, seed: int, progress: Callable[[int, int], object]) -> Iterator[Trial]:
         """Tries settings until `count` trials are finished, those of earlier runs among them.
+
+        One that an earlier run was stopped in comes first, with its settings, of which a judge's answers may be kept. So only
+        one process at a time may run the same sweep.
 
         Yields:
             Each trial, when it is kept.
         """
         study = _study(self, sampler, seed)
+        _again(study, self.space)
         for _ in range(len(_finished(study)), count):
             trial = study.ask()
             chosen = {name: trial.suggest_float(name, low, high) for name, (low, high) in self.space.items()}
@@ -133,36 +151,42 @@ class Kept:
         key = hashlib.sha256(said.encode() + image.tobytes()).hexdigest()
         if key not in self.known:
             self.known[key] = found = self.inner.judge(image, record)
-            with self.path.open("ab") as file:
-                file.write(json.dumps({"key": key, **vars(found)}).encode() + b"\n")
+            append_line(self.path, {"key": key, **vars(found)})
         return self.known[key]
 
 
-def parse_space(texts: Sequence[str], arm: Arm) -> dict[str, tuple[float, float]]:
-    """What is searched, from texts such as "alpha=0..6"; without any, the arm's own, or that of its method.
+def parse_space(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """What is searched, from texts such as "alpha=0..6".
 
     Raises:
         ValueError: If one cannot be parsed.
-        RequestError: If there is no such setting, or the method has no space of its own.
+        RequestError: If there is no such setting, or its bounds do not rise.
     """
-    if not texts:
-        method = resolved(arm.settings["method"])[0]
-        if not arm.search and method not in SPACES:
-            raise RequestError(f"method {arm.name} has nothing to search: name it with --space NAME=LOW..HIGH")
-        return dict(arm.search or SPACES[method])
     found = {}
     for text in texts:
         name, equals, span = text.partition("=")
         low, dots, high = span.partition("..")
-        if not equals or not dots:
+        if not equals or not dots or "," in span:
             raise ValueError(f"'{text}' is no space: write alpha=0..6")
         name = name.strip().lstrip("-").replace("-", "_")
         if SETTINGS.get(name) is not float:
             raise RequestError(f"--space {text}: '{name}' is no setting with a number")
-        (first,), (last,) = parse_range(low), parse_range(high)
+        (first, *_), (*_, last) = parse_range(low), parse_range(high)
         if not first < last:
             raise RequestError(f"--space {text}: its bounds must rise")
         found[name] = (first, last)
+    return found
+
+
+def space_of(arm: Arm, given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:
+    """What is searched of an arm: what a person gives, else its own, else what is searched of its method.
+
+    Raises:
+        RequestError: If there is nothing.
+    """
+    found = given or arm.search or SPACES.get(resolved(arm.settings["method"])[0])
+    if not found:
+        raise RequestError(f"method {arm.name} has nothing to search: name it with --space NAME=LOW..HIGH")
     return found
 
 
@@ -181,7 +205,7 @@ def _study(sweep: Sweep, sampler: str, seed: int) -> Any:
     facts = {
         "set": sweep.prompts.name,
         "sha256": sweep.prompts.digest,
-        "preset": sweep.preset,
+        "preset": load_preset(sweep.preset).name,
         "arm": sweep.arm.name,
         "label": sweep.arm.label,
         "settings": dict(sweep.arm.settings),
@@ -204,6 +228,15 @@ def _study(sweep: Sweep, sampler: str, seed: int) -> Any:
         "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=own),
     }[sampler]()
     return study
+
+
+def _again(study: Any, space: Mapping[str, Any]) -> None:
+    """Gives up what an earlier run was stopped in, and has its settings tried anew."""
+    for trial in study.trials:
+        if trial.state.name == "RUNNING":
+            study.tell(trial.number, state=type(trial.state).FAIL)
+            if set(trial.params) == set(space):
+                study.enqueue_trial(trial.params)
 
 
 def _url(storage: Path) -> str:

@@ -4,7 +4,7 @@
 set -eu
 out=${1:-outputs/clips}
 
-vsf eval run clips --preset tiny-wan-causvid --method none,nag,vsf --seeds 1 -o "$out/table" -q > "$out.log"
+vsf eval run clips --preset tiny-wan-causvid --method none,nag,nag-clips,vsf --seeds 1 -o "$out/table" -q > "$out.log"
 vsf eval judge "$out/table" -q
 vsf eval report "$out/table"
 

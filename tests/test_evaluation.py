@@ -32,7 +32,7 @@ from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.methods import resolved
 from vsf_cli.pipelines import Runtime
 from vsf_cli.planning import request_of
-from vsf_cli.presets import Settings, load_preset
+from vsf_cli.presets import Settings, load_preset, preset_names
 from vsf_cli.run import load_for
 from vsf_cli.tiny.scenes import OBJECTS
 
@@ -111,24 +111,55 @@ def test_all_takes_the_arms_of_the_preset() -> None:
     assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
     assert not ours & {"vsf-whole", "nag-tuned"}
     everything = {arm.name for arm in choose_arms(arms, "everything", load_preset("tiny-sd3-turbo"))}
-    possible = {arm.name for arm in arms if not arm.presets or "tiny-sd3-turbo" in arm.presets}
+    possible = {arm.name for arm in arms if (not arm.presets or "tiny-sd3-turbo" in arm.presets) and arm.family != "wan"}
     assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == possible
     assert "cfg-clips" not in possible and "cfg-clips" in {
         arm.name for arm in choose_arms(arms, "everything", load_preset("tiny-wan-causvid"))
     }
-    assert "cfg-forced" not in {arm.name for arm in choose_arms(arms, "all", load_preset("sd3.5-large-turbo"))}
+    large = {arm.name for arm in choose_arms(arms, "all", load_preset("sd3.5-large-turbo"))}
+    assert {"cfg-large", "cfg-forced"} <= large and not large & {"cfg", "cfg-clips", "nag-clips"}
     with pytest.raises(RequestError, match=r"'nagg' is not known\. Did you mean 'nag'"):
         choose_arms(arms, "nagg", load_preset("tiny-sd3-turbo"))
-    with pytest.raises(RequestError, match=r"'cfg-forced' is not for preset sd3\.5-large-turbo"):
-        choose_arms(arms, "cfg-forced", load_preset("sd3.5-large-turbo"))
+    with pytest.raises(RequestError, match=r"'cfg-large' is not for preset tiny-sd3-turbo"):
+        choose_arms(arms, "cfg-large", load_preset("tiny-sd3-turbo"))
 
 
-def test_every_arm_asks_for_something_legal() -> None:
-    for arm in load_arms():
-        for preset in arm.presets or ("tiny-sd3-turbo", "wan2.1-1.3b-causvid"):
-            settings = Settings({"preset": preset, **arm.settings}, video=preset.startswith(("wan", "tiny-wan")))
-            request, _ = request_of("a car", ("wheels",), 0, settings, (), settings.preset.video)
-            assert request.method == resolved(arm.settings["method"])[0]
+@pytest.mark.parametrize("name", [name for name in preset_names() if load_preset(name).guidance_scale <= 1])
+def test_everything_is_legal_and_runs_on_its_family(name: str) -> None:
+    preset = load_preset(name)
+    for arm in choose_arms(load_arms(), "everything", preset):
+        settings = Settings({"preset": name, **arm.settings}, video=preset.video)
+        request, _ = request_of("a car", ("wheels",), 0, settings, (), preset.video)
+        assert request.method == resolved(arm.settings["method"])[0] and settings.preset.video == preset.video
+        assert not preset.video or request.method != "vsf" or request.parameters["mask"]
+
+
+def test_an_arm_of_a_family_is_for_its_presets_alone(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text('family = "sd3"\nmodel = "owner/name"\n', "utf-8")
+    everything = {arm.name for arm in choose_arms(load_arms(), "everything", load_preset(str(path)))}
+    assert "vsf-no-mask" in everything and not everything & {"nag-clips", "cfg", "cfg-large", "nag-tuned"}
+    path.write_text('[mine]\nmethod = "vsf"\nfamily = "flux"', "utf-8")
+    with pytest.raises(RequestError, match=r"mine\.family is 'flux', but families are sd3, wan"):
+        load_arms(path)
+
+
+def test_a_preset_is_taken_from_its_file(tmp_path: Path) -> None:
+    """In every step, and its place is told to nobody."""
+    text = (Path(__file__).parent.parent / "presets" / "tiny-sd3-turbo.toml").read_text("utf-8")
+    path, folder = tmp_path / "mine.toml", tmp_path / "run"
+    path.write_text(text.replace("num_inference_steps = 8", "num_inference_steps = 2"), "utf-8")
+    options = ("--limit", "1", "--method", "vsf", "--preset", str(path))
+    done = vsf("run", "scenes-dev", *options, "--seeds", "1", "-o", str(folder))
+    assert done.exit_code == 0, done.output
+    kept = (folder / "run.json").read_text("utf-8")
+    assert json.loads(kept)["preset"] == "mine" and json.loads(kept)["settings"]["steps"] == 2 and str(tmp_path) not in kept
+    assert vsf("judge", str(folder)).exit_code == 0 and vsf("report", str(folder)).exit_code == 0
+
+    storage = tmp_path / "sweep.db"
+    done = vsf("sweep", "scenes-dev", *options, "--trials", "1", "--storage", str(storage))
+    assert done.exit_code == 0, done.output
+    assert studies_of(storage)["vsf"][0]["preset"] == "mine"
 
 
 def test_arms_share_their_noise_and_prompts_do_not() -> None:

@@ -23,7 +23,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "user"
 
 
-@pytest.mark.parametrize("name", ["tiny-sd3-turbo", "tiny-sd3", "sd3.5-large-turbo", "sd3.5-medium-turbo"])
+@pytest.mark.parametrize("name", ["tiny-sd3-turbo", "tiny-sd3", "sd3.5-large-turbo", "sd3.5-large", "sd3.5-medium-turbo"])
 def test_shipped_presets_say_source_measure_and_licence(name: str) -> None:
     preset = load_preset(name)
     assert name in preset_names()

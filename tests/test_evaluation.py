@@ -21,13 +21,14 @@ from typer.testing import CliRunner
 
 from vsf_cli.cli import app
 from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.evaluation import judging
 from vsf_cli.evaluation.arms import choose_arms, load_arms
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
-from vsf_cli.evaluation.judging import Judgement, judge_frames
+from vsf_cli.evaluation.judging import Judgement, Kept, judge_all, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
 from vsf_cli.evaluation.report import interval, mcnemar
-from vsf_cli.evaluation.runs import rows_of
-from vsf_cli.evaluation.sweep import Kept, Sweep, Trial, studies_of
+from vsf_cli.evaluation.runs import Picture, Run, rows_of
+from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.methods import resolved
 from vsf_cli.pipelines import Runtime
@@ -251,6 +252,18 @@ def test_the_folder_of_another_run_is_refused(made: Path, words: tuple[str, ...]
     assert {path: path.read_bytes() for path in made.rglob("*") if path.is_file()} == before
 
 
+def test_a_run_with_failures_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise VSFError("no memory left")
+
+    monkeypatch.setattr("vsf_cli.batch.maker.generate_together", failing)
+    done = vsf(
+        "run", "scenes-dev", "--limit", "1", "--seeds", "1", "--method", "vsf", "--steps", "2", "-o", str(tmp_path / "run")
+    )
+    assert done.exit_code == 3 and "the same command tries them again" in done.stderr
+    assert "--retry-failed" not in done.stderr
+
+
 def test_what_is_no_run_is_refused(tmp_path: Path, made: Path) -> None:
     for command in ("judge", "report"):
         done = vsf(command, str(tmp_path))
@@ -274,7 +287,7 @@ def test_tests_and_intervals_are_those_of_the_books() -> None:
 
 def test_the_majority_of_frames_decides() -> None:
     class Scripted:
-        name, workers = "scripted", 1
+        name, workers, costly = "scripted", 1, False
         settings: Mapping[str, Any] = MappingProxyType({})
 
         def judge(self, image: Image.Image, record: Record) -> Judgement:
@@ -445,6 +458,65 @@ def test_a_run_is_judged_by_an_endpoint_and_nothing_is_paid_for_twice(endpoint: 
     assert b"secret-key" not in kept
 
 
+def test_answers_of_two_models_stay_apart(endpoint: Endpoint, made: Path, tmp_path: Path) -> None:
+    """And those of the first are paid for still when the second has answered."""
+    run = Path(shutil.copytree(made, tmp_path / "run", ignore=shutil.ignore_patterns("judgements-mllm*")))
+    pictures = len(list(run.rglob("*.png")))
+    options = ("--judge", "mllm", "--base-url", endpoint.url)
+    first, second = ("--judge-model", "first"), ("--judge-model", "second")
+    endpoint.plan = [{"answer_1": True, "answer_2": True, "quality": 1}] * pictures
+    for model in (first, second, first):
+        assert vsf("judge", str(run), *options, *model).exit_code == 0
+    assert len(endpoint.asked) == 2 * pictures
+
+    done = vsf("report", str(run), "--judge", "mllm")
+    assert done.exit_code == 6 and len(done.stderr.strip().splitlines()) == 1
+    assert "answers of mllm first at 127.0.0.1, mllm second at 127.0.0.1: choose one by --judge-model" in done.stderr
+    for model, negative in ((first, 1), (second, 0)):
+        told = vsf("report", str(run), "--judge", "mllm", *model, "--json")
+        assert {row["negative"] for row in json.loads(told.stdout)} == {negative}
+        for name in ("report-mllm.md", "report-mllm.json", "index.html"):
+            text = (run / name).read_text("utf-8")
+            assert f"mllm {model[1]} at 127.0.0.1" in text and endpoint.url not in text
+    assert "has no answers of judge mllm" in vsf("report", str(run), "--judge", "mllm", "--judge-model", "third").stderr
+
+
+def test_answers_about_another_picture_are_not_reported(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    assert vsf("judge", str(run)).exit_code == 0
+    picture = run / "pictures" / "vsf" / "scenes-dev-000-0.png"
+    before = picture.read_bytes()
+    Image.new("RGB", (96, 96)).save(picture)
+    done = vsf("report", str(run), "--json")
+    assert "1 pictures are not judged" in done.stderr
+    assert {row["arm"]: row["pictures"] for row in json.loads(done.stdout)}["vsf"] == 7
+    picture.write_bytes(before)
+    assert "not judged" not in vsf("report", str(run), "--json").stderr
+
+
+def test_an_answer_about_a_frame_is_paid_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        name, workers, costly, settings = "failing", 1, True, MappingProxyType({"name": "failing"})
+        asked: ClassVar[list[int]] = []
+
+        def judge(self, image: Image.Image, record: Record) -> Judgement:
+            self.asked.append(image.getpixel((0, 0)))  # type: ignore[arg-type]
+            if len(self.asked) == 4:
+                raise VSFError("busy")
+            return Judgement(True, image.getpixel((0, 0)) > 4, 0.5)  # type: ignore[operator]
+
+    clip = tmp_path / "clip.gif"
+    clip.write_bytes(b"clip")
+    monkeypatch.setattr(Run, "pictures", lambda self: [Picture(CAR, "vsf", 0, clip)])
+    monkeypatch.setattr(judging, "read_frames", lambda path: [Image.new("L", (4, 4), value) for value in range(9)])
+    run = Run(tmp_path, load_prompts("scenes-dev").first(1), {}, "tiny-wan-causvid", 1, {})
+    ((_, error),) = judge_all(run, Failing())
+    assert str(error) == "busy" and Failing.asked == [0, 1, 2, 3]
+    ((_, error),) = judge_all(run, Failing())
+    assert error is None and Failing.asked == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8]
+    assert list(judge_all(run, Failing())) == []
+
+
 def test_mllm_without_a_key_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     done = vsf("judge", str(made), "--judge", "mllm")
@@ -552,7 +624,7 @@ def test_what_a_sweep_was_stopped_in_is_tried_again(tmp_path: Path) -> None:
     """With the same settings, so that the answers about its first pictures are not paid for twice."""
 
     class Stopping:
-        name, workers, settings = "stopping", 1, MappingProxyType({"name": "stopping"})
+        name, workers, costly, settings = "stopping", 1, True, MappingProxyType({"name": "stopping"})
         seen: ClassVar[list[bytes]] = []
 
         def judge(self, image: Image.Image, record: Record) -> Judgement:
@@ -591,7 +663,7 @@ def test_what_is_no_storage_is_refused(tmp_path: Path) -> None:
 
 def test_a_kept_judge_asks_once(tmp_path: Path) -> None:
     class Counting:
-        name, workers, settings = "counting", 1, MappingProxyType({"name": "counting"})
+        name, workers, costly, settings = "counting", 1, True, MappingProxyType({"name": "counting"})
         asked = 0
 
         def judge(self, image: Image.Image, record: Record) -> Judgement:

@@ -184,7 +184,8 @@ def carry_out(
         talk.keep("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
-        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written} says why; try them again with --retry-failed")
+        again = "the same command tries them again" if batch.retry_failed else "try them again with --retry-failed"
+        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written} says why; {again}")
 
 
 def _write_shown(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:

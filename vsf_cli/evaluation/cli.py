@@ -16,6 +16,8 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but erro
 Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 JudgeName = Annotated[str, typer.Option("--judge", help="scenes, mllm or clip.")]
+JudgeModel = Annotated[str | None, typer.Option("--judge-model", help="Of mllm, the endpoint's name; of clip, a hub id.")]
+BaseUrl = Annotated[str | None, typer.Option("--base-url", help="Of mllm: an endpoint of OpenAI's protocol.")]
 
 
 @app.command()
@@ -53,8 +55,8 @@ def run(
 def judge(
     folder: Folder,
     judge: JudgeName = "scenes",
-    model: Annotated[str | None, typer.Option("--judge-model", help="Of mllm, the endpoint's name; of clip, a hub id.")] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", help="Of mllm: an endpoint of OpenAI's protocol.")] = None,
+    model: JudgeModel = None,
+    base_url: BaseUrl = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Of mllm: pictures asked about at a time.")] = None,
     retries: Annotated[int | None, typer.Option("--retries", min=0, help="Of mllm: after 429, 5xx and time-outs.")] = None,
     timeout: Annotated[float | None, typer.Option("--timeout", min=0.1, help="Of mllm: seconds.")] = None,
@@ -71,12 +73,19 @@ def judge(
 
 @app.command()
 @bounded
-def report(folder: Folder, judge: JudgeName = "scenes", quiet: Quiet = False, as_json: Json = False) -> None:
+def report(
+    folder: Folder,
+    judge: JudgeName = "scenes",
+    model: JudgeModel = None,
+    base_url: BaseUrl = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Write the tables of a run, and a page with its pictures side by side: vsf eval report DIR"""
     from vsf_cli.evaluation import command
     from vsf_cli.terminal import Talk
 
-    command.report(folder, judge, Talk(quiet), as_json)
+    command.report(folder, judge, {"model": model, "base_url": base_url}, Talk(quiet), as_json)
 
 
 @app.command()
@@ -95,8 +104,8 @@ def sweep(
     limit: Annotated[int | None, typer.Option("--limit", help="The first prompts alone.")] = 100,
     preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
     judge: JudgeName = "scenes",
-    model: Annotated[str | None, typer.Option("--judge-model", help="Of mllm, the endpoint's name; of clip, a hub id.")] = None,
-    base_url: Annotated[str | None, typer.Option("--base-url", help="Of mllm: an endpoint of OpenAI's protocol.")] = None,
+    model: JudgeModel = None,
+    base_url: BaseUrl = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass through the model.")] = 20,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, ...")] = None,
     offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,

@@ -16,11 +16,11 @@ from vsf_cli.commands import quiet_libraries
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.evaluation.arms import Arm, choose_arms, load_arms
 from vsf_cli.evaluation.judges import judge_named
-from vsf_cli.evaluation.judging import judge_all
+from vsf_cli.evaluation.judging import Kept, judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.report import write_report
 from vsf_cli.evaluation.runs import Run, rows_of
-from vsf_cli.evaluation.sweep import SAMPLERS, Kept, Sweep, space_of, studies_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, space_of, studies_of
 from vsf_cli.evaluation.tradeoff import write_tradeoff
 from vsf_cli.metadata import versions
 from vsf_cli.pipelines import Runtime
@@ -98,16 +98,24 @@ def judge(folder: Path, name: str, options: Mapping[str, Any], talk: Talk) -> No
     talk.say(f"{done - len(failed)} pictures judged by {name}, {len(found.pictures()) - done} were before")
     if failed:
         raise PartlyFailed(f"{len(failed)} pictures were not judged: run the same command again, it asks about those alone")
-    talk.say(f"go on with: vsf eval report {folder} --judge {name}")
+    model = f" --judge-model {options['model']}" if options["model"] else ""
+    talk.say(f"go on with: vsf eval report {folder} --judge {name}{model}")
 
 
-def report(folder: Path, judge: str, talk: Talk, as_json: bool) -> None:
+def report(folder: Path, judge: str, chosen: Mapping[str, Any], talk: Talk, as_json: bool) -> None:
     """Writes the tables of a run and shows the first.
+
+    Arguments:
+        folder: The folder of the run.
+        judge: The judge's name.
+        chosen: Which of several judges of that name: its settings, by name.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
 
     Raises:
         VSFError: If something is not legal, or fails.
     """
-    rows, path, missing = write_report(Run.read(folder), judge)
+    rows, path, missing = write_report(Run.read(folder), judge, chosen)
     if missing:
         talk.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if as_json:
@@ -142,7 +150,7 @@ def sweep(name: str, storage: Path, asked: Mapping[str, Any], judge_options: Map
     prompts = load_prompts(name).first(asked["limit"])
     preset, place, arms = _chosen(prompts, asked)
     asked_judge = judge_named(asked["judge"], judge_options)
-    if asked["judge"] != "scenes":
+    if asked_judge.costly:
         asked_judge = Kept(asked_judge, storage.with_suffix(f".{asked['judge']}.jsonl"))
     searches = [
         Sweep(prompts, arm, place, asked_judge, space_of(arm, asked["space"]), storage, asked["batch_size"]) for arm in arms

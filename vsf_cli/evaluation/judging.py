@@ -17,7 +17,7 @@ from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.runs import Picture, Run
 from vsf_cli.media import read_frames
 
-__all__ = ["Answers", "Judge", "Judgement", "append_line", "judge_all", "judge_frames"]
+__all__ = ["Answers", "Judge", "Judgement", "Kept", "judge_all", "judge_frames", "place_of"]
 
 MOST_FRAMES = 9
 """Of a clip, that many frames are judged, evenly spaced."""
@@ -49,6 +49,8 @@ class Judge(Protocol):
     """What its answers depend on: other settings are another judge, whose answers are asked for anew."""
     workers: int
     """How many pictures it looks at at a time."""
+    costly: bool
+    """Whether each of its answers is worth keeping at once, those about single frames too."""
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Looks at a picture.
@@ -78,43 +80,111 @@ def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) ->
     )
 
 
+class Kept:
+    """A judge that keeps its answers about pixels in a file, so that what was cut off is not paid for twice."""
+
+    def __init__(self, judge: Judge, path: Path) -> None:
+        self.inner, self.path, self.lock = judge, path, threading.Lock()
+        self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
+        self.known: dict[str, Judgement] = {}
+        for found in _lines(path):
+            try:
+                key = found.pop("key")
+                self.known[key] = Judgement(**found)
+            except (TypeError, KeyError, AttributeError):
+                continue
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """What it said before of the same pixels and questions, or says now."""
+        said = json.dumps([dict(self.settings), record.question_1, record.question_2, image.size], sort_keys=True)
+        key = hashlib.sha256(said.encode() + image.tobytes()).hexdigest()
+        if key not in self.known:
+            self.known[key] = found = self.inner.judge(image, record)
+            with self.lock:
+                _append(self.path, {"key": key, **asdict(found)})
+        return self.known[key]
+
+
+Place = tuple[str, str, int, str]
+
+
+def place_of(picture: Picture) -> Place:
+    """What an answer is about: the record, the arm, the seed, and the SHA-256 of the file, since it may be made anew.
+
+    Raises:
+        MediaError: If the file cannot be read.
+    """
+    try:
+        digest = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise MediaError(
+            f"{picture.path} cannot be read: {error.strerror}; run 'vsf eval run' again, it makes it anew"
+        ) from error
+    return picture.record.id, picture.arm, picture.seed, digest
+
+
 class Answers:
-    """The answers of a judge on disk: a line each, of which the last may be torn."""
+    """The answers of the judges of one name on disk: a line each, of which the last may be torn."""
 
     def __init__(self, run: Run, judge: str) -> None:
         self.path = run.folder / f"judgements-{judge}.jsonl"
         self.lock = threading.Lock()
 
-    def read(self) -> dict[tuple[str, str, int], dict[str, Any]]:
-        """The last answer about each picture, by record, arm and seed.
+    def read(self) -> dict[str, dict[Place, Judgement]]:
+        """The last answer about each picture, by the settings of the judge, as JSON; the judge that was asked last stands last.
 
         Raises:
             MediaError: If the file cannot be read.
         """
-        found = {}
-        try:
-            text = self.path.read_text("utf-8", errors="replace") if self.path.is_file() else ""
-        except OSError as error:
-            raise MediaError(f"{self.path} cannot be read: {error.strerror}") from error
-        for line in text.split("\n"):
+        found: dict[str, dict[Place, Judgement]] = {}
+        for line in _lines(self.path):
             try:
-                answer = json.loads(line)
-                found[answer["record"], answer["arm"], answer["seed"]] = answer
-            except (ValueError, KeyError, TypeError):
+                judgement = Judgement(*(line[name] for name in ("positive", "negative", "quality", "reason")))
+                place = line["record"], line["arm"], line["seed"], line["sha256"]
+                key = _key(line["judge"])
+                found[key] = found.pop(key, {})
+                found[key][place] = judgement
+            except (KeyError, TypeError, ValueError):
                 continue
         return found
 
-    def add(self, answer: Mapping[str, Any]) -> None:
+    def of(self, judge: Judge) -> dict[Place, Judgement]:
+        """The answers of a judge with these settings.
+
+        Raises:
+            MediaError: If the file cannot be read.
+        """
+        return self.read().get(_key(judge.settings), {})
+
+    def add(self, judge: Judge, place: Place, judgement: Judgement) -> None:
         """Keeps an answer.
 
         Raises:
             MediaError: If it cannot be written.
         """
+        told = dict(zip(("record", "arm", "seed", "sha256"), place, strict=True))
         with self.lock:
-            append_line(self.path, answer)
+            _append(self.path, {**told, **asdict(judgement), "judge": dict(judge.settings)})
 
 
-def append_line(path: Path, line: Mapping[str, Any]) -> None:
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(dict(settings), sort_keys=True)
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    """What the lines of a file say; those that are torn are passed over."""
+    try:
+        text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    except OSError as error:
+        raise MediaError(f"{path} cannot be read: {error.strerror}") from error
+    for line in text.split("\n"):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
     """Writes a line of JSON behind those of a file, of which the last may be torn, and waits until it is on the disk.
 
     Raises:
@@ -142,20 +212,16 @@ def judge_all(
         MediaError: If answers cannot be read or written.
     """
     answers = Answers(run, judge.name)
-    known, pictures = answers.read(), run.pictures()
-    asked = [
-        (picture, digest)
-        for picture in pictures
-        if not _same(known.get((picture.record.id, picture.arm, picture.seed)), judge, digest := _digest(picture.path))
-    ]
+    known = answers.of(judge)
+    asked = [(picture, place) for picture in run.pictures() if (place := place_of(picture)) not in known]
+    framewise = Kept(judge, run.folder / f"frames-{judge.name}.jsonl") if judge.costly else judge
 
-    def look(picture: Picture, digest: str) -> None:
-        judgement = judge_frames(judge, read_frames(picture.path), picture.record)
-        place = {"record": picture.record.id, "arm": picture.arm, "seed": picture.seed}
-        answers.add({**place, **asdict(judgement), "sha256": digest, "judge": dict(judge.settings)})
+    def look(picture: Picture, place: Place) -> None:
+        frames = read_frames(picture.path)
+        answers.add(judge, place, judge_frames(judge if len(frames) == 1 else framewise, frames, picture.record))
 
     with ThreadPoolExecutor(judge.workers) as pool:
-        waiting = {pool.submit(look, picture, digest): picture for picture, digest in asked}
+        waiting = {pool.submit(look, picture, place): picture for picture, place in asked}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 error = future.exception()
@@ -166,14 +232,3 @@ def judge_all(
                 yield waiting[future], error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise MediaError(f"{path} cannot be read: {error.strerror}; run 'vsf eval run' again, it makes it anew") from error
-
-
-def _same(answer: Mapping[str, Any] | None, judge: Judge, digest: str) -> bool:
-    return answer is not None and answer.get("sha256") == digest and answer.get("judge") == dict(judge.settings)

@@ -4,15 +4,17 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from scipy.stats import binomtest
 
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import BASELINE
-from vsf_cli.evaluation.judging import Answers
+from vsf_cli.evaluation.judging import Answers, place_of
 from vsf_cli.evaluation.runs import Picture, Run
 from vsf_cli.media import write_bytes
 
@@ -30,20 +32,42 @@ class Judged:
     reason: str
 
 
-def judged_pictures(run: Run, judge: str) -> tuple[list[Judged], int]:
-    """The pictures of a run that a judge has seen, and how many it has not.
+def judged_pictures(run: Run, judge: str, chosen: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, list[Judged], int]:
+    """The judge in full, the pictures of a run that it has seen as they are now, and how many it has not.
+
+    Arguments:
+        run: The run.
+        judge: The judge's name.
+        chosen: Which of several judges of that name: its settings, by name; None means any.
 
     Raises:
-        RequestError: If it has seen none.
+        RequestError: If it has seen none, or there are several such judges.
+        MediaError: If answers or a picture cannot be read.
     """
-    answers, pictures = Answers(run, judge).read(), run.pictures()
-    found = []
-    for picture in pictures:
-        if answer := answers.get((picture.record.id, picture.arm, picture.seed)):
-            found.append(Judged(picture, *(answer[key] for key in ("positive", "negative", "quality", "reason"))))
+    places = {place_of(picture): picture for picture in run.pictures()}
+    found: dict[str, list[Judged]] = {}
+    for key, answers in Answers(run, judge).read().items():
+        settings = json.loads(key)
+        seen = [Judged(picture, **asdict(answers[place])) for place, picture in places.items() if place in answers]
+        if seen and all(settings.get(name) == value for name, value in chosen.items() if value is not None):
+            # Of judges that are told by the same words, the one that was asked last.
+            found[_in_words(judge, settings)] = seen
     if not found:
         raise RequestError(f"{run.folder} has no answers of judge {judge}: run 'vsf eval judge {run.folder} --judge {judge}'")
-    return found, len(pictures) - len(found)
+    if len(found) > 1:
+        raise RequestError(f"{run.folder} has answers of {', '.join(found)}: choose one by --judge-model or --base-url")
+    ((told, seen),) = found.items()
+    return told, seen, len(places) - len(seen)
+
+
+def _in_words(name: str, settings: Mapping[str, Any]) -> str:
+    """A judge by name, model and host: an address may hold more, which a report need not tell."""
+    words = [name]
+    if model := settings.get("model"):
+        words.append(Path(model).name if Path(model).is_dir() else model)
+    if address := settings.get("base_url"):
+        words.append(f"at {urlsplit(address).hostname}")
+    return " ".join(words)
 
 
 def interval(hits: int, count: int) -> tuple[float, float]:
@@ -158,25 +182,27 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def write_report(run: Run, judge: str) -> tuple[list[dict[str, Any]], Path, int]:
+def write_report(
+    run: Run, judge: str, chosen: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[list[dict[str, Any]], Path, int]:
     """Writes `report-JUDGE.md`, `.csv`, `.json` and `index.html` into the folder of a run.
 
     Returns:
         The table, the Markdown's path, and how many pictures are not judged.
 
     Raises:
-        RequestError: If nothing is judged.
-        MediaError: If a file cannot be written.
+        RequestError: If nothing is judged, or it is not clear by which judge.
+        MediaError: If a file cannot be read or written.
     """
     from vsf_cli.evaluation.gallery import gallery
 
-    judged, missing = judged_pictures(run, judge)
+    told, judged, missing = judged_pictures(run, judge, chosen)
     rows = tabulate(run, judged)
     path = run.folder / f"report-{judge}.md"
-    write_bytes(path, markdown(run, judge, rows).encode())
+    write_bytes(path, markdown(run, told, rows).encode())
     write_bytes(path.with_suffix(".csv"), as_csv(rows).encode())
     facts = {key: run.conditions[key] for key in ("set", "sha256", "preset", "seeds", "settings", "versions")}
-    whole = {"judge": judge, **facts, "not_judged": missing, "rows": rows}
+    whole = {"judge": told, **facts, "not_judged": missing, "rows": rows}
     write_bytes(path.with_suffix(".json"), json.dumps(whole, indent=2, ensure_ascii=False).encode())
-    write_bytes(run.folder / "index.html", gallery(run, judge, rows, judged).encode())
+    write_bytes(run.folder / "index.html", gallery(run, told, rows, judged).encode())
     return rows, path, missing

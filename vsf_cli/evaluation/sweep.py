@@ -1,6 +1,5 @@
 """Searches the settings of methods with equal budgets on one prompt set; each trial is kept when it is done."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from PIL import Image
-
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import Arm
-from vsf_cli.evaluation.judging import Judge, Judgement, append_line, judge_frames
+from vsf_cli.evaluation.judging import Judge, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
 from vsf_cli.generate import Request, generate_together
 from vsf_cli.methods import resolved
@@ -21,7 +18,7 @@ from vsf_cli.planning import request_of
 from vsf_cli.presets import SETTINGS, Settings, load_preset
 from vsf_cli.ranges import parse_range
 
-__all__ = ["SAMPLERS", "SPACES", "Kept", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
+__all__ = ["SAMPLERS", "SPACES", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
 
 SPACES: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
@@ -128,31 +125,6 @@ class Sweep:
                 outcomes.append((found.positive, found.negative, found.quality))
             progress(len(outcomes), len(records))
         return outcomes
-
-
-class Kept:
-    """A judge that keeps its answers in a file, so that a trial that was cut off is not paid for twice."""
-
-    def __init__(self, judge: Judge, path: Path) -> None:
-        self.inner, self.path = judge, path
-        self.name, self.settings, self.workers = judge.name, judge.settings, judge.workers
-        self.known: dict[str, Judgement] = {}
-        for line in path.read_text("utf-8").split("\n") if path.is_file() else ():
-            try:
-                found = json.loads(line)
-                key = found.pop("key")
-                self.known[key] = Judgement(**found)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
-
-    def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """What it said before of the same pixels and questions, or says now."""
-        said = json.dumps([dict(self.settings), record.question_1, record.question_2, image.size], sort_keys=True)
-        key = hashlib.sha256(said.encode() + image.tobytes()).hexdigest()
-        if key not in self.known:
-            self.known[key] = found = self.inner.judge(image, record)
-            append_line(self.path, {"key": key, **vars(found)})
-        return self.known[key]
 
 
 def parse_space(texts: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -32,6 +32,7 @@ class ClipJudge:
 
     name = "clip"
     workers = 1
+    costly = True
 
     def __init__(self, model: str = "openai/clip-vit-base-patch32") -> None:
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "likeness": LIKENESS}

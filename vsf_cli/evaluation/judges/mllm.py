@@ -48,7 +48,7 @@ class MllmJudge:
 
     Arguments:
         model: The model's name, as the endpoint has it.
-        base_url: The endpoint; None means OpenAI's own.
+        base_url: The endpoint; None means that of the environment variable `OPENAI_BASE_URL`, else OpenAI's own.
         workers: How many pictures are asked about at a time.
         retries: How often a request is sent again that failed for a reason that may pass: 429, 5xx, a time-out. The waits grow.
         timeout: Seconds until a request is given up.
@@ -58,6 +58,7 @@ class MllmJudge:
     """
 
     name = "mllm"
+    costly = True
 
     def __init__(
         self, model: str = "gpt-4o-mini", base_url: str | None = None, workers: int = 8, retries: int = 6, timeout: float = 120
@@ -66,6 +67,7 @@ class MllmJudge:
             import openai
         except ImportError as error:
             raise RequestError('judge mllm needs the package openai: pip install "vsf-cli[mllm]"') from error
+        base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
         # Endpoints on one's own machine ask for no key.
         key = os.environ.get(KEY) or ("none" if base_url else None)
         if key is None:

@@ -24,6 +24,7 @@ class ScenesJudge:
     name = "scenes"
     settings: Mapping[str, Any] = {"name": "scenes"}
     workers = 1
+    costly = False
 
     @cached_property
     def _judge(self) -> Judge:

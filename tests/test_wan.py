@@ -19,7 +19,7 @@ from tests.conftest import CAPTIONS
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.families import family_of
 from vsf_cli.guidance import guided
-from vsf_cli.methods import CFG, NAG, NASA, VSF, Method, NoGuidance
+from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Method, NoGuidance
 from vsf_cli.pipelines import load
 from vsf_cli.tiny.recipe import build_t5_tokenizer
 
@@ -74,16 +74,22 @@ def run(pipe: WanPipeline, prompt: str | list[str] = "a red bike", **options: An
 
 
 class DenseProcessor:
-    """softmax([Q K+, Q K- - beta] / sqrt(d)) [V+ ; -alpha V-], without any of the package's code."""
+    """softmax([Q K+, Q K- - beta] / sqrt(d)) [V+ ; -alpha V-], without any of the package's code.
 
-    def __init__(self, lengths: list[int], alpha: float, beta: float) -> None:
-        self.lengths, self.alpha, self.beta = lengths, alpha, beta
+    Of image to video, attention to the image's tokens, which stand first, is added.
+    """
+
+    def __init__(self, lengths: list[int], alpha: float, beta: float, images: int = 0) -> None:
+        self.lengths, self.alpha, self.beta, self.images = lengths, alpha, beta, images
 
     def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        def heads(states: Tensor) -> Tensor:
+            return states.view(*states.shape[:2], attn.heads, -1).transpose(1, 2)
+
         longest = max(self.lengths)
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(encoder_hidden_states))
-        value = attn.to_v(encoder_hidden_states)
-        query, key, value = (part.view(*part.shape[:2], attn.heads, -1).transpose(1, 2) for part in (query, key, value))
+        image, text = encoder_hidden_states[:, : self.images], encoder_hidden_states[:, self.images :]
+        query = heads(attn.norm_q(attn.to_q(hidden_states)))
+        key, value = heads(attn.norm_k(attn.to_k(text))), heads(attn.to_v(text))
         start = key.shape[2] - longest
         logits = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         logits[..., start:] -= self.beta
@@ -91,8 +97,11 @@ class DenseProcessor:
         for row, length in enumerate(length for length in self.lengths for _ in range(times)):
             logits[row, :, :, start + length :] = -torch.inf
         value = torch.cat([value[:, :, :start], -self.alpha * value[:, :, start:]], dim=2)
-        output = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
-        return attn.to_out[0](output)
+        output = logits.softmax(-1) @ value
+        if self.images:
+            key, value = heads(attn.norm_added_k(attn.add_k_proj(image))), heads(attn.add_v_proj(image))
+            output = output + (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1) @ value
+        return attn.to_out[0](output.transpose(1, 2).flatten(2))
 
 
 def cross_attentions(pipe: WanPipeline) -> list[Any]:
@@ -234,22 +243,72 @@ def test_what_cannot_be_guided_is_refused() -> None:
         pass
 
 
-def test_image_to_video_splits_image_and_text_by_its_own_count() -> None:
+def appending(pipe: WanPipeline, embedding: Tensor, copies: int = 1) -> Any:
+    """A hook by which embeddings join the text of every call."""
+
+    def append(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        text = kwargs["encoder_hidden_states"]
+        return args, {**kwargs, "encoder_hidden_states": torch.cat([text, *[embedding[None].to(text)] * copies], 1)}
+
+    return pipe.transformer.register_forward_pre_hook(append, with_kwargs=True)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_image_to_video_splits_image_and_text_by_its_own_count(copies: int) -> None:
     """diffusers takes what is longer than 512 for tokens of the image: the negative must not become a picture in silence."""
     pipe = random_wan(added_kv_proj_dim=24, image_dim=8)
-    model, method = pipe.transformer, VSF(1.7, 0.2)
+    model, method = pipe.transformer, VSF(1.7, 0.2, reference_layout=copies == 2)
     latents, image = torch.randn(1, 4, 3, 4, 4, dtype=torch.float64), torch.randn(1, 5, 8, dtype=torch.float64)
     text = torch.randn(1, 512, 16, dtype=torch.float64)
     call = {"hidden_states": latents, "timestep": torch.tensor([500.0]), "encoder_hidden_states_image": image}
     with torch.no_grad():
         stock = model(**call, encoder_hidden_states=text)[0]
-        with guided(pipe, "wheels", VSF(1.7, torch.inf)):
-            assert (model(**call, encoder_hidden_states=text)[0] - stock).abs().max() < 1e-9
+        if copies == 1:
+            with guided(pipe, "wheels", VSF(1.7, torch.inf)):
+                assert (model(**call, encoder_hidden_states=text)[0] - stock).abs().max() < 1e-9
         with guided(pipe, "wheels", method):
             output = model(**call, encoder_hidden_states=text)[0]
-            with pytest.raises(PatchError, match="needs text of 512 tokens"):
-                model(**call, encoder_hidden_states=text[:, :100])
+            for length in (100, 510):
+                with pytest.raises(PatchError, match="needs text of 512 tokens"):
+                    model(**call, encoder_hidden_states=text[:, :length])
+        negative = family_of(pipe).encode_negative(pipe, ["wheels"])
+        appending(pipe, negative, copies)
+        for attention in cross_attentions(pipe):
+            attention.set_processor(DenseProcessor([len(negative)], 1.7, 0.2, images=5))
+        assert (output - model(**call, encoder_hidden_states=text)[0]).abs().max() < 1e-9
     assert (output - stock).abs().max() > 1e-3
+
+
+def test_a_flipped_embedding_does_not_become_a_picture() -> None:
+    pipe = random_wan(added_kv_proj_dim=24, image_dim=8)
+    with pytest.raises(PatchError, match="WEF is not for image to video"), guided(pipe, "wheels", WEF()):
+        pass
+
+
+def test_the_layout_of_the_public_code_has_another_copy_among_the_positive() -> None:
+    pipe = random_wan()
+    with guided(pipe, "wheels", VSF(3.5, 0.1, reference_layout=True)) as applied:
+        output = run(pipe)
+    negative = family_of(pipe).encode_negative(pipe, ["wheels"])
+    assert applied.tokens == (len(negative),)
+    appending(pipe, negative, 2)
+    for attention in cross_attentions(pipe):
+        attention.set_processor(DenseProcessor([len(negative)], 3.5, 0.1))
+    assert (output - run(pipe)).abs().max() < 1e-9
+
+
+def test_whole_embedding_flip_is_plain_attention_to_flipped_tokens() -> None:
+    pipe = random_wan()
+    before = processors(pipe)
+    with guided(pipe, "wheels", WEF(1.5), max_sequence_length=12) as applied:
+        assert processors(pipe) == before and applied.blocks == 0
+        output = run(pipe)
+    flipped = -1.5 * family_of(pipe).encode_padded(pipe, ["wheels"], 12)
+    assert applied.tokens == (len(flipped),) == (12,)
+    appending(pipe, flipped)
+    for attention in cross_attentions(pipe):
+        attention.set_processor(DenseProcessor([len(flipped)], -1.0, 0.0))
+    assert (output - run(pipe)).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("two", [False, True])

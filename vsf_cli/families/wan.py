@@ -116,7 +116,16 @@ class Wan:
         return remembering({transformer: _of_text(transformer) for transformer in _transformers(pipe)}, 2)
 
     def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> AbstractContextManager[None]:
-        """A `with` in which the negative prompt joins the text of every call of the transformers."""
+        """A `with` in which the negative prompt joins the text of every call of the transformers.
+
+        Raises:
+            PatchError: If its embedding is flipped, attention is diffusers' own, and the model sees a first frame too.
+        """
+        if guidance.method.flips_embedding and any(_sees_image(transformer) for transformer in _transformers(pipe)):
+            raise PatchError(
+                f"{guidance.method.label} is not for image to video: diffusers takes all but the last {TEXT_LENGTH} tokens for"
+                " the image's, and those of the negative prompt with them; choose another method"
+            )
         return appended(pipe, _transformers(pipe), (2, 1), guidance, encoded)
 
 
@@ -148,6 +157,10 @@ def _cross_attentions(transformer: Any) -> list[tuple[str, WanAttention]]:
     ]
 
 
+def _sees_image(transformer: Any) -> bool:
+    return any(attention.add_k_proj is not None for _, attention in _cross_attentions(transformer))
+
+
 class _CrossProcessor(GuidedProcessor):
     """The processor of a cross attention."""
 
@@ -155,16 +168,14 @@ class _CrossProcessor(GuidedProcessor):
 
     def guided(self, attn: Any, hidden_states: Tensor, text: Tensor, positives: int) -> Tensor:
         """The new states of the clip."""
-        start, end = 0, positives
-        if attn.add_k_proj is not None:
-            # Of image to video, the image's tokens stand before all text.
-            end = text.shape[1] - self.guidance.tokens
-            start = end - TEXT_LENGTH
-        if start < 0:
+        # Of image to video, the image's tokens stand before all text.
+        start = text.shape[1] - self.guidance.tokens - positives
+        own = positives - (self.guidance.method.copies - 1) * self.guidance.tokens
+        if attn.add_k_proj is not None and own != TEXT_LENGTH:
             raise PatchError(f"image to video needs text of {TEXT_LENGTH} tokens: pass max_sequence_length={TEXT_LENGTH}")
 
         query = split_heads(attn, attn.norm_q(attn.to_q(hidden_states)))
-        positive, negative = _project(attn, text[:, start:]).split(end - start)
+        positive, negative = _project(attn, text[:, start:]).split(positives)
         context = self.guidance.context(positive, 0, negative, self.block, self.backend)
         output = merge_heads(self.guidance.method.attend(query, None, context)[0])
         if start:

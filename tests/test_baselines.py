@@ -13,7 +13,7 @@ from tests.test_wan import run as run_wan
 from vsf_cli.errors import RequestError
 from vsf_cli.families import family_of
 from vsf_cli.guidance import guided
-from vsf_cli.methods import NAG, NASA, VSF, WEF, Method
+from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
 
 Combine = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,6 +39,8 @@ METHODS: list[tuple[Method, Combine]] = [
     (NASA(0.3, padding=False), nasa(0.3)),
     (NAG(11.0, 5.0, 0.5), nag(11.0, 5.0, 0.5)),
     (NAG(4.0, 1.1, 0.7, padding=False), nag(4.0, 1.1, 0.7)),
+    # An infinite tau leaves no norm: half of Z+ + 2 (Z+ - Z-), and half of Z+.
+    (NAG(2.0, torch.inf, 0.5), lambda positive, negative: 2 * positive - negative),
 ]
 
 
@@ -151,29 +153,37 @@ def test_a_method_equals_its_equation(family: str, method: Method, combine: Comb
     assert (output - run(pipe)).abs().max() > 1e-4
 
 
+NEUTRAL: list[Method] = [NASA(0.0), NAG(0.0, alpha=1.0), NAG(0.0, alpha=0.5), NAG(4.0, alpha=0.0)]
+"""Settings with which a method is no guidance; a blend of a half adds two halves of a number, which is exact."""
+
+
+@pytest.mark.parametrize("images", [5, 0], ids=["joint", "cross"])
+@pytest.mark.parametrize("method", NEUTRAL, ids=str)
+def test_at_its_neutral_setting_a_method_is_no_guidance_to_the_bit(method: Method, images: int) -> None:
+    def drawn(tokens: int) -> Tensor:
+        return torch.randn(2, 3, tokens, 8, generator=chance)
+
+    chance = torch.Generator().manual_seed(5)
+    stock, negative = KeyValue(drawn(images + 4), drawn(images + 4)), Negative(drawn(2), drawn(2))
+    rows = drawn(5), drawn(4) if images else None
+    context = Context(stock, images, negative)
+    for found, wanted in zip(method.attend(*rows, context), NoGuidance().attend(*rows, context), strict=True):
+        assert found is wanted is None or (found is not None and wanted is not None and torch.equal(found, wanted))
+
+
 @pytest.mark.parametrize("family", ["sd3", "wan"])
-@pytest.mark.parametrize("method", [NASA(0.0), NAG(0.0), NAG(4.0, alpha=0.0)], ids=str)
-def test_at_its_neutral_setting_a_method_is_no_guidance(family: str, method: Method) -> None:
+@pytest.mark.parametrize("method", [*NEUTRAL, NAG(0.0)], ids=str)
+def test_at_its_neutral_setting_a_whole_model_is_unguided_to_rounding(family: str, method: Method) -> None:
+    """The text is projected with the negative beside it, which may round otherwise."""
     build, run, *_ = FAMILIES[family]
     pipe = build()
     with guided(pipe, "wheels", method, max_sequence_length=12):
-        assert (run(pipe) - run_plain(build, run)).abs().max() < 1e-9
+        assert (run(pipe) - run_plain(build, run)).abs().max() < 1e-12
 
 
 def run_plain(build: Any, run: Any) -> Tensor:
     latents: Tensor = run(build())
     return latents
-
-
-@pytest.mark.parametrize("family", ["sd3", "wan"])
-def test_an_infinite_tau_does_not_hold_the_norm(family: str) -> None:
-    build, run, *_ = FAMILIES[family]
-    pipe = build()
-    with guided(pipe, "wheels", NAG(1.0, torch.inf, 1.0, padding=False)):
-        free = run(pipe)
-    # Z+ + phi (Z+ - Z-) = 2 Z+ - Z-: no norm left.
-    with guided(pipe, "wheels", NAG(1.0, 1e9, 1.0, padding=False)):
-        assert (run(pipe) - free).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("family", ["sd3", "wan"])
@@ -280,6 +290,45 @@ def test_ablations_in_a_batch_of_different_lengths(method: VSF) -> None:
             assert (run_joint(pipe, prompt, latents=noise[[row]]) - both[[row]]).abs().max() < 1e-9
 
 
+def literal_cfg(pipe: Any, scale: float, latents: Tensor, inputs: tuple[dict[str, Tensor], dict[str, Tensor]]) -> Tensor:
+    """Two steps of f(p-) + scale (f(p+) - f(p-)), each from a call of its own."""
+    pipe.scheduler.set_timesteps(2)
+    for timestep in pipe.scheduler.timesteps:
+        positive, negative = (
+            pipe.transformer(hidden_states=latents.double(), timestep=timestep.expand(1), **given, return_dict=False)[0]
+            for given in inputs
+        )
+        latents = pipe.scheduler.step(negative + scale * (positive - negative), timestep, latents, return_dict=False)[0]
+    return latents
+
+
+@torch.no_grad()
+def test_cfg_is_two_calls_of_the_stock_joint_transformer() -> None:
+    pipe = random_pipeline("sd3")
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    with guided(pipe, "", CFG()):
+        output = run_joint(pipe, negative_prompt="wheels", guidance_scale=3.0, latents=noise)
+    texts = [
+        pipe.encode_prompt(text, None, None, do_classifier_free_guidance=False, max_sequence_length=12)
+        for text in ("a red bike", "wheels")
+    ]
+    inputs = [{"encoder_hidden_states": text[0], "pooled_projections": text[2]} for text in texts]
+    assert (output - literal_cfg(pipe, 3.0, noise, (inputs[0], inputs[1]))).abs().max() < 1e-9
+    assert (output - run_joint(pipe, latents=noise)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_cfg_is_two_calls_of_the_stock_cross_transformer() -> None:
+    pipe = random_wan()
+    noise = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(5))
+    with guided(pipe, "", CFG()):
+        output = run_wan(pipe, negative_prompt="wheels", guidance_scale=3.0, latents=noise)
+    texts = [family_of(pipe).encode_padded(pipe, [text], 12)[None] for text in ("a red bike", "wheels")]
+    inputs = [{"encoder_hidden_states": text} for text in texts]
+    assert (output - literal_cfg(pipe, 3.0, noise, (inputs[0], inputs[1]))).abs().max() < 1e-9
+    assert (output - run_wan(pipe, latents=noise)).abs().max() > 1e-3
+
+
 def test_wef_flips_the_whole_embedding_and_patches_nothing() -> None:
     pipe = random_pipeline("sd3")
     before = dict(pipe.transformer.attn_processors)
@@ -300,6 +349,9 @@ def test_wef_flips_the_whole_embedding_and_patches_nothing() -> None:
 def test_what_an_ablation_cannot_do_is_said() -> None:
     with pytest.raises(RequestError, match="has no mask"):
         VSF(duplication=False)
+    for option in ({"guided_blocks": "1"}, {"tau": 2.0}, {"blend": 0.5}):
+        with pytest.raises(RequestError, match="without its mask acts on every row: leave guided_blocks, tau and blend out"):
+            VSF(mask=False, **option)  # type: ignore[arg-type]
     pipe = random_pipeline("sd3")
     with guided(pipe, ["wheels", "a hat"], VSF(reference_layout=True)), pytest.raises(RequestError, match="of one length"):
         run_joint(pipe, ["a red bike", "a person"])

@@ -65,8 +65,8 @@ class VSF(Method):
 
     Raises:
         RequestError: If `alpha` is negative or not finite, `beta` is not a number or minus infinity, the window is empty or
-            beyond 0 to 1, another number is out of its range, the blocks cannot be parsed, or a mask is asked for without
-            duplication.
+            beyond 0 to 1, another number is out of its range, the blocks cannot be parsed, a mask is asked for without
+            duplication, or blocks, `tau` or `blend` without a mask.
     """
 
     name: ClassVar[str] = "vsf"
@@ -104,8 +104,8 @@ class VSF(Method):
             raise RequestError(f"tau is {self.tau:g}, but a ratio of norms is above 0")
         if not 0 <= self.blend <= 1:
             raise RequestError(f"blend is {self.blend:g}, but must be 0 to 1")
-        if self._blocks is not None and not self.mask:
-            raise RequestError("VSF without its mask acts on every row: leave guided_blocks out")
+        if not self.mask and (self._blocks is not None or self.tau != math.inf or self.blend != 1):
+            raise RequestError("VSF without its mask acts on every row: leave guided_blocks, tau and blend out")
         if self._blocks == ():
             raise RequestError("guided_blocks names no block: write all, or 1..4,8")
 

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--autoencoder-steps", type=int, default=6000)
     parser.add_argument("--still-steps", type=int, default=1800, help="of the base, on single frames alone")
     parser.add_argument("--clip-steps", type=int, default=4800, help="of the base, on both")
+    parser.add_argument("--start-from", type=Path, help="a pipeline's folder: its autoencoder stays, and its base goes on")
     parser.add_argument("--lora-steps", type=int, default=600)
     parser.add_argument("--export", type=Path, help="where it is written; the package's own is vsf_cli/tiny/models")
     options = parser.parse_args()
@@ -64,11 +65,12 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_default_device(options.device)
 
-    vae = train_clip_autoencoder(folder, options.autoencoder_steps)
+    start = WanPipeline.from_pretrained(options.start_from, torch_dtype=torch.float32) if options.start_from else None
+    vae = start.vae if start else train_clip_autoencoder(folder, options.autoencoder_steps)
     if "base" not in wanted:
         return
     stills, clips = ClipExamples.stills(vae, folder), ClipExamples.clips(vae, folder)
-    base, encoder = train_clip_base(stills, clips, folder, options.still_steps, options.clip_steps)
+    base, encoder = train_clip_base(stills, clips, folder, options.still_steps, options.clip_steps, start)
     if "lora" not in wanted:
         return
     lora = train_lora(base, encoder, build_student_scheduler(), clips, folder, options.lora_steps)

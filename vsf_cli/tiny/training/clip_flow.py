@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline, WanTransformer3DModel
 from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import T5Tokenizer
@@ -31,6 +31,8 @@ BATCH, STILL_BATCH, LORA_BATCH = 32, 128, 20
 CLIPS_AMONG_STILLS = 3
 """Once clips are trained on, it is one step in so many: single frames show six times the captions in the same time."""
 TEACHER_GUIDANCE = 3.0
+GOING_ON_RATE = 0.6
+"""The learning rate's factor of a model that is trained already."""
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
 
@@ -165,22 +167,37 @@ def _predict(transformer: WanTransformer3DModel, latents: Tensor, sigma: Tensor,
 
 
 def train_clip_base(
-    stills: ClipExamples, clips: ClipExamples, folder: Path, still_steps: int, clip_steps: int
+    stills: ClipExamples,
+    clips: ClipExamples,
+    folder: Path,
+    still_steps: int,
+    clip_steps: int,
+    start: WanPipeline | None = None,
 ) -> tuple[WanTransformer3DModel, TextEncoder]:
     """Trains transformer and text encoder by flow matching, logit-normal times: on single frames, then on clips.
+
+    Arguments:
+        stills, clips: What is learnt.
+        folder: Where the checkpoint is.
+        still_steps: Steps on single frames alone.
+        clip_steps: Steps on both.
+        start: A trained model to go on from; None means from nothing.
 
     Returns:
         Both, with averaged weights.
     """
     torch.manual_seed(0)
     transformer = build_transformer()
-    encoder = TextEncoder.for_captions(folder)
+    encoder = TextEncoder.for_captions(folder) if start is None else TextEncoder(start.tokenizer)
+    if start is not None:
+        transformer.load_state_dict(start.transformer.state_dict())
+        encoder.encoder.load_state_dict(start.text_encoder.state_dict())
     heads = RegionHeads(transformer.blocks)
     modules = {"encoder": encoder, "transformer": transformer, "heads": heads}
     checkpoint = Checkpoint(folder / "base.safetensors", modules, optimizers_for(transformer, [encoder, heads]), 0.998)
     _prepare(transformer)
 
-    for rng in steps("base", checkpoint, still_steps + clip_steps, 1.0):
+    for rng in steps("base", checkpoint, still_steps + clip_steps, 1.0 if start is None else GOING_ON_RATE):
         single = checkpoint.step < still_steps or checkpoint.step % CLIPS_AMONG_STILLS > 0
         examples, count = (stills, STILL_BATCH) if single else (clips, BATCH)
         latents, captions, chosen = examples.batch(rng, count, EMPTY_CAPTION)

@@ -502,6 +502,7 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--heads", "x"], 2, "'x' is no head"),
         ([*MAP, "--neg", "wheels", "--seed", "1,2"], 6, "vsf attn-map makes one picture"),
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
+        ([*MAP, "--neg", "wheels", "--method", "wef"], 6, "wef acts outside of attention"),
         (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
         (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
         (["attn-map", "a red bike " * 30], 6, "there is none: add --neg"),

@@ -23,13 +23,21 @@ from vsf_cli.families import family_of
 from vsf_cli.generate import Request, generate
 from vsf_cli.guidance import guided
 from vsf_cli.maps import AXES, Maps, Selection, Token, load, save
-from vsf_cli.methods import CFG, VSF, Context, KeyValue, Method, Negative, NoGuidance
+from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
 from vsf_cli.recorder import Recorder
 
 REQUEST = Request(
     "a red bike", "tests", 3, ("wheels", "a hat"), num_inference_steps=3, max_sequence_length=12, width=16, height=16
 )
-METHODS = [VSF(2.0, 0.4), VSF(2.0, 0.4, special_tokens=False), NoGuidance()]
+METHODS = [
+    VSF(2.0, 0.4),
+    VSF(2.0, 0.4, special_tokens=False),
+    VSF(2.0, 0.4, reference_layout=True),
+    VSF(2.0, mask=False),
+    NAG(),
+    NASA(),
+    NoGuidance(),
+]
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +208,9 @@ def test_a_selection_keeps_what_it_names(small: StableDiffusion3Pipeline) -> Non
 def test_what_has_no_maps_is_refused(small: StableDiffusion3Pipeline) -> None:
     with pytest.raises(RequestError, match="add --neg"):
         watch(small, replace(REQUEST, negative=()), Selection())
-    with pytest.raises(RequestError, match="cfg acts outside of attention"):
-        Recorder(CFG(), ())
+    for method in (CFG(), WEF()):
+        with pytest.raises(RequestError, match=f"{method.name} acts outside of attention"):
+            Recorder(method, ())
     recorder = Recorder(NoGuidance(), tokens_of(small, NoGuidance()))
     with (
         pytest.raises(RequestError, match="one picture at a time"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vsf_cli.clip_files import encode_clip
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generate import Progress, Request, Result, generate
-from vsf_cli.maps import Maps, Selection, save
+from vsf_cli.maps import Maps, Selection, check_method, save
 from vsf_cli.media import write_bytes, write_picture
 from vsf_cli.methods import METHODS
 
@@ -63,8 +63,7 @@ def check_watchable(method: str, negative: tuple[str, ...]) -> None:
     """
     if not negative:
         raise RequestError('attention maps show where a negative prompt acts, and there is none: add --neg "wheels"')
-    if METHODS[method].passes_negative_prompt:
-        raise RequestError(f"method {method} acts outside of attention, and has no maps: choose vsf or none")
+    check_method(METHODS[method])
 
 
 def watch(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Watched:

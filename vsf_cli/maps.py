@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media import write_atomically, write_bytes
+from vsf_cli.methods import Method
 from vsf_cli.values import parse_numbers
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-__all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "load", "save"]
+__all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "check_method", "load", "save"]
 
 SCHEMA = 1
 ARRAYS, SUMMARY = "maps.npz", "summary.json"
@@ -105,6 +106,16 @@ class Selection:
 
 
 EVERYTHING = Selection()
+
+
+def check_method(method: Method | type[Method]) -> None:
+    """Refuses a method that shows nothing inside attention.
+
+    Raises:
+        RequestError: If the method acts outside of attention.
+    """
+    if method.passes_negative_prompt or method.flips_embedding:
+        raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf, nag, nasa or none")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,16 @@ from torch import Tensor, nn
 
 from vsf_cli.attention import attention_with_lse
 from vsf_cli.errors import RequestError
-from vsf_cli.maps import Maps, Selection, Token
+from vsf_cli.maps import Maps, Selection, Token, check_method
 from vsf_cli.methods import Context, Method
 
 __all__ = ["Recorder"]
+
+FOLLOWED = (
+    *("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens"),
+    *("beta", "start", "stop"),
+)
+"""What a model is prepared by: as the method that is watched has it."""
 
 
 @dataclass
@@ -51,15 +57,10 @@ class Recorder(Method):
     label = "recorder"
 
     def __init__(self, method: Method, tokens: Sequence[Token], selection: Selection | None = None) -> None:
-        if method.passes_negative_prompt:
-            raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf or none")
-        self.method = method
-        self.accepts_guidance_scale = method.accepts_guidance_scale  # type: ignore[misc]
-        self.special_tokens = method.special_tokens
-        self.padding = method.padding
-        self.beta = method.beta
-        self.start, self.stop = method.start, method.stop
-        self.weighs_tokens = method.weighs_tokens  # type: ignore[misc]
+        check_method(method)
+        self.method = self._running = method
+        for name in FOLLOWED:
+            setattr(self, name, getattr(method, name))
         self.selection = selection or Selection()
         self.tokens = sorted(tokens, key=lambda token: token.prompt != "positive")
         self._places = {
@@ -101,6 +102,11 @@ class Recorder(Method):
                     stack.callback(transformer.register_forward_hook(end, with_kwargs=True).remove)
             yield
 
+    def on(self, device: torch.device) -> "Recorder":
+        """The same, with the method's numbers on a device, as they are without a recorder."""
+        self._running = self.method.on(device)
+        return self
+
     @property
     def follows_progress(self) -> bool:
         """As the method."""
@@ -113,7 +119,7 @@ class Recorder(Method):
 
     def attend(self, query: Tensor, positive_query: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
         """The method's own outputs, to the bit."""
-        output = self.method.attend(query, positive_query, context)
+        output = self._running.attend(query, positive_query, context)
         self._calls += 1
         chosen = self.selection
         if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):
@@ -122,7 +128,7 @@ class Recorder(Method):
 
     def attend_negative(self, query: Tensor, context: Context) -> Tensor:
         """The method's own outputs, to the bit."""
-        return self.method.attend_negative(query, context)
+        return self._running.attend_negative(query, context)
 
     @torch.no_grad()
     def _record(self, query: Tensor, context: Context) -> None:

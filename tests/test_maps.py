@@ -1,6 +1,7 @@
 """What the image attends to: recorded to the bit beside the method, kept, read back, and drawn."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from vsf_cli import attn_map, plots
 from vsf_cli.attn_map import watch, write
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.families import family_of
+from vsf_cli.families.base import told
 from vsf_cli.generate import Request, generate
 from vsf_cli.guidance import guided
 from vsf_cli.maps import AXES, Maps, Selection, Token, load, save
@@ -46,7 +48,8 @@ def small() -> StableDiffusion3Pipeline:
 
 
 def tokens_of(pipe: Any, method: Method) -> list[Token]:
-    found: list[Token] = family_of(pipe).tokens(pipe, REQUEST.prompt, REQUEST.negative, method.special_tokens, 12)
+    how = method.special_tokens, 12, method.padding
+    found: list[Token] = family_of(pipe).tokens(pipe, REQUEST.prompt, REQUEST.negative, *how)
     return found
 
 
@@ -151,6 +154,41 @@ def test_tokens_stand_where_the_transformer_has_them(small: StableDiffusion3Pipe
     ids = small.tokenizer_3(REQUEST.prompt).input_ids
     told = [token.piece for token in positive if token.encoder == "t5"]
     assert told == small.tokenizer_3.convert_ids_to_tokens(ids)
+
+
+@pytest.mark.parametrize("make", [random_wan, lambda: random_pipeline("sd3")], ids=["wan", "sd3"])
+def test_the_token_that_is_read_of_a_padded_negative_is_the_word(make: Callable[[], Any]) -> None:
+    pipe = make()
+    clip = getattr(pipe, "tokenizer_max_length", 0)
+    padded = {"t5": (getattr(pipe, "tokenizer_3", pipe.tokenizer), clip, 12), "clip": (pipe.tokenizer, 0, clip)}
+    tokens = [one for one in tokens_of(pipe, NAG()) if one.prompt == "negative"]
+    assert {one.word for one in tokens} == {"wheels", "a", "hat", ""}
+    for one in tokens:
+        tokenizer, first, most = padded[one.encoder]
+        # As the pipeline itself reads it.
+        ids = tokenizer(", ".join(REQUEST.negative), padding="max_length", max_length=most, truncation=True).input_ids
+        assert tokenizer.convert_ids_to_tokens(ids[one.position - first]) == one.piece
+    assert len(family_of(pipe).encode_padded(pipe, REQUEST.negative, 12)) == clip + 12
+
+
+def test_punctuation_belongs_to_no_word() -> None:
+    pipe = random_pipeline("sd3", torch.float32)
+    for tokenizer in (pipe.tokenizer, pipe.tokenizer_3):
+        tokens = told(tokenizer, "any", "negative", "A red, t-shirt (wheels) !")
+        words: dict[tuple[str, int], str] = {}
+        for token in tokens:
+            words[token.word, token.start] = words.get((token.word, token.start), "") + token.piece
+        named = [(word, start) for word, start in words if word]
+        assert named == [("a", 0), ("red", 2), ("t-shirt", 7), ("wheels", 16)]
+        assert words["red", 2].strip("\u2581").removesuffix("</w>") == "red", "the comma is no piece of it"
+
+
+def test_a_prompt_that_is_cut_ends_with_its_end(small: StableDiffusion3Pipeline) -> None:
+    text = "a red bike with blue wheels on a road a person with an umbrella"
+    tokens = [one for one in family_of(small).tokens(small, text, ["wheels"], True, 6) if one.prompt == "positive"]
+    last = {name: [one for one in tokens if one.encoder == name][-1] for name in ("clip", "t5")}
+    assert last["t5"].position == small.tokenizer_max_length + 5 and last["t5"].piece == "</s>"
+    assert last["t5"].special and not last["t5"].word
 
 
 def test_pieces_and_copies_of_a_word_are_joined() -> None:
@@ -312,7 +350,12 @@ def test_a_clip_has_maps_of_each_latent_frame(tmp_path: Path) -> None:
 def test_both_transformers_are_watched() -> None:
     pipe = random_wan(torch.float32, two=True)
     request = Request("a red bike", "tests", 3, ("wheels",), num_inference_steps=4, max_sequence_length=12, width=32, height=32)
-    assert watch(pipe, replace(request, num_frames=5, fps=4), Selection()).maps.steps == (1, 2, 3, 4)
+    request = replace(request, num_frames=5, fps=4)
+    maps = watch(pipe, request, Selection()).maps
+    assert maps.steps == (1, 2, 3, 4) and maps.blocks == (1, 2, 3) and maps.share.shape[:2] == (4, 3)
+    assert watch(pipe, request, Selection(blocks=(3,))).maps.blocks == (3,)
+    with pytest.raises(RequestError, match="--blocks has 4, but there are blocks 1 to 3"):
+        watch(pipe, request, Selection(blocks=(4,)))
 
 
 def test_what_is_kept_is_bounded_and_said() -> None:

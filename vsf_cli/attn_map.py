@@ -77,11 +77,12 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
 
     check_watchable(request.method, request.negative)
     family, method = family_of(pipe), request.guidance
-    blocks = len(family.processors(pipe, Guidance(method)))
+    # Those of the two transformers of Wan 2.2 have the same numbers.
+    blocks = max(processor.block for processor in family.processors(pipe, Guidance(method)).values())
     selection.check(request.num_inference_steps, blocks, pipe.transformer.config.num_attention_heads)
-    tokens = family.tokens(
-        pipe, request.prompt, [one.text for one in request.negatives], method.special_tokens, request.max_sequence_length
-    )
+    texts = [one.text for one in request.negatives]
+    special, padding = method.special_tokens, method.padding
+    tokens = family.tokens(pipe, request.prompt, texts, special, request.max_sequence_length, padding)
     kept = selection.tokens(tokens)
     selection, notes = _bounded(selection, len(kept), blocks, _image_tokens(family, pipe, request), request.num_inference_steps)
 

@@ -1,5 +1,7 @@
 """What every model family offers, and what its processors share during one `with`."""
 
+import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,10 @@ from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.maps import Token
 from vsf_cli.methods import Context, KeyValue, Method, Negative
 from vsf_cli.patch import hooked
+
+MARKS = re.escape(string.punctuation + "\u201c\u201d\u201e\u2018\u2019\u2026\u3001\u3002\uff0c\uff01\uff1f")
+WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
+"""A word: letters and what else is neither space nor punctuation, apostrophes and hyphens inside it included."""
 
 __all__ = ["Encoded", "Family", "Guidance", "appended", "progress", "token_ids", "told", "word_tokens"]
 
@@ -152,7 +158,9 @@ class Family(Protocol):
         """Encodes prompts joined by commas as the pipeline encodes a positive prompt with that `max_sequence_length`."""
         ...
 
-    def tokens(self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int) -> list[Token]:
+    def tokens(
+        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int, padding: bool = False
+    ) -> list[Token]:
         """The tokens of a call's positive and negative prompts, special ones too, with their places in the text stream.
 
         Arguments:
@@ -161,6 +169,7 @@ class Family(Protocol):
             negative: The negative prompts, joined as `encode_negative` joins them.
             special_tokens: Whether those of the negative prompts are among its tokens.
             most: The call's `max_sequence_length`.
+            padding: Whether the negative prompts are encoded as `encode_padded` does it; the padding is not told.
         """
         ...
 
@@ -252,14 +261,26 @@ def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
     return ids.to(pipe._execution_device)
 
 
-def told(tokenizer: Any, encoder: str, prompt: str, text: str) -> list[Token]:
-    """The tokens of one text; pieces and copies of the same word have the same `start`."""
-    encoding = tokenizer(text, truncation=False, verbose=False)
+def told(tokenizer: Any, encoder: str, prompt: str, text: str, most: int | None = None) -> list[Token]:
+    """The tokens of one text; pieces and copies of the same word have the same `start`.
+
+    Tokenizers split words each in its own way, and some leave punctuation at them: words are told by the letters of the text.
+
+    Arguments:
+        tokenizer: The tokenizer.
+        encoder: The text encoder's name.
+        prompt: "positive" or "negative".
+        text: The text.
+        most: How many tokens the encoder gets, the end among them; None means all.
+    """
+    encoding = tokenizer(text, truncation=most is not None, max_length=most, verbose=False)
+    words = [(match.start(), match.end()) for match in WORD.finditer(text)]
     told, meaningless = [], _special_ids(tokenizer)
-    for position, (number, word) in enumerate(zip(encoding.input_ids, encoding.word_ids(), strict=True)):
-        special = number in meaningless
-        start, end = (0, 0) if word is None else encoding.word_to_chars(word)
-        name = "" if special else text[start:end].strip(" ,.;:!?").lower()
+    for position, number in enumerate(encoding.input_ids):
+        special, chars = number in meaningless, encoding.token_to_chars(position)
+        first = chars.start if chars else 0
+        start, end = next((word for word in words if chars and word[0] < chars.end and first < word[1]), (first, first))
+        name = "" if special else text[start:end].lower()
         told.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
     return told
 

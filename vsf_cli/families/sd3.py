@@ -99,16 +99,23 @@ class StableDiffusion3:
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
         return torch.cat(parts)
 
-    def tokens(self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int) -> list[Token]:
-        """The tokens of the positive prompt, which stand before padding, and of the negative prompts, which have none."""
+    def tokens(
+        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int, padding: bool = False
+    ) -> list[Token]:
+        """The tokens of the positive prompt, which stand before padding, and of the negative prompts, which may have none."""
         encoders = {"clip": pipe.tokenizer} | ({"t5": pipe.tokenizer_3} if pipe.text_encoder_3 is not None else {})
         first = {"clip": (0, pipe.tokenizer_max_length), "t5": (pipe.tokenizer_max_length, most)}
-        positive = [
-            replace(token, position=first[name][0] + token.position)
-            for name, tokenizer in encoders.items()
-            for token in told(tokenizer, name, "positive", prompt)
-            if token.position < first[name][1]
-        ]
+
+        def padded(kind: str, text: str) -> list[Token]:
+            return [
+                replace(token, position=first[name][0] + token.position)
+                for name, tokenizer in encoders.items()
+                for token in told(tokenizer, name, kind, text, first[name][1])
+            ]
+
+        positive = padded("positive", prompt)
+        if padding:
+            return positive + padded("negative", ", ".join(negative))
         kept: list[Token] = []
         before = 0
         for text in negative:

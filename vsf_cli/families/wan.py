@@ -79,9 +79,13 @@ class Wan:
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoder knows: write another")
         return kept
 
-    def tokens(self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int) -> list[Token]:
-        """The tokens of the positive prompt, which stand before padding, and of the negative prompts, which have none."""
-        positive = [token for token in told(pipe.tokenizer, "t5", "positive", _clean(prompt)) if token.position < most]
+    def tokens(
+        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int, padding: bool = False
+    ) -> list[Token]:
+        """The tokens of the positive prompt, which stand before padding, and of the negative prompts, which may have none."""
+        positive = told(pipe.tokenizer, "t5", "positive", _clean(prompt), most)
+        if padding:
+            return positive + told(pipe.tokenizer, "t5", "negative", _clean(", ".join(negative)), most)
         kept: list[Token] = []
         before = 0
         for text in map(_clean, negative):

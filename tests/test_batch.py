@@ -71,6 +71,27 @@ def test_every_kind_of_table(name: str, text: str) -> None:
     assert (row.prompt, row.negative, row.settings, row.cells["note"]) == ("a bike", ("wheels",), {"alpha": (2,)}, "x")
 
 
+def test_maps_are_written_beside_each_picture() -> None:
+    from vsf_cli.maps import load
+
+    result = batch(
+        "--dump-attn", "--batch-size", "4", table="prompt,neg,name\na red bike on a road,wheels,a\na tree,leaves,b\n"
+    )
+    assert result.stdout.splitlines() == ["outputs/prompts/a.png", "outputs/prompts/b.png"]
+    for name, word in (("a", "wheels"), ("b", "leaves")):
+        maps = load(f"outputs/prompts/{name}-attn")
+        assert maps.words() == [word] and maps.settings["request"]["negative"] == [word]
+        assert Path(f"outputs/prompts/{name}-attn/index.html").exists()
+
+
+def test_rows_without_maps_are_said_before_anything_is_made(here: Path) -> None:
+    table = "prompt,neg,method\na tree,leaves,\na red bike,,\na blue house,roof,wef\na tree (leaves:-1),,none\n"
+    found = " ".join(batch("--dump-attn", table=table, code=6).stderr.split())
+    assert "line 3: attention maps show where a negative prompt acts, and there is none" in found
+    assert "line 4, column method: method wef acts outside of attention" in found and "line 5" not in found
+    assert not (here / "outputs").exists()
+
+
 def test_cells_with_newlines_quotes_and_commas_keep_their_lines() -> None:
     rows = read_table(Path("a.csv"), 'prompt,seed\n"a\nbike, ""new""","1,3"\n\na tree,\n')
     assert [(row.line, row.prompt, row.seeds) for row in rows] == [(2, 'a\nbike, "new"', (1, 3)), (5, "a tree", None)]

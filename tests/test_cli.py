@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
@@ -480,6 +481,15 @@ def test_maps_of_a_picture_that_was_made_before(here: Path) -> None:
     )
 
 
+def test_maps_that_are_interrupted_say_what_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vsf_cli import plots
+
+    monkeypatch.setattr(plots, "words", Mock(side_effect=KeyboardInterrupt))
+    found = vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png", "--dump-attn")
+    assert found.exit_code == 130 and (here / "x.png").exists()
+    assert "what was finished is kept; written before: x.png, x-attn/picture.png, " in " ".join(found.stderr.split())
+
+
 def test_maps_of_a_prompt(here: Path) -> None:
     found = vsf(*MAP, "--neg", "wheels", "--num-inference-steps", "2", "--tokens", "wheels", "--method", "none")
     assert found.exit_code == 0, found.output
@@ -497,6 +507,8 @@ def test_maps_of_a_prompt(here: Path) -> None:
             "--tokens names 'hat', but the prompts have a, red, bike, on, road, wheels",
         ),
         ([*MAP, "--neg", "wheels", "--steps", "9"], 6, "--steps has 9, but there are steps 1 to 8"),
+        ([*MAP, "--neg", "wheels", "--steps", "1,6"], 6, "--steps has 6, but guided steps are 1 to 4; --stop 1 guides all"),
+        ([*MAP, "--neg", "wheels", "--method", "none", "--guidance", "4"], 6, "--guidance is 4, but maps are of one"),
         ([*MAP, "--neg", "wheels", "--blocks", "0"], 6, "--blocks has 0, but there are blocks 1 to 6"),
         ([*MAP, "--neg", "wheels", "--heads", "5"], 6, "--heads has 5, but there are heads 1 to 4"),
         ([*MAP, "--neg", "wheels", "--heads", "x"], 2, "'x' is no head"),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from vsf_cli.families import family_of
 from vsf_cli.families.base import told
 from vsf_cli.generate import Request, generate
 from vsf_cli.guidance import guided
-from vsf_cli.maps import AXES, Maps, Selection, Token, load, save
+from vsf_cli.maps import AXES, Selection, Token, load, save
 from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
 from vsf_cli.recorder import Recorder
 
@@ -220,13 +221,17 @@ def test_maps_are_read_back_as_they_were(tmp_path: Path) -> None:
 def test_what_is_not_there_cannot_be_selected() -> None:
     with pytest.raises(RequestError, match="--tokens names 'hat', but the prompts have bike, wheels"):
         Selection(words=("hat",)).tokens(TOKENS)
-    for name, message in (
-        ("steps", "--steps has 9, but there are steps 1 to 8"),
-        ("blocks", "blocks 1 to 6"),
-        ("heads", "1 to 4"),
+    for name, message in (("blocks", "blocks 1 to 6"), ("heads", "1 to 4")):
+        with pytest.raises(RequestError, match=message):
+            Selection(**{name: (9,)}).check(6, 4)
+    for steps, acting, message in (
+        ((9,), range(1, 5), "--steps has 9, but there are steps 1 to 8"),
+        ((6, 7), range(1, 5), "--steps has 6, but guided steps are 1 to 4; --stop 1 guides all"),
+        ((1, 6), range(1, 5), "--steps has 6, but guided steps are 1 to 4; --stop 1 guides all"),
+        ((1, 6), range(3, 9), "--steps has 1, but guided steps are 3 to 8; --start 0 --stop 1 guides all"),
     ):
         with pytest.raises(RequestError, match=message):
-            Selection(**{name: (9,)}).check(8, 6, 4)
+            Selection(steps=steps).check_steps(8, acting)
     assert Selection.parse("1..3,8", None, "2", "Wheels, red") == Selection((1, 2, 3, 8), None, (2,), ("wheels", "red"))
     with pytest.raises(ValueError, match="'x' is no block"):
         Selection.parse(None, "x", None, None)
@@ -246,6 +251,10 @@ def test_a_selection_keeps_what_it_names(small: StableDiffusion3Pipeline) -> Non
 def test_what_has_no_maps_is_refused(small: StableDiffusion3Pipeline) -> None:
     with pytest.raises(RequestError, match="add --neg"):
         watch(small, replace(REQUEST, negative=()), Selection())
+    with pytest.raises(RequestError, match="--guidance is 4, but maps are of one call of the model a step"):
+        attn_map.check_watchable(replace(asking(NoGuidance()), guidance_scale=4.0))
+    with pytest.raises(RequestError, match="--steps has 3, but guided steps are 1 to 2"):
+        attn_map.check_watchable(asking(VSF(2.0, stop=0.5)), Selection(steps=(3,)))
     for method in (CFG(), WEF()):
         with pytest.raises(RequestError, match=f"{method.name} acts outside of attention"):
             Recorder(method, ())
@@ -282,17 +291,26 @@ def test_a_folder_that_fails_half_way_says_what_is_written(
 ) -> None:
     watched = watch(small, asking(VSF(2.0, 0.4)), Selection())
 
-    def broken(maps: Maps) -> None:
-        raise MediaError("the disk is full")
+    def written_until(error: BaseException) -> str:
+        monkeypatch.setattr(plots, "curves", Mock(side_effect=error))
+        description = {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}
+        with pytest.raises(type(error)) as found:
+            write(watched, tmp_path / "x", description, metadata=False, before=[tmp_path / "x.png"])
+        return "; ".join([str(found.value), *getattr(found.value, "__notes__", [])])
 
-    monkeypatch.setattr(plots, "curves", broken)
-    with pytest.raises(MediaError, match=r"the disk is full; written before: picture.png, .*words.png"):
-        write(watched, tmp_path / "x", {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}, metadata=False)
+    names = f"written before: {tmp_path}/x.png, {tmp_path}/x/picture.png, "
+    for error, message in (
+        (MediaError("the disk is full"), f"the disk is full; {names}"),
+        (KeyboardInterrupt(), names),
+        (ZeroDivisionError("a bug"), f"a bug; {names}"),
+    ):
+        assert written_until(error).startswith(message) and written_until(error).endswith(f"{tmp_path}/x/words.png")
     assert (tmp_path / "x" / "maps.npz").exists() and not (tmp_path / "x" / "index.html").exists()
 
 
+@pytest.mark.parametrize("error", [RequestError("half way"), KeyboardInterrupt("half way"), ValueError("half way")], ids=repr)
 def test_a_model_that_fails_half_way_is_left_unpatched(
-    small: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch
+    small: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     before = small.transformer.attn_processors
     calls = []
@@ -300,10 +318,10 @@ def test_a_model_that_fails_half_way_is_left_unpatched(
     def failing(self: Any, query: torch.Tensor, context: Context) -> None:
         calls.append(query)
         if len(calls) == 5:
-            raise RequestError("half way")
+            raise error
 
     monkeypatch.setattr(Recorder, "_record", failing)
-    with pytest.raises(RequestError, match="half way"):
+    with pytest.raises(type(error), match="half way"):
         watch(small, asking(VSF(2.0, 0.4)), Selection())
     after = small.transformer.attn_processors
     assert all(after[name] is processor for name, processor in before.items())
@@ -344,6 +362,9 @@ def test_a_clip_has_maps_of_each_latent_frame(tmp_path: Path) -> None:
     assert {"overlay.webp", "frames.png", "frames/3.png", "no-guidance/1.png", "steps/2/3.png", "index.html"} <= written
     with Image.open(tmp_path / "overlay.webp") as overlay:
         assert overlay.n_frames == 7 and overlay.size == (32, 32)
+    clip = [Image.new("RGB", (8, 8))] * 7
+    whole = plots.overlaid(watched.maps, [*clip, *clip[:2]])
+    assert [one.tobytes() for one in plots.overlaid(watched.maps, clip, 2)] == [one.tobytes() for one in whole[2:]]
     assert load(tmp_path).share.shape == watched.maps.share.shape
 
 
@@ -356,6 +377,14 @@ def test_both_transformers_are_watched() -> None:
     assert watch(pipe, request, Selection(blocks=(3,))).maps.blocks == (3,)
     with pytest.raises(RequestError, match="--blocks has 4, but there are blocks 1 to 3"):
         watch(pipe, request, Selection(blocks=(4,)))
+
+
+def test_what_is_kept_is_said_with_the_picture(small: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attn_map, "MOST_BYTES", 3000)
+    watched = watch(small, asking(VSF(2.0, 0.4)), Selection())
+    assert len(watched.maps.blocks) < 3
+    (note,) = watched.result.notes
+    assert f"blocks {', '.join(map(str, watched.maps.blocks))} are kept" in note
 
 
 def test_what_is_kept_is_bounded_and_said() -> None:

@@ -9,9 +9,10 @@ from imageio_ffmpeg import count_frames_and_secs, read_frames
 from typer.testing import CliRunner, Result
 
 from tests.test_wan import random_wan
-from vsf_cli import clip_files
+from vsf_cli import attn_map, clip_files
 from vsf_cli.cli import app
 from vsf_cli.errors import MediaError
+from vsf_cli.maps import load
 from vsf_cli.media import read_metadata
 
 
@@ -68,6 +69,17 @@ def test_frames_are_a_folder_of_pictures(folder: Path) -> None:
     video(folder, "--format", "frames", "--drop-frames", "2", "-o", "out")
     names = sorted(path.name for path in Path("out").iterdir())
     assert names == [f"{number:04}.png" for number in range(7)]
+
+
+def test_maps_are_written_beside_a_clip(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attn_map, "MOST_BYTES", 600)
+    result = video(folder, "--neg", "wheels", "-o", "bike.mp4", "--fps", "8", "--drop-frames", "2", "--dump-attn")
+    assert result.stdout == "bike.mp4\n" and "vsf attn-map --blocks chooses others" in " ".join(result.stderr.split())
+    assert count_frames_and_secs("bike.mp4")[0] == 7
+    written = {path.relative_to("bike-attn").as_posix() for path in Path("bike-attn").rglob("*") if path.is_file()}
+    assert written >= {"index.html", "overlay.webp", "frames.png", "frames/1.png", "no-guidance/3.png", "steps/2/3.png"}
+    maps = load("bike-attn")
+    assert maps.share.shape[-3:] == (3, 2, 2) and maps.settings["request"]["drop_frames"] == 2
 
 
 def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vsf_cli.clip_files import encode_clip
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generate import Progress, Request, Result, generate
-from vsf_cli.maps import Maps, Selection, check_method, save
+from vsf_cli.maps import EVERYTHING, Maps, Selection, check_method, save
 from vsf_cli.media import write_bytes, write_picture
 from vsf_cli.methods import METHODS
 
@@ -34,12 +34,11 @@ class Watched:
     """A picture, or a clip, and what was seen while it was made.
 
     Arguments:
-        result: The picture.
+        result: The picture; its notes say which blocks were kept, if not all.
         maps: What the image attended to.
         final: The picture at each frame of the maps; of a picture there is one.
         unguided: The same of the same seed without guidance; None if the picture itself is that one.
         estimates: The estimate of the picture at each step of the maps, at each frame.
-        notes: What a person should know, such as which blocks were kept.
     """
 
     result: Result
@@ -47,7 +46,6 @@ class Watched:
     final: "Frames"
     unguided: "Frames | None"
     estimates: list["Frames"]
-    notes: tuple[str, ...] = ()
 
 
 def folder_beside(picture: Path) -> Path:
@@ -55,15 +53,27 @@ def folder_beside(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}-attn")
 
 
-def check_watchable(method: str, negative: tuple[str, ...]) -> None:
-    """Refuses a request that has no maps.
+def check_watchable(request: Request, selection: Selection = EVERYTHING) -> None:
+    """Refuses a request that has no maps; it needs no model.
 
     Raises:
-        RequestError: If there is no negative prompt, or the method acts outside of attention.
+        RequestError: If there is no negative prompt, the method acts outside of attention, the model is called twice a step, or
+            steps are chosen that are not guided.
     """
-    if not negative:
+    if not request.negative:
         raise RequestError('attention maps show where a negative prompt acts, and there is none: add --neg "wheels"')
-    check_method(METHODS[method])
+    check_method(METHODS[request.method])
+    if request.guidance_scale > 1:
+        raise RequestError(
+            f"--guidance is {request.guidance_scale:g}, but maps are of one call of the model a step: pass --guidance 0"
+        )
+    selection.check_steps(request.num_inference_steps, _guided_steps(request))
+
+
+def _guided_steps(request: Request) -> list[int]:
+    """Those in which the method acts, from 1."""
+    steps, method = request.num_inference_steps, request.guidance
+    return [step + 1 for step in range(steps) if method.acts_at(step / steps)]
 
 
 def watch(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Watched:
@@ -72,19 +82,20 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
     Raises:
         RequestError: If there is nothing to record, or the selection names what is not there.
     """
+    check_watchable(request, selection)
     from vsf_cli.families import Guidance, family_of
     from vsf_cli.recorder import Recorder
 
-    check_watchable(request.method, request.negative)
     family, method = family_of(pipe), request.guidance
     # Those of the two transformers of Wan 2.2 have the same numbers.
     blocks = max(processor.block for processor in family.processors(pipe, Guidance(method)).values())
-    selection.check(request.num_inference_steps, blocks, pipe.transformer.config.num_attention_heads)
+    selection.check(blocks, pipe.transformer.config.num_attention_heads)
     texts = [one.text for one in request.negatives]
     special, padding = method.special_tokens, method.padding
     tokens = family.tokens(pipe, request.prompt, texts, special, request.max_sequence_length, padding)
     kept = selection.tokens(tokens)
-    selection, notes = _bounded(selection, len(kept), blocks, _image_tokens(family, pipe, request), request.num_inference_steps)
+    steps = len(selection.steps or _guided_steps(request))
+    selection, notes = _bounded(selection, len(kept), blocks, _image_tokens(family, pipe, request), steps)
 
     recorder = Recorder(method, kept, selection)
     # Maps are of whole clips: frames that the file leaves out are left out of the file alone.
@@ -99,8 +110,8 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
         unguided = at_maps(generate(pipe, replace(request, drop_frames=0, method="none", parameters={}), progress).frames)
     estimates = [at_maps(family.decode(pipe, latents)) for latents in recorder.estimates()]
     shown = replace(result, request=replace(result.request, drop_frames=request.drop_frames))
-    shown = replace(shown, frames=result.frames[request.drop_frames :])
-    return Watched(shown, maps, at_maps(result.frames), unguided, estimates, notes)
+    shown = replace(shown, frames=result.frames[request.drop_frames :], notes=(*result.notes, *notes))
+    return Watched(shown, maps, at_maps(result.frames), unguided, estimates)
 
 
 def _image_tokens(family: "Family", pipe: Any, request: Request) -> int:
@@ -121,18 +132,23 @@ def _bounded(selection: Selection, tokens: int, blocks: int, places: int, steps:
 
     A block keeps, at each step, for each head or for their mean, 2 bytes for each token and 4 for the share, at each place.
     """
-    steps = len(selection.steps or range(steps))
     block = steps * len(selection.heads or (0,)) * places * (2 * tokens + 4)
     fit = max(1, MOST_BYTES // block)
     if selection.blocks is not None or fit >= blocks:
         return selection, ()
     kept = tuple(sorted({1 + round(place * (blocks - 1) / max(1, fit - 1)) for place in range(fit)}))
     size = f"{blocks * block / 1e6:,.0f} MB"
-    note = f"all {blocks} blocks would be {size} of maps: blocks {', '.join(map(str, kept))} are kept; --blocks chooses others"
+    note = f"all {blocks} blocks would be {size} of maps: blocks {', '.join(map(str, kept))} are kept; vsf attn-map --blocks chooses others"
     return replace(selection, blocks=kept), (note,)
 
 
-def write(watched: Watched, folder: Path, description: Mapping[str, Any], metadata: bool = True) -> list[Path]:
+def write(
+    watched: Watched,
+    folder: Path,
+    description: Mapping[str, Any],
+    metadata: bool = True,
+    before: Sequence[Path] = (),
+) -> list[Path]:
     """Writes the folder of a run: the pictures, `maps.npz` with `summary.json`, the figures, and `index.html`.
 
     Of a clip there are the frames at which the maps are, a contact sheet, and the clip with its maps over it.
@@ -142,46 +158,59 @@ def write(watched: Watched, folder: Path, description: Mapping[str, Any], metada
         folder: Where; it is made.
         description: The JSON of the picture's file.
         metadata: Whether files say how they were made.
+        before: What the run has written already.
 
     Returns:
         What was written, the page last.
 
     Raises:
-        MediaError: If a file cannot be written. What was written before stays, and the message names it.
+        MediaError: If a file cannot be written. What was written before stays, and this error and any other name it.
     """
-    from vsf_cli import plots
     from vsf_cli.page import page
 
     maps = replace(watched.maps, settings=description if metadata else {})
-    final, unguided, estimates = watched.final, watched.unguided, watched.estimates
-    written: list[Path] = []
+    written = list(before)
     with _telling(written):
         for name, image in _pictures(watched):
             write_picture(folder / name, image, "png", description if metadata and image is watched.result.image else None)
             written.append(folder / name)
-        if len(final) > 1:
-            fps = watched.result.request.fps or DEFAULT_FPS
-            write_bytes(folder / OVERLAY, encode_clip(plots.overlaid(maps, watched.result.frames), fps, "webp", None))
-            written.append(folder / OVERLAY)
         save(maps, folder)
         written += [folder / "maps.npz", folder / "summary.json"]
-        figures: dict[str, Callable[[], Any]] = {
-            "grid.png": lambda: plots.grid(maps, "share", final, unguided, estimates),
-            "grid-logits.png": lambda: plots.grid(maps, "logits", final, unguided, estimates),
-            "words.png": lambda: plots.words(maps, final),
-            "curves.png": lambda: plots.curves(maps),
-        }
-        if len(final) > 1:
-            figures["frames.png"] = lambda: plots.frames(maps, final, unguided)
-        for name, draw in figures.items():
-            buffer = io.BytesIO()
-            draw().savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-            write_bytes(folder / name, buffer.getvalue())
+        for name, draw in _drawn(watched, maps).items():
+            write_bytes(folder / name, draw())
             written.append(folder / name)
-        html = page(maps, _title(watched.result.request), _facts(watched, description), final, unguided, estimates)
+        shown = watched.final, watched.unguided, watched.estimates
+        html = page(maps, _title(watched.result.request), _facts(watched, description), *shown)
         write_bytes(folder / PAGE, html.encode())
         written.append(folder / PAGE)
-    return written
+    return written[len(before) :]
+
+
+def _drawn(watched: Watched, maps: Maps) -> dict[str, Callable[[], bytes]]:
+    """What draws each file of a folder, by its name."""
+    from vsf_cli import plots
+
+    def png(figure: Any) -> bytes:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+        return buffer.getvalue()
+
+    def overlay() -> bytes:
+        shown = watched.result
+        frames = plots.overlaid(maps, shown.frames, shown.request.drop_frames)
+        return encode_clip(frames, shown.request.fps or DEFAULT_FPS, "webp", None)
+
+    pictures = watched.final, watched.unguided, watched.estimates
+    figures: dict[str, Callable[[], bytes]] = {
+        "grid.png": lambda: png(plots.grid(maps, "share", *pictures)),
+        "grid-logits.png": lambda: png(plots.grid(maps, "logits", *pictures)),
+        "words.png": lambda: png(plots.words(maps, watched.final)),
+        "curves.png": lambda: png(plots.curves(maps)),
+    }
+    if len(watched.final) > 1:
+        figures["frames.png"] = lambda: png(plots.frames(maps, watched.final, watched.unguided))
+        figures[OVERLAY] = overlay
+    return figures
 
 
 def _pictures(watched: Watched) -> Iterator[tuple[str, "Image.Image"]]:
@@ -202,12 +231,15 @@ def _pictures(watched: Watched) -> Iterator[tuple[str, "Image.Image"]]:
 
 @contextmanager
 def _telling(written: list[Path]) -> Iterator[None]:
-    """An error inside says what was written before it."""
+    """An error inside, an interrupt included, says what was written before it."""
     try:
         yield
-    except VSFError as error:
-        names = ", ".join(path.name for path in written) or "nothing"
-        raise type(error)(f"{error}; written before: {names}") from error
+    except BaseException as error:
+        told = f"written before: {', '.join(map(str, written)) or 'nothing'}"
+        if not isinstance(error, (VSFError, KeyboardInterrupt)):
+            error.add_note(told)
+            raise
+        raise type(error)(f"{error}; {told}" if str(error) else told) from error
 
 
 def _title(request: Request) -> str:

@@ -24,7 +24,7 @@ def bounded(command: Callable[..., None]) -> Callable[..., None]:
             Talk().error(str(error))
             raise typer.Exit(error.exit_code) from error
         except KeyboardInterrupt as error:
-            Talk().error("interrupted; what was finished is kept")
+            Talk().error(f"interrupted; what was finished is kept{'; ' * bool(str(error))}{error}")
             raise typer.Exit(130) from error
 
     return run

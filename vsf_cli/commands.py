@@ -101,7 +101,7 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     # Not `Path.is_file`, which raises if the prompt is longer than the name of a file may be.
     if prompt.lower().endswith(PICTURES) or os.path.isfile(prompt):
         planned = plan_again(Path(prompt), picture, machine)
-        check_watchable(planned.requests[0].method, planned.requests[0].negative)
+        check_watchable(planned.requests[0])
         return planned
     if len(seeds) > 1:
         raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
@@ -141,6 +141,7 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
         as_json: Whether data are JSON.
     """
     (request,) = plan.requests
+    check_watchable(request, selection)
     folder = plan.outputs.free(Path(output).expanduser() if output else folder_beside(plan.path(request, 1)))
     if folder is None:
         talk.say("the folder exists, skipped")
@@ -152,8 +153,8 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
         watched = plan.watch(pipe, request, progress, selection)
     description = plan.describe(pipe, watched.result)
     _say_applied(watched.result, talk)
-    for note in watched.notes:
-        talk.say(note)
+    for note in watched.result.notes:
+        talk.warn(note)
     with talk.progress("drawing"):
         written = write(watched, folder, description)
     facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}

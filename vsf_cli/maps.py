@@ -93,19 +93,41 @@ class Selection:
                 raise RequestError(f"--tokens names '{word}', but the prompts have {', '.join(there)}")
         return tuple(token for token in real if token.word in self.words)
 
-    def check(self, steps: int, blocks: int, heads: int) -> None:
-        """Refuses what the model or the run does not have.
+    def check(self, blocks: int, heads: int) -> None:
+        """Refuses what the model does not have.
 
         Raises:
             RequestError: If a number is beyond those that there are.
         """
-        for name, chosen, most in (("steps", self.steps, steps), ("blocks", self.blocks, blocks), ("heads", self.heads, heads)):
-            for number in chosen or ():
-                if not 1 <= number <= most:
-                    raise RequestError(f"--{name} has {number}, but there are {name} 1 to {most}")
+        _check_range("blocks", self.blocks, blocks)
+        _check_range("heads", self.heads, heads)
+
+    def check_steps(self, steps: int, guided: Sequence[int]) -> None:
+        """Refuses steps that the run does not have, or does not guide.
+
+        Arguments:
+            steps: How many steps the run has.
+            guided: Those that are guided, one after the other.
+
+        Raises:
+            RequestError: If one that is chosen is none of them.
+        """
+        _check_range("steps", self.steps, steps)
+        for number in self.steps or ():
+            if number not in guided:
+                window = "--stop 1" if guided[0] == 1 else "--start 0 --stop 1"
+                raise RequestError(
+                    f"--steps has {number}, but guided steps are {guided[0]} to {guided[-1]}; {window} guides all"
+                )
 
 
 EVERYTHING = Selection()
+
+
+def _check_range(name: str, chosen: Sequence[int] | None, most: int) -> None:
+    for number in chosen or ():
+        if not 1 <= number <= most:
+            raise RequestError(f"--{name} has {number}, but there are {name} 1 to {most}")
 
 
 def check_method(method: Method | type[Method]) -> None:

@@ -63,8 +63,6 @@ def plan(
         RequestError: If something is not legal.
     """
     negative = tuple(text.strip() for text in negative if text.strip())
-    if dump_attn:
-        check_watchable(resolved(settings["method"])[0], negative)
     axes = {**sweeps, **{f"{one.searched}=>": one.choices for one in replacements}}
     if len(seeds) * math.prod(len(values) for values in axes.values()) > MOST_NUMBERS:
         raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MOST_NUMBERS} pictures: make fewer at once")
@@ -75,6 +73,8 @@ def plan(
         request_of(text, left_out, seeds[0], settings.overlaid(choice), loras, video, seconds)
         for (_, text, left_out), choice in replaced
     ]
+    for request, _ in asked if dump_attn else ():
+        check_watchable(request)
     first, notes = asked[0][0], dict.fromkeys(note for _, note in asked if note)
     requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
 

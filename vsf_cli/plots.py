@@ -170,14 +170,20 @@ def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
     return figure
 
 
-def overlaid(maps: Maps, clip: Sequence[Image.Image]) -> list[Image.Image]:
-    """The frames of a clip with the mean share over them, on one scale for all frames."""
+def overlaid(maps: Maps, clip: Sequence[Image.Image], dropped: int = 0) -> list[Image.Image]:
+    """The frames of a clip with the mean share over them, on one scale for all frames.
+
+    Arguments:
+        maps: The maps, which are of all frames.
+        clip: The frames.
+        dropped: How many first frames the clip lacks.
+    """
     values = _share_of_frames(maps)
     low, high = float(values.min()), float(values.max())
     colors = palette()[((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)]
-    found = []
-    for number, image in enumerate(clip):
-        color = colors[round(number * (len(colors) - 1) / max(1, len(clip) - 1))]
+    found, last = [], max(1, dropped + len(clip) - 1)
+    for number, image in enumerate(clip, dropped):
+        color = colors[round(number * (len(colors) - 1) / last)]
         layer = Image.fromarray(color).resize(image.size, Image.Resampling.BILINEAR)
         found.append(Image.blend(image.convert("L").convert("RGB"), layer, 0.6))
     return found

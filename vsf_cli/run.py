@@ -137,7 +137,7 @@ class Plan:
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description, encoding)
             if watched and path:
-                write(watched, folder_beside(path), description, self.metadata)
+                write(watched, folder_beside(path), description, self.metadata, [path])
             yield Written(path, result, description)
 
     def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:

@@ -69,7 +69,7 @@ def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[
     given = {name: value for name, value in asked.items() if name in SETTINGS}
     deciding = {name: value for name, value in given.items() if name not in MACHINE and value is not None}
     settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
-    items, notes = items_of(table, rows, deciding, asked["neg"] or [], asked["seeds"], asked["lora"] or [])
+    items, notes = items_of(table, rows, deciding, asked["neg"] or [], asked["seeds"], asked["lora"] or [], asked["dump_attn"])
     folder = Path(output).expanduser() if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     size = MOST_TOGETHER if asked["batch_size"] == "auto" else int(asked["batch_size"])
     maker = Maker(folder, runtime_of(settings), size, asked["crf"], asked["sidecar"], asked["dump_attn"])

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.attn_map import check_watchable
 from vsf_cli.batch.table import Row, TableErrors, usual_name
 from vsf_cli.clip_files import CLIP_FORMATS
 from vsf_cli.errors import RequestError, VSFError
@@ -118,6 +119,7 @@ def items_of(
     negative: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     loras: Sequence[str] = (),
+    watched: bool = False,
 ) -> tuple[list[Item], list[str]]:
     """The items of a table, rows x sweeps x seeds, and what a person should know of them.
 
@@ -128,12 +130,13 @@ def items_of(
         negative: What is not wanted in rows that do not say it.
         seeds: The seeds of rows without; None draws one from what the row asks for.
         loras: The LoRA files of rows without.
+        watched: Whether each is to have attention maps.
 
     Raises:
         TableErrors: If a row asks for something that is not legal; all such rows are said.
         RequestError: If there are too many items.
     """
-    maker = _Maker(options, tuple(negative), seeds, tuple(loras))
+    maker = _Maker(options, tuple(negative), seeds, tuple(loras), watched)
     errors: list[str] = []
     items: list[Item] = []
     lines: dict[str, int] = {}
@@ -167,9 +170,14 @@ class _Maker:
     """Makes items, and keeps what rows have in common: settings by preset, weights by model, and what was asked how often."""
 
     def __init__(
-        self, options: Mapping[str, Any], negative: tuple[str, ...], seeds: Sequence[int] | None, loras: tuple[str, ...]
+        self,
+        options: Mapping[str, Any],
+        negative: tuple[str, ...],
+        seeds: Sequence[int] | None,
+        loras: tuple[str, ...],
+        watched: bool,
     ) -> None:
-        self.options, self.negative, self.seeds, self.loras = options, negative, seeds, loras
+        self.options, self.negative, self.seeds, self.loras, self.watched = options, negative, seeds, loras, watched
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[str, str | None], dict[str, str]] = {}
         self.vocabularies: dict[str, frozenset[str] | None] = {}
@@ -194,6 +202,8 @@ class _Maker:
             own = settings.overlaid({name: value for name, value in {**values, **choice}.items() if name not in _NEAR})
             request, _ = request_of(row.prompt, negative, 0, own, loras, settings.preset.video)
             self._check_words(request)
+            if self.watched:
+                check_watchable(request)
             outputs = Outputs("", format=own["format"], formats=CLIP_FORMATS if settings.preset.video else FORMATS)
             for seed in self._seeds(request) if seeds is None else seeds:
                 made.append(self._item(number, row, replace(request, seed=seed), outputs, several))

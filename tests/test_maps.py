@@ -1,6 +1,7 @@
 """What the image attends to: recorded to the bit beside the method, kept, read back, and drawn."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from vsf_cli.generate import Request, generate
 from vsf_cli.guidance import guided
 from vsf_cli.maps import AXES, Selection, Token, load, save
 from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
-from vsf_cli.recorder import Recorder
+from vsf_cli.recorder import Recorder, _Step
 
 REQUEST = Request(
     "a red bike", "tests", 3, ("wheels", "a hat"), num_inference_steps=3, max_sequence_length=12, width=16, height=16
@@ -80,7 +81,7 @@ def dense_share(query: torch.Tensor, keys: list[torch.Tensor], beta: float) -> t
 def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, negatives: int, beta: float, seed: int) -> None:
     random_numbers = torch.Generator().manual_seed(seed)
     query, image, positive, negative = (
-        torch.randn(1, 3, count, 8, generator=random_numbers) * 2 for count in (images, images, positives, negatives)
+        torch.randn(1, 3, count, 8, generator=random_numbers) * 1.5 for count in (images, images, positives, negatives)
     )
     stock = KeyValue(torch.cat([image, positive], 2), torch.cat([image, positive], 2))
     tokens = [Token("positive", "clip", 0, "a", "a", 0), Token("negative", "clip", negatives - 1, "b", "b", 0)]
@@ -269,13 +270,67 @@ def test_what_has_no_maps_is_refused(small: StableDiffusion3Pipeline) -> None:
         Recorder(VSF(), ()).maps()
 
 
-def test_memory_stays_below_what_the_docs_say() -> None:
-    """SD3.5-Large at 1024 px: 8 steps, 38 blocks, 64 x 64 image tokens, 45 + 10 text tokens, the mean over heads."""
-    logits = np.lib.stride_tricks.as_strided(np.zeros(1, np.float16), (8, 38, 1, 55, 1, 64, 64), (0,) * 7)
-    share = np.lib.stride_tricks.as_strided(np.zeros(1, np.float32), (8, 38, 1, 1, 64, 64), (0,) * 6)
-    kept = some_maps()
-    assert (kept.logits.dtype, kept.share.dtype) == (logits.dtype, share.dtype)
-    assert logits.nbytes + share.nbytes < 200e6
+def recorded(steps: int, blocks: int, images: int, positives: int, negatives: int, heads: int = 2) -> Recorder:
+    """A recorder of random attention, with the mean over heads."""
+    tokens = [Token("positive", "t5", place, "a", "a", 0) for place in range(positives)]
+    tokens += [Token("negative", "t5", place, "b", "b", 0) for place in range(negatives)]
+    recorder = Recorder(NoGuidance(), tokens)
+    keys = torch.randn(1, heads, images + positives + negatives, 8)
+    stock, negative = KeyValue(keys, keys).split(images + positives)
+    for _ in range(steps):
+        recorder._steps.append(_Step(1.0))
+        for _ in range(blocks):
+            recorder.attend(keys[:, :, :images], None, Context(stock, images, Negative(negative.key, negative.value)))
+    recorder._blocks, recorder._grid = blocks, (1, 1, images)
+    return recorder
+
+
+def held(recorder: Recorder) -> int:
+    """Bytes of what a recorder keeps, padding of its storage included."""
+    tensors = [tensor for step in recorder._steps for tensor in (*step.logits, *step.share)]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def test_memory_is_what_the_docs_say() -> None:
+    """SD3.5-Large at 1024 px: 4,096 image tokens, 45 + 10 text tokens; 1 of its 8 steps and 2 of its 38 blocks."""
+    recorder = recorded(1, 2, 4096, 45, 10)
+    bytes_ = 1 * 2 * 4096 * (2 * 55 + 4)
+    assert held(recorder) == bytes_ and bytes_ * 8 * 19 == 141_950_976 < 200e6
+    maps = recorder.maps()
+    assert maps.logits.nbytes + maps.share.nbytes == bytes_ and held(recorder) == 0, "once, and not twice"
+    assert recorder.maps().share is not None and np.shares_memory(recorder.maps().share, maps.share)
+
+
+def test_gathering_holds_no_second_copy() -> None:
+    recorder = recorded(8, 4, 1024, 20, 4)
+    whole = held(recorder)
+    tracemalloc.start()
+    recorder.maps()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert whole <= peak < 1.1 * whole, "the arrays themselves"
+
+
+def test_products_are_without_the_root(tmp_path: Path) -> None:
+    maps = some_maps()
+    assert np.allclose(maps.products, maps.logits.astype(np.float32) * 32**0.5) and maps.products.dtype == np.float32
+    save(maps, tmp_path)
+    units = json.loads((tmp_path / "summary.json").read_text())["units"]
+    assert units["products"] == "q k^T: logits * sqrt(32)" and units["logits"] == "q k^T / sqrt(32), nats"
+
+
+def test_special_tokens_are_kept_if_they_are_named(small: StableDiffusion3Pipeline) -> None:
+    tokens = tokens_of(small, VSF())
+    words = {token.word for token in Selection().tokens(tokens)}
+    assert words == {"a", "red", "bike", "wheels", "hat"} and Selection(words=("all",)).tokens(tokens) == Selection().tokens(
+        tokens
+    )
+    special = Selection(words=("special",)).tokens(tokens)
+    assert {token.word for token in special} == {"<|startoftext|>", "<|endoftext|>", "</s>"}
+    both = Selection(words=("special", "wheels")).tokens(tokens)
+    assert {token.word for token in both} == {"<|startoftext|>", "<|endoftext|>", "</s>", "wheels"}
+    maps = watch(small, asking(VSF(2.0, 0.4)), Selection(words=("all", "special"))).maps
+    assert set(maps.words()) == {"<|startoftext|>", "<|endoftext|>", "</s>", "wheels", "a", "hat"}
 
 
 def test_steps_that_are_not_guided_have_no_maps(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:

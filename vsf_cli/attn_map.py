@@ -138,7 +138,8 @@ def _bounded(selection: Selection, tokens: int, blocks: int, places: int, steps:
         return selection, ()
     kept = tuple(sorted({1 + round(place * (blocks - 1) / max(1, fit - 1)) for place in range(fit)}))
     size = f"{blocks * block / 1e6:,.0f} MB"
-    note = f"all {blocks} blocks would be {size} of maps: blocks {', '.join(map(str, kept))} are kept; vsf attn-map --blocks chooses others"
+    named = ", ".join(map(str, kept))
+    note = f"all {blocks} blocks would be {size} of maps: blocks {named} are kept; vsf attn-map --blocks chooses others"
     return replace(selection, blocks=kept), (note,)
 
 

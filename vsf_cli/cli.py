@@ -151,7 +151,7 @@ def attn_map(
     heads: Annotated[
         str | None, typer.Option("--heads", help="Heads to keep each on its own; their mean if not given.")
     ] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Words to keep: wheels,red.")] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Words to keep: wheels,red; also all, special.")] = None,
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder to write.")] = None,
     exists: Annotated[str | None, typer.Option("--exists", help="suffix, skip, overwrite or error.")] = None,
     **options: Any,

@@ -5,7 +5,7 @@ They are recorded by `vsf_cli.recorder`, and drawn by `vsf_cli.plots` and `vsf_c
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "check_method", "load", "save"]
 
 SCHEMA = 1
+ALL, SPECIAL = "all", "special"
+"""What may be chosen beside words."""
 ARRAYS, SUMMARY = "maps.npz", "summary.json"
 
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -60,7 +62,7 @@ class Selection:
         steps: The denoising steps.
         blocks: The blocks.
         heads: Heads that are kept each on its own; None keeps their mean.
-        words: Words of the prompts; their tokens are kept.
+        words: Words of the prompts; their tokens are kept. "special" names those for beginning and end, and "all" every word.
     """
 
     steps: tuple[int, ...] | None = None
@@ -79,19 +81,20 @@ class Selection:
         return cls(parse_numbers(steps, "step"), parse_numbers(blocks, "block"), parse_numbers(heads, "head"), named)
 
     def tokens(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """The tokens that are kept: those of words.
+        """The tokens that are kept: those of words, and with "special" those for beginning and end, whose word is their piece.
 
         Raises:
             RequestError: If a word is in no prompt.
         """
-        real = [token for token in tokens if token.word]
-        if self.words is None:
-            return tuple(real)
-        there = list(dict.fromkeys(token.word for token in real))
-        for word in self.words:
-            if word not in there:
-                raise RequestError(f"--tokens names '{word}', but the prompts have {', '.join(there)}")
-        return tuple(token for token in real if token.word in self.words)
+        chosen = self.words or (ALL,)
+        there = list(dict.fromkeys(token.word for token in tokens if token.word))
+        for word in chosen:
+            if word not in (*there, ALL, SPECIAL):
+                raise RequestError(
+                    f"--tokens names '{word}', but the prompts have {', '.join(there)}; or write {ALL}, {SPECIAL}"
+                )
+        named = [replace(token, word=token.piece) if token.special and SPECIAL in chosen else token for token in tokens]
+        return tuple(token for token in named if token.word and (token.special or token.word in chosen or ALL in chosen))
 
     def check(self, blocks: int, heads: int) -> None:
         """Refuses what the model does not have.
@@ -146,7 +149,7 @@ class Maps:
 
     Arguments:
         logits: The unnormalised attention :math:`q k^T / \sqrt{D}` of image tokens to text tokens, in nats, as float16 with
-            the axes `AXES["logits"]`. Without the root, as in the paper's Figure 4, it is `logits * head_dim ** 0.5`.
+            the axes `AXES["logits"]`. Without the root, as in the paper's Figure 4: `products`.
         share: The share :math:`w` of each image token's attention that goes to the negative prompt, 0 to 1, as float32 with
             the axes `AXES["share"]`.
         tokens: What the token axis holds, in its order.
@@ -168,6 +171,11 @@ class Maps:
     head_dim: int
     settings: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def products(self) -> "ndarray":
+        """The paper's own quantity :math:`q k^T`, without the root, as float32 with the axes of `logits`."""
+        return self.logits.astype("float32") * self.head_dim**0.5
+
     def words(self, prompt: str = "negative") -> list[str]:
         """The words of a prompt, in their order; none comes twice."""
         ordered = sorted((token for token in self.tokens if token.prompt == prompt and token.word), key=_start)
@@ -178,7 +186,12 @@ class Maps:
         return sorted({token.encoder for token in self.tokens if (token.prompt, token.word) == (prompt, word)})
 
     def word(self, word: str, prompt: str = "negative", encoder: str | None = None) -> "ndarray":
-        """The logits of a word, summed over its pieces and, unless one is chosen, over the text encoders.
+        """The logits of a word, summed over its pieces, over the places where the prompt repeats it, and over the text encoders.
+
+        Arguments:
+            word: The word.
+            prompt: "positive" or "negative".
+            encoder: The only text encoder; None sums over all.
 
         Returns:
             float32 with the axes (step, block, head, frame, row, column).
@@ -221,7 +234,11 @@ def save(maps: Maps, folder: Path) -> None:
     summary = {
         "schema": SCHEMA,
         "axes": AXES,
-        "units": {"logits": f"q k^T / sqrt({maps.head_dim}), nats", "share": "0 to 1"},
+        "units": {
+            "logits": f"q k^T / sqrt({maps.head_dim}), nats",
+            "products": f"q k^T: logits * sqrt({maps.head_dim})",
+            "share": "0 to 1",
+        },
         "shape": {"logits": maps.logits.shape, "share": maps.share.shape},
         "tokens": [asdict(token) for token in maps.tokens],
         "steps": maps.steps,

@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ class _Step:
     """What one call of the transformer has left."""
 
     sigma: float
+    kept: bool = False
     logits: list[Tensor] = field(default_factory=list)
     share: list[Tensor] = field(default_factory=list)
     estimate: Tensor | None = None
@@ -71,6 +73,7 @@ class Recorder(Method):
         self._blocks = 0
         self._head_dim = 0
         self._grid = (1, 1, 1)
+        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
 
     def __str__(self) -> str:
         return str(self.method)
@@ -142,6 +145,7 @@ class Recorder(Method):
         share = torch.sigmoid(negative.float() - self.beta - total.float())[0]  # [H, I]
 
         step = self._steps[-1]
+        step.kept = True
         step.logits.append(self._kept(logits).transpose(1, 2).half().cpu())  # [heads, T, I]
         step.share.append(self._kept(share).cpu())  # [heads, I]
 
@@ -151,16 +155,17 @@ class Recorder(Method):
         return values.mean(0, keepdim=True) if heads is None else values[[head - 1 for head in heads]]
 
     def maps(self, settings: Mapping[str, Any] | None = None) -> Maps:
-        """What was recorded.
+        """What was recorded. Memory holds it once: the recorder lets go of it, and gives the same arrays if asked again.
 
         Raises:
             RequestError: If nothing was.
         """
-        kept = [(number, step) for number, step in enumerate(self._steps, 1) if step.share]
+        kept = [(number, step) for number, step in enumerate(self._steps, 1) if step.kept]
         if not kept:
             raise RequestError("no attention was recorded: the model made no step, or the steps and blocks leave none")
-        logits = torch.stack([torch.stack(step.logits) for _, step in kept]).numpy()
-        share = torch.stack([torch.stack(step.share) for _, step in kept]).numpy()
+        if self._arrays is None:
+            self._arrays = _gathered([step.logits for _, step in kept]), _gathered([step.share for _, step in kept])
+        logits, share = self._arrays
         return Maps(
             logits.reshape(*logits.shape[:-1], *self._grid),
             share.reshape(*share.shape[:-1], *self._grid),
@@ -175,7 +180,17 @@ class Recorder(Method):
 
     def estimates(self) -> list[Tensor]:
         r"""The estimates :math:`x_0 = x_t - \sigma v` of the final latents, one for each kept step, each as the pipeline's."""
-        return [step.estimate for step in self._steps if step.share and step.estimate is not None]
+        return [step.estimate for step in self._steps if step.kept and step.estimate is not None]
+
+
+def _gathered(steps: Sequence[list[Tensor]]) -> np.ndarray:
+    """The tensors of all steps and blocks in one array, with the axes (step, block, ...); the lists are emptied."""
+    first = steps[0][0].numpy()
+    whole = np.empty((len(steps), len(steps[0]), *first.shape), first.dtype)
+    for place, blocks in zip(whole, steps, strict=True):
+        for number in reversed(range(len(blocks))):
+            place[number] = blocks.pop().numpy()
+    return whole
 
 
 def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str, place: int) -> Any:

@@ -312,7 +312,11 @@ def test_whole_embedding_flip_is_plain_attention_to_flipped_tokens() -> None:
 
 
 @pytest.mark.parametrize("two", [False, True])
-@pytest.mark.parametrize("method", [NoGuidance(), VSF(1.7, 0.2), NAG(5.0, 2.5, 0.25), NASA(0.3), CFG()])
+@pytest.mark.parametrize(
+    "method",
+    [NoGuidance(), VSF(1.7, 0.2), VSF(1.7, 0.2, stop=0.5), VSF(1.7, 0.2, start=0.5), NAG(5.0, 2.5, 0.25), NASA(0.3), CFG()],
+    ids=str,
+)
 def test_text_that_is_cached_changes_no_bit(method: Method, two: bool) -> None:
     pipe = random_wan(two=two)
     negative = "" if method.passes_negative_prompt else "wheels and a basket"

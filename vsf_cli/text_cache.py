@@ -17,14 +17,20 @@ __all__ = ["remembering"]
 MOST_TEXTS = 4
 """Of the texts that are known, the older are forgotten: a call with CFG has two."""
 
+Known = tuple[nn.Module, tuple[int, ...]]
+
 
 class _Memory:
-    """What modules gave for each text; a text is known by its tensor, which is held so that no other takes its place."""
+    """What modules gave for each text; a text is known by its tensor, which is held so that no other takes its place.
+
+    In a step outside of a method's window no negative prompt is appended to the text: so what a module gave is known by the
+    shape of what it was given, too.
+    """
 
     def __init__(self, place: int) -> None:
         self.place = place
-        self.texts: list[tuple[Any, dict[nn.Module, Tensor]]] = []
-        self.found: dict[nn.Module, Tensor] = {}
+        self.texts: list[tuple[Any, dict[Known, Tensor]]] = []
+        self.found: dict[Known, Tensor] = {}
 
     def begin(self, transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Finds what is known of the text of the call that begins."""
@@ -37,13 +43,14 @@ class _Memory:
         self.texts = [*self.texts[1 - MOST_TEXTS :], (text, self.found)]
 
     def wrap(self, module: nn.Module) -> Callable[..., Tensor]:
-        """The module's `forward`, but computed once for each text."""
+        """The module's `forward`, but computed once for each text, with and without the negative prompt."""
         forward = module.forward
 
-        def remembered(*args: Any, **kwargs: Any) -> Tensor:
-            if module not in self.found:
-                self.found[module] = forward(*args, **kwargs)
-            return self.found[module]
+        def remembered(text: Tensor) -> Tensor:
+            known = module, tuple(text.shape)
+            if known not in self.found:
+                self.found[known] = forward(text)
+            return self.found[known]
 
         return remembered
 

@@ -112,6 +112,20 @@ def test_what_is_not_legal_is_one_line(folder: Path, here: Path, arguments: list
     assert not list(here.rglob("*.mp4"))
 
 
+@pytest.mark.parametrize("size", ["72x64", "8x8", "16x8"])
+def test_the_embedded_model_refuses_what_its_pipeline_does_not_take(here: Path, size: str) -> None:
+    result = CliRunner().invoke(app, ["video", "a red car", "--size", size, "--steps", "1"])
+    assert result.exit_code == 6 and "multiple of 16" in " ".join(result.stderr.split()) and "Traceback" not in result.output
+    assert not list(here.rglob("*.mp4"))
+
+
+def test_a_size_of_a_large_model_is_refused_before_its_download() -> None:
+    options = ["--preset", "wan2.1-1.3b-causvid", "--size", "832x488", "--dry-run"]
+    result = CliRunner().invoke(app, ["video", "a red car", *options])
+    assert result.exit_code == 6 and "height is 488, but must be a multiple of 16" in " ".join(result.stderr.split())
+    assert "download" not in result.stderr
+
+
 def test_a_model_of_clips_makes_no_picture(folder: Path) -> None:
     result = CliRunner().invoke(app, ["image", "a red bike", "-m", str(folder), "--dtype", "float32"])
     assert result.exit_code == 6 and "use 'vsf video'" in " ".join(result.stderr.split())

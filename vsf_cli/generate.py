@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
 from vsf_cli.loras import BUILTIN, Lora
 from vsf_cli.methods import METHODS, Method, method_named
+from vsf_cli.values import SIDES_OF_CLIPS, check_sides
 from vsf_cli.weights import Weighted, parse_weights
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Request:
         for name, count in (("frames", self.num_frames), ("fps", self.fps)):
             if count is not None and count < 1:
                 raise RequestError(f"{name} is {count}, but must be at least 1")
+        if self.num_frames is not None:
+            check_sides(self.width, self.height, SIDES_OF_CLIPS)
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         method, steps = self.guidance, self.num_inference_steps
@@ -357,16 +360,11 @@ def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
 
 
 def _check_size(family: "Family", pipe: Any, request: Request) -> None:
-    """Refuses a size that is no multiple of what one token covers, or larger than the positions that the model knows."""
-    step = family.cell(pipe)
-    most = getattr(pipe.transformer.config, "pos_embed_max_size", None)
+    """Refuses a size that is no multiple of what the model takes, or larger than the positions that it knows."""
+    check_sides(request.width, request.height, family.multiple(pipe))
+    step, most = family.cell(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None)
     for name, side in (("width", request.width), ("height", request.height)):
-        if side is None:
-            continue
-        if side % step:
-            near = max(step, round(side / step) * step)
-            raise RequestError(f"{name} is {side}, but must be a multiple of {step} for this model: try {near}")
-        if most is not None and side > step * most:
+        if side is not None and most is not None and side > step * most:
             raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")
 
 

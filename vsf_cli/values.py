@@ -6,10 +6,22 @@ import re
 from vsf_cli.errors import RequestError
 from vsf_cli.ranges import MOST_NUMBERS
 
-__all__ = ["chosen_size", "parse_batch_size", "parse_numbers", "parse_seeds", "parse_size", "whole_frames"]
+__all__ = [
+    "SIDES_OF_CLIPS",
+    "check_sides",
+    "chosen_size",
+    "parse_batch_size",
+    "parse_numbers",
+    "parse_seeds",
+    "parse_size",
+    "whole_frames",
+]
 
 FRAMES_OF_A_TOKEN = 4
 """Of Wan's autoencoder: a clip has 1 more than a multiple of it."""
+
+SIDES_OF_CLIPS = 16
+"""The sides of a clip are multiples of it, whatever the autoencoder: Wan's pipeline demands so."""
 
 
 def parse_seeds(text: str | None, count: int | None) -> list[int]:
@@ -101,6 +113,18 @@ def chosen_size(size: str | None, width: int | None, height: int | None) -> str 
     if size is not None:
         raise RequestError(f"--size is {size}, but --width and --height are given too: give one of the two")
     return f"{width}x{height}"
+
+
+def check_sides(width: int | None, height: int | None, multiple: int) -> None:
+    """Refuses sides that are no multiples of what the model takes.
+
+    Raises:
+        RequestError: If one is not; it names the nearest that is.
+    """
+    for name, side in (("width", width), ("height", height)):
+        if side is not None and side % multiple:
+            near = max(multiple, round(side / multiple) * multiple)
+            raise RequestError(f"{name} is {side}, but must be a multiple of {multiple} for this model: try {near}")
 
 
 def whole_frames(frames: int | None, seconds: float | None, fps: int | None) -> tuple[int | None, str | None]:

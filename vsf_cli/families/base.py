@@ -139,7 +139,11 @@ class Family(Protocol):
     """Whether it makes clips."""
 
     def cell(self, pipe: Any) -> int:
-        """The side of what one token covers, in pixels: sizes are multiples of it."""
+        """The side of what one token covers, in pixels."""
+        ...
+
+    def multiple(self, pipe: Any) -> int:
+        """What the pipeline wants sizes to be multiples of, in pixels: whole tokens, or more."""
         ...
 
     def frames_of_a_token(self, pipe: Any) -> int:

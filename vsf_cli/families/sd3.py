@@ -40,6 +40,10 @@ class StableDiffusion3:
         side: int = pipe.vae_scale_factor * pipe.patch_size
         return side
 
+    def multiple(self, pipe: Any) -> int:
+        """A token."""
+        return self.cell(pipe)
+
     def frames_of_a_token(self, pipe: Any) -> int:
         """Pictures have no frames."""
         return 1

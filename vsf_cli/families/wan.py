@@ -4,6 +4,7 @@ The negative prompt stands behind the positive prompt and its zero padding (pape
 evolve: in every block they are projections of the same embeddings.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from vsf_cli.families.processor import GuidedProcessor, merge_heads, split_heads
 from vsf_cli.maps import Token
 from vsf_cli.methods import KeyValue
 from vsf_cli.text_cache import remembering
+from vsf_cli.values import SIDES_OF_CLIPS
 
 __all__ = ["Wan"]
 
@@ -39,6 +41,10 @@ class Wan:
         """What one token covers."""
         side: int = pipe.vae_scale_factor_spatial * _transformers(pipe)[0].config.patch_size[1]
         return side
+
+    def multiple(self, pipe: Any) -> int:
+        """What the pipeline demands whatever its parts are, in whole tokens."""
+        return math.lcm(self.cell(pipe), SIDES_OF_CLIPS)
 
     def frames_of_a_token(self, pipe: Any) -> int:
         """What the causal autoencoder joins."""

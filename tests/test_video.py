@@ -1,11 +1,19 @@
 """`vsf video` on a small random model of Wan's classes, saved in a folder as a real one is."""
 
 import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from imageio_ffmpeg import count_frames_and_secs, read_frames
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tests.test_wan import random_wan
@@ -136,6 +144,76 @@ def test_text_that_is_cached_gives_the_same_file(folder: Path) -> None:
     video(folder, "--neg", "wheels", "--format", "frames", "-o", "cached", "--no-metadata", "--cache-text")
     plain, cached = (sorted(Path(name).iterdir()) for name in ("plain", "cached"))
     assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in cached]
+
+
+def fake_ffmpeg(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    path = place / "ffmpeg"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("echo [mp4 @ 0x1f] no such codec >&2; exit 7", "code 7 and 0 of 9 frames: no such codec"),
+        ("cat > /dev/null; echo No space left on device >&2; exit 228", "code 228 and 0 of 9 frames: No space left on device"),
+        ("cat > /dev/null", "code 0 and 0 of 9 frames: it said nothing"),
+        ('cat > /dev/null; for last; do :; done; echo nonsense > "$last"', "code 0 and 0 of 9 frames"),
+    ],
+    ids=["at once", "at the end", "nothing written", "nonsense written"],
+)
+def test_what_ffmpeg_did_is_looked_at(
+    folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch, script: str, said: str
+) -> None:
+    fake_ffmpeg(here, monkeypatch, script)
+    result = video(folder, "-o", "out/a.mp4", code=1)
+    assert said in " ".join(result.stderr.split()) and "Traceback" not in result.output
+    assert not list(here.glob("out/*"))
+
+
+def test_half_a_clip_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = clip_files._frames_in
+    monkeypatch.setattr(clip_files, "_frames_in", lambda path: whole(path) - 1)
+    with pytest.raises(MediaError, match="code 0 and 2 of 3 frames"):
+        clip_files.encode_clip([Image.new("RGB", (32, 32))] * 3, 8, "mp4", None)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="a small disk is mounted")
+@pytest.mark.parametrize("format", ["mp4", "webm"])
+def test_a_disk_that_is_full_under_ffmpeg_is_one_line(tiny_disk: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tiny_disk))
+    noise = random.Random(1).randbytes
+    with pytest.raises(MediaError, match=r"No space left on device.*TMPDIR"):
+        clip_files.encode_clip([Image.frombytes("RGB", (256, 256), noise(3 * 256**2)) for _ in range(9)], 8, format, None)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
+def test_ctrl_c_while_encoding_ends_ffmpeg_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own; what stands in for ffmpeg presses Ctrl-C, and would go on until it is ended."""
+    fake_ffmpeg(here, monkeypatch, f"echo $$ > {here}/number; head -c 1 > /dev/null; kill -INT $PPID; exec tail -f /dev/null")
+    (here / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(here / "tmp"))
+    # Shells let what runs behind them ignore the signal.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from vsf_cli.cli import app; app()"
+    command = [sys.executable, "-c", start, "video", "a red car", "--steps", "2", "--frames", "5", "-o", "out/a.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and "interrupted" in done.stderr and "Traceback" not in done.stderr
+    assert not list(here.glob("out/*")) and not list((here / "tmp").iterdir())
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((here / "number").read_text()), 0)
 
 
 def test_a_disk_that_is_full_leaves_no_half_file(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

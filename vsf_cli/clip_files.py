@@ -6,6 +6,8 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,25 +93,69 @@ def _by_ffmpeg(
     crf: int | None,
     progress: Progress | None,
 ) -> bytes:
-    from imageio_ffmpeg import write_frames
-
     codec, usual, _, options = CODECS[format]
     said = [word for key, value in tags.items() for word in ("-metadata", f"{key}={value}")]
-    params = ["-crf", str(usual if crf is None else crf), *options, *said]
+    # Half of the pixels have a colour: sides must be even.
+    even = [] if not any(side % 2 for side in frames[0].size) else ["-vf", "scale=ceil(iw/2)*2:ceil(ih/2)*2"]
+    params = ["-vcodec", codec, "-pix_fmt", "yuv420p", *even, "-crf", str(usual if crf is None else crf), *options, *said]
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         path = Path(folder) / f"clip.{format}"
-        writer = write_frames(
-            str(path), frames[0].size, fps=fps, codec=codec, quality=None, macro_block_size=2, output_params=params
-        )
-        try:
-            writer.send(None)
-            for number, frame in enumerate(frames, 1):
-                writer.send(frame.convert("RGB").tobytes())
-                if progress is not None:
-                    progress(number, len(frames))
-        finally:
-            writer.close()
+        code, told = _fed([*_raw_input(frames[0].size, fps), *params, str(path)], frames, progress)
+        # Not by the code alone: of a disk that is full ffmpeg may end with 0 and half a file.
+        written = _frames_in(path)
+        if code or written != len(frames):
+            raise MediaError(
+                f"the clip cannot be written as {format}: ffmpeg ended with code {code} and {written} of {len(frames)} frames:"
+                f" {told[:200] or 'it said nothing'}; look for space in {Path(folder).parent}, or set TMPDIR"
+            )
         return path.read_bytes()
+
+
+def _raw_input(size: tuple[int, int], fps: int) -> list[str]:
+    """The start of ffmpeg's command: it reads the pixels of frames."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    pixels = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(fps)]
+    return [get_ffmpeg_exe(), "-y", "-v", "error", *pixels, "-i", "-", "-an"]
+
+
+def _fed(command: Sequence[str], frames: Sequence["Image"], progress: Progress | None) -> tuple[int, str]:
+    """Runs ffmpeg on frames, and gives its exit code and what it said.
+
+    Whatever happens, it has ended when this returns.
+    """
+    # In a session of its own the terminal's Ctrl-C reaches us alone.
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
+    with ThreadPoolExecutor(1) as pool, process:
+        assert process.stdin is not None and process.stderr is not None
+        # Read beside: it would stand still before a pipe that is full.
+        told = pool.submit(process.stderr.read)
+        try:
+            # When it has ended early, its code says more than the broken pipe.
+            with suppress(BrokenPipeError):
+                for number, frame in enumerate(frames, 1):
+                    process.stdin.write(frame.convert("RGB").tobytes())
+                    if progress is not None:
+                        progress(number, len(frames))
+                process.stdin.close()
+            said = re.sub(r"\[[^]]* @ 0x\w+\]", "", told.result().decode(errors="replace"))
+            return process.wait(), " ".join(said.split())
+        finally:
+            process.kill()
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+
+
+def _frames_in(path: Path) -> int:
+    """How many frames a clip's file has; 0 if it cannot be read."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-c", "copy", "-f", "null", "-progress", "-", "-"]
+    found = subprocess.run(command, capture_output=True, check=False)
+    counts = re.findall(rb"^frame=\s*(\d+)", found.stdout, re.MULTILINE)
+    return int(counts[-1]) if counts and not found.returncode else 0
 
 
 def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[str, str]) -> bytes:

@@ -107,6 +107,17 @@ def test_what_cannot_be_made_again(here: Path, arguments: list[str], code: int, 
     assert result.exit_code == code and message in " ".join(result.stderr.split()), result.output
 
 
+@pytest.mark.parametrize("method", ["nag", "nasa"])
+def test_an_alpha_of_another_method_is_told_the_right_name(here: Path, method: str) -> None:
+    said = f"--alpha is VSF's, but the method is {method}: pass --{method}-alpha, or pass --method vsf"
+    made = (*BIKE, "--neg", "wheels", "--steps", "2", "--method", method)
+    assert vsf(*made, "-o", "x.png").exit_code == 0
+    for words in ((*made, "--alpha", "2"), ("again", "x.png", "--alpha", "2")):
+        result = vsf(*words)
+        assert result.exit_code == 6 and said in " ".join(result.stderr.split()), result.output
+    assert vsf("again", "x.png", f"--{method}-alpha", "0.5", "--dry-run").exit_code == 0
+
+
 def test_several_seeds_formats_and_sidecars(here: Path) -> None:
     found = vsf(*BIKE, "--seed", "1,2", "-n", "wheels", "--format", "webp", "-o", "out/", "--sidecar", "--json", "--steps", "2")
     assert found.exit_code == 0, found.output

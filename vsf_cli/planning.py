@@ -173,12 +173,17 @@ def _parameters(settings: Settings) -> dict[str, Any]:
         raise RequestError(f"--method is '{method}', but methods are {', '.join((*METHODS, *VARIANTS))}")
     for name, (owner, parameter) in parameters_by_setting().items():
         if owner != method and settings.origin(name).origin == "option":
-            own = setting_name(method, parameter)
-            near = f"pass --{_spelled(own)}" if own in SETTINGS else "leave it out"
-            raise RequestError(
-                f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}"
-            )
+            raise _misplaced(name, owner, parameter, method)
     return method_named(method, settings.parameters(method, named)).parameters
+
+
+def _misplaced(name: str, owner: str, parameter: str, method: str) -> RequestError:
+    """That an option is another method's, with the name of the right one."""
+    own = setting_name(method, parameter)
+    near = f"pass --{_spelled(own)}" if own in SETTINGS else "leave it out"
+    return RequestError(
+        f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}"
+    )
 
 
 def _spelled(name: str) -> str:
@@ -245,8 +250,7 @@ def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
     parameters = {**(request.parameters if method == request.method else {}), **named}
     for name, (owner, parameter) in parameters_by_setting().items():
         if name in given and owner != method:
-            label = METHODS[owner].label
-            raise RequestError(f"--{_spelled(name)} is {label}'s, but the method is {method}: pass --method {owner}")
+            raise _misplaced(name, owner, parameter, method)
         if name in given:
             parameters[parameter] = given[name]
     changes["method"] = method

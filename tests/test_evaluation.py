@@ -15,14 +15,17 @@ from typing import Any, ClassVar
 import numpy as np
 import optuna
 import pytest
+import torch
 from PIL import Image
 from scipy.stats import binomtest
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
 from typer.testing import CliRunner
 
 from vsf_cli.cli import app
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.evaluation import judging
 from vsf_cli.evaluation.arms import choose_arms, load_arms
+from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
 from vsf_cli.evaluation.judging import Judgement, Kept, judge_all, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
@@ -35,6 +38,7 @@ from vsf_cli.pipelines import Runtime
 from vsf_cli.planning import request_of
 from vsf_cli.presets import Settings, load_preset, preset_names
 from vsf_cli.run import load_for
+from vsf_cli.tiny.recipe import build_clip_tokenizer
 from vsf_cli.tiny.scenes import OBJECTS
 
 CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car")
@@ -515,6 +519,57 @@ def test_an_answer_about_a_frame_is_paid_for_once(tmp_path: Path, monkeypatch: p
     ((_, error),) = judge_all(run, Failing())
     assert error is None and Failing.asked == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8]
     assert list(judge_all(run, Failing())) == []
+
+
+def random_clip(folder: Path) -> str:
+    """A CLIP model with random weights, as it would be on the hub."""
+    torch.manual_seed(3)
+    tokenizer = build_clip_tokenizer(["a red car on a road with wheels", "a person with a hat"] * 50)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    text = CLIPTextConfig(**sizes, **ids, vocab_size=len(tokenizer), max_position_embeddings=77)
+    vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
+    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8))
+    with torch.no_grad():
+        # Far larger than the default initialisation, so that pictures differ.
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(20)
+    model.save_pretrained(folder)
+    shown = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    CLIPProcessor(shown, tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def test_clip_says_which_caption_is_nearer(tmp_path: Path) -> None:
+    """As the cosines of its own embeddings have it."""
+    place = random_clip(tmp_path / "clip")
+    model, processor = CLIPModel.from_pretrained(place), CLIPProcessor.from_pretrained(place)
+    answers = []
+    for seed in range(8):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3)).astype("uint8")
+        image, record = Image.fromarray(pixels), replace(CAR, negative=("wheels", "hat")[seed % 2])
+        found = judge_named("clip", {"model": place}).judge(image, record)
+        texts = [record.prompt, f"{record.prompt} with {record.negative}"]
+        with torch.no_grad():
+            output = model(**processor(text=texts, images=image, return_tensors="pt", padding=True))
+        alone, together = torch.cosine_similarity(output.image_embeds, output.text_embeds).tolist()
+        assert found.positive == (alone > 0.2) and found.negative == (alone > together)
+        assert found.quality == pytest.approx(min(1, max(0, alone)), abs=1e-5)
+        assert found.reason == f"likeness to the prompt {alone:.3f}, with the negative {together:.3f}"
+        answers.append((found.positive, found.negative))
+    assert {positive for positive, _ in answers} == {negative for _, negative in answers} == {False, True}
+
+
+def test_a_run_is_judged_by_clip_and_a_missing_model_is_one_line(made: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    place = random_clip(tmp_path / "clip")
+    done = vsf("judge", str(run), "--judge", "clip", "--judge-model", str(tmp_path / "nothing"))
+    assert done.exit_code == 4 and len(done.stderr.strip().splitlines()) == 1
+    assert vsf("judge", str(run), "--judge", "clip", "--judge-model", place).exit_code == 0
+    assert vsf("report", str(run), "--judge", "clip").exit_code == 0
+    told = (run / "report-clip.md").read_text("utf-8")
+    assert told.startswith("Judge clip clip. ") and str(tmp_path) not in told
 
 
 def test_mllm_without_a_key_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

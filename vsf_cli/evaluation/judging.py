@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from vsf_cli.errors import MediaError, VSFError
+from vsf_cli.errors import MediaError, ModelError, VSFError
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.runs import Picture, Run
 from vsf_cli.media import read_frames
@@ -209,7 +209,8 @@ def judge_all(
         Each picture that was looked at, with what failed.
 
     Raises:
-        MediaError: If answers cannot be read or written.
+        MediaError: If answers or pictures cannot be read, or answers not written.
+        ModelError: If the judge's own model cannot be loaded.
     """
     answers = Answers(run, judge.name)
     known = answers.of(judge)
@@ -225,7 +226,7 @@ def judge_all(
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 error = future.exception()
-                if error is not None and (not isinstance(error, VSFError) or isinstance(error, MediaError)):
+                if error is not None and (not isinstance(error, VSFError) or isinstance(error, (MediaError, ModelError))):
                     raise error
                 if progress is not None:
                     progress(done, len(asked))

@@ -54,7 +54,7 @@ class ClipJudge:
         texts = [record.prompt, f"{record.prompt} with {record.negative}"]
         with torch.no_grad():
             output = model(**processor(text=texts, images=image, return_tensors="pt", padding=True, truncation=True))
-        scale = float(model.logit_scale.exp())
+            scale = float(model.logit_scale.exp())
         alone, together = (float(value) / scale for value in output.logits_per_image[0])
         reason = f"likeness to the prompt {alone:.3f}, with the negative {together:.3f}"
         return Judgement(alone > LIKENESS, alone > together, min(1.0, max(0.0, alone)), reason)

@@ -393,13 +393,24 @@ def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
         plots.frames(some_maps(frames=5), *some_pictures(frames=5)[:2]),
         plots.frames(some_maps(frames=21), some_pictures(frames=21)[0], None),
     ):
-        figure.canvas.draw()
-        limits = {image.get_clim() for axes in figure.axes for image in axes.images if image.get_array().ndim == 2}
-        assert len(limits) <= 1, "one shared scale"
+        figure.draw_without_rendering()
+        text, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+        assert min(text.x0, text.y0) > -0.01 and text.x1 < width + 0.01 and text.y1 < height + 0.01, "nothing is cut"
+        maps_of = [[image for image in axes.images if image.get_array().ndim == 2] for axes in figure.axes]
+        limits = {image.get_clim() for images in maps_of for image in images}
+        assert len(limits) <= (2 if figure.get_supxlabel() else 1), "one scale, and in words.png another of sums"
     columns = [
         axes.get_title() for axes in plots.grid(maps, "share", final, unguided, estimates).axes if "step" in axes.get_title()
     ]
     assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MOST_COLUMNS
+
+
+def test_without_a_word_of_the_negative_there_is_no_grid_of_its_logits(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:
+    for words in (("bike",), ("special",)):
+        watched = watch(small, asking(VSF(2.0, 0.4)), Selection(words=words))
+        description = {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}
+        names = {path.name for path in write(watched, tmp_path / words[0], description, metadata=False)}
+        assert "grid-logits.png" not in names and {"grid.png", "words.png", "index.html"} <= names
 
 
 def test_a_clip_has_maps_of_each_latent_frame(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The page of the maps in a real browser, without a display and without a network."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.maps_for_tests import some_maps, some_pictures
-from vsf_cli.page import SHARE, page
+from vsf_cli.page import SHARE, _groups, _layer, page
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,8 @@ def test_the_slider_and_the_choices_change_what_is_shown(browser: Any, file: Pat
 
 
 def test_the_frames_of_a_clip_can_be_walked_through(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
     maps, (final, unguided, estimates) = some_maps(frames=5), some_pictures(frames=5)
     (tmp_path / "clip.html").write_text(page(maps, "a car", {"seed": 1}, final, unguided, estimates), "utf-8")
     browser.get((tmp_path / "clip.html").as_uri())
@@ -76,7 +80,22 @@ def test_the_frames_of_a_clip_can_be_walked_through(browser: Any, tmp_path: Path
     assert browser.find_element("id", "frame-name").text == "2 of 5"
     browser.find_element("tag name", "body").send_keys(",")
     assert shown(browser) == before
+    frame = browser.find_element("id", "frame")
+    frame.send_keys(Keys.ARROW_RIGHT)
+    assert browser.find_element("id", "frame-name").text == "2 of 5", "a slider that is focused moves by its own arrows"
+    assert "step 1" in browser.find_element("id", "caption").text
     assert browser.get_log("browser") == []
+
+
+def test_each_group_of_blocks_has_its_own_scale() -> None:
+    maps = some_maps()
+    maps.share[:, :2] *= 0.01
+    found = _layer(maps.share.mean(2), "share", _groups(maps.blocks))
+    values = np.frombuffer(base64.b64decode(found["bytes"]), np.uint8).reshape(4, 3, 1, 4, 4)
+    assert all((group.min(), group.max()) == (0, 255) for group in values)
+    assert (
+        found["high"][1] == pytest.approx(maps.share[:, :2].mean((1, 2)).max()) and found["high"][1] < 0.01 < found["high"][3]
+    )
 
 
 @pytest.mark.parametrize("width", [390, 1200])

@@ -204,10 +204,11 @@ def _drawn(watched: Watched, maps: Maps) -> dict[str, Callable[[], bytes]]:
     pictures = watched.final, watched.unguided, watched.estimates
     figures: dict[str, Callable[[], bytes]] = {
         "grid.png": lambda: png(plots.grid(maps, "share", *pictures)),
-        "grid-logits.png": lambda: png(plots.grid(maps, "logits", *pictures)),
         "words.png": lambda: png(plots.words(maps, watched.final)),
         "curves.png": lambda: png(plots.curves(maps)),
     }
+    if any(token.prompt == "negative" and not token.special for token in maps.tokens):
+        figures["grid-logits.png"] = lambda: png(plots.grid(maps, "logits", *pictures))
     if len(watched.final) > 1:
         figures["frames.png"] = lambda: png(plots.frames(maps, watched.final, watched.unguided))
         figures[OVERLAY] = overlay

@@ -186,7 +186,7 @@ class Maps:
         return sorted({token.encoder for token in self.tokens if (token.prompt, token.word) == (prompt, word)})
 
     def word(self, word: str, prompt: str = "negative", encoder: str | None = None) -> "ndarray":
-        """The logits of a word, summed over its pieces, over the places where the prompt repeats it, and over the text encoders.
+        """The logits of a word, summed over its pieces, over the places where a prompt repeats it, and over text encoders.
 
         Arguments:
             word: The word.

@@ -54,11 +54,11 @@ def _choices(maps: Maps) -> dict[str, tuple[np.ndarray, str]]:
 
 
 def _layer(values: np.ndarray, unit: str, groups: Mapping[str, list[int]]) -> dict[str, Any]:
-    """Bytes on one scale for all steps and groups of blocks, with shape (groups, steps, frames, rows, columns)."""
+    """Bytes with shape (groups, steps, frames, rows, columns), on one scale for all steps in each group of blocks."""
     means = np.stack([values[:, places].mean(1) for places in groups.values()])
-    low, high = float(means.min()), float(means.max())
-    scaled = ((means - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)
-    return {"low": low, "high": high, "unit": unit, "bytes": _encoded(scaled.tobytes())}
+    low, high = (extreme(means, axis=(1, 2, 3, 4), keepdims=True) for extreme in (np.min, np.max))
+    scaled = ((means - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
+    return {"low": low.ravel().tolist(), "high": high.ravel().tolist(), "unit": unit, "bytes": _encoded(scaled.tobytes())}
 
 
 def page(

@@ -21,6 +21,8 @@ COLORS = "inferno"
 MOST_COLUMNS = 8
 CELL = 1.35
 """Inches of a small picture."""
+WIDTH = 7.5
+"""Inches that a grid has at least."""
 DPI = 150
 
 
@@ -55,8 +57,8 @@ def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, esti
     r"""Figure 4 of the paper: a column for each step, the map above, the estimate of the picture below; of a clip, its middle.
 
     Arguments:
-        maps: The maps; means are taken over heads and blocks, and the logits are summed over the negative prompt's tokens.
-        quantity: "share" for :math:`w`, or "logits" for :math:`q k^T / \sqrt{D}`.
+        maps: The maps; means are taken over heads and blocks, and the logits are summed over the negative prompt's words.
+        quantity: "share" for :math:`w`, or "logits" for :math:`q k^T / \sqrt{D}`, which needs a word of the negative prompt.
         final: The finished picture, at the upper left.
         unguided: The picture of the same seed without guidance, below it.
         estimates: The estimate of the picture at each step of the maps.
@@ -64,15 +66,17 @@ def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, esti
     if quantity == "share":
         values, label = middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
     else:
-        negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative"]
+        negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative" and not token.special]
         values = middle_frame(maps.logits[:, :, :, negative].astype(np.float32).sum(3)).mean((1, 2))
         label = r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
     shown = _thinned(len(maps.steps))
-    figure = Figure(figsize=(CELL * (len(shown) + 2.1), CELL * 2 + 0.7), layout="constrained", dpi=DPI)
+    # Few columns are wide, many small: about the same width, so that its letters are as large on a page.
+    cell = max(CELL, WIDTH / (len(shown) + 2.1))
+    figure = Figure(figsize=(cell * (len(shown) + 2.1), cell * 2 + 0.7), layout="constrained", dpi=DPI)
     places = figure.subplots(2, len(shown) + 1, width_ratios=[1.25, *[1] * len(shown)])
     for axes, pictures, title in ((places[0, 0], final, "guided"), (places[1, 0], unguided, "no guidance")):
         _bare(axes)
-        axes.set_title(title if pictures else "", fontsize=8)
+        axes.set_title(title if pictures else "", fontsize=10)
         if pictures is None:
             axes.axis("off")
         else:
@@ -81,54 +85,62 @@ def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, esti
     for column, step in enumerate(shown, 1):
         above, below = places[0, column], places[1, column]
         drawn = above.imshow(values[step], cmap=COLORS, vmin=low, vmax=high, interpolation="nearest")
-        above.set_title(f"step {maps.steps[step]}\n$\\sigma$ = {maps.sigmas[step]:.2f}", fontsize=8)
+        above.set_title(f"step {maps.steps[step]}\n$\\sigma$ = {maps.sigmas[step]:.2f}", fontsize=10)
         below.imshow(middle(estimates[step]))
         for axes in (above, below):
             _bare(axes)
     bar = figure.colorbar(drawn, ax=places[:, -1].tolist(), shrink=0.9, aspect=30)
-    bar.set_label(label, fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label, fontsize=10)
+    bar.ax.tick_params(labelsize=9)
     return figure
 
 
 def words(maps: Maps, final: Frames) -> Figure:
     """A row for each word, negative ones first: its map over the picture, for each text encoder and for all together.
 
-    Articles and prepositions are left out; the page has them.
+    Articles and prepositions are left out; the page has them. Encoders share a scale, and their sum has its own, since it is
+    larger than what it is of.
     """
     everything = [(prompt, word) for prompt in ("negative", "positive") for word in maps.words(prompt)]
     rows = [row for row in everything if row[1] not in STOP_WORDS] or everything
-    encoders = sorted({token.encoder for token in maps.tokens})
-    columns = [*encoders, None] if len(encoders) > 1 else encoders
-    figure = Figure(figsize=(CELL * len(columns) + 2.2, (CELL + 0.12) * len(rows) + 0.4), layout="constrained", dpi=DPI)
+    encoders: list[str | None] = [*sorted({token.encoder for token in maps.tokens})]
+    groups: list[list[str | None]] = [encoders, [None]] if len(encoders) > 1 else [encoders]
+    columns = [encoder for group in groups for encoder in group]
+    figure = Figure(figsize=(CELL * len(columns) + 1.4, (CELL + 0.12) * len(rows) + 0.8), layout="constrained", dpi=DPI)
     places = figure.subplots(len(rows), len(columns), squeeze=False)
-    values = {
-        (prompt, word, encoder): middle_frame(maps.word(word, prompt, encoder)).mean((0, 1, 2))
-        for prompt, word in rows
-        for encoder in columns
+    for column, encoder in enumerate(columns):
+        places[0, column].set_title("sum" if encoder is None else encoder.upper(), fontsize=8)
+    for row, (prompt, word) in enumerate(rows):
+        sign = "\u2212" if prompt == "negative" else "+"
+        places[row, 0].set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
+    for group in groups:
+        chosen = [columns.index(encoder) for encoder in group]
+        drawn = _over(maps, final, rows, group, places[:, chosen])
+        bar = figure.colorbar(drawn, ax=places[:, chosen].ravel().tolist(), location="bottom", aspect=12 * len(group), pad=0.02)
+        bar.ax.tick_params(labelsize=7)
+    figure.supxlabel(r"$q k^{\!\top} / \sqrt{D}$, nats, mean of steps, blocks and heads", fontsize=8)
+    return figure
+
+
+def _over(maps: Maps, final: Frames, rows: Sequence[tuple[str, str]], encoders: Sequence[str | None], places: Any) -> Any:
+    """Draws words by some text encoders over the picture, all on one scale."""
+    found = {
+        (row, column): middle_frame(maps.word(word, prompt, encoder)).mean((0, 1, 2))
+        for row, (prompt, word) in enumerate(rows)
+        for column, encoder in enumerate(encoders)
         if encoder is None or encoder in maps.encoders(word, prompt)
     }
-    low, high = (float(extreme(np.stack(list(values.values())))) for extreme in (np.min, np.max))
-    under = middle(final)
+    low, high = (float(extreme(np.stack(list(found.values())))) for extreme in (np.min, np.max))
+    under = middle(final).convert("L").convert("RGB")
     extent = (0, under.width, under.height, 0)
     drawn: Any = None
-    for row, (prompt, word) in enumerate(rows):
-        for column, encoder in enumerate(columns):
-            axes = places[row, column]
-            _bare(axes)
-            if row == 0:
-                axes.set_title("sum" if encoder is None else encoder.upper(), fontsize=8)
-            if column == 0:
-                sign = "\u2212" if prompt == "negative" else "+"
-                axes.set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
-            if (prompt, word, encoder) in values:
-                axes.imshow(under.convert("L").convert("RGB"), extent=extent)
-                found = values[prompt, word, encoder]
-                drawn = axes.imshow(found, cmap=COLORS, vmin=low, vmax=high, alpha=0.7, extent=extent, interpolation="bilinear")
-    bar = figure.colorbar(drawn, ax=places.ravel().tolist(), shrink=min(1.0, 3 / len(rows)), aspect=20)
-    bar.set_label(r"$q k^{\!\top} / \sqrt{D}$, nats, mean of steps, blocks and heads", fontsize=7)
-    bar.ax.tick_params(labelsize=7)
-    return figure
+    for place, axes in np.ndenumerate(places):
+        _bare(axes)
+        if place in found:
+            axes.imshow(under, extent=extent)
+            how: dict[str, Any] = {"alpha": 0.7, "extent": extent, "interpolation": "bilinear"}
+            drawn = axes.imshow(found[place], cmap=COLORS, vmin=low, vmax=high, **how)
+    return drawn
 
 
 def _share_of_frames(maps: Maps) -> np.ndarray:
@@ -138,7 +150,7 @@ def _share_of_frames(maps: Maps) -> np.ndarray:
 
 
 def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
-    """A contact sheet of a clip: a column for each frame of the maps, without guidance, with it, and the map over it."""
+    """A contact sheet of a clip: a column for each latent frame, without guidance, with it, and the map over it."""
     values = _share_of_frames(maps)
     shown = _thinned(len(values))
     rows = [("no guidance", unguided), ("guided", final), ("share $w$", None)][0 if unguided else 1 :]
@@ -152,7 +164,7 @@ def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
             axes = places[row, column]
             _bare(axes)
             if row == 0:
-                axes.set_title(f"frame {frame + 1}", fontsize=8)
+                axes.set_title(f"latent frame {frame + 1}", fontsize=8)
             axes.imshow((pictures or [each.convert("L").convert("RGB") for each in final])[frame], extent=extent)
             if pictures is None:
                 drawn = axes.imshow(

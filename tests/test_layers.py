@@ -29,6 +29,7 @@ RANKS = {
     "methods.cfg": 2.4,
     "methods.variants": 2.4,
     "weights": 1,
+    "lora_keys": 1,
     "loras": 2,
     "metadata": 1,
     "clip_files": 2,

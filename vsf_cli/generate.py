@@ -176,7 +176,7 @@ class Request:
 
 def _public(place: str) -> str:
     """A hub id as it is; a place on this machine by its last part alone."""
-    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", place) and not place.endswith(".safetensors")
+    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", place) and not place.lower().endswith(".safetensors")
     shipped = place.startswith(BUILTIN)
     return place if shipped or (hub and not Path(place).is_dir()) else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
 

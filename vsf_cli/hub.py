@@ -51,6 +51,8 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
         return f"model '{model}' is not in the cache, and --offline forbids to download it: run once without --offline"
     if has(errors.RepositoryNotFoundError):
         return f"model '{model}' does not exist on the hub, or is private: check the name, or run 'hf auth login'"
+    if has(errors.RemoteEntryNotFoundError):
+        return f"model '{model}' has no such file: see https://huggingface.co/{model}/tree/main for those that it has"
     if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, _transport_error()):
         return f"model '{model}' is not in the cache, and the hub cannot be reached: check the network"
     text = " ".join(str(error).split())

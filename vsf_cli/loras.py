@@ -1,14 +1,21 @@
 """LoRA files: how they are named, found and loaded, and refused if they do not fit."""
 
+import json
 import logging
+import math
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.hub import translated
+
+if TYPE_CHECKING:
+    from vsf_cli.lora_keys import Tensors
 
 __all__ = ["BUILTIN", "Lora", "load_lora"]
 
@@ -16,6 +23,11 @@ BUILTIN = "builtin:"
 """The prefix of what ships with the package."""
 
 LOG = logging.getLogger(__name__)
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+PICKLED = r"\.(bin|pt|pth|th|ckpt|pkl|pickle|lora)$"
+USUAL = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file in a folder or repository of one LoRA."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class Lora:
         """Reads the form of the command line.
 
         Raises:
-            RequestError: If it has too many parts, or names a pickled file.
+            RequestError: If it is not of that form, or names a file that is no safetensors.
         """
         found_stage = re.match(r"(high-noise|low-noise)=", text)
         stage, text = (found_stage[1], text[found_stage.end() :]) if found_stage else (None, text)
@@ -47,16 +59,23 @@ class Lora:
         start = re.match(r"[A-Za-z]:(?=[\\/])|builtin:", text)
         head, tail = (start[0], text[start.end() :]) if start else ("", text)
         place, *rest = tail.split(":")
-        scale = 1.0
-        if rest and re.fullmatch(r"-?\d*\.?\d+", rest[-1]):
-            scale = float(rest.pop())
-        if len(rest) > 1 or not place:
+        scale = float(rest.pop()) if rest and NUMBER.fullmatch(rest[-1]) else 1.0
+        if len(rest) > 1 or not place or not math.isfinite(scale):
             raise RequestError(f"--lora '{text}' is not of the form PATH_OR_ID[:weight_name][:SCALE]")
         found = cls(head + place, rest[0] if rest else None, scale, stage)
-        for name in (found.place, found.weight_name or ""):
-            if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")):
-                raise RequestError(f"--lora '{name}' is a pickled file, which can run any code: only .safetensors are loaded")
+        found._check_names()
         return found
+
+    def _check_names(self) -> None:
+        if self.weight_name is not None and (_is_file(self.place) or not _is_file(self.weight_name)):
+            why = "a file has none" if _is_file(self.place) else "it must end in .safetensors, and a scale be a number"
+            raise RequestError(f"--lora '{self.place}:{self.weight_name}' names '{self.weight_name}' in it, but {why}")
+        # Whatever is not named as one of the hub, OWNER/NAME, is on this machine.
+        here = self.path.is_file() or (not re.search(r"[\\/]", self.place) and not self.path.is_dir())
+        if re.search(PICKLED, self.place, re.IGNORECASE) or (here and not _is_file(self.place)):
+            raise RequestError(
+                f"--lora '{self.place}' is no .safetensors file, and no other is loaded: a pickled one can run any code"
+            )
 
     @property
     def path(self) -> Path:
@@ -71,9 +90,13 @@ class Lora:
         Raises:
             ModelError: If it is not.
         """
-        local = self.place.endswith(".safetensors") or self.place.startswith((".", "~", "/"))
+        local = _is_file(self.place) or self.place.startswith((".", "~", "/"))
         if local and not self.path.exists():
             raise ModelError(f"--lora '{self.place}': there is no such file")
+
+
+def _is_file(name: str) -> bool:
+    return name.lower().endswith(".safetensors")
 
 
 def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
@@ -83,57 +106,82 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
         ModelError: If the file is missing or damaged.
         RequestError: If no key matches the model, or a size does not.
     """
-    path = lora.path
-    if path.is_file():
-        place, weight_name = str(path.parent), path.name
-    elif path.is_dir():
-        place, weight_name = str(path), lora.weight_name or ""
-    else:
-        place, weight_name = lora.place, lora.weight_name or ""
-    options = {"weight_name": weight_name or None, "use_safetensors": True, "local_files_only": offline or path.exists()}
-    with translated(lora.place, offline):
-        source = _readable(pipe, place, options)
-        state = type(pipe).lora_state_dict(source, **({} if isinstance(source, dict) else options))
-    parts = {part: getattr(pipe, part, None) for part in ("transformer", "text_encoder", "text_encoder_2")}
-    modules = {f"{part}.{key}" for part, model in parts.items() if model is not None for key, _ in model.named_modules()}
-    matched = [key for key in state if re.sub(r"\.lora[._].*$|\.alpha$", "", key) in modules]
-    if not matched:
-        found = ", ".join(list(state)[:3]) or "nothing"
-        raise RequestError(
-            f"--lora '{Path(lora.place).name}' has no key that matches this model: found {found};"
-            f" expected keys such as {_example(modules)}.lora_A.weight"
-        )
+    from vsf_cli.lora_keys import expected, fitted
+
     two = getattr(pipe, "transformer_2", None) is not None
+    told = Path(lora.place).name
     if lora.stage and not two:
+        raise RequestError(f"--lora '{lora.stage}={told}' is for models with two transformers, and this has one")
+    with translated(lora.place, offline):
+        raw, metadata = _read(_file_of(lora, offline))
+    state, unmatched = fitted(raw, pipe)
+    first = ", ".join(unmatched[:3])
+    if not state:
         raise RequestError(
-            f"--lora '{lora.stage}={Path(lora.place).name}' is for models with two transformers, and this has one"
+            f"--lora '{told}' has no key that matches this model: found {first or 'nothing'};"
+            f" expected keys such as {', '.join(expected(pipe.transformer))}"
         )
-    more = {} if isinstance(source, dict) else options
     try:
-        # From the file and not from the state, which lacks what the file says of its strength.
-        if lora.stage != "low-noise":
-            pipe.load_lora_weights(source, adapter_name=name, **more)
-        if two and lora.stage != "high-noise":
-            pipe.load_lora_weights(source, adapter_name=name, load_into_transformer_2=True, **more)
+        with warnings.catch_warnings():
+            # Several are meant.
+            warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+            _put(pipe, state, name, metadata, lora.stage)
     except (RuntimeError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())[:200]
-        raise RequestError(f"--lora '{Path(lora.place).name}' does not fit this model: {text}") from error
-    LOG.info("%d of %d keys of --lora '%s' match", len(matched), len(state), Path(lora.place).name)
+        raise RequestError(f"--lora '{told}' does not fit this model: {text}") from error
+    others = f"; {len(unmatched)} do not: {first}{', ...' if len(unmatched) > 3 else ''}" if unmatched else ""
+    LOG.info("%d of %d keys of --lora '%s' match%s", len(raw) - len(unmatched), len(raw), told, others)
 
 
-def _readable(pipe: Any, place: str, options: dict[str, Any]) -> Any:
-    """What diffusers can read the LoRA from: its place, or its tensors under the prefix that their names lack."""
-    try:
-        type(pipe).lora_state_dict(place, **options)
-        return place
-    except ValueError as error:
-        path = Path(place) / (options["weight_name"] or "")
-        if "Invalid LoRA checkpoint" not in str(error) or not path.is_file():
-            raise
-        from safetensors.torch import load_file
+def _put(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any] | None, stage: str | None) -> None:
+    """Gives the parts of a pipeline what is theirs."""
+    from vsf_cli.lora_keys import encoders
 
-        return {f"diffusion_model.{key.removeprefix('transformer.')}": tensor for key, tensor in load_file(path).items()}
+    told = {"adapter_name": name, "metadata": metadata, "_pipeline": pipe}
+    stages = {"transformer": "high-noise", "transformer_2": "low-noise"}
+    for part, own in stages.items():
+        model = getattr(pipe, part, None)
+        if model is not None and stage in (None, own):
+            pipe.load_lora_into_transformer(state, transformer=model, **told)
+    for part in encoders(pipe):
+        if any(key.startswith(f"{part}.") for key in state):
+            encoder, scale = getattr(pipe, part), pipe.lora_scale
+            pipe.load_lora_into_text_encoder(state, None, encoder, prefix=part, lora_scale=scale, **told)
 
 
-def _example(modules: set[str]) -> str:
-    return min((name for name in modules if name.endswith((".to_q", ".q"))), default="transformer.blocks.0")
+def _file_of(lora: Lora, offline: bool) -> Path:
+    """The file, from the hub if it is not on this machine."""
+    from huggingface_hub import hf_hub_download, list_repo_files
+
+    if lora.path.is_file():
+        return lora.path
+    if lora.path.is_dir():
+        names = [path.name for path in sorted(lora.path.iterdir())]
+        path = lora.path / (lora.weight_name or _only(lora, names))
+        if not path.is_file():
+            raise ModelError(f"--lora '{lora.place}' has no file '{lora.weight_name}': it has {', '.join(names[:5])}")
+        return path
+    names = [USUAL] if offline or lora.weight_name else list_repo_files(lora.place)
+    return Path(hf_hub_download(lora.place, lora.weight_name or _only(lora, names), local_files_only=offline))
+
+
+def _only(lora: Lora, names: Sequence[str]) -> str:
+    """The file that is meant where none is named."""
+    found = [name for name in names if _is_file(name)]
+    if not found:
+        raise ModelError(f"--lora '{lora.place}' has no .safetensors file, and no other is loaded")
+    if len(found) > 1 and USUAL not in found:
+        raise RequestError(f"--lora '{lora.place}' has {len(found)} files: name one, such as {lora.place}:{found[0]}")
+    return USUAL if USUAL in found else found[0]
+
+
+def _read(path: Path) -> "tuple[Tensors, dict[str, Any] | None]":
+    """The tensors of a file, and what diffusers wrote beside them of its strength."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
+        text = (file.metadata() or {}).get("lora_adapter_metadata")
+    told = json.loads(text) if text else {}
+    parts = ("transformer.", "text_encoder")
+    return tensors, {key if key.startswith(parts) else f"transformer.{key}": value for key, value in told.items()} or None

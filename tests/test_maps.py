@@ -1,6 +1,7 @@
 """What the image attends to: recorded to the bit beside the method, kept, read back, and drawn."""
 
 import json
+import re
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import vsf_cli
 from tests.conftest import random_pipeline
 from tests.maps_for_tests import TOKENS, some_maps, some_pictures
 from tests.test_wan import random_wan
@@ -28,6 +30,7 @@ from vsf_cli.generate import Request, generate
 from vsf_cli.guidance import guided
 from vsf_cli.maps import AXES, Selection, Token, load, save
 from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
+from vsf_cli.pipelines import load as load_pipeline
 from vsf_cli.recorder import Recorder, _Step
 
 REQUEST = Request(
@@ -183,6 +186,31 @@ def test_punctuation_belongs_to_no_word() -> None:
         named = [(word, start) for word, start in words if word]
         assert named == [("a", 0), ("red", 2), ("t-shirt", 7), ("wheels", 16)]
         assert words["red", 2].strip("\u2581").removesuffix("</w>") == "red", "the comma is no piece of it"
+
+
+def test_pieces_of_a_word_are_joined_by_the_embedded_tokenizers() -> None:
+    pipe = load_pipeline("builtin:tiny-sd3-turbo", "float32")
+    for tokenizer, pieces in (
+        (pipe.tokenizer, ["s", "k", "at", "e", "bo", "a", "r", "d</w>"]),
+        (pipe.tokenizer_3, ["\u2581", *"skateboard"]),
+    ):
+        tokens = told(tokenizer, "any", "positive", "a red skateboard, with wheels")
+        assert [token.piece for token in tokens if token.word == "skateboard"] == pieces
+        assert {token.start for token in tokens if token.word == "skateboard"} == {6}
+        assert list(dict.fromkeys(token.word for token in tokens if token.word)) == ["a", "red", "skateboard", "with", "wheels"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/attention-maps.md"])
+def test_the_notebook_examples_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On maps with the axes of those that the command before them writes: four guided steps, six blocks, 12 x 12 places."""
+    text = (Path(vsf_cli.__file__).parent.parent / page).read_text("utf-8")
+    (block,) = re.findall(r"```python\n(from vsf_cli import maps\n.*?)```", text, re.S)
+    (folder,) = re.findall(r'maps\.load\("(.*?)"\)', block)
+    save(some_maps(steps=4, blocks=6, side=12), tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["found"].words() == ["wheels"]
 
 
 def test_a_prompt_that_is_cut_ends_with_its_end(small: StableDiffusion3Pipeline) -> None:

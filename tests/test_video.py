@@ -103,6 +103,10 @@ def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
         (["--frames", "9", "--seconds", "1"], 6, "say the same"),
         (["--frames", "0"], 6, "frames is 0"),
         (["--seconds", "nan"], 6, "--seconds is nan"),
+        (["--shift", "0"], 6, "--shift is 0"),
+        (["--shift", "inf"], 6, "--shift is inf"),
+        (["--shift", "nan"], 6, "--shift is nan"),
+        (["-W", "32"], 6, "--width is given without --height"),
         (["--crf", "99"], 6, "--crf is 99"),
         (["--crf", "20", "--format", "gif"], 6, "the format is gif"),
         (["--drop-frames", "9"], 6, "--drop-frames is 9"),
@@ -118,6 +122,41 @@ def test_what_is_not_legal_is_one_line(folder: Path, here: Path, arguments: list
     result = video(folder, *arguments, code=code)
     assert message in " ".join(result.stderr.split())
     assert not list(here.rglob("*.mp4"))
+
+
+def planned(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, ["video", "a red bike", "--seed", "1", "--dry-run", "--json", *arguments])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return json.loads(result.stdout) if not code else " ".join(result.stderr.split())
+
+
+def test_width_and_height_are_as_for_pictures(folder: Path) -> None:
+    result = CliRunner().invoke(app, ["video", "a red bike", "-W", "48", "-H", "32", "--dry-run", "--json"])
+    assert (json.loads(result.stdout)["width"], json.loads(result.stdout)["height"]) == (48, 32)
+
+
+CAUSVID = ("--preset", "wan2.1-1.3b-causvid")
+
+
+def test_a_named_preset_keeps_its_lora_files_whatever_the_model(folder: Path, here: Path) -> None:
+    from vsf_cli.presets import load_preset
+
+    own = list(load_preset(CAUSVID[1]).loras)
+    assert planned(*CAUSVID, "-m", str(folder))["loras"] == own
+    assert planned("-m", str(folder))["loras"] == []
+    (here / "other.safetensors").touch()
+    assert planned(*CAUSVID, "--lora", "other.safetensors:2")["loras"] == [*own, "other.safetensors:2"]
+    name = own[0].split(":")[1]
+    (here / name).touch()
+    assert planned(*CAUSVID, "-m", str(folder), "--lora", f"{name}:0.7")["loras"] == [f"{name}:0.7"]
+
+
+def test_frames_that_a_preset_leaves_out_are_not_counted_as_seconds() -> None:
+    request = planned(*CAUSVID, "--seconds", "4.8")
+    assert (request["num_frames"], request["drop_frames"], request["fps"]) == (77, 5, 15)
+    said = planned(*CAUSVID, "--frames", "5", code=6)
+    assert "preset wan2.1-1.3b-causvid leaves the first 5 frames out, but 5 are made" in said and "--drop-frames 0" in said
+    assert planned(*CAUSVID, "--frames", "5", "--drop-frames", "0")["drop_frames"] == 0
 
 
 @pytest.mark.parametrize("size", ["72x64", "8x8", "16x8"])

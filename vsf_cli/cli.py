@@ -56,6 +56,15 @@ def replacements(texts: list[str] | None) -> list[Any]:
     return parsed("--sr", lambda: [Replacement.parse(text) for text in texts or []])
 
 
+def sized(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with one text for the size, whichever way it was given."""
+    from vsf_cli.values import chosen_size, parse_size
+
+    size = chosen_size(options["size"], options["width"], options["height"])
+    parsed("--size", lambda: parse_size(size) if size else None)
+    return {**options, "size": size}
+
+
 def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     """Plans and makes pictures, or clips, from what the command line says."""
     from vsf_cli import commands
@@ -63,11 +72,10 @@ def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     from vsf_cli.presets import SETTINGS, Settings
     from vsf_cli.ranges import swept
     from vsf_cli.terminal import Talk
-    from vsf_cli.values import parse_seeds, parse_size
+    from vsf_cli.values import parse_seeds
 
-    options, sweeps = swept(options)
+    options, sweeps = swept(sized(options))
     numbers = parsed("--seed", lambda: parse_seeds(options["seed"], options["seeds"]))
-    parsed("--size", lambda: parse_size(options["size"]) if options["size"] else None)
     given = {name: value for name, value in options.items() if name in SETTINGS}
     settings = Settings({**given, "offline": options["offline"] or None}, video=video)
     talk = Talk(options["quiet"], options["verbose"])
@@ -99,16 +107,11 @@ def compared(prompt: str, seeds: list[int], settings: Any, options: dict[str, An
 @sharing(guidance, making, running)
 def image(
     prompt: Annotated[str, typer.Argument(help="What you want; - reads stdin, @file reads a file.")],
-    width: Annotated[int | None, typer.Option("-W", "--width", help="Pixels; with --height.")] = None,
-    height: Annotated[int | None, typer.Option("-H", "--height", help="Pixels; with --width.")] = None,
     format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp.")] = None,
     **options: Any,
 ) -> None:
     """Make pictures: vsf image "a red bike on a road" --neg "wheels" --alpha 3"""
-    from vsf_cli.values import chosen_size
-
-    size = chosen_size(options["size"], width, height)
-    made(prompt, {**options, "size": size, "format": format})
+    made(prompt, {**options, "format": format})
 
 
 @app.command()

@@ -100,6 +100,8 @@ class Request:
         for name, count in (("frames", self.num_frames), ("fps", self.fps)):
             if count is not None and count < 1:
                 raise RequestError(f"{name} is {count}, but must be at least 1")
+        if self.flow_shift is not None and not 0 < self.flow_shift < float("inf"):
+            raise RequestError(f"--shift is {self.flow_shift:g}, but must be a finite number of more than 0")
         if self.num_frames is not None:
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
         if not 0 <= self.drop_frames < (self.num_frames or 1):

@@ -84,6 +84,11 @@ class Lora:
             return Path(str(resources.files("vsf_cli") / "tiny" / "models" / self.place.removeprefix(BUILTIN)))
         return Path(self.place).expanduser()
 
+    @property
+    def file_name(self) -> str:
+        """The name of the file, as far as the text says it."""
+        return (self.weight_name or self.place).replace("\\", "/").rsplit("/", 1)[-1]
+
     def check(self) -> None:
         """Looks whether a file that is meant to be on this machine is there.
 

@@ -136,6 +136,8 @@ def making(
     sr: Annotated[
         list[str] | None, typer.Option("--sr", help="wheels=>doors,windows: one with each of these words. Repeatable.")
     ] = None,
+    width: Annotated[int | None, typer.Option("-W", "--width", help="Pixels; with --height.")] = None,
+    height: Annotated[int | None, typer.Option("-H", "--height", help="Pixels; with --width.")] = None,
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="A file, a folder/, a template with {seed} {alpha} {slug} ..., or - for bytes."),

@@ -130,7 +130,7 @@ def request_of(
     parameters = _parameters(settings)
     prompt, moved = move_negatives(prompt)
     negative = (*negative, *moved)
-    frames, note = whole_frames(settings["frames"], seconds, settings["fps"]) if video else (None, None)
+    frames, dropped, note = _frames(settings, seconds) if video else (None, 0, None)
     request = Request(
         prompt=prompt.strip(),
         negative=negative,
@@ -144,7 +144,7 @@ def request_of(
         height=height,
         max_sequence_length=preset.max_sequence_length,
         dtype=settings["dtype"],
-        loras=(*(preset.loras if own else ()), *loras),
+        loras=_loras(settings, loras),
         revision=preset.revision_of(settings["model"]),
         variant=preset.variant if own else None,
         scheduler=preset.scheduler,
@@ -152,11 +152,34 @@ def request_of(
         vae_dtype=preset.vae_dtype,
         vae_tiling=bool(settings["vae_tiling"]),
         num_frames=frames,
-        drop_frames=(settings["drop_frames"] or 0) if video else 0,
+        drop_frames=dropped,
         fps=settings["fps"] if video else None,
         preset=preset.name,
     )
     return request, note
+
+
+def _frames(settings: Settings, seconds: float | None) -> tuple[int | None, int, str | None]:
+    """How many frames are made, how many of the first are left out, and what a person should know of it."""
+    dropped, origin = settings["drop_frames"] or 0, settings.origin("drop_frames").origin
+    frames, note = whole_frames(settings["frames"], seconds, settings["fps"], dropped)
+    if frames is not None and dropped >= frames and origin != "option":
+        raise RequestError(
+            f"{origin} leaves the first {dropped} frames out, but {frames} are made: ask for more, or pass --drop-frames 0"
+        )
+    return frames, dropped, note
+
+
+def _loras(settings: Settings, given: Sequence[str]) -> tuple[str, ...]:
+    """The preset's LoRA files, then those given; one given under the name of the preset's own file stands in its place.
+
+    Whoever names a preset means its LoRA files too, and by `--model` only another place of the model.
+    """
+    preset = settings.preset
+    if settings["model"] != preset.model and not settings.named:
+        return tuple(given)
+    files = {Lora.parse(lora).file_name for lora in given}
+    return (*(lora for lora in preset.loras if Lora.parse(lora).file_name not in files), *given)
 
 
 def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:

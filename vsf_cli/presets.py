@@ -334,6 +334,8 @@ class Settings:
     Attributes:
         preset: The preset.
         preset_place: What it was asked for by: its name, or the path of its file.
+        chosen: Whether a person chose a preset or a model.
+        named: Whether a person named the preset: it is meant whatever the model.
 
     Raises:
         PresetError: If a layer has a key or value that is not legal.
@@ -361,6 +363,7 @@ class Settings:
             self.preset_place = str(named.value) if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET
             self.preset = load_preset(self.preset_place)
         self.preset_origin = named.origin if named else "default"
+        self.named = named is not None and named.value is not None
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
 

@@ -127,13 +127,14 @@ def check_sides(width: int | None, height: int | None, multiple: int) -> None:
             raise RequestError(f"{name} is {side}, but must be a multiple of {multiple} for this model: try {near}")
 
 
-def whole_frames(frames: int | None, seconds: float | None, fps: int | None) -> tuple[int | None, str | None]:
+def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dropped: int = 0) -> tuple[int | None, str | None]:
     """The nearest number of frames that a model of clips can make, and what to say if it is another than asked for.
 
     Arguments:
         frames: The frames asked for.
         seconds: The length asked for instead; it stands before `frames`.
         fps: Frames in a second.
+        dropped: How many of the first are left out: `seconds` does not count them.
 
     Raises:
         RequestError: If there would be none.
@@ -141,12 +142,13 @@ def whole_frames(frames: int | None, seconds: float | None, fps: int | None) -> 
     if seconds is not None:
         if not 0 < seconds < float("inf"):
             raise RequestError(f"--seconds is {seconds:g}, but must be more than 0")
-        frames = max(1, round(seconds * (fps or 1)))
+        frames = max(1, round(seconds * (fps or 1))) + dropped
     if frames is None:
         return None, None
     if frames < 1:
         raise RequestError(f"frames is {frames}, but must be at least 1")
     whole = max(1, round((frames - 1) / FRAMES_OF_A_TOKEN) * FRAMES_OF_A_TOKEN + 1)
-    asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {frames} frames"
+    kept = f"{frames - dropped} frames" + (f", and {dropped} are left out" if dropped else "")
+    asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
     note = f"{asked}, but {whole} are made: 1 more than a multiple of {FRAMES_OF_A_TOKEN}"
     return whole, None if whole == frames else note

@@ -671,6 +671,33 @@ def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
     assert other.exit_code == 6 and "has another sweep of 'vsf'" in other.stderr
 
 
+def test_only_sweeps_of_the_same_prompts_preset_and_judge_are_drawn_together(tmp_path: Path) -> None:
+    def kept(file: str, name: str, **changes: Any) -> str:
+        facts = {"sha256": "a1", "preset": "tiny", "judge": {"name": "scenes"}, "label": name, **changes}
+        study = optuna.create_study(study_name=name, storage=f"sqlite:///{tmp_path / file}", directions=["maximize"] * 3)
+        study.set_user_attr("vsf", facts)
+        trial = study.ask()
+        trial.suggest_float("alpha", 0, 1)
+        trial.set_user_attr("outcomes", [(True, False, 0.5)] * 2)
+        study.tell(trial, [1, 0, 0.5])
+        return str(tmp_path / file)
+
+    first = kept("a.db", "vsf")
+    kept("a.db", "nag")
+    for number, (name, changes, said) in enumerate(
+        (
+            ("nasa", {"sha256": "b2"}, "has the prompts b2, that of 'vsf' a1"),
+            ("nasa", {"preset": "large"}, "has the preset large, that of 'vsf' tiny"),
+            ("nasa", {"judge": {"name": "clip"}}, "has the judge {'name': 'clip'}, that of 'vsf' {'name': 'scenes'}"),
+            ("vsf", {}, "has a sweep of 'vsf', as another file"),
+        )
+    ):
+        done = vsf("tradeoff", first, kept(f"{number}.db", name, **changes), "-o", str(tmp_path / "figures"))
+        assert done.exit_code == 6 and said in done.stderr and not (tmp_path / "figures").exists()
+    done = vsf("tradeoff", first, str(tmp_path / "0.db"), "--method", "nag,vsf", "-o", str(tmp_path / "figures"), "--json")
+    assert done.exit_code == 0 and list(json.loads(done.stdout)["positive"]) == ["nag", "vsf"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

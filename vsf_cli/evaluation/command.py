@@ -20,7 +20,7 @@ from vsf_cli.evaluation.judging import Kept, judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.report import write_report
 from vsf_cli.evaluation.runs import Run, rows_of
-from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, space_of, studies_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Study, Sweep, space_of, studies_of
 from vsf_cli.evaluation.tradeoff import write_tradeoff
 from vsf_cli.metadata import versions
 from vsf_cli.pipelines import Runtime
@@ -185,6 +185,29 @@ def _nobody(done: int, total: int) -> None:
     return
 
 
+def _comparable(storages: Sequence[Path], chosen: Sequence[str] | None) -> dict[str, Study]:
+    """The sweeps of several files, or those that are chosen, if they are of the same prompts, preset and judge."""
+    found = [(storage, name, study) for storage in storages for name, study in studies_of(storage).items()]
+    there = dict.fromkeys(name for _, name, _ in found)
+    if unknown := [name for name in chosen or () if name not in there]:
+        raise RequestError(f"there is no sweep of {', '.join(unknown)}: there are {', '.join(there)}")
+    studies: dict[str, Study] = {}
+    for storage, name, study in found:
+        if chosen is not None and name not in chosen:
+            continue
+        if name in studies:
+            raise RequestError(f"{storage} has a sweep of '{name}', as another file: draw them apart, or choose with --method")
+        first, (facts, _) = next(iter(studies), name), study
+        for fact, what in (("sha256", "prompts"), ("preset", "preset"), ("judge", "judge")):
+            known = studies.get(first, study)[0][fact]
+            if facts[fact] != known:
+                raise RequestError(
+                    f"{storage}: the sweep of '{name}' has the {what} {facts[fact]}, that of '{first}' {known}: draw them apart"
+                )
+        studies[name] = study
+    return {name: studies[name] for name in chosen or studies}
+
+
 def tradeoff(
     storages: Sequence[Path], output: str | None, chosen: str | None, first: int | None, talk: Talk, as_json: bool
 ) -> None:
@@ -202,11 +225,8 @@ def tradeoff(
         VSFError: If something is not legal, or fails.
     """
     folder = Path(output).expanduser() if output else storages[0].with_suffix("")
-    studies = {name: study for storage in storages for name, study in studies_of(storage).items()}
-    names = [name.strip() for name in chosen.split(",")] if chosen else list(studies)
-    if unknown := [name for name in names if name not in studies]:
-        raise RequestError(f"there is no sweep of {', '.join(unknown)}: there are {', '.join(studies)}")
-    found = write_tradeoff({name: (studies[name][0], studies[name][1][:first]) for name in names}, folder)
+    studies = _comparable(storages, [name.strip() for name in chosen.split(",")] if chosen else None)
+    found = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
     if as_json:
         talk.data(json.dumps(found))
     else:

@@ -18,7 +18,7 @@ from vsf_cli.planning import request_of
 from vsf_cli.presets import SETTINGS, Settings, load_preset
 from vsf_cli.ranges import parse_range
 
-__all__ = ["SAMPLERS", "SPACES", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
+__all__ = ["SAMPLERS", "SPACES", "Study", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
 
 SPACES: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
     {
@@ -45,6 +45,10 @@ class Trial:
 
     settings: Mapping[str, float]
     outcomes: Sequence[tuple[bool, bool, float]]
+
+
+Study = tuple[dict[str, Any], list[Trial]]
+"""What is known of a sweep, and its finished trials."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +223,7 @@ def _finished(study: Any) -> list[Any]:
     return [trial for trial in study.trials if trial.state.name == "COMPLETE"]
 
 
-def studies_of(storage: Path) -> dict[str, tuple[dict[str, Any], list[Trial]]]:
+def studies_of(storage: Path) -> dict[str, Study]:
     """The sweeps of a file: of each method its facts and its finished trials.
 
     Raises:

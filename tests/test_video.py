@@ -1,6 +1,7 @@
 """`vsf video` on a small random model of Wan's classes, saved in a folder as a real one is."""
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import errors
 from imageio_ffmpeg import count_frames_and_secs, read_frames
-from PIL import Image
+from PIL import Image, ImageSequence
 from typer.testing import CliRunner, Result
 
 from tests.test_wan import random_wan
@@ -21,7 +23,7 @@ from vsf_cli import attn_map, clip_files
 from vsf_cli.cli import app
 from vsf_cli.errors import MediaError
 from vsf_cli.maps import load
-from vsf_cli.media import read_metadata
+from vsf_cli.media import read_metadata, write_frames
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +92,128 @@ def test_maps_are_written_beside_a_clip(folder: Path, here: Path, monkeypatch: p
     assert maps.share.shape[-3:] == (3, 2, 2) and maps.settings["request"]["drop_frames"] == 2
 
 
+def names(folder: str) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+FIVE = [f"{number:04}.png" for number in range(5)]
+
+
+def test_a_folder_of_frames_is_a_clip_and_another_takes_it(folder: Path, here: Path) -> None:
+    frames = ("--format", "frames", "--frames", "5")
+    for _ in range(2):
+        video(folder, *frames, "-o", "fr")
+    video(folder, *frames, "-o", "fr.mp4", "--exists", "overwrite")
+    assert names("fr") == names("fr-2") == FIVE and not Path("fr.mp4").exists()
+    video(folder, *frames, "-o", "fr", "--exists", "overwrite", "--frames", "9")
+    assert len(names("fr")) == 9
+    (here / "mine").mkdir()
+    (here / "mine" / "diary.txt").write_text("of mine")
+    video(folder, *frames, "-o", "mine", "--exists", "overwrite")
+    assert names("mine") == ["a-red-bike-1/" + name for name in FIVE] + ["diary.txt"]
+
+
+def test_a_folder_of_other_things_is_never_replaced(folder: Path, here: Path) -> None:
+    for format, ending in (("frames", ""), ("webp", ".webp")):
+        (here / f"a-red-bike-1{ending}").mkdir()
+        (here / f"a-red-bike-1{ending}" / "diary.txt").write_text("of mine")
+        result = video(folder, "--format", format, "-o", "{slug}-{seed}", "--exists", "overwrite", code=1)
+        assert "holds other things" in " ".join(result.stderr.split())
+        assert names(f"a-red-bike-1{ending}") == ["diary.txt"]
+
+
+def test_frames_say_how_they_were_made_and_are_made_again(folder: Path, here: Path) -> None:
+    video(folder, "--format", "frames", "--frames", "5", "-o", "fr", "--neg", "wheels")
+    told = CliRunner().invoke(app, ["info", "fr", "--json"])
+    assert told.exit_code == 0 and json.loads(told.stdout)["vsf"]["request"]["negative"] == ["wheels"]
+    (here / "empty").mkdir()
+    empty = CliRunner().invoke(app, ["info", "empty"])
+    assert empty.exit_code == 1 and "folder without frames" in " ".join(empty.stderr.split())
+
+
+@pytest.mark.parametrize("format", ["mp4", "webm", "gif", "webp"])
+def test_every_frame_is_told_as_it_is_encoded(format: str) -> None:
+    seen: list[tuple[int, int]] = []
+    frames = [Image.new("RGB", (32, 32), (40 * number, 0, 0)) for number in range(5)]
+    clip_files.encode_clip(frames, 8, format, None, progress=lambda done, all: seen.append((done, all)))
+    assert seen == [(number, 5) for number in range(1, 6)]
+
+
+def test_every_picture_of_a_folder_is_told(here: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    frames = [Image.new("RGB", (32, 32))] * 3
+    write_frames(here / "fr", frames, None, lambda done, all: seen.append((done, all)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(("fps", "wanted"), [(15, 1000), (24, 1000), (50, 1000), (7, 1000)])
+def test_a_gif_plays_as_long_as_it_should(here: Path, fps: int, wanted: int) -> None:
+    frames = [Image.new("RGB", (32, 32), (number, 99, 0)) for number in range(fps)]
+    (here / "a.gif").write_bytes(clip_files.encode_clip(frames, fps, "gif", None))
+    with Image.open(here / "a.gif") as image:
+        shown = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
+    assert len(shown) == fps and sum(shown) == wanted and max(shown) - min(shown) <= 10
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(folder: Path, here: Path) -> None:
+    (here / "file").write_text("no folder")
+    result = video(folder, "-o", "file/a.mp4", code=1)
+    assert "is not a folder" in " ".join(result.stderr.split()) and "seed" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "message"),
+    [
+        (errors.GatedRepoError, 4, "is gated: accept its licence on https://huggingface.co/owner/name"),
+        (errors.RepositoryNotFoundError, 4, "does not exist on the hub, or is private"),
+        (errors.LocalEntryNotFoundError, 4, "the hub cannot be reached"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(
+    here: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception], code: int, message: str
+) -> None:
+    from diffusers import DiffusionPipeline
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        error = kind.__new__(kind)
+        Exception.__init__(error, "from the hub")
+        raise error
+
+    monkeypatch.setattr(DiffusionPipeline, "load_config", refuse)
+    result = CliRunner().invoke(app, ["video", "a red bike", "-m", "owner/name", "-o", "a.mp4"])
+    assert result.exit_code == code and message in " ".join(result.stderr.split()) and "Traceback" not in result.output
+    assert not list(here.glob("*.mp4"))
+
+
+def test_attempts_to_reach_the_hub_are_not_told_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vsf_cli.commands import quiet_libraries
+
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    try:
+        log.setLevel(logging.WARNING)
+        quiet_libraries(verbose=False)
+        assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+    finally:
+        log.setLevel(before)
+
+
+def test_maps_are_made_with_cached_text_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vsf_cli.families.wan import Wan
+
+    used = []
+    own = Wan.caching_text
+    monkeypatch.setattr(Wan, "caching_text", lambda self, pipe: used.append(pipe) or own(self, pipe))
+    video(folder, "--neg", "wheels", "--frames", "5", "-o", "a.webp", "--dump-attn", "--cache-text")
+    assert len(used) == 2, "the clip and that without guidance"
+
+
+def test_a_preset_shows_all_that_it_loads() -> None:
+    shown = CliRunner().invoke(app, ["presets", "show", "wan2.2"]).stdout
+    words = "high_noise_model.safetensors", "low_noise_model", "FlowMatchEulerDiscreteScheduler", "vae_dtype", "126200000000"
+    assert all(word in shown for word in words)
+
+
 def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
     result = video(folder, "--frames", "7", "-o", "a.mp4")
     assert "7 frames were asked for, but 9 are made" in " ".join(result.stderr.split())
@@ -108,6 +232,9 @@ def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
         (["--shift", "nan"], 6, "--shift is nan"),
         (["-W", "32"], 6, "--width is given without --height"),
         (["--crf", "99"], 6, "--crf is 99"),
+        (["--crf", "0"], 6, "--crf is 0, but must be 1 to 51 for mp4"),
+        (["--format", "gif", "--fps", "60"], 6, "--fps is 60, but a gif has at most 50"),
+        (["--format", "frames", "-o", "-"], 6, "frames are a folder"),
         (["--crf", "20", "--format", "gif"], 6, "the format is gif"),
         (["--drop-frames", "9"], 6, "--drop-frames is 9"),
         (["--size", "33x32"], 6, "multiple of"),

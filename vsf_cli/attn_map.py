@@ -76,8 +76,12 @@ def _guided_steps(request: Request) -> list[int]:
     return [step + 1 for step in range(steps) if method.acts_at(step / steps)]
 
 
-def watch(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Watched:
+def watch(
+    pipe: Any, request: Request, selection: Selection, progress: Progress | None = None, cache_text: bool = False
+) -> Watched:
     """Makes the picture of a request, and that without guidance, and records what the image attends to.
+
+    `cache_text` is as `vsf_cli.generate.generate` has it.
 
     Raises:
         RequestError: If there is nothing to record, or the selection names what is not there.
@@ -99,7 +103,7 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
 
     recorder = Recorder(method, kept, selection)
     # Maps are of whole clips: frames that the file leaves out are left out of the file alone.
-    result = generate(pipe, replace(request, drop_frames=0), progress, recorder)
+    result = generate(pipe, replace(request, drop_frames=0), progress, recorder, cache_text)
     maps = recorder.maps()
 
     def at_maps(frames: Sequence["Image.Image"]) -> "Frames":
@@ -107,7 +111,8 @@ def watch(pipe: Any, request: Request, selection: Selection, progress: Progress 
 
     unguided = None
     if method.guides_attention:
-        unguided = at_maps(generate(pipe, replace(request, drop_frames=0, method="none", parameters={}), progress).frames)
+        plain = replace(request, drop_frames=0, method="none", parameters={})
+        unguided = at_maps(generate(pipe, plain, progress, cache_text=cache_text).frames)
     estimates = [at_maps(family.decode(pipe, latents)) for latents in recorder.estimates()]
     shown = replace(result, request=replace(result.request, drop_frames=request.drop_frames))
     shown = replace(shown, frames=result.frames[request.drop_frames :], notes=(*result.notes, *notes))

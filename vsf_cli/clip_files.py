@@ -1,6 +1,7 @@
 """Clips as files: MP4 and WebM by ffmpeg, animated WebP and GIF by Pillow, each with what it says of how it was made."""
 
 import io
+import itertools
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ from vsf_cli.metadata import infotext
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CLIP_FORMATS", "check_crf", "encode_clip", "read_clip", "read_clip_tags"]
+__all__ = ["CLIP_FORMATS", "check_crf", "check_fps", "encode_clip", "read_clip", "read_clip_tags"]
 
 Progress = Callable[[int, int], object]
 
@@ -35,6 +36,10 @@ CODECS = {
     "webm": ("libvpx-vp9", 24, 63, ("-b:v", "0", "-row-mt", "1")),
 }
 """Of what ffmpeg writes: the encoder, its constant rate factor unless told otherwise and at most, and its options."""
+LEAST_CRF = {"mp4": 1, "webm": 0}
+"""H.264 with 0 is lossless, in a profile that browsers and phones do not play."""
+MOST_FPS_OF_GIF = 50
+"""It counts in hundredths of a second, and viewers slow down what is shown for one of them."""
 IMAGE_DESCRIPTION, EXIF_IFD, USER_COMMENT = 0x010E, 0x8769, 0x9286
 UNICODE = b"UNICODE\0"
 
@@ -49,9 +54,19 @@ def check_crf(crf: int | None, format: str) -> None:
         return
     if format not in CODECS:
         raise RequestError(f"--crf is for {' and '.join(CODECS)}, but the format is {format}: leave it out")
-    most = CODECS[format][2]
-    if not 0 <= crf <= most:
-        raise RequestError(f"--crf is {crf}, but must be 0 to {most} for {format}: less is better and larger")
+    least, most = LEAST_CRF[format], CODECS[format][2]
+    if not least <= crf <= most:
+        raise RequestError(f"--crf is {crf}, but must be {least} to {most} for {format}: less is better and larger")
+
+
+def check_fps(fps: int | None, format: str) -> None:
+    """Refuses more frames in a second than the format can say.
+
+    Raises:
+        RequestError: If there are more.
+    """
+    if format == "gif" and fps is not None and fps > MOST_FPS_OF_GIF:
+        raise RequestError(f"--fps is {fps}, but a gif has at most {MOST_FPS_OF_GIF}: choose fewer, or --format webp or mp4")
 
 
 def encode_clip(
@@ -79,7 +94,9 @@ def encode_clip(
     tags = {"vsf": own, "parameters": infotext(description)} if description and own else {}
     try:
         return (
-            _by_ffmpeg(frames, fps, format, tags, crf, progress) if format in CODECS else _animation(frames, fps, format, tags)
+            _by_ffmpeg(frames, fps, format, tags, crf, progress)
+            if format in CODECS
+            else _animation(frames, fps, format, tags, progress)
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise MediaError(f"the clip cannot be written as {format}: {' '.join(str(error).split())[:200]}") from error
@@ -158,12 +175,13 @@ def _frames_in(path: Path) -> int:
     return int(counts[-1]) if counts and not found.returncode else 0
 
 
-def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[str, str]) -> bytes:
+def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[str, str], progress: Progress | None) -> bytes:
     from PIL.Image import Exif
 
     buffer = io.BytesIO()
-    first, *rest = [frame.convert("RGB") for frame in frames]
-    options: dict[str, Any] = {"save_all": True, "append_images": rest, "duration": round(1000 / fps), "loop": 0}
+    first, *rest = _counted(frames, progress)
+    options: dict[str, Any] = {"save_all": True, "append_images": rest, "loop": 0}
+    options["duration"] = _durations(len(frames), fps, 10 if format == "gif" else 1)
     if format == "webp":
         exif = Exif()
         if tags:
@@ -174,6 +192,32 @@ def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[s
         options["comment"] = tags["vsf"].encode()
     first.save(buffer, format.upper(), **options)
     return buffer.getvalue()
+
+
+def _counted(frames: Sequence["Image"], progress: Progress | None) -> list["Image"]:
+    """Frames that tell when Pillow comes to encode them, of which it says nothing itself."""
+    from PIL import Image
+
+    left = iter(range(1, len(frames) + 1))
+
+    class Counted(Image.Image):
+        def seek(self, frame: int) -> None:
+            super().seek(frame)
+            # Pillow looks at the first again when it is done.
+            number = next(left, None) if frame == 0 else None
+            if progress is not None and number is not None:
+                progress(number, len(frames))
+
+    counted = [frame.convert("RGB") for frame in frames]
+    for frame in counted:
+        frame.__class__ = Counted
+    return counted
+
+
+def _durations(count: int, fps: int, unit: int) -> list[int]:
+    """How long each frame is shown, in milliseconds that are multiples of a unit, so that their sum is as near as it can be."""
+    ends = [round(1000 / unit * number / fps) * unit for number in range(count + 1)]
+    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 def read_clip_tags(path: Path) -> dict[str, str]:

@@ -248,6 +248,9 @@ def quiet_libraries(verbose: bool) -> None:
         library.utils.logging.disable_progress_bar()
         if not verbose:
             library.utils.logging.set_verbosity_error()
+    if not verbose:
+        # Its attempts to reach a network that is not there; what came of them is said by us.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     else:

@@ -99,17 +99,20 @@ def list_presets(as_json: bool) -> None:
         Talk.data(f"{'*' if preset.name == used else ' '} {preset.name:22} {preset.about}")
 
 
+SHOWN = (
+    *("loras", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
+    *("download_bytes", "license", "source", "measured"),
+)
+"""What a preset says that is no setting."""
+
+
 def show_preset(name: str, as_json: bool) -> None:
     """Writes the settings of a run with a preset, and where each comes from."""
     settings = Settings({"preset": name})
     rows = {key: settings.origin(key) for key in SETTINGS}
     rows = {key: setting for key, setting in rows.items() if setting.value is not None}
     preset = settings.preset
-    facts = {
-        field.name: getattr(preset, field.name)
-        for field in fields(Preset)
-        if field.name in ("license", "source", "measured", "revision", "max_sequence_length")
-    }
+    facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in SHOWN}
     if as_json:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Talk.data(as_line({"settings": values, **facts}))
@@ -117,8 +120,9 @@ def show_preset(name: str, as_json: bool) -> None:
     for key, setting in rows.items():
         Talk.data(f"{key:20} {setting.value!s:45} {setting.origin}")
     for key, value in facts.items():
-        if value is not None:
-            Talk.data(f"{key:20} {value}")
+        for line in value if isinstance(value, tuple) else [value]:
+            if line is not None:
+                Talk.data(f"{key:20} {line}")
 
 
 def where_setting(key: str) -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ __all__ = [
     "Metadata",
     "check_writable",
     "encode",
+    "holds_frames",
     "read_frames",
     "read_metadata",
     "remove_partials",
@@ -147,13 +149,25 @@ def check_writable(path: Path) -> None:
         raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")
 
 
-def write_frames(path: Path, frames: Sequence["Image"], description: Mapping[str, Any] | None) -> None:
+def holds_frames(folder: Path) -> bool:
+    """Whether a folder holds the frames of a clip, by `write_frames`, and nothing else."""
+    names = [path.name for path in folder.iterdir()]
+    return all(re.fullmatch(r"\d{4,}\.png", name) for name in names)
+
+
+def write_frames(
+    path: Path,
+    frames: Sequence["Image"],
+    description: Mapping[str, Any] | None,
+    progress: Callable[[int, int], object] | None = None,
+) -> None:
     """Writes the frames of a clip as numbered PNG files into a folder, which appears when all are there.
 
     Arguments:
         path: The folder; one that exists is replaced.
         frames: The frames.
         description: The JSON of each file, by `vsf_cli.metadata.describe`; None writes no metadata at all.
+        progress: Called after each frame with the frames done and all frames.
 
     Raises:
         MediaError: If it cannot be written.
@@ -165,6 +179,8 @@ def write_frames(path: Path, frames: Sequence["Image"], description: Mapping[str
             folder.mkdir()
             for number, frame in enumerate(frames):
                 (folder / f"{number:04}.png").write_bytes(encode(frame, "png", description))
+                if progress is not None:
+                    progress(number + 1, len(frames))
             if path.exists():
                 path.replace(Path(beside) / "old")
             folder.replace(path)
@@ -188,7 +204,7 @@ def write_picture(path: Path, image: "Image", format: str, description: Mapping[
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Reads what a picture, or the sidecar of one, says of how it was made.
+    """Reads what a picture, the sidecar of one, or the first of a folder of frames says of how it was made.
 
     Raises:
         MediaError: If the file cannot be read or is no picture.
@@ -196,6 +212,11 @@ def read_metadata(path: Path) -> Metadata:
     from PIL import Image
 
     try:
+        if path.is_dir():
+            frames = sorted(path.glob("*.png"))
+            if not frames:
+                raise MediaError(f"{path} is a folder without frames: name a file")
+            return read_metadata(frames[0])
         if path.suffix == ".json":
             return Metadata(_own(path.read_text("utf-8")), None)
         if path.suffix.lower() in (".mp4", ".webm") and path.exists():

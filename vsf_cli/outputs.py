@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media import FORMATS
+from vsf_cli.media import FORMATS, holds_frames
 from vsf_cli.methods import parameters_by_setting
 
 __all__ = ["EXISTS", "Outputs", "slug"]
@@ -54,6 +54,8 @@ class Outputs:
             raise RequestError(f"--exists is '{self.exists}', but must be one of {', '.join(EXISTS)}")
         if self.format is not None and self.format not in self.formats:
             raise RequestError(f"--format is '{self.format}', but must be one of {', '.join(self.formats)}")
+        if self.template == "-" and self.file_format == "frames":
+            raise RequestError("-o - takes the bytes of one file, but frames are a folder: choose another --format, or -o")
         for name in self._fields(self.template):
             if name not in FIELDS:
                 raise RequestError(f"--output has the field {{{name}}}, but fields are {', '.join(FIELDS)}")
@@ -89,7 +91,11 @@ class Outputs:
 
     @property
     def _is_folder(self) -> bool:
-        return self.template.endswith(("/", "\\")) or Path(self.template).expanduser().is_dir()
+        path = Path(self.template).expanduser()
+        if self.template.endswith(("/", "\\")):
+            return True
+        # A folder that holds the frames of a clip is that clip.
+        return path.is_dir() and not (self.format == "frames" and holds_frames(path))
 
     def path(self, values: Mapping[str, Any], number: int) -> Path:
         """The path of a picture, whether or not it exists.
@@ -124,9 +130,13 @@ class Outputs:
         """The path to write to; None if the file exists and is to be skipped.
 
         Raises:
-            MediaError: If the file exists and that is an error.
+            MediaError: If the file exists and that is an error, or a folder that is no clip of ours stands in its place.
         """
-        if not path.exists() or self.exists == "overwrite":
+        if not path.exists():
+            return path
+        if self.exists == "overwrite":
+            if path.is_dir() and not (self.file_format == "frames" and holds_frames(path)):
+                raise MediaError(f"{path} is a folder that holds other things, and stays: choose another place with -o")
             return path
         if self.exists == "skip":
             return None

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vsf_cli.attn_map import check_watchable
-from vsf_cli.clip_files import CLIP_FORMATS, check_crf
+from vsf_cli.clip_files import CLIP_FORMATS, check_crf, check_fps
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generate import Request
 from vsf_cli.loras import Lora
@@ -82,9 +82,11 @@ def plan(
     words = tuple(slug(" ".join(chosen)) for (chosen, *_), _ in replaced for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *sweeps, *(["seed"] if len(seeds) > 1 else []))
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
-    if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn or outputs.file_format == "frames"):
+    if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn):
         raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
     check_crf(settings["crf"], outputs.file_format)
+    for request in requests:
+        check_fps(request.fps, outputs.file_format)
     vocabulary = vocabulary_of(first.model)
     warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
     told = tuple(dict.fromkeys([*warnings, *notes]))

@@ -131,8 +131,9 @@ class Plan:
         """
         for number, request in pending:
             with advising(pipe):
-                watched = watch(pipe, request, EVERYTHING, progress) if self.dump_attn else None
-                result = watched.result if watched else generate(pipe, request, progress, cache_text=self.runtime.cache_text)
+                cache = self.runtime.cache_text
+                watched = watch(pipe, request, EVERYTHING, progress, cache) if self.dump_attn else None
+                result = watched.result if watched else generate(pipe, request, progress, cache_text=cache)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description, encoding)
@@ -143,7 +144,7 @@ class Plan:
     def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:
         """Makes a picture, and records what its image tokens attend to."""
         with advising(pipe):
-            return watch(pipe, request, selection, progress)
+            return watch(pipe, request, selection, progress, self.runtime.cache_text)
 
     def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
         """The JSON of a picture's file."""
@@ -183,7 +184,7 @@ class Plan:
                 raise MediaError(f"stdout cannot be written: {error.strerror}") from error
             return
         if self.outputs.file_format == "frames":
-            write_frames(path, result.frames, told)
+            write_frames(path, result.frames, told, progress)
         else:
             write_bytes(path, self._encoded(result, told, progress))
         if self.sidecar:

@@ -190,7 +190,7 @@ class Maker:
         if not self.dump_attn:
             return generate_together(pipe, [item.request for item in chunk], progress, cache_text=self.runtime.cache_text)
         (item,) = chunk
-        watched = watch(pipe, item.request, EVERYTHING, progress)
+        watched = watch(pipe, item.request, EVERYTHING, progress, self.runtime.cache_text)
         told = describe_result(pipe, watched.result, **item.model, item=item.id)
         write(watched, folder_beside(self.folder / item.name), told, True)
         return [watched.result]

@@ -178,11 +178,7 @@ class _CrossProcessor(GuidedProcessor):
 
     def guided(self, attn: Any, hidden_states: Tensor, text: Tensor, positives: int) -> Tensor:
         """The new states of the clip."""
-        # Of image to video, the image's tokens stand before all text.
-        start = text.shape[1] - self.guidance.tokens - positives
-        own = positives - (self.guidance.method.copies - 1) * self.guidance.tokens
-        if attn.add_k_proj is not None and own != TEXT_LENGTH:
-            raise PatchError(f"image to video needs text of {TEXT_LENGTH} tokens: pass max_sequence_length={TEXT_LENGTH}")
+        start = self._first_of_text(text, positives) if attn.add_k_proj is not None else 0
 
         query = split_heads(attn, attn.norm_q(attn.to_q(hidden_states)))
         positive, negative = _project(attn, text[:, start:]).split(positives)
@@ -192,6 +188,13 @@ class _CrossProcessor(GuidedProcessor):
             output = output + _image_attention(attn, query, text[:, :start])
         projected: Tensor = attn.to_out[1](attn.to_out[0](output))
         return projected
+
+    def _first_of_text(self, text: Tensor, positives: int) -> int:
+        """Where the text begins: of image to video, the image's tokens stand before all of it."""
+        negatives = self.guidance.tokens
+        if positives - (self.guidance.method.copies - 1) * negatives != TEXT_LENGTH:
+            raise PatchError(f"image to video needs text of {TEXT_LENGTH} tokens: pass max_sequence_length={TEXT_LENGTH}")
+        return text.shape[1] - negatives - positives
 
 
 def _project(attn: Any, text: Tensor) -> KeyValue:

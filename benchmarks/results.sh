@@ -18,6 +18,11 @@ vsf eval sweep scenes-dev --method vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-re
 vsf eval tradeoff "$out/sweep.db" "$out/ablation.db" --first 16 \
     --method vsf,vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef -o "$out/ablation"
 
+# The layouts with guidance in all steps
+vsf eval run scenes --methods-file benchmarks/layouts.toml --method all -o "$out/layouts" -q >> "$out.log"
+vsf eval judge "$out/layouts" -q
+vsf eval report "$out/layouts"
+
 # Figure 2: CFG forced on the few-step model
 vsf image "$bike" --neg wheels --seed 7 --method none -o "$out/cfg/0.png" --exists skip -q
 vsf image "$bike" --neg wheels --seed 7 --method cfg --guidance 1.5,2,2.8,4,6 -o "$out/cfg/{n}.png" --exists skip -q

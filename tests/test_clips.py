@@ -2,10 +2,12 @@
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from vsf_cli.tiny.clip_recipe import build_autoencoder, build_student_scheduler, build_transformer
 from vsf_cli.tiny.clips import (
@@ -21,7 +23,7 @@ from vsf_cli.tiny.clips import (
     sample_part,
 )
 from vsf_cli.tiny.scenes import COLORS, GROUNDS, OBJECTS, Part, Scene, split_of
-from vsf_cli.tiny.train_clips import published
+from vsf_cli.tiny.train_clips import published, read_published
 
 
 def test_captions_use_known_words_and_tell_what_the_object_does() -> None:
@@ -81,9 +83,11 @@ def test_the_students_steps_are_all_of_use() -> None:
     assert (-scheduler.sigmas.diff() > 0.05).all()
 
 
-def test_a_lora_is_written_by_the_names_under_which_those_for_wan_are_published() -> None:
+def test_a_lora_is_written_by_the_names_under_which_those_for_wan_are_published(tmp_path: Path) -> None:
     kinds = {"A": (32, 128), "B": (128, 32)}
     lora = {f"blocks.0.attn2.to_out.0.lora_{kind}.default.weight": torch.ones(shape) for kind, shape in kinds.items()}
+    save_file(published(lora), tmp_path / "lora.safetensors")
+    assert read_published(tmp_path / "lora.safetensors").keys() == lora.keys()
     place = "diffusion_model.blocks.0.cross_attn.o"
     assert {name: tuple(tensor.shape) for name, tensor in published(lora).items()} == {
         f"{place}.lora_down.weight": (32, 128),

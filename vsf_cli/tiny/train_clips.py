@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from diffusers import WanPipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vsf_cli.tiny.clip_recipe import LORA_RANK, build_student_scheduler
@@ -18,7 +18,7 @@ from vsf_cli.tiny.clips import clip_vocabulary
 from vsf_cli.tiny.training.clip_autoencoder import train_clip_autoencoder
 from vsf_cli.tiny.training.clip_flow import ClipExamples, train_clip_base, train_lora
 
-__all__ = ["main", "published"]
+__all__ = ["main", "published", "read_published"]
 
 STAGES = ("autoencoder", "base", "lora")
 ORIGINAL_NAMES = {
@@ -48,6 +48,19 @@ def published(lora: dict[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def read_published(path: Path) -> dict[str, Tensor]:
+    """A file of `published`, by the names of diffusers."""
+    known = {published: name for name, published in ORIGINAL_NAMES.items()}
+    found = {}
+    for name, tensor in load_file(path).items():
+        place, _, kind = name.removeprefix("diffusion_model.blocks.").partition(".lora_")
+        if kind:
+            block, inner = place.split(".", 1)
+            letter = "A" if kind == "down.weight" else "B"
+            found[f"blocks.{block}.{known[inner]}.lora_{letter}.default.weight"] = tensor.float()
+    return found
+
+
 def main() -> None:
     """Runs the stages."""
     parser = argparse.ArgumentParser(prog="python -m vsf_cli.tiny.train_clips", description=__doc__)
@@ -58,6 +71,7 @@ def main() -> None:
     parser.add_argument("--still-steps", type=int, default=1800, help="of the base, on single frames alone")
     parser.add_argument("--clip-steps", type=int, default=4800, help="of the base, on both")
     parser.add_argument("--start-from", type=Path, help="a pipeline's folder: its autoencoder stays, and its base goes on")
+    parser.add_argument("--start-lora", type=Path, help="the LoRA's file that goes on")
     parser.add_argument("--lora-steps", type=int, default=600)
     parser.add_argument("--export", type=Path, help="where it is written; the package's own is vsf_cli/tiny/models")
     options = parser.parse_args()
@@ -73,7 +87,8 @@ def main() -> None:
     base, encoder = train_clip_base(stills, clips, folder, options.still_steps, options.clip_steps, start)
     if "lora" not in wanted:
         return
-    lora = train_lora(base, encoder, build_student_scheduler(), clips, folder, options.lora_steps)
+    begun = read_published(options.start_lora) if options.start_lora else None
+    lora = train_lora(base, encoder, build_student_scheduler(), clips, folder, options.lora_steps, begun)
     if options.export is None:
         return
     place = options.export / "tiny-wan"

@@ -223,9 +223,19 @@ def train_lora(
     clips: ClipExamples,
     folder: Path,
     total: int,
+    earlier: dict[str, Tensor] | None = None,
     num_inference_steps: int = 8,
 ) -> dict[str, Tensor]:
     """Distils a LoRA with which the base makes one step where it alone makes two with CFG.
+
+    Arguments:
+        base, encoder: The base model and its text encoder.
+        scheduler: Whose sigmas the LoRA is for.
+        clips: What is learnt.
+        folder: Where the checkpoint is.
+        total: Steps.
+        earlier: A LoRA of an earlier base to go on from, by the names of diffusers; None means from nothing.
+        num_inference_steps: The steps that it is for.
 
     Returns:
         The LoRA's averaged weights, by the names of diffusers.
@@ -240,6 +250,8 @@ def train_lora(
     student.requires_grad_(False)
     student.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=list(LORA_TARGETS)))
     lora = _Trained(student)
+    if earlier is not None:
+        lora.load_state_dict({name.replace(".", "/"): tensor for name, tensor in earlier.items()})
     optimizer = torch.optim.AdamW(lora.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
     checkpoint = Checkpoint(folder / "lora.safetensors", {"lora": lora}, [optimizer], 0.99)
     _prepare(student)
@@ -252,7 +264,7 @@ def train_lora(
         unconditional, conditional = velocity.chunk(2)
         return unconditional + TEACHER_GUIDANCE * (conditional - unconditional)
 
-    for rng in steps("lora", checkpoint, total, 1.0, warmup=20):
+    for rng in steps("lora", checkpoint, total, 1.0 if earlier is None else GOING_ON_RATE, warmup=20):
         latents, captions, _ = clips.batch(rng, LORA_BATCH, 0.05)
         index = torch.randint(num_inference_steps, (LORA_BATCH,))
         start, end = (grid[place].view(-1, 1, 1, 1, 1) for place in (index, index + 1))

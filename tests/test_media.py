@@ -13,7 +13,17 @@ from vsf_cli import media
 from vsf_cli.clip_files import encode_clip
 from vsf_cli.errors import MediaError
 from vsf_cli.generate import Request
-from vsf_cli.media import FORMATS, read_frames, read_metadata, write_atomically, write_bytes, write_frames, write_picture
+from vsf_cli.media import (
+    FORMATS,
+    check_whole,
+    read_frames,
+    read_metadata,
+    read_middle,
+    write_atomically,
+    write_bytes,
+    write_frames,
+    write_picture,
+)
 from vsf_cli.metadata import describe, infotext, parse_infotext
 
 IMAGE = Image.new("RGB", (16, 8), (200, 30, 30))
@@ -213,6 +223,50 @@ def test_a_truncated_picture_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(MediaError):
         read_metadata(path)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("tail", [1, 8, 16, 40, 700, 1200])
+def test_a_picture_whose_end_is_zeros_is_one_line(tmp_path: Path, tail: int, format: str) -> None:
+    path = tmp_path / f"x{FORMATS[format][0]}"
+    write_picture(path, Image.effect_noise((128, 128), 90).convert("RGB"), format, None)
+    data = path.read_bytes()
+    check_whole(path, 1)
+    path.write_bytes(data[:-tail] + bytes(tail))
+    if format == "webp" and tail < 700:
+        return  # A lossy stream ends in bits that no pixel needs.
+    with pytest.raises(MediaError, match=r"cannot be read as a picture|cut off"):
+        check_whole(path, 1)
+
+
+@pytest.mark.parametrize("format", ["webm", "mp4", "gif", "webp"])
+def test_a_clip_that_was_cut_off_is_not_whole(tmp_path: Path, format: str) -> None:
+    frames = [Image.effect_noise((64, 48), 60).convert("RGB") for _ in range(9)]
+    path = tmp_path / f"x.{format}"
+    data = encode_clip(frames, 8, format, None)
+    path.write_bytes(data)
+    check_whole(path, 9)
+    for share in (0.5, 0.9, 0.97):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(MediaError):
+            check_whole(path, 9)
+
+
+def test_a_folder_is_whole_with_all_of_its_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path / "x", [Image.new("RGB", (8, 8))] * 3, None)
+    check_whole(tmp_path / "x", 3)
+    (tmp_path / "x" / "0001.png").unlink()
+    with pytest.raises(MediaError, match=r"0001\.png"):
+        check_whole(tmp_path / "x", 3)
+
+
+@pytest.mark.parametrize("format", ["webm", "mp4", "gif", "webp"])
+def test_the_middle_of_a_clip_is_read_alone(tmp_path: Path, format: str) -> None:
+    colors = ["black", "black", "red", "black", "black"]
+    path = tmp_path / f"x.{format}"
+    path.write_bytes(encode_clip([Image.new("RGB", (64, 48), color) for color in colors], 8, format, None))
+    red, *_ = read_middle(path, (5 // 2 - 0.25) / 8).getpixel((30, 20))  # type: ignore[misc]
+    assert red > 200
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

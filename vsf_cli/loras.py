@@ -1,8 +1,11 @@
 """LoRA files: how they are named, found and loaded, and refused if they do not fit."""
 
+import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ from typing import Any
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.hub import translated
 
-__all__ = ["BUILTIN", "Lora", "load_lora"]
+__all__ = ["BUILTIN", "Lora", "hashes_of", "load_lora"]
 
 BUILTIN = "builtin:"
 """The prefix of what ships with the package."""
@@ -65,6 +68,12 @@ class Lora:
             return Path(str(resources.files("vsf_cli") / "tiny" / "models" / self.place.removeprefix(BUILTIN)))
         return Path(self.place).expanduser()
 
+    @property
+    def file(self) -> Path | None:
+        """The safetensors file on this machine; None if it is the hub's."""
+        path = self.path / self.weight_name if self.weight_name else self.path
+        return self.path if self.path.is_file() else path if path.is_file() else None
+
     def check(self) -> None:
         """Looks whether a file that is meant to be on this machine is there.
 
@@ -74,6 +83,24 @@ class Lora:
         local = self.place.endswith(".safetensors") or self.place.startswith((".", "~", "/"))
         if local and not self.path.exists():
             raise ModelError(f"--lora '{self.place}': there is no such file")
+
+
+def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
+    """What says which LoRA files a picture was made with, whatever they are called and wherever they lie.
+
+    Returns:
+        The SHA-256 of each, as `lora_hashes`, None for those of the hub; nothing if all of them are.
+    """
+    files = [Lora.parse(text).file for text in loras]
+    found = [None if file is None else _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"lora_hashes": found} if any(found) else {}
+
+
+@cache
+def _hash(file: Path, size: int, changed: int) -> str:
+    """The SHA-256 of a file, which is read once for as long as its size and time are the same."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:

@@ -4,14 +4,19 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import weakref
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
@@ -23,6 +28,7 @@ from vsf_cli.batch.table import TableErrors, read_table
 from vsf_cli.cli import app
 from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
 from vsf_cli.media import read_metadata
+from vsf_cli.pipelines import Runtime
 from vsf_cli.ranges import Numbers
 
 ROOT = Path(__file__).parent.parent
@@ -64,6 +70,7 @@ def manifest(folder: str = "outputs/prompts") -> list[dict[str, str]]:
         ("a.jsonl", '\n{"prompt": "a bike", "neg": ["wheels"], "alpha": 2, "note": "x"}\n'),
         ("a.toml", '[[rows]]\nprompt = "a bike"\nnegative = "wheels"\nalpha = 2.0\nnote = "x"\n'),
         ("stdin", '{"prompt": "a bike", "neg": "wheels", "alpha": "2", "note": "x"}'),
+        ("-", '# mine\n\n[[rows]]\nprompt = "a bike"\nnegative = "wheels"\nalpha = 2.0\nnote = "x"\n'),
     ],
 )
 def test_every_kind_of_table(name: str, text: str) -> None:
@@ -97,6 +104,41 @@ def test_cells_with_newlines_quotes_and_commas_keep_their_lines() -> None:
     assert [(row.line, row.prompt, row.seeds) for row in rows] == [(2, 'a\nbike, "new"', (1, 3)), (5, "a tree", None)]
 
 
+def test_a_table_of_tabs_may_have_one_column_and_commas() -> None:
+    assert [row.prompt for row in read_table(Path("a.tsv"), "prompt\na bike, red\n")] == ["a bike, red"]
+
+
+def test_errors_of_cells_and_of_plans_are_said_together() -> None:
+    table = "prompt,alpha,size\n" + "a red bike,,100x96\n" + "a red bike,x,\n" * 60
+    found = batch(table=table, code=6).stderr.replace("\n", " ")
+    assert "has 61 errors" in found and "line 2, column size: width is 100, but must be a multiple of 8" in found
+    assert found.count("'x' is no number") == 49 and "has 11 more" in found
+
+
+def test_seeds_are_ranges_and_lists_and_none_where_there_are_none() -> None:
+    def seeds(table: str, name: str = "a.csv") -> list[Any]:
+        return [row.seeds for row in read_table(Path(name), table)]
+
+    assert seeds('prompt,seed\na,1:5:2\na,1-5 (+2)\na,"7,1..2"\na,18446744073709551615\na,-1\na,random\na,\n') == [
+        *[(1, 3, 5)] * 2,
+        (7, 1, 2),
+        (2**64 - 1,),
+        *[()] * 2,
+        None,
+    ]
+    assert seeds('{"prompt": "a", "seed": [1, "4..5"]}', "a.jsonl") == [(1, 4, 5)]
+    with pytest.raises(TableErrors, match="is no seed"):
+        seeds("prompt,seed\na,1:-5:-1\n")
+
+
+@pytest.mark.parametrize("seed", ["random", "-1"])
+def test_a_seed_that_is_none_does_not_keep_a_run_from_going_on(seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maker, "generate_together", drawn)
+    first = batch("--seed", seed).stdout.split()
+    assert len(first) == 3 and batch("--seed", seed).stdout == ""
+    assert [item.request.seed for item in planned("prompt,seed\na red bike,-1\n", alpha=Numbers([1]))]
+
+
 def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
     table = "prompt,alpha,steps,name,mask\na,x,1.5,../up,maybe\n,1,2,,\na,1,2,,,\na,1,2,/abs,\n"
     with pytest.raises(TableErrors) as found:
@@ -121,6 +163,8 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
         ("prompt\na\0b\n", "NUL"),
         ("prompt\n" + "a" * 100_001 + "\n", "100001 characters"),
         ("prompt,width\na,64\n", "both width and height"),
+        ('prompt,width,height\na,"64,96",64\n', "column width: it has 2 numbers, but must have one"),
+        ("prompt,name\na," + "b/" * 600 + "c\n", "name fewer folders"),
         ("prompt,name\na,.hidden\n", "begins with a dot"),
         ("prompt,name\na," + "é" * 101 + "\n", "longer than 200 bytes"),
     ],
@@ -176,10 +220,137 @@ def test_no_cell_leads_out_of_the_folder(cells: list[tuple[str, str, str]], quot
         assert path != folder and path.is_relative_to(folder) and len(path.name.encode()) <= 255
 
 
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.text(max_size=200), st.lists(nasty, min_size=1, max_size=3).map("prompt,name,neg\na red bike,".__add__("{}").format)
+    ),
+    st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.toml"]),
+    st.booleans(),
+)
+def test_any_table_ends_with_a_code_and_stays_in_its_folder(here: Path, text: str, name: str, dry: bool) -> None:
+    """Through the command line, with pictures that no model makes."""
+    before = {path for path in here.rglob("*") if "run" not in path.parts and "cache" not in path.parts}
+    (here / name).write_text(text, "utf-8", errors="replace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maker, "load_for", lambda *_: AnyPipe())
+        patch.setattr(maker, "generate_together", drawn)
+        options = ["--dry-run"] if dry else []
+        result = CliRunner().invoke(app, ["batch", name, "-o", "run", "--steps", "2", *options])
+    assert result.exit_code in (0, 3, 6) and isinstance(result.exception, (SystemExit, type(None))), result.output
+    after = {path for path in here.rglob("*") if "run" not in path.parts and "cache" not in path.parts}
+    assert after - before <= {here / name} and not (dry and (here / "run" / "manifest.jsonl").exists())
+    shutil.rmtree(here / "run", ignore_errors=True)
+
+
+def test_one_table_mixes_pictures_and_clips_and_loads_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, genuine = [], maker.load_for
+    monkeypatch.setattr(maker, "load_for", lambda request, *rest: loaded.append(request.model) or genuine(request, *rest))
+    presets = ["tiny-sd3-turbo", "tiny-wan-causvid"]
+    rows = "".join(f"a red car on a road,{preset},{seed},32x32,5\n" for seed in (1, 2) for preset in presets)
+    paths = batch(table=f"prompt,preset,seed,size,frames\n{rows}").stdout.split()
+    assert sorted(Path(path).suffix for path in paths) == [".mp4", ".mp4", ".png", ".png"]
+    assert sorted(loaded) == ["builtin:tiny-sd3-turbo", "builtin:tiny-wan"]
+    assert all(read_metadata(Path(path)).description for path in paths)
+
+
+def test_a_text_is_encoded_once_for_all_of_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[str] = Counter()
+    genuine = maker.load_for
+
+    def watched(*arguments: Any) -> Any:
+        pipe = genuine(*arguments)
+        for name in ("text_encoder", "text_encoder_3"):
+            getattr(pipe, name).register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
+            encoder = getattr(pipe, name)
+            forward = encoder.forward
+            monkeypatch.setattr(
+                encoder,
+                "forward",
+                lambda *a, forward=forward, name=name, **k: calls.update([f"{name} ran"]) or forward(*a, **k),
+            )
+        return pipe
+
+    monkeypatch.setattr(maker, "load_for", watched)
+    batch(table="prompt,neg,seed\na red car,wheels,1..4\n")
+    for name in ("text_encoder", "text_encoder_3"):
+        assert calls[name] == 8 and calls[f"{name} ran"] == 2, "the prompt and the negative, once each"
+
+
 def test_what_planning_refuses_is_said_with_the_columns_own_name() -> None:
     rows = read_table(Path("a.csv"), "prompt,neg\na bike,wheels:-2\na car,wheels\n")
     with pytest.raises(TableErrors, match="line 2, column neg: "):
         items_of("a.csv", rows, {})
+
+
+@pytest.mark.parametrize("preset", ["tiny-sd3-turbo", "tiny-wan-causvid"])
+@pytest.mark.parametrize("name", ["manifest.csv", "Manifest-1of2.jsonl", "index.html", "sheet-1.png", "sheet-2", "x.png.json"])
+def test_the_runs_own_files_are_no_names(preset: str, name: str) -> None:
+    table = f"prompt,name,preset,format\na red car,{name},{preset},{'frames' if 'wan' in preset else ''}\n"
+    try:
+        (item,) = planned(table)
+    except RequestError as error:
+        assert "is a file of the run itself" in str(error)
+    else:
+        assert item.name not in ("manifest.csv", "index.html", "sheet-1.png") and not item.name.endswith(".json")
+
+
+def test_a_file_of_one_row_is_no_folder_of_another() -> None:
+    with pytest.raises(TableErrors, match=r"line 3, column name: 'a.png' is a file of line 2, and can be no folder, too"):
+        planned("prompt,name\na red bike,a\na red car,a.png/b\n")
+    with pytest.raises(TableErrors, match=r"line 3, column name: line 2 has the name 'a' too"):
+        planned("prompt,name\na red bike,a\na red car,a.png\n")
+
+
+def test_the_ending_of_a_name_is_that_of_the_format() -> None:
+    table = "prompt,file_name,format\na red bike,one.png,\na red car,two.JPG,webp\na tree,three.5,jpeg\n"
+    assert [item.name for item in planned(table)] == ["one.png", "two.webp", "three.5.jpg"]
+    assert [item.format for item in planned(table)] == ["png", "webp", "jpeg"]
+
+
+@pytest.mark.parametrize("option", [[], ["--dry-run"]])
+@pytest.mark.parametrize("folder", ["x" * 300, "x/" * 2500, "prompts.csv"])
+def test_a_folder_that_cannot_be_is_one_line(folder: str, option: list[str]) -> None:
+    assert "with -o" in batch("-o", folder, *option, code=1).stderr.replace("\n", " ")
+
+
+def test_the_rate_of_clips_is_their_own_or_that_of_the_run() -> None:
+    table = "prompt,preset,crf,frames\na red car,tiny-wan-causvid,20,5\na red car,tiny-wan-causvid,,5\na red car,,,\n"
+    assert [item.crf for item in planned(table, crf=Numbers([30]))] == [20, 30, None]
+    swept = planned("prompt,preset\na red car,tiny-wan-causvid\n", crf=Numbers([20, 30]))
+    assert [item.crf for item in swept] == [20, 30] and len({item.name for item in swept}) == 2
+    for cell in ("99", '"20,99"'):
+        with pytest.raises(TableErrors, match="column crf: --crf is 99, but must be 0 to 51 for mp4"):
+            planned(f"prompt,preset,crf\na red car,tiny-wan-causvid,{cell}\n")
+    with pytest.raises(TableErrors, match="--crf is for mp4 and webm"):
+        planned("prompt,crf\na red bike,20\n")
+    with pytest.raises(RequestError, match="makes no such clip"):
+        planned(TABLE, crf=Numbers([20]))
+
+
+def test_loras_are_known_by_what_is_in_them(here: Path) -> None:
+    def ids(*folders: str) -> list[str]:
+        return [item.id for folder in folders for item in planned(f"prompt,lora,seed\na red bike,{folder}/a.safetensors,1\n")]
+
+    for folder, content in [("one", b"1"), ("two", b"2"), ("three", b"1")]:
+        (here / folder).mkdir()
+        (here / folder / "a.safetensors").write_bytes(content)
+    first, second, third = ids("one", "two", "three")
+    assert first == third != second
+    (here / "one" / "a.safetensors").write_bytes(b"22")
+    assert ids("one") != [first]
+
+
+def test_a_sweep_is_made_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def counting(pipe: Any, requests: Any, *_: Any, **__: Any) -> Any:
+        made.append(len(requests))
+        return drawn(pipe, requests)
+
+    monkeypatch.setattr(maker, "generate_together", counting)
+    batch("--batch-size", "3", "--beta", "0,1", table=TABLE.replace("2,y", ",y"))
+    assert made == [3, 3]
 
 
 def test_ids_depend_on_what_is_asked_alone() -> None:
@@ -289,6 +460,58 @@ def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) 
     assert len(batch("--retry-failed").stdout.split()) == 1 and [row["status"] for row in manifest()] == ["done"] * 3
 
 
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ('{"prompt": "a red bike on a road", "negative": "%s"}' % ("wheels " * 11_000), ["--format", "jpeg"], "EXIF"),
+        ('{"prompt": "a red car", "negative": "wheels\\u0000", "preset": "tiny-wan-causvid", "frames": 5}', [], "mp4"),
+    ],
+    ids=["jpeg", "mp4"],
+)
+def test_what_a_format_cannot_hold_fails_alone(
+    table: str, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maker, "generate_together", drawn)
+    monkeypatch.setattr(maker, "load_for", lambda *_: AnyPipe())
+    Path("rows.jsonl").write_text(f'{table}\n{{"prompt": "a tree on sand"}}\n')
+    found = CliRunner().invoke(app, ["batch", "rows.jsonl", "--steps", "2", *options])
+    assert found.exit_code == 3 and message in found.stderr and len(found.stdout.split()) == 1, found.output
+    assert [row["status"] for row in manifest("outputs/rows")] == ["failed", "done"]
+
+
+class AnyPipe:
+    """Stands where a pipeline would, and holds itself as those with hooks do."""
+
+    def __init__(self, device: str = "cpu") -> None:
+        self.components: dict[str, Any] = {}
+        self._execution_device, self.transformer, self.itself = torch.device(device), torch.nn.Module(), self
+        self.transformer.blocks = torch.nn.ModuleList()
+
+
+def drawn(_: Any, requests: Any, *__: Any, **___: Any) -> list[Any]:
+    """Pictures and clips of one color, without a model."""
+    from PIL import Image
+
+    from vsf_cli.generate import Result
+
+    frames = [(request.num_frames or 1) - request.drop_frames for request in requests]
+    return [
+        Result((Image.new("RGB", (32, 32), (request.seed % 256, 0, 0)),) * count, request, 0, 0, 0.1)
+        for request, count in zip(requests, frames, strict=True)
+    ]
+
+
+def test_any_other_error_of_one_is_kept_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
+        if "tree" in requests[0].prompt:
+            raise IndexError("list index\nout of range")
+        return drawn(pipe, requests)
+
+    monkeypatch.setattr(maker, "generate_together", failing)
+    batch(code=3)
+    assert [row["error"] for row in manifest()] == ["", "IndexError: list index out of range", ""]
+
+
 def test_fail_fast_stops_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise PictureError("no")
@@ -318,6 +541,53 @@ def test_memory_that_does_not_suffice_for_a_batch_may_suffice_for_a_smaller_one(
     assert [line["how"] for line in lines] == [f"in a batch of {size}" for size in (2, 2, 1, 2, 2, 1)]
 
 
+def test_what_did_not_fit_is_let_go_before_the_next_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipes: list[weakref.ref[AnyPipe]] = []
+
+    def load(*_: Any) -> Any:
+        assert all(pipe() is None for pipe in pipes), "the one before is still held"
+        if len(pipes) == 1:
+            pipes.append(weakref.ref(AnyPipe()))
+            raise torch.OutOfMemoryError("while loading")
+        pipe = AnyPipe("cuda")
+        pipes.append(weakref.ref(pipe))
+        return pipe
+
+    def short(pipe: Any, requests: Any, *_: Any, **__: Any) -> Any:
+        if len(pipes) < 3:
+            raise OutOfMemory("out of memory")
+        return drawn(pipe, requests)
+
+    monkeypatch.setattr(maker, "load_for", load)
+    monkeypatch.setattr(maker, "device_named", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(maker, "generate_together", short)
+    batch("--offload", "none", table="prompt\na red bike\na tree\n")
+    lines = [json.loads(line) for line in Path("outputs/prompts/manifest.jsonl").read_text().splitlines()]
+    assert [line["how"] for line in lines] == ["offload group"] * 2 and len(pipes) == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "used", "after"),
+    [
+        ("auto", "none", "model"),
+        ("auto", "model", "group"),
+        ("group", "group", "sequential"),
+        ("auto", "sequential", None),
+        ("auto", "cpu", None),
+        ("model", None, "group"),
+        ("auto", None, "model"),
+    ],
+)
+def test_the_next_level_follows_the_one_in_use(
+    asked: str, used: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maker, "device_named", lambda _: torch.device("cuda"))
+    found = maker.next_offload(Runtime(offload=asked), used)
+    assert (found.offload if found else None) == after
+    monkeypatch.undo()
+    assert maker.next_offload(Runtime("cpu", "none"), None) is None
+
+
 def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     genuine, loaded = maker.generate_together, []
 
@@ -335,7 +605,7 @@ def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPa
     levels = iter(["model", "group"])
     monkeypatch.setattr(maker, "load_for", load)
     monkeypatch.setattr(maker, "generate_together", short)
-    monkeypatch.setattr(maker, "_next_offload", lambda runtime: maker.replace(runtime, offload=next(levels)))
+    monkeypatch.setattr(maker, "next_offload", lambda runtime, _: maker.replace(runtime, offload=next(levels)))
     assert len(batch(table="prompt\na red bike\n").stdout.split()) == 1 and loaded == ["auto", "model", "group"]
 
 
@@ -357,6 +627,7 @@ def test_shards_are_disjoint_and_together_the_whole() -> None:
 def test_slurms_arrays_are_found() -> None:
     variables = {"SLURM_ARRAY_TASK_ID": "12", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "4"}
     assert Shard.parse("auto", variables) == Shard(3, 4)
+    assert Shard.parse("auto", {**variables, "SLURM_ARRAY_TASK_STEP": "2"}) == Shard(2, 4)
     with pytest.raises(RequestError, match="finds no SLURM array"):
         Shard.parse("auto", {})
     with pytest.raises(RequestError, match="must be one of"):
@@ -392,25 +663,35 @@ def process(*arguments: str) -> "subprocess.Popen[bytes]":
 
 
 def test_a_run_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(here: Path) -> None:
-    table = "prompt,neg,seed\na red bike on a road,wheels,1..40\n"
-    batch("-o", "whole", table=table)
-    chance = random.Random(int(os.environ.get("KILLS_SEED", "0")))
-    folder = here / "killed"
-    for _ in range(int(os.environ.get("KILLS", "4"))):
-        running = process("-o", "killed")
-        before = len(list(folder.glob("*.png")))
-        limit = time.monotonic() + 60
-        wanted = before + chance.randint(0, 4)
-        while len(list(folder.glob("*.png"))) < wanted and running.poll() is None and time.monotonic() < limit:
-            os.sched_yield()
-        running.send_signal(signal.SIGKILL)
-        running.communicate()
-    last = process("-o", "killed")
-    _, talk = last.communicate(timeout=120)
-    assert last.returncode == 0, talk
+    """At moments that are uniform over the length of a whole run: KILLS=30 in the environment for as many."""
+    (here / "prompts.csv").write_text("prompt,neg,seed\na red bike on a road,wheels,1..40\n")
+    started = time.monotonic()
+    process("-o", "whole").communicate()
+    length = time.monotonic() - started
     whole = {path.name: path.read_bytes() for path in (here / "whole").glob("*.png")}
-    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == whole and len(whole) == 40
-    assert not list(folder.glob(".vsf-*")) and [row["status"] for row in manifest("killed")] == ["done"] * 40
+    assert len(whole) == 40
+    chance = random.Random(int(os.environ.get("KILLS_SEED", "0")))
+    folder, kills, ends = here / "killed", 0, 0
+    while kills < int(os.environ.get("KILLS", "3")) or folder.exists():
+        running = process("-o", "killed")
+        try:
+            wanted = kills < int(os.environ.get("KILLS", "3"))
+            _, talk = running.communicate(timeout=chance.uniform(0, length) if wanted else 120)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.communicate()
+            kills += 1
+            continue
+        assert running.returncode == 0, talk
+        check_as_undisturbed(folder, whole)
+        shutil.rmtree(folder)
+        ends += 1
+    print(f"{kills} kills, {ends} runs to the end; an undisturbed one took {length:.1f} s")
+
+
+def check_as_undisturbed(folder: Path, whole: dict[str, bytes]) -> None:
+    assert {path.name: path.read_bytes() for path in folder.glob("*.png")} == whole
+    assert not list(folder.glob(".vsf-*")) and [row["status"] for row in manifest(str(folder))] == ["done"] * len(whole)
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines() if line.endswith("}")]
     assert len({line["id"] for line in lines}) == len(lines), "no picture was made twice"
 
@@ -429,6 +710,38 @@ def test_ctrl_c_finishes_the_picture_at_hand(here: Path) -> None:
     assert [row["status"] for row in manifest()].count("done") == len(made)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_twice_stops_at_once(here: Path, workers: int) -> None:
+    Path("prompts.csv").write_text("prompt,seed\na red bike,1..500\n")
+    running = process("--workers", str(workers))
+    folder, limit = here / "outputs" / "prompts", time.monotonic() + 120
+    while len(list(folder.glob("*.png"))) < 2 and time.monotonic() < limit:
+        os.sched_yield()
+    children = [child for child in psutil.Process(running.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(children) == (workers if workers > 1 else 0)
+    running.send_signal(signal.SIGINT)
+    assert running.stderr is not None
+    while b"Ctrl-C again" not in running.stderr.readline():
+        pass
+    running.send_signal(signal.SIGINT)
+    _, talk = running.communicate(timeout=60)
+    assert running.returncode == 130 and b"Traceback" not in talk
+    assert all(not child.is_running() or child.status() == psutil.STATUS_ZOMBIE for child in children)
+    made = list(folder.glob("*.png"))
+    assert 2 <= len(made) < 500 and not (folder / "manifest.csv").exists() and not (folder / "index.html").exists()
+    assert all(read_metadata(path).description for path in made) and not list(folder.glob(".vsf-*"))
+    found = json.loads(CliRunner().invoke(app, ["batch", "prompts.csv", "--steps", "2", "--dry-run", "--json"]).stdout)
+    assert found["done"] == len(made)
+
+
+def test_a_file_that_was_deleted_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maker, "generate_together", drawn)
+    first, *_ = batch().stdout.split()
+    Path(first).unlink()
+    batch("--shard", f"{2 if Shard(1, 2).holds(planned(TABLE, steps=Numbers([2]))[0]) else 1}/2")
+    assert [row["status"] for row in manifest()] == ["left", "done", "done"]
+
+
 def test_words_are_replaced_in_every_row() -> None:
     table = "prompt,neg,name\na red bike on a road,wheels,bike\na red car on grass,wheels,car\n"
     batch("--sr", "Red=>blue,green", "--sr", "wheels=>wheels", "--seed", "1", "--sheet", table=table)
@@ -440,6 +753,11 @@ def test_words_are_replaced_in_every_row() -> None:
     found = read_metadata(Path("outputs/prompts/bike-green-wheels.png")).description
     assert found is not None and found["request"]["prompt"] == "a green bike on a road"
     assert Path("outputs/prompts/sheet-1.png").is_file()
+
+
+def test_words_are_replaced_in_the_negative_of_the_command_line() -> None:
+    batch("-n", "wheels", "--sr", "wheels=>door,windows", "--dry-run", table="prompt,neg\na red car,\na bike,wheels\n")
+    assert "is neither in its prompt" in batch("-n", "roof", "--sr", "wheels=>doors", "--dry-run", code=6).stderr
 
 
 def test_what_cannot_be_replaced_is_said() -> None:

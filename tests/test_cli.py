@@ -2,8 +2,12 @@
 
 import ast
 import contextlib
+import functools
+import hashlib
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +18,16 @@ from unittest.mock import Mock
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+import vsf_cli
 from vsf_cli import cli
 from vsf_cli.cli import app
 from vsf_cli.errors import OutOfMemory, VSFError
 from vsf_cli.media import read_metadata
+from vsf_cli.terminal import Talk
 
 ROOT = Path(__file__).parent.parent
 BIKE = ["image", "a red bike on a road", "--seed", "1"]
@@ -88,6 +96,90 @@ def test_a_file_is_made_again_from_itself(here: Path) -> None:
     description = read_metadata(here / "v.png").description
     assert description is not None and description["request"]["negative"] == ["basket"]
     assert (description["request"]["parameters"]["alpha"], description["request"]["parameters"]["stop"]) == (1, 0.5)
+
+
+def test_what_was_a_file_is_asked_for(here: Path) -> None:
+    folder = Path(vsf_cli.__file__).parent / "tiny" / "models"
+    shutil.copytree(folder / "tiny-wan", here / "mine" / "model")
+    shutil.copy(next(folder.glob("tiny-wan-*lora.safetensors")), here / "mine" / "few.safetensors")
+    own = ["-m", "mine/model", "--lora", "mine/few.safetensors:0.5"]
+    clip = ["--frames", "5", "--steps", "2", "--size", "32x32", "--seed", "1", "--format", "webp"]
+    found = vsf("video", "a red car", *own, *clip, "-o", "x.webp")
+    assert found.exit_code == 0, found.output
+    description = read_metadata(here / "x.webp").description
+    assert description is not None and "mine" not in json.dumps(description)
+    digest = hashlib.sha256((here / "mine" / "few.safetensors").read_bytes()).hexdigest()
+    assert description["lora_hashes"] == [digest] and description["request"]["loras"] == ["few.safetensors:0.5"]
+
+    found = vsf("again", "x.webp", "-m", "mine/model")
+    assert found.exit_code == 6 and f"'few.safetensors', SHA-256 {digest[:12]}: say where it is with --lora" in said(found)
+    found = vsf("again", "x.webp", "--lora", "mine/few.safetensors:0.5")
+    assert found.exit_code == 4 and "name it with -m" in said(found)
+    found = vsf("again", "x.webp", *own, "-o", "y.webp")
+    assert found.exit_code == 0 and "everything is as when it was made" in found.stderr, found.output
+    assert (here / "x.webp").read_bytes() == (here / "y.webp").read_bytes()
+
+    weights = here / "mine" / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    options = ["--fps", "4", "--frames", "9", "--shift", "2", "--drop-frames", "1", "--dry-run"]
+    changes = said(vsf("again", "x.webp", *own, *options))
+    for change in ("fps: 16 -> 4", "num_frames: 5 -> 9", "-> 2.0", "drop_frames: 0 -> 1", "model_hash: "):
+        assert change in changes, changes
+
+
+def said(found: Any) -> str:
+    return " ".join(found.stderr.split())
+
+
+def test_another_device_is_said(here: Path) -> None:
+    assert vsf(*BIKE, "--steps", "2", "-o", "x.webp", "--sidecar").exit_code == 0
+    plain = json.loads((here / "x.webp.json").read_text())
+    (here / "y.json").write_text(json.dumps({**plain, "device": "cuda"}))
+    assert "device: cuda -> cpu" in vsf("again", "y.json", "--dry-run").stderr
+    assert "is for clips, but the file is a picture" in said(vsf("again", "y.json", "--fps", "4"))
+
+
+def test_what_others_wrote_is_read_by_its_grammar(here: Path) -> None:
+    told = PngInfo()
+    pairs = 'Steps: 20, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1, Size: 8x8, Lora hashes: "a: 12, b: 34", Odd: "\\x"'
+    told.add_text("parameters", f"a bike, (red:1.2)\non a road\nNegative prompt: wheels,\nblurry\n{pairs}")
+    Image.new("RGB", (8, 8)).save(here / "x.png", pnginfo=told)
+    lines = dict(
+        line.split(maxsplit=1) for line in vsf("info", "x.png").stdout.splitlines() if not line.startswith(("on", "bl"))
+    )
+    assert lines["prompt"] == "a bike, (red:1.2)" and lines["negative"] == "wheels," and lines["Steps"] == "20"
+    found = json.loads(vsf("info", "x.png", "--json").stdout)
+    assert (found["vsf"], found["prompt"], found["negative"]) == (None, "a bike, (red:1.2)\non a road", "wheels,\nblurry")
+    assert found["pairs"]["Sampler"] == "DPM++ 2M" and found["pairs"]["Lora hashes"] == "a: 12, b: 34"
+    assert found["pairs"]["Odd"] == '"\\x"'
+
+
+def test_clips_are_swept_over_how_they_are_played_and_encoded(here: Path) -> None:
+    clip = ["a red car", "--frames", "5", "--steps", "2", "--size", "32x32", "--seed", "1"]
+    found = vsf("video", *clip, "--fps", "4,8", "--crf", "10,40", "-o", "out/")
+    assert found.exit_code == 0, found.output
+    names = [f"a-red-car-1-fps{fps}-crf{crf}.mp4" for fps in (4, 8) for crf in (10, 40)]
+    assert sorted(Path(path).name for path in found.stdout.split()) == sorted(names)
+    sizes = [(here / "out" / name).stat().st_size for name in names]
+    assert sizes[0] > sizes[1] and sizes[2] > sizes[3]
+    assert "must be 0 to 51" in said(vsf("video", *clip, "--crf", "10,99", "--dry-run"))
+    found = vsf("video", *clip, "--drop-frames", "0,1", "--dry-run", "--json")
+    assert [json.loads(line)["drop_frames"] for line in found.stdout.splitlines()] == [0, 1]
+
+
+def test_what_is_left_is_told_even_where_one_takes_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    talk = Talk()
+    talk.console = Console(file=sys.stderr, force_terminal=True, get_time=lambda: clock[0])
+    with talk.progress("pictures") as (pictures,):
+        assert isinstance(pictures, functools.partial)
+        bar = pictures.args[0]
+        for done in range(1, 4):
+            clock[0] += 100
+            pictures(done, 10)
+        assert bar.tasks[0].time_remaining == 700
 
 
 @pytest.mark.parametrize(

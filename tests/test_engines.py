@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import queue
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ import psutil
 import pytest
 
 import vsf_cli.batch.engines as engines
-from vsf_cli.batch.engines import MOST_DEATHS, Watching, engine_named, local, on_ray, work_of
+from vsf_cli.batch.engines import KILLED, MOST_DEATHS, Watching, engine_named, local, on_ray, work_of
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.maker import Maker
+from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.batch.table import read_table
 from vsf_cli.errors import RequestError, VSFError
 
@@ -65,11 +66,37 @@ def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, alone: dict[str,
 def test_processes_that_die_again_and_again_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_make", _dies)
     with pytest.raises(VSFError, match=f"workers died {MOST_DEATHS} times"):
-        list(local(Maker(tmp_path), some_items(2), 2, None, Watching()))
+        list(local(Maker(tmp_path), some_items(12), 2, None, Watching()))
 
 
 def _dies(items: list[Item]) -> None:
     os._exit(9)
+
+
+def test_what_kills_its_worker_twice_fails_and_the_others_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "_make", _dies_of_the_third)
+    items = some_items(6)
+    outcomes = {outcome.item.id: outcome.error for outcome in local(Maker(tmp_path), items, 2, None, Watching())}
+    assert [outcomes[item.id] for item in items] == [None, None, KILLED, None, None, None]
+
+
+def _dies_of_the_third(items: list[Item]) -> list[Outcome]:
+    if any(item.request.seed == 3 for item in items):
+        os._exit(9)
+    return [Outcome(item, None, 0.0) for item in items]
+
+
+@pytest.mark.parametrize(("gpus", "visible"), [(["0", "1"], "1"), (["5"], "5"), ([], "none")])
+def test_processes_share_the_gpus_that_there_are(
+    gpus: list[str], visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(engines, "_WORKER", [])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none")
+    numbers: queue.Queue[int] = queue.Queue()
+    numbers.put(3)
+    engines._begin(Maker(tmp_path), numbers, gpus)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
 def test_a_run_that_is_stopped_begins_nothing_more(tmp_path: Path) -> None:

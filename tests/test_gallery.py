@@ -19,7 +19,7 @@ from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.table import Row, read_table
 from vsf_cli.cli import app
 from vsf_cli.clip_files import encode_clip
-from vsf_cli.media import read_frames, write_bytes, write_frames, write_picture
+from vsf_cli.media import read_middle, write_bytes, write_frames, write_picture
 from vsf_cli.ranges import Numbers
 from vsf_cli.replacing import Replacement
 
@@ -79,6 +79,15 @@ def test_filters_and_axes_choose_what_is_shown(browser: Any, page: Path) -> None
     assert len(browser.find_elements("css selector", ".flow .cell")) == 6
     choose(browser, "#words", "bike")
     assert browser.find_element("id", "count").text == "0 of 12"
+
+
+def test_a_column_of_many_values_is_filtered_by_its_text(browser: Any, tmp_path: Path) -> None:
+    items, rows = two_items("prompt,note\n" + "".join(f"a red bike,Note {number} of many\n" for number in range(70)))
+    (tmp_path / "index.html").write_text(gallery(tmp_path, items, rows, {}), "utf-8")
+    browser.get((tmp_path / "index.html").as_uri())
+    assert not browser.find_elements("css selector", "select[name=note]")
+    choose(browser, "input[name=note]", "note 6")
+    assert browser.find_element("id", "count").text == "11 of 70"
 
 
 def test_a_click_enlarges_and_two_are_compared(browser: Any, page: Path) -> None:
@@ -168,6 +177,9 @@ def test_what_failed_or_is_not_made_has_a_place(browser: Any, tmp_path: Path) ->
     write_gallery(tmp_path, items, rows, {items[0].key: {"status": "failed", "error": "out of memory"}})
     browser.get((tmp_path / "index.html").as_uri())
     assert texts(browser, ".cell .none") == ["out of memory", "not made yet"]
+    choose(browser, "#status", "failed")
+    assert texts(browser, ".cell .none") == ["out of memory"]
+    choose(browser, "#status", "")
     browser.find_elements("css selector", ".cell")[1].click()
     assert texts(browser, "#sides .none") == ["not made yet"] and not texts(browser, "#sides code, #sides img")
 
@@ -194,7 +206,7 @@ def test_clips_have_a_picture_and_play_when_enlarged(browser: Any, tmp_path: Pat
 def test_thumbnails_are_made_once_unless_the_picture_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items, rows = two_items()
     read: list[str] = []
-    monkeypatch.setattr(galleries, "read_frames", lambda path: read.append(path.name) or read_frames(path))
+    monkeypatch.setattr(galleries, "read_middle", lambda path, at: read.append(path.name) or read_middle(path, at))
     for item in items:
         write_picture(tmp_path / item.name, Image.new("RGB", (20, 20), "red"), "png", None)
     write_gallery(tmp_path, items, rows, {})

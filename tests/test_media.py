@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ from vsf_cli import media
 from vsf_cli.clip_files import encode_clip
 from vsf_cli.errors import MediaError
 from vsf_cli.generate import Request
-from vsf_cli.media import FORMATS, read_frames, read_metadata, write_atomically, write_bytes, write_frames, write_picture
+from vsf_cli.media import (
+    FORMATS,
+    check_whole,
+    read_frames,
+    read_metadata,
+    read_middle,
+    write_atomically,
+    write_bytes,
+    write_frames,
+    write_picture,
+)
 from vsf_cli.metadata import describe, infotext, parse_infotext
 
 IMAGE = Image.new("RGB", (16, 8), (200, 30, 30))
@@ -42,21 +53,23 @@ METHOD_FIELDS = st.one_of(
     ),
     st.tuples(st.just("nag"), st.fixed_dictionaries({"scale": numbers, "tau": st.floats(0.1, 9), "padding": st.booleans()})),
     st.tuples(st.just("nasa"), st.fixed_dictionaries({"alpha": numbers})),
+    st.tuples(st.just("wef"), st.fixed_dictionaries({"alpha": numbers, "padding": st.booleans()})),
+    st.tuples(st.just("cfg"), st.just({})),
     st.tuples(st.just("none"), st.just({})),
 )
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "prompt": lines,
     "model": st.sampled_from(["builtin:tiny-sd3-turbo", "stabilityai/stable-diffusion-3.5-large-turbo"]),
     "seed": st.integers(0, 2**64 - 1),
-    # A colon may begin a weight, which not every method knows.
-    "negative": st.lists(text.map(lambda words: words.replace(":", "")).filter(str.strip), max_size=3).map(tuple),
+    # A plain colon may begin a weight, which not every method knows.
+    "negative": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=3).map(tuple),
     "num_inference_steps": st.integers(1, 100),
     "guidance_scale": st.floats(0, 1),
     "width": st.one_of(st.none(), st.integers(1, 256).map(lambda count: 16 * count)),
     "height": st.one_of(st.none(), st.integers(1, 256).map(lambda count: 16 * count)),
     "max_sequence_length": st.integers(1, 512),
     "num_frames": st.one_of(st.none(), st.integers(9, 81)),
-    "drop_frames": st.just(0),
+    "drop_frames": st.integers(0, 8),
     "fps": st.one_of(st.none(), st.integers(1, 60)),
     "dtype": st.sampled_from(["float32", "bfloat16"]),
     "loras": st.lists(text, max_size=2).map(lambda names: tuple(name.replace("/", "-").replace("\\", "-") for name in names)),
@@ -68,9 +81,16 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "vae_tiling": st.booleans(),
     "preset": st.one_of(st.none(), text),
 }
-requests = st.builds(
-    lambda method, **fields: Request(method=method[0], parameters=method[1], **fields), method=METHOD_FIELDS, **FIELDS
-)
+
+
+def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
+    """A request whose fields go together: pictures drop no frames, and CFG alone has a scale above 1."""
+    fields["drop_frames"] = fields["drop_frames"] if fields["num_frames"] else 0
+    fields["guidance_scale"] += 2 if method[0] == "cfg" else 0
+    return Request(method=method[0], parameters=method[1], **fields)
+
+
+requests = st.builds(drawn, method=METHOD_FIELDS, **FIELDS)
 hard = st.sampled_from(
     [
         'a "bike", red: fast',
@@ -134,6 +154,31 @@ def test_the_text_is_read_by_the_grammar_of_a1111(prompt: str, negative: str | N
     assert (parameters.get("VSF alpha") == "3") == bool(negative)
     if prompt.isalnum():
         assert found_prompt == prompt
+
+
+KEY = r"\w[\w \-/]+"
+BARE, QUOTED = r"[^,\n:]*", r'"(?:[^"\\\n]|\\.)*"'
+PAIR = rf"{KEY}: (?:{QUOTED}|{BARE})"
+GRAMMAR = re.compile(
+    rf"(?P<prompt>.*?)(?:\nNegative prompt: (?P<negative>.*?))?\n(?P<pairs>{PAIR}(?:, {PAIR})*)",
+    re.DOTALL,
+)
+"""A1111's grammar as a whole, written from its description; not our own reader, which is lenient."""
+
+
+@given(prompt=st.one_of(lines, hard), negative=st.one_of(st.none(), text, hard), seed=st.integers(0, 2**64 - 1))
+@settings(max_examples=150, deadline=None)
+def test_the_text_is_a_sentence_of_the_grammar_of_a1111(prompt: str, negative: str | None, seed: int) -> None:
+    request = Request(prompt, "owner/a model, v1: x", seed, (negative,) if negative else (), parameters={"alpha": 3.25})
+    found = GRAMMAR.fullmatch(infotext(description(request)))
+    assert found and "\n" not in found["pairs"]
+    pairs = dict(re.findall(rf"({KEY}): ({QUOTED}|{BARE})(?:, |$)", found["pairs"]))
+    assert pairs["Steps"] == "8" and pairs["Seed"] == str(seed) and pairs["Size"] == "16x8" and len(pairs) >= 3
+
+    def kept(words: str) -> str:
+        return "".join(re.findall(r"[^\W_]", re.sub(r"(?i)negative prompt|steps", "", words)))
+
+    assert kept(found["prompt"]) == kept(prompt) and kept(found["negative"] or "") == kept(negative or "")
 
 
 @given(prompt=st.one_of(lines, hard), negative=st.one_of(text, hard))
@@ -213,6 +258,50 @@ def test_a_truncated_picture_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(MediaError):
         read_metadata(path)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("tail", [1, 8, 16, 40, 700, 1200])
+def test_a_picture_whose_end_is_zeros_is_one_line(tmp_path: Path, tail: int, format: str) -> None:
+    path = tmp_path / f"x{FORMATS[format][0]}"
+    write_picture(path, Image.effect_noise((128, 128), 90).convert("RGB"), format, None)
+    data = path.read_bytes()
+    check_whole(path, 1)
+    path.write_bytes(data[:-tail] + bytes(tail))
+    if format == "webp" and tail < 700:
+        return  # A lossy stream ends in bits that no pixel needs.
+    with pytest.raises(MediaError, match=r"cannot be read as a picture|cut off"):
+        check_whole(path, 1)
+
+
+@pytest.mark.parametrize("format", ["webm", "mp4", "gif", "webp"])
+def test_a_clip_that_was_cut_off_is_not_whole(tmp_path: Path, format: str) -> None:
+    frames = [Image.effect_noise((64, 48), 60).convert("RGB") for _ in range(9)]
+    path = tmp_path / f"x.{format}"
+    data = encode_clip(frames, 8, format, None)
+    path.write_bytes(data)
+    check_whole(path, 9)
+    for share in (0.5, 0.9, 0.97):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(MediaError):
+            check_whole(path, 9)
+
+
+def test_a_folder_is_whole_with_all_of_its_frames(tmp_path: Path) -> None:
+    write_frames(tmp_path / "x", [Image.new("RGB", (8, 8))] * 3, None)
+    check_whole(tmp_path / "x", 3)
+    (tmp_path / "x" / "0001.png").unlink()
+    with pytest.raises(MediaError, match=r"0001\.png"):
+        check_whole(tmp_path / "x", 3)
+
+
+@pytest.mark.parametrize("format", ["webm", "mp4", "gif", "webp"])
+def test_the_middle_of_a_clip_is_read_alone(tmp_path: Path, format: str) -> None:
+    colors = ["black", "black", "red", "black", "black"]
+    path = tmp_path / f"x.{format}"
+    path.write_bytes(encode_clip([Image.new("RGB", (64, 48), color) for color in colors], 8, format, None))
+    red, *_ = read_middle(path, (5 // 2 - 0.25) / 8).getpixel((30, 20))  # type: ignore[misc]
+    assert red > 200
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from vsf_cli.bench.cli import bench
 from vsf_cli.boundary import bounded
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.cli import app as evaluation
-from vsf_cli.options import batching, floats, guidance, making, running, sharing, wholes
+from vsf_cli.options import batching, clips, guidance, making, running, sharing, wholes
 from vsf_cli.ranges import Numbers
 
 Value = TypeVar("Value")
@@ -116,29 +116,21 @@ def image(
 
 @app.command()
 @bounded
-@sharing(guidance, making, running)
+@sharing(clips, guidance, making, running)
 def video(
     prompt: Annotated[str, typer.Argument(help="What you want; - reads stdin, @file reads a file.")],
-    frames: Annotated[
-        Numbers | None,
-        typer.Option("--frames", parser=wholes, metavar="NUMBERS", help="How many; rounded to 1 more than a multiple of 4."),
-    ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long, instead of --frames.")] = None,
-    fps: Annotated[int | None, typer.Option("--fps", help="Frames in a second, as the file is played.")] = None,
-    drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Leave out the first frames.")] = None,
-    shift: Annotated[
-        Numbers | None,
-        typer.Option("--shift", parser=floats, metavar="NUMBERS", help="How far the sigmas are shifted towards noise."),
-    ] = None,
     format: Annotated[str | None, typer.Option("--format", help="mp4, webm, gif, webp or frames (a folder).")] = None,
-    crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
+    crf: Annotated[
+        Numbers | None,
+        typer.Option("--crf", parser=wholes, metavar="NUMBERS", help="Of mp4 and webm: less is better and larger."),
+    ] = None,
     cache_text: Annotated[bool, typer.Option("--cache-text", help="Compute the text's keys and values once.")] = False,
     **options: Any,
 ) -> None:
     """Make clips: vsf video "a red car drives on a road" --neg wheels --alpha 1.7"""
-    own = {"frames": frames, "fps": fps, "drop_frames": drop_frames, "shift": shift, "format": format, "crf": crf}
-    own["cache_text"] = cache_text or None
-    if frames is not None and seconds is not None:
+    own = {"format": format, "crf": crf, "cache_text": cache_text or None}
+    if options["frames"] is not None and seconds is not None:
         raise RequestError("--frames and --seconds say the same: give one of the two")
     made(prompt, {**options, **own, "seconds": seconds}, video=True)
 
@@ -174,7 +166,7 @@ def attn_map(
 
 @app.command()
 @bounded
-@sharing(guidance, running)
+@sharing(clips, guidance, running)
 def again(
     file: Annotated[Path, typer.Argument(help="A picture or clip that vsf made, or its sidecar.")],
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
@@ -200,7 +192,7 @@ def again(
 
 @app.command()
 @bounded
-@sharing(batching, guidance, running)
+@sharing(clips, batching, guidance, running)
 def batch(
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
     output: Annotated[str | None, typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.")] = None,
@@ -211,9 +203,9 @@ def batch(
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
     from vsf_cli.batch import command
     from vsf_cli.batch.items import Shard
-    from vsf_cli.values import parse_batch_size, parse_seeds
+    from vsf_cli.values import parse_batch_size, parse_given_seeds
 
-    own: dict[str, Any] = {"seeds": parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else None}
+    own: dict[str, Any] = {"seeds": parsed("--seed", lambda: parse_given_seeds(options["seed"])) if options["seed"] else None}
     own |= {"shard": parsed("--shard", lambda: Shard.parse(options["shard"]))}
     own |= {"batch_size": parsed("--batch-size", lambda: parse_batch_size(options["batch_size"]))}
     own |= {"replacements": replacements(options["sr"])}

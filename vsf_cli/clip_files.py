@@ -12,13 +12,23 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.errors import EncodingError, MediaError, RequestError
 from vsf_cli.metadata import infotext
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["CLIP_FORMATS", "check_crf", "check_fps", "encode_clip", "read_clip", "read_clip_tags"]
+__all__ = [
+    "CLIP_FORMATS",
+    "CODECS",
+    "check_crf",
+    "check_fps",
+    "count_frames",
+    "encode_clip",
+    "read_clip",
+    "read_clip_frame",
+    "read_clip_tags",
+]
 
 Progress = Callable[[int, int], object]
 
@@ -88,7 +98,7 @@ def encode_clip(
         progress: Called after each frame with the frames done and all frames.
 
     Raises:
-        MediaError: If it cannot be encoded.
+        EncodingError: If it cannot be encoded.
     """
     own = json.dumps(description, ensure_ascii=True, sort_keys=True, allow_nan=False) if description else None
     tags = {"vsf": own, "parameters": infotext(description)} if description and own else {}
@@ -99,7 +109,7 @@ def encode_clip(
             else _animation(frames, fps, format, tags, progress)
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise MediaError(f"the clip cannot be written as {format}: {' '.join(str(error).split())[:200]}") from error
+        raise EncodingError(f"the clip cannot be written as {format}: {' '.join(str(error).split())[:200]}") from error
 
 
 def _by_ffmpeg(
@@ -226,16 +236,50 @@ def read_clip_tags(path: Path) -> dict[str, str]:
     Raises:
         MediaError: If it cannot be read as a clip.
     """
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "ffmetadata", "-"]
-    found = subprocess.run(command, capture_output=True, check=False)
-    if found.returncode:
-        raise MediaError(f"{path} cannot be read as a clip: {' '.join(found.stderr.decode(errors='replace').split())[:200]}")
-    text = found.stdout.decode("utf-8", errors="replace")
+    text = _read_by_ffmpeg(path, ["-f", "ffmetadata", "-"])[0].decode("utf-8", errors="replace")
     # WebM has the keys in capitals. A value may go on over several lines, each but the last ending on a backslash.
     pairs = re.findall(r"^(vsf|parameters)=((?:\\.|[^\\\n])*)$", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
     return {key.lower(): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
+
+
+def _read_by_ffmpeg(path: Path, output: Sequence[str], before: Sequence[str] = ()) -> tuple[bytes, str]:
+    """What ffmpeg writes to stdout, and what it says of errors that did not stop it."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    # Not by imageio's readers, which leave pipes open.
+    command = [get_ffmpeg_exe(), "-v", "error", *before, "-i", str(path), *output]
+    found = subprocess.run(command, capture_output=True, check=False)
+    said = " ".join(found.stderr.decode(errors="replace").split())[:200]
+    if found.returncode:
+        raise MediaError(f"{path} cannot be read as a clip: {said}")
+    return found.stdout, said
+
+
+def count_frames(path: Path) -> int:
+    """How many frames an MP4 or WebM file has; all of them are decoded.
+
+    Raises:
+        MediaError: If one of them cannot be.
+    """
+    found, said = _read_by_ffmpeg(path, ["-map", "0:v:0", "-f", "framecrc", "-"])
+    if said:
+        raise MediaError(f"{path} is not whole: {said}")
+    return sum(not line.startswith(b"#") for line in found.splitlines())
+
+
+def read_clip_frame(path: Path, seconds: float) -> "Image":
+    """The frame of an MP4 or WebM file that is shown at some time.
+
+    Raises:
+        MediaError: If it cannot be read, or has no such frame.
+    """
+    from PIL import Image
+
+    options = ["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"]
+    found, said = _read_by_ffmpeg(path, options, ["-ss", f"{seconds:.4f}"])
+    if not found:
+        raise MediaError(f"{path} has no frame at {seconds:.2f} s: {said}")
+    return Image.open(io.BytesIO(found)).convert("RGB")
 
 
 def read_clip(path: Path) -> list["Image"]:
@@ -244,15 +288,11 @@ def read_clip(path: Path) -> list["Image"]:
     Raises:
         MediaError: If it cannot be read as a clip.
     """
-    from imageio_ffmpeg import get_ffmpeg_exe
     from PIL import Image
 
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
-        # Not by imageio's readers, which leave pipes open.
-        command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-fps_mode", "passthrough", f"{folder}/%06d.png"]
-        found = subprocess.run(command, capture_output=True, check=False)
+        _, said = _read_by_ffmpeg(path, ["-fps_mode", "passthrough", f"{folder}/%06d.png"])
         files = sorted(Path(folder).iterdir())
-        if found.returncode or not files:
-            said = " ".join(found.stderr.decode(errors="replace").split())[:200]
+        if not files:
             raise MediaError(f"{path} cannot be read as a clip: {said}")
         return [Image.open(file).convert("RGB") for file in files]

@@ -122,10 +122,11 @@ def run_again(file: Path, given: Mapping[str, Any], seed: int | None, talk: Talk
         talk: Speaks to the person.
         as_json: Whether data are JSON.
     """
-    picture = {**{name: given[name] for name in (*DECIDING, "steps")}, "seed": seed, "preset": None}
+    names = *DECIDING, "steps", "frames", "fps", "shift", "drop_frames"
+    picture = {**{name: given[name] for name in names}, "seed": seed, "preset": None}
     machine = {name: given[name] for name in ("output", "exists", "device", "offload", "format")}
     plan = plan_again(file, picture, {**machine, "offline": given["offline"] or None}, override=True)
-    for line in differences(file, plan.requests[0]) or ["everything is as when it was made"]:
+    for line in differences(file, plan) or ["everything is as when it was made"]:
         talk.say(line)
     run_images(plan, talk, as_json, given["dry_run"])
 

@@ -8,6 +8,7 @@
     ├── OutOfMemory     5    the device's memory does not suffice
     ├── PictureError    1    the model ran and made nothing that is worth keeping
     ├── MediaError      1    a file cannot be written or read
+    │   └── EncodingError 1  a format cannot hold this picture or what is said of it
     └── PartlyFailed    3    some of the pictures of a batch failed
 
 A message is one line: what, where, found, expected, and what to do next. Whoever uses the library catches `VSFError`;
@@ -15,6 +16,7 @@ anything else that escapes is a bug.
 """
 
 __all__ = [
+    "EncodingError",
     "MediaError",
     "ModelError",
     "OutOfMemory",
@@ -67,6 +69,10 @@ class PictureError(VSFError):
 
 class MediaError(VSFError):
     """A file cannot be written or read."""
+
+
+class EncodingError(MediaError):
+    """A format cannot hold this picture, or what is said of it: another picture it can."""
 
 
 class PartlyFailed(VSFError):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vsf_cli.families import Family
     from vsf_cli.recorder import Recorder
 
-__all__ = ["Request", "Result", "alike", "generate", "generate_together"]
+__all__ = ["Request", "Result", "alike", "check_size", "generate", "generate_together", "is_out_of_memory"]
 
 Progress = Callable[[int, int], None]
 """Is told the steps done and the steps in all."""
@@ -279,7 +279,7 @@ def generate_together(
     request, family = requests[0], family_of(pipe)
     if not all(alike(request, other) for other in requests):
         raise RequestError("requests that are made together must differ in prompt, negative prompt and seed alone")
-    _check_size(family, pipe, request)
+    check_size(request, family.multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
     method = request.guidance
@@ -294,7 +294,7 @@ def generate_together(
         with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length, cache_text) as applied:
             made = pipe(**options)[0]
     except (MemoryError, RuntimeError) as error:
-        if not _is_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
 
@@ -338,13 +338,13 @@ def _joined(request: Request) -> str:
     return ", ".join(one.text for one in request.negatives)
 
 
-def _is_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice."""
     import torch
 
-    text = str(error)
-    return (
-        isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "out of memory" in text or "can't allocate memory" in text
-    )
+    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(said in str(error) for said in ("out of memory", "can't allocate memory"))
 
 
 def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
@@ -361,10 +361,18 @@ def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     return ()
 
 
-def _check_size(family: "Family", pipe: Any, request: Request) -> None:
-    """Refuses a size that is no multiple of what the model takes, or larger than the positions that it knows."""
-    check_sides(request.width, request.height, family.multiple(pipe))
-    step, most = family.cell(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None)
+def check_size(request: Request, step: int, most: int | None) -> None:
+    """Refuses a size that is no multiple of what the model takes, or larger than the positions that it knows.
+
+    Arguments:
+        request: What is asked.
+        step: What sides are multiples of, in pixels: of pictures the side of what one token covers.
+        most: How many of them a side may have; None means any number.
+
+    Raises:
+        RequestError: If it does not fit.
+    """
+    check_sides(request.width, request.height, step)
     for name, side in (("width", request.width), ("height", request.height)):
         if side is not None and most is not None and side > step * most:
             raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")

@@ -1,13 +1,14 @@
 """What the commands that make nothing do: they look at files, presets and this machine, and write data."""
 
 import platform
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError, ModelError
 from vsf_cli.media import read_metadata
-from vsf_cli.metadata import versions
+from vsf_cli.metadata import parse_infotext, versions
 from vsf_cli.pipelines import is_here
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
 from vsf_cli.terminal import Talk, as_line
@@ -20,17 +21,23 @@ def show_info(file: Path, as_json: bool) -> None:
     found = read_metadata(file)
     if found.description is None and found.parameters is None:
         raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
+    prompt, negative, pairs = parse_infotext(found.parameters or "")
     if as_json:
-        Talk.data(as_line({"vsf": found.description, "parameters": found.parameters}))
+        read = {"prompt": prompt, "negative": negative, "pairs": pairs} if found.parameters else {}
+        Talk.data(as_line({"vsf": found.description, "parameters": found.parameters, **read}))
         return
     if found.description is not None:
         request = found.description["request"]
         facts = {key: value for key, value in found.description.items() if key not in ("request", "schema", "versions")}
-        for key, value in {**request, **facts, **found.description["versions"]}.items():
-            Talk.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}")
+        _say_values({**request, **facts, **found.description["versions"]})
     else:
         Talk().say(f"{file} was not made by vsf; it holds these parameters:")
-        Talk.data(str(found.parameters))
+        _say_values({"prompt": prompt, "negative": negative, **pairs})
+
+
+def _say_values(values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        Talk.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}")
 
 
 def show_doctor(preset: str | None, as_json: bool) -> None:

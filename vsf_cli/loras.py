@@ -1,5 +1,6 @@
 """LoRA files: how they are named, found and loaded, and refused if they do not fit."""
 
+import hashlib
 import json
 import logging
 import math
@@ -7,6 +8,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from vsf_cli.hub import translated
 if TYPE_CHECKING:
     from vsf_cli.lora_keys import Tensors
 
-__all__ = ["BUILTIN", "Lora", "load_lora"]
+__all__ = ["BUILTIN", "Lora", "hashes_of", "load_lora"]
 
 BUILTIN = "builtin:"
 """The prefix of what ships with the package."""
@@ -89,6 +91,12 @@ class Lora:
         """The name of the file, as far as the text says it."""
         return (self.weight_name or self.place).replace("\\", "/").rsplit("/", 1)[-1]
 
+    @property
+    def file(self) -> Path | None:
+        """The safetensors file on this machine; None if it is the hub's."""
+        path = self.path / self.weight_name if self.weight_name else self.path
+        return self.path if self.path.is_file() else path if path.is_file() else None
+
     def check(self) -> None:
         """Looks whether a file that is meant to be on this machine is there.
 
@@ -102,6 +110,24 @@ class Lora:
 
 def _is_file(name: str) -> bool:
     return name.lower().endswith(".safetensors")
+
+
+def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
+    """What says which LoRA files a picture was made with, whatever they are called and wherever they lie.
+
+    Returns:
+        The SHA-256 of each, as `lora_hashes`, None for those of the hub; nothing if all of them are.
+    """
+    files = [Lora.parse(text).file for text in loras]
+    found = [None if file is None else _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"lora_hashes": found} if any(found) else {}
+
+
+@cache
+def _hash(file: Path, size: int, changed: int) -> str:
+    """The SHA-256 of a file, which is read once for as long as its size and time are the same."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:

@@ -13,8 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from vsf_cli.clip_files import EXIF_IFD, IMAGE_DESCRIPTION, UNICODE, USER_COMMENT, read_clip, read_clip_tags
-from vsf_cli.errors import MediaError
+from vsf_cli.clip_files import (
+    EXIF_IFD,
+    IMAGE_DESCRIPTION,
+    UNICODE,
+    USER_COMMENT,
+    count_frames,
+    read_clip,
+    read_clip_frame,
+    read_clip_tags,
+)
+from vsf_cli.errors import EncodingError, MediaError
 from vsf_cli.metadata import infotext
 
 if TYPE_CHECKING:  # What only plans, and writes nothing, starts without Pillow.
@@ -23,17 +32,24 @@ if TYPE_CHECKING:  # What only plans, and writes nothing, starts without Pillow.
 __all__ = [
     "FORMATS",
     "Metadata",
+    "check_whole",
     "check_writable",
     "encode",
     "holds_frames",
     "read_frames",
     "read_metadata",
+    "read_middle",
     "remove_partials",
     "write_atomically",
     "write_bytes",
     "write_frames",
     "write_picture",
 ]
+
+BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError)
+"""What Pillow raises for a file that is damaged."""
+ENDS = {".png": b"IEND\xaeB`\x82", ".jpg": b"\xff\xd9", ".jpeg": b"\xff\xd9", ".gif": b";"}
+"""How whole files end, which Pillow does not look at."""
 
 FORMATS: Mapping[str, tuple[str, ...]] = {"png": (".png",), "jpeg": (".jpg", ".jpeg"), "webp": (".webp",)}
 """The formats, with the endings of their files."""
@@ -77,13 +93,13 @@ def encode(image: "Image", format: str, description: Mapping[str, Any] | None) -
     """A picture as the bytes of a file.
 
     Raises:
-        MediaError: If the format cannot hold the metadata, which EXIF limits to 64 KiB.
+        EncodingError: If the format cannot hold the metadata, which EXIF limits to 64 KiB.
     """
     buffer = io.BytesIO()
     try:
         _save(image, buffer, format, description)
     except (ValueError, OSError) as error:
-        raise MediaError(f"the picture cannot be written as {format}: {error}; try --format png") from error
+        raise EncodingError(f"the picture cannot be written as {format}: {error}; try --format png") from error
     return buffer.getvalue()
 
 
@@ -237,7 +253,7 @@ def read_metadata(path: Path) -> Metadata:
         return Metadata(_own(own), parameters)
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as a picture: {error}") from error
 
 
@@ -258,7 +274,54 @@ def read_frames(path: Path) -> list["Image"]:
             return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (*BROKEN, Image.DecompressionBombError) as error:
+        raise MediaError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def check_whole(path: Path, count: int) -> None:
+    """Decodes all of a picture, a clip or a folder of frames.
+
+    Arguments:
+        path: The file or folder.
+        count: How many frames it has. Those of GIF and WebP are not counted, since frames that are equal are kept as one there.
+
+    Raises:
+        MediaError: If it is not whole.
+    """
+    if path.is_dir():
+        for number in range(count):
+            read_metadata(path / f"{number:04}.png")
+    elif path.suffix.lower() in (".mp4", ".webm"):
+        if (found := count_frames(path)) != count:
+            raise MediaError(f"{path} has {found} frames, but was made with {count}")
+    else:
+        read_frames(path)
+        if not path.read_bytes().endswith(ENDS.get(path.suffix.lower(), b"")):
+            raise MediaError(f"{path} has no end: it was cut off")
+
+
+def read_middle(path: Path, seconds: float = 0.0) -> "Image":
+    """The picture, or the middle frame of a clip or of a folder of frames.
+
+    Arguments:
+        path: The file or folder.
+        seconds: When the middle of an MP4 or WebM file is shown, from its begin.
+
+    Raises:
+        MediaError: If it cannot be read.
+    """
+    from PIL import Image
+
+    if path.is_dir():
+        files = sorted(path.glob("*.png"))
+        path = files[len(files) // 2] if files else path / "0000.png"
+    if path.suffix.lower() in (".mp4", ".webm"):
+        return read_clip_frame(path, seconds)
+    try:
+        with Image.open(path) as image:
+            image.seek(getattr(image, "n_frames", 1) // 2)
+            return image.convert("RGB")
+    except (*BROKEN, Image.DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as a picture: {error}") from error
 
 

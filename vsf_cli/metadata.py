@@ -85,13 +85,21 @@ def infotext(description: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _unquoted(value: str) -> str:
+    """A value of the grammar; one that others quoted by other rules stays as it is."""
+    try:
+        return str(json.loads(value)) if value.startswith('"') else value
+    except ValueError:
+        return value
+
+
 def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     """The prompt, the negative prompt and the parameters of a text in A1111's grammar.
 
     The last line holds parameters only if there are at least three of them, as A1111 has it.
     """
     *lines, last = text.strip().split("\n")
-    pairs = {key: json.loads(value) if value.startswith('"') else value.strip() for key, value in PAIR.findall(last)}
+    pairs = {key: _unquoted(value.strip()) for key, value in PAIR.findall(last)}
     if len(pairs) < 3:
         lines, pairs = [*lines, last], {}
     prompt: list[str] = []

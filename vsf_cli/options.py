@@ -9,7 +9,7 @@ import typer
 from vsf_cli.errors import RequestError
 from vsf_cli.ranges import Numbers, parse_range
 
-__all__ = ["batching", "floats", "guidance", "making", "running", "sharing", "wholes"]
+__all__ = ["batching", "clips", "floats", "guidance", "making", "running", "sharing", "wholes"]
 
 Command = Callable[..., None]
 
@@ -177,14 +177,38 @@ def running(
     """With which model, on which machine, and what is said."""
 
 
+def clips(
+    frames: Annotated[
+        Numbers | None,
+        typer.Option(
+            "--frames", parser=wholes, metavar="NUMBERS", help="Of clips: how many; rounded to 1 more than a multiple of 4."
+        ),
+    ] = None,
+    fps: Annotated[
+        Numbers | None,
+        typer.Option("--fps", parser=wholes, metavar="NUMBERS", help="Of clips: frames in a second, as the file is played."),
+    ] = None,
+    drop_frames: Annotated[
+        Numbers | None,
+        typer.Option("--drop-frames", parser=wholes, metavar="NUMBERS", help="Of clips: leave out the first frames."),
+    ] = None,
+    shift: Annotated[
+        Numbers | None,
+        typer.Option(
+            "--shift", parser=floats, metavar="NUMBERS", help="Of clips: how far the sigmas are shifted towards noise."
+        ),
+    ] = None,
+) -> None:
+    """How long clips are, and how they move."""
+
+
 def batching(
     steps: Annotated[Numbers | None, typer.Option("--steps", parser=wholes, metavar="NUMBERS", help="Denoising steps.")] = None,
     format: Annotated[str | None, typer.Option("--format", help="png, jpeg or webp; of clips mp4, webm, gif or webp.")] = None,
-    frames: Annotated[Numbers | None, typer.Option("--frames", parser=wholes, metavar="NUMBERS", help="Of clips.")] = None,
-    fps: Annotated[int | None, typer.Option("--fps", help="Of clips: frames in a second.")] = None,
-    shift: Annotated[Numbers | None, typer.Option("--shift", parser=floats, metavar="NUMBERS", help="Of clips.")] = None,
-    drop_frames: Annotated[int | None, typer.Option("--drop-frames", help="Of clips: leave out the first.")] = None,
-    crf: Annotated[int | None, typer.Option("--crf", help="Of mp4 and webm: less is better and larger.")] = None,
+    crf: Annotated[
+        Numbers | None,
+        typer.Option("--crf", parser=wholes, metavar="NUMBERS", help="Of mp4 and webm: less is better and larger."),
+    ] = None,
     sr: Annotated[
         list[str] | None, typer.Option("--sr", help="wheels=>doors,windows: one with each of these words. Repeatable.")
     ] = None,

@@ -16,7 +16,8 @@ __all__ = ["EXISTS", "Outputs", "slug"]
 
 EXISTS = ("suffix", "skip", "overwrite", "error")
 FIELDS = (
-    *("slug", "seed", "words", "method", "preset", "steps", "guidance", "frames", "fps", "shift", "date", "n", "ext"),
+    *("slug", "seed", "words", "method", "preset", "steps", "guidance", "frames", "drop_frames", "fps", "shift", "crf"),
+    *("date", "n", "ext"),
     *parameters_by_setting(),
 )
 NAME_BYTES = 200

@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "check_dtype",
     "device_named",
+    "grid_of",
     "identify",
     "is_here",
     "load",
@@ -107,6 +108,36 @@ def vocabulary_of(model: str) -> frozenset[str] | None:
     folder = source_of(model).folder
     path = folder / "vocabulary.txt" if folder else None
     return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
+
+
+def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
+    """The pixels that one token's side covers, and how many tokens a side may have; None if its configuration is not here.
+
+    It is read from files alone: `vsf_cli.families` has it of a model that is loaded.
+    """
+    transformer, autoencoder = (_configuration(model, revision, part) for part in ("transformer", "vae"))
+    patch = transformer.get("patch_size")
+    halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
+    if patch is None or halvings < 0:
+        return None
+    factor = autoencoder.get("scale_factor_spatial") or 2**halvings
+    return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
+
+
+def _configuration(model: str, revision: str | None, part: str) -> dict[str, Any]:
+    folder, name = source_of(model).folder, f"{part}/config.json"
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(model, name, revision=revision)
+        path = Path(found) if isinstance(found, str) else None
+    else:
+        path = folder / name
+    try:
+        read = json.loads(path.read_text("utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}  # Whoever loads the model says what is wrong with it.
+    return read if isinstance(read, dict) else {}
 
 
 def identify(source: Source, revision: str | None) -> dict[str, str]:

@@ -11,16 +11,16 @@ from vsf_cli.attn_map import check_watchable
 from vsf_cli.clip_files import CLIP_FORMATS, check_crf, check_fps
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generate import Request
-from vsf_cli.loras import Lora
+from vsf_cli.loras import BUILTIN, Lora, hashes_of
 from vsf_cli.media import FORMATS, read_metadata
 from vsf_cli.metadata import versions
 from vsf_cli.methods import METHODS, VARIANTS, method_named, parameters_by_setting, resolved, setting_name
 from vsf_cli.outputs import Outputs, slug
-from vsf_cli.pipelines import Runtime, check_dtype, vocabulary_of
+from vsf_cli.pipelines import Runtime, check_dtype, device_named, vocabulary_of
 from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.ranges import MOST_NUMBERS, combinations
 from vsf_cli.replacing import Replacement, unfound, variants
-from vsf_cli.run import Plan
+from vsf_cli.run import Plan, weights_of
 from vsf_cli.values import parse_size, whole_frames
 from vsf_cli.weights import move_negatives
 from vsf_cli.words import check_vocabulary, hints
@@ -84,13 +84,15 @@ def plan(
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn):
         raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
-    check_crf(settings["crf"], outputs.file_format)
+    chosen = [settings.overlaid(choice)["crf"] for _, choice in replaced]
+    for crf in chosen:
+        check_crf(crf, outputs.file_format)
     for request in requests:
         check_fps(request.fps, outputs.file_format)
     vocabulary = vocabulary_of(first.model)
     warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
     told = tuple(dict.fromkeys([*warnings, *notes]))
-    besides = metadata, sidecar, dump_attn, settings["crf"], words
+    besides = metadata, sidecar, dump_attn, tuple(crf for crf in chosen for _ in seeds), words
     return Plan(requests, outputs, runtime_of(settings), settings, told, *besides)
 
 
@@ -240,11 +242,29 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any],
         raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
     before = Request.from_json(description["request"])
     request = _overridden(before, {name: value for name, value in given.items() if value is not None})
+    if given.get("lora") is None:
+        _check_loras(file, request, description.get("lora_hashes", []))
     video = request.num_frames is not None
     settings = Settings({**machine, "model": request.model}, video=video)
     formats = CLIP_FORMATS if video else FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
-    return Plan((request,), outputs, runtime_of(settings), settings, (), crf=settings["crf"])
+    return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))
+
+
+def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
+    """Refuses LoRA files of which a picture knows the names alone, unless the same ones are found by these.
+
+    Raises:
+        RequestError: If one is not here, or is another one.
+    """
+    found = hashes_of(request.loras).get("lora_hashes", [None] * len(request.loras))
+    for number, text in enumerate(request.loras):
+        lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
+        shipped = lora.place.startswith(BUILTIN)
+        known = before is not None or lora.place.endswith(".safetensors")
+        if known and not shipped and (found[number] is None or before not in (None, found[number])):
+            said = f", SHA-256 {before[:12]}" if before else ""
+            raise RequestError(f"{file} was made with the LoRA file '{lora.place}'{said}: say where it is with --lora")
 
 
 FIELDS = {
@@ -264,6 +284,11 @@ FIELDS = {
 
 
 def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
+    clips = [name for name in ("frames", "fps", "shift", "drop_frames") if name in given]
+    if clips and request.num_frames is None:
+        raise RequestError(f"--{_spelled(clips[0])} is for clips, but the file is a picture: leave it out")
+    if "frames" in given:
+        given = {**given, "frames": whole_frames(given["frames"], None, None)[0]}
     changes: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
     changes |= {"negative": tuple(given["neg"])} if "neg" in given else {}
     changes |= {"loras": tuple(given["lora"])} if "lora" in given else {}
@@ -282,10 +307,14 @@ def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
     return replace(request, **changes, parameters=method_named(method, parameters).parameters)
 
 
-def differences(file: Path, request: Request) -> list[str]:
-    """What is not as when a file was made: settings, and versions of what decides its bits."""
+def differences(file: Path, plan: Plan) -> list[str]:
+    """What is not as when a file was made: settings, and what else decides its bits: weights, device and versions."""
     description = read_metadata(file).description or {}
+    (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
     settings = {key: (before.get(key), now[key]) for key in now}
+    bits = {**weights_of(request), "device": device_named(plan.runtime.device).type}
+    machine = {key: (description[key], new) for key, new in bits.items() if key in description}
     versions_of = {key: (old, versions().get(key)) for key, old in description.get("versions", {}).items()}
-    return [f"{key}: {old} -> {new}" for key, (old, new) in {**settings, **versions_of}.items() if old != new]
+    found = {**settings, **machine, **versions_of}
+    return [f"{key}: {old} -> {new}" for key, (old, new) in found.items() if old != new]

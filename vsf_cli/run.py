@@ -14,6 +14,7 @@ from vsf_cli.clip_files import encode_clip
 from vsf_cli.compiling import compiled_blocks
 from vsf_cli.errors import MediaError, OutOfMemory
 from vsf_cli.generate import Progress, Request, Result, generate
+from vsf_cli.loras import hashes_of
 from vsf_cli.maps import EVERYTHING, Selection
 from vsf_cli.media import check_writable, encode, write_bytes, write_frames
 from vsf_cli.metadata import describe
@@ -24,7 +25,7 @@ from vsf_cli.presets import Settings
 
 DEFAULT_FPS = 16
 
-__all__ = ["Plan", "Written", "advising", "describe_result", "encode_result", "load_for"]
+__all__ = ["Plan", "Written", "advising", "describe_result", "encode_result", "load_for", "weights_of"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Plan:
         metadata: Whether files say how they were made.
         sidecar: Whether a JSON file is written beside each picture.
         dump_attn: Whether a folder with attention maps is written beside each picture.
-        crf: The constant rate factor of a clip's encoder; None means the format's own.
+        crfs: The constant rate factor of each clip's encoder; None means the format's own, and so does an empty list.
         words: For the name of each picture's file, what stands in it in the place of other words; empty if nothing does.
     """
 
@@ -71,7 +72,7 @@ class Plan:
     metadata: bool = True
     sidecar: bool = False
     dump_attn: bool = False
-    crf: int | None = None
+    crfs: tuple[int | None, ...] = ()
     words: tuple[str, ...] = ()
 
     @property
@@ -136,7 +137,7 @@ class Plan:
                 result = watched.result if watched else generate(pipe, request, progress, cache_text=cache)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
-            self._write(path, result, description, encoding)
+            self._write(path, result, description, encoding, self._crf(number))
             if watched and path:
                 write(watched, folder_beside(path), description, self.metadata, [path])
             yield Written(path, result, description)
@@ -151,13 +152,16 @@ class Plan:
         return describe_result(pipe, result, **self._identity)
 
     @cached_property
-    def _identity(self) -> dict[str, str]:
-        return identify(source_of(self.requests[0].model), self.requests[0].revision)
+    def _identity(self) -> dict[str, Any]:
+        return weights_of(self.requests[0])
 
     def path(self, request: Request, number: int) -> Path:
         """The path of a request's picture, whether or not it exists."""
         words = self.words[number - 1] if self.words else "none"
-        return self.outputs.path({**self._values(request), "words": words}, number)
+        return self.outputs.path({**self._values(request), "words": words, "crf": self._crf(number)}, number)
+
+    def _crf(self, number: int) -> int | None:
+        return self.crfs[number - 1] if self.crfs else None
 
     def _values(self, request: Request) -> dict[str, Any]:
         return {
@@ -171,14 +175,22 @@ class Plan:
             "frames": request.num_frames,
             "fps": request.fps,
             "shift": request.flow_shift,
+            "drop_frames": request.drop_frames,
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
         }
 
-    def _write(self, path: Path | None, result: Result, description: Mapping[str, Any], progress: Progress | None) -> None:
+    def _write(
+        self,
+        path: Path | None,
+        result: Result,
+        description: Mapping[str, Any],
+        progress: Progress | None,
+        crf: int | None,
+    ) -> None:
         told = description if self.metadata else None
         if path is None:
             try:
-                sys.stdout.buffer.write(self._encoded(result, told, progress))
+                sys.stdout.buffer.write(encode_result(result, self.outputs.file_format, told, crf, progress))
                 sys.stdout.buffer.flush()
             except OSError as error:
                 raise MediaError(f"stdout cannot be written: {error.strerror}") from error
@@ -186,12 +198,14 @@ class Plan:
         if self.outputs.file_format == "frames":
             write_frames(path, result.frames, told, progress)
         else:
-            write_bytes(path, self._encoded(result, told, progress))
+            write_bytes(path, encode_result(result, self.outputs.file_format, told, crf, progress))
         if self.sidecar:
             write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
 
-    def _encoded(self, result: Result, told: Mapping[str, Any] | None, progress: Progress | None) -> bytes:
-        return encode_result(result, self.outputs.file_format, told, self.crf, progress)
+
+def weights_of(request: Request) -> dict[str, Any]:
+    """What says which weights a picture is made with: of the model, and of LoRA files."""
+    return {**identify(source_of(request.model), request.revision), **hashes_of(request.loras)}
 
 
 def load_for(request: Request, runtime: Runtime) -> Any:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["Talk", "as_line"]
 
 
+LONGEST_RUN = 30 * 24 * 3600.0
+"""Seconds of which what was done says how long the rest will take."""
+
+
 def as_line(value: Any) -> str:
     """JSON on one line."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -84,7 +88,9 @@ class Talk:
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         # Without redirection: data must reach stdout even while a bar stands on stderr.
-        with Progress(*columns, console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False) as bar:
+        # And with a long memory: of pictures that take minutes, the usual 30 seconds hold none.
+        how: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
+        with Progress(*columns, console=self.console, speed_estimate_period=LONGEST_RUN, **how) as bar:
             tasks = [bar.add_task(escape(what), total=None, visible=what is whats[0]) for what in whats]
             yield [functools.partial(_move, bar, task) for task in tasks]
 

@@ -4,13 +4,14 @@ import random
 import re
 
 from vsf_cli.errors import RequestError
-from vsf_cli.ranges import MOST_NUMBERS
+from vsf_cli.ranges import MOST_NUMBERS, parse_range
 
 __all__ = [
     "SIDES_OF_CLIPS",
     "check_sides",
     "chosen_size",
     "parse_batch_size",
+    "parse_given_seeds",
     "parse_numbers",
     "parse_seeds",
     "parse_size",
@@ -28,7 +29,7 @@ def parse_seeds(text: str | None, count: int | None) -> list[int]:
     """The seeds of a run.
 
     Arguments:
-        text: Numbers and ranges, such as "7", "1,2,3", "1..8" or "1-8"; "random", -1 or None draws fresh ones.
+        text: As `parse_given_seeds` has it; "random", -1 or None draws fresh ones.
         count: How many; None means as many as are written, or one.
 
     Raises:
@@ -37,10 +38,9 @@ def parse_seeds(text: str | None, count: int | None) -> list[int]:
     """
     if count is not None and not 1 <= count <= MOST_NUMBERS:
         raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_NUMBERS}")
-    if text is None or text.strip() in ("random", "-1"):
+    seeds = None if text is None else parse_given_seeds(text)
+    if seeds is None:
         return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
-
-    seeds = _parse_ranges(text, "seed")
     if count is not None and len(seeds) == 1:
         return list(range(seeds[0], seeds[0] + count))
     if count is not None and len(seeds) != count:
@@ -48,18 +48,40 @@ def parse_seeds(text: str | None, count: int | None) -> list[int]:
     return seeds
 
 
+def parse_given_seeds(text: str) -> list[int] | None:
+    """The seeds that a text names, such as "7", "1,2,3", "1..8", "1:5:2" or "1-5 (+2)"; None for "random" and -1.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+        RequestError: If a range is empty or too long.
+    """
+    return None if text.strip() in ("random", "-1") else _parse_ranges(text, "seed")
+
+
 def _parse_ranges(text: str, what: str) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*(?:\.\.|-)\s*(\d+))?\s*", part)
         if match is None:
-            raise ValueError(f"'{part.strip()}' is no {what}: write 7, or 1,2,3, or 1..8")
+            numbers += _stepped(part, what)
+            continue
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= MOST_NUMBERS:
             raise RequestError(
                 f"the range of {what}s {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_NUMBERS}"
             )
         numbers += range(first, last + 1)
+    return numbers
+
+
+def _stepped(part: str, what: str) -> list[int]:
+    """A range in one of the other spellings of `vsf_cli.ranges`. Plain numbers are not read by it, which rounds large ones."""
+    try:
+        numbers = [int(number) for number in parse_range(part, int)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"'{part.strip()}' is no {what}: write 7, or 1,2,3, or 1..8, or 1:9:2")
     return numbers
 
 

@@ -5,22 +5,22 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.engines import Watching, engine_named
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.journal import read_journals
+from vsf_cli.batch.journal import MANIFEST, read_journals
 from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.summary import duration, say_summary, write_manifest
-from vsf_cli.batch.table import Row, TableErrors, read_table
+from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate, remember
 from vsf_cli.commands import quiet_libraries, stay_offline
-from vsf_cli.errors import PartlyFailed, RequestError
-from vsf_cli.media import remove_partials
+from vsf_cli.errors import MediaError, PartlyFailed, RequestError
+from vsf_cli.media import check_writable, remove_partials
 from vsf_cli.pipelines import is_here
 from vsf_cli.planning import runtime_of
 from vsf_cli.presets import SETTINGS, Settings
@@ -51,6 +51,8 @@ def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
     except TableErrors as error:
         for line in error.lines[1:MOST_LINES]:
             talk.error(f"{table}, {line}")
+        if len(error.lines) > MOST_LINES:
+            talk.error(f"{table} has {len(error.lines) - MOST_LINES} more: mend these first")
         raise
     for note in notes:
         talk.warn(note)
@@ -65,17 +67,44 @@ def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
 
 
 def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[Batch, list[Row], list[str]]:
-    rows = replaced(table, read_table(Path(table), _text_of(table)), asked["replacements"])
     given = {name: value for name, value in asked.items() if name in SETTINGS}
     deciding = {name: value for name, value in given.items() if name not in MACHINE and value is not None}
     settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
-    items, notes = items_of(table, rows, deciding, asked["neg"] or [], asked["seeds"], asked["lora"] or [], asked["dump_attn"])
+    rows, items, notes = _read(table, asked, deciding)
     folder = Path(output).expanduser() if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
+    _check_folder(folder, items)
     size = MOST_TOGETHER if asked["batch_size"] == "auto" else int(asked["batch_size"])
-    maker = Maker(folder, runtime_of(settings), size, asked["crf"], asked["sidecar"], asked["dump_attn"])
+    maker = Maker(folder, runtime_of(settings), size, asked["sidecar"], asked["dump_attn"])
     engine = engine_named(asked["engine"])
     how = asked["shard"], asked["retry_failed"], engine, asked["workers"] or 1, asked["ray_address"]
     return Batch(items, maker, *how), rows, notes
+
+
+def _read(table: str, asked: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[list[Row], list[Item], list[str]]:
+    """The rows of a table, its items, and what a person should know. Errors of cells and of plans are said together."""
+    rows, errors = parse_table(Path(table), _text_of(table))
+    items: list[Item] = []
+    notes: list[str] = []
+    try:
+        rows = replaced(table, rows, asked["replacements"], asked["neg"] or [])
+        others = asked["seeds"], asked["lora"] or [], asked["dump_attn"]
+        items, notes = items_of(table, rows, options, asked["neg"] or [], *others)
+    except TableErrors as error:
+        errors += error.lines
+    if errors:
+        raise TableErrors(table, errors)
+    return rows, items, notes
+
+
+def _check_folder(folder: Path, items: Sequence[Item]) -> None:
+    """Refuses a folder that no system could have, before anything looks into it."""
+    longest = max((item.name for item in items), key=lambda name: len(name.encode()), default="")
+    try:
+        (folder / longest).exists()
+        check_writable(folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise MediaError(f"'{str(folder)[:80]}' cannot be the folder of the run: {said}; choose another with -o") from error
 
 
 def _text_of(table: str) -> str:
@@ -91,7 +120,7 @@ class _Stop:
     """Whether a person wants to stop: the first Ctrl-C lets the picture at hand be finished, the second does not."""
 
     def __init__(self, talk: Talk) -> None:
-        self.talk, self.wanted = talk, False
+        self.talk, self.wanted, self.at_once = talk, False, False
 
     def __call__(self) -> bool:
         return self.wanted
@@ -102,6 +131,7 @@ class _Stop:
 
         def heard(*_: Any) -> None:
             if self.wanted:
+                self.at_once = True
                 raise KeyboardInterrupt
             self.wanted = True
             self.talk.keep("finishing the picture at hand; Ctrl-C again stops at once")
@@ -161,8 +191,11 @@ def carry_out(
         if done:
             talk.say(f"{done} of {len(states)} pictures are done already")
         try:
-            with talk.progress("pictures", "steps") as (whole, steps):
-                for outcome in batch.run(left, Watching(stop, loading, steps)):
+            with (
+                talk.progress("pictures", "steps") as (whole, steps),
+                closing(batch.run(left, Watching(stop, loading, steps))) as outcomes,
+            ):
+                for outcome in outcomes:
                     made.append(outcome)
                     states[outcome.item.key] = "failed" if outcome.error else "done"
                     _say(outcome, batch, talk, as_json)
@@ -172,9 +205,12 @@ def carry_out(
                         talk.warn(f"{most_failures} pictures failed: stopped")
                         break
         finally:
-            remember((one.item, one.seconds) for one in made if one.error is None)
-            written = write_manifest(batch.folder, batch.items, rows)
-            shown = _write_shown(batch, rows, sheet)
+            if stop.at_once:
+                remove_partials(batch.folder)
+            else:
+                remember((one.item, one.seconds) for one in made if one.error is None)
+                written = write_manifest(batch.folder, batch.items, rows)
+                shown = _write_shown(batch, rows, sheet)
     say_summary(made, talk)
     counts = Counter(states.values())
     failed = counts["failed"]

@@ -11,7 +11,7 @@ from vsf_cli.batch.grids import CELLS_OF_A_SHEET, Grid, captions, sheets_of
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media import read_frames, write_picture
+from vsf_cli.media import read_middle, write_picture
 
 __all__ = ["check_sheets", "write_sheets"]
 
@@ -54,22 +54,19 @@ def write_sheets(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> li
     paths = []
     for number, grids in enumerate(sheets_of(facts, axes), 1):
         shown = {each for grid in grids for _, row in grid.rows for each in row if each is not None}
-        images = {each: image for each in sorted(shown) if (image := _image(folder / items[each].name))}
+        images = {each: image for each in sorted(shown) if (image := _image(folder / items[each].name, items[each]))}
         if images:
             paths.append(folder / f"sheet-{number}.png")
             write_picture(paths[-1], _drawn(grids, images, below, footer), "png", None)
     return paths
 
 
-def _image(path: Path) -> Image.Image | None:
+def _image(path: Path, item: Item) -> Image.Image | None:
     """The picture, or the middle frame of a clip; None if it is not there."""
     try:
-        frames = read_frames(path)
+        image = read_middle(path, item.middle)
     except MediaError:
         return None
-    if not frames:
-        return None
-    image = frames[len(frames) // 2].convert("RGB")
     if max(image.size) < SMALLEST_SIDE:
         return image.resize((2 * image.width, 2 * image.height), Image.Resampling.BICUBIC)
     image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))

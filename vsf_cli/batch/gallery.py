@@ -5,19 +5,17 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-
-from PIL import Image
 
 from vsf_cli.batch.facts import axes_of, columns_of, in_common
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError
 from vsf_cli.html import rendered
-from vsf_cli.media import read_frames, write_bytes
+from vsf_cli.media import read_middle, write_bytes
 
 __all__ = ["MOST_CELLS", "gallery", "write_gallery"]
 
@@ -96,20 +94,17 @@ def _cell(folder: Path, item: Item, line: Mapping[str, Any], side: int, before: 
         return cell
     facts = whole.stat()
     stamp = f"{facts.st_size} {facts.st_mtime_ns} {side}"
-    thumb = before["thumb"] if before.get("stamp") == stamp else next(_thumbnails(path, side), "")
+    thumb = before["thumb"] if before.get("stamp") == stamp else _thumbnail(path, item, side)
     return {**cell, "thumb": thumb, "stamp": stamp}
 
 
-def _thumbnails(path: Path, side: int) -> Iterator[str]:
-    """The picture, or the middle frame of a clip, made small; nothing if it is not there, or not whole."""
+def _thumbnail(path: Path, item: Item, side: int) -> str:
+    """The picture, or the middle frame of a clip, made small; "" if it is not there, or not whole."""
     try:
-        frames = read_frames(path)
+        small = read_middle(path, item.middle)
     except MediaError:
-        return
-    if not frames:
-        return
-    small: Image.Image = frames[len(frames) // 2].convert("RGB")
+        return ""
     small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=QUALITY, method=2)
-    yield "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -3,25 +3,28 @@
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.attn_map import check_watchable
 from vsf_cli.batch.table import Row, TableErrors, usual_name
-from vsf_cli.clip_files import CLIP_FORMATS
+from vsf_cli.clip_files import CLIP_FORMATS, CODECS, check_crf, check_fps
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.generate import Request
+from vsf_cli.generate import Request, check_size
+from vsf_cli.loras import hashes_of
 from vsf_cli.media import FORMATS
 from vsf_cli.methods import METHODS
 from vsf_cli.outputs import Outputs, slug
-from vsf_cli.pipelines import identify, source_of, vocabulary_of
+from vsf_cli.pipelines import grid_of, source_of, vocabulary_of
 from vsf_cli.planning import request_of
 from vsf_cli.presets import Settings, load_preset
 from vsf_cli.ranges import MOST_NUMBERS, Numbers, combinations
+from vsf_cli.run import DEFAULT_FPS, weights_of
 from vsf_cli.words import check_vocabulary, hints
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
@@ -30,6 +33,9 @@ MOST_ITEMS = 1_000_000
 NOT_OF_THE_NOISE = ("method", "parameters", "guidance_scale", "seed")
 """What the seed of a row without one does not depend on, so that a sweep compares pictures of the same noise."""
 NAME_BYTES = 200
+ENDINGS = {ending for formats in (FORMATS, CLIP_FORMATS) for endings in formats.values() for ending in endings} - {""}
+OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
+"""The names of what a run keeps beside its pictures."""
 MOST_NOTES = 10
 
 
@@ -42,14 +48,18 @@ class Item:
         request: What is asked.
         row: The number of its row in the table, from 0.
         name: Its file's name, relative to the folder of the run.
-        model: What says which weights it is made with, by `vsf_cli.pipelines.identify`.
+        model: What says which weights it is made with, as far as it is known before they are there.
+        format: Its file's format, a key of `FORMATS` or `CLIP_FORMATS`.
+        crf: The constant rate factor of a clip's encoder; None means the format's own.
     """
 
     id: str
     request: Request
     row: int
     name: str
-    model: Mapping[str, str]
+    model: Mapping[str, Any]
+    format: str = "png"
+    crf: int | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,6 +70,19 @@ class Item:
     def load_key(self) -> str:
         """Items that have it in common run on the same loaded model."""
         return repr(sorted(self.request.loading.items()))
+
+    @cached_property
+    def pass_key(self) -> str:
+        """Items that have it in common, too, can be made in one pass through it, as `vsf_cli.generate.alike` has it."""
+        asked = self.request
+        names = [entry.name for entry in fields(asked) if entry.name not in ("prompt", "negative", "seed")]
+        return repr([getattr(asked, name) for name in names])
+
+    @property
+    def middle(self) -> float:
+        """When the middle frame of its clip is shown, in seconds from the begin; a little before, to be sure of it."""
+        frames = (self.request.num_frames or 1) - self.request.drop_frames
+        return (frames // 2 - 0.25) / (self.request.fps or DEFAULT_FPS) if frames > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -87,8 +110,9 @@ class Shard:
         if text == "auto":
             variables = os.environ if environment is None else environment
             try:
-                first = int(variables.get("SLURM_ARRAY_TASK_MIN", "1"))
-                return cls(int(variables["SLURM_ARRAY_TASK_ID"]) - first + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
+                first, step = (int(variables.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
+                place = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
+                return cls(place + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
             except (KeyError, ValueError) as error:
                 raise RequestError("--shard auto finds no SLURM array: set SLURM_ARRAY_TASK_ID, or give --shard I/N") from error
         number, slash, count = text.partition("/")
@@ -128,7 +152,7 @@ def items_of(
         rows: Its rows.
         options: The settings of the command line, by name; those with several values are `Numbers`.
         negative: What is not wanted in rows that do not say it.
-        seeds: The seeds of rows without; None draws one from what the row asks for.
+        seeds: The seeds of rows without; none draws one from what the row asks for.
         loras: The LoRA files of rows without.
         watched: Whether each is to have attention maps.
 
@@ -139,22 +163,18 @@ def items_of(
     maker = _Maker(options, tuple(negative), seeds, tuple(loras), watched)
     errors: list[str] = []
     items: list[Item] = []
-    lines: dict[str, int] = {}
     for number, row in enumerate(rows):
         try:
-            made = maker.items(number, row)
+            items += maker.items(number, row)
         except VSFError as error:
             errors.append(f"line {row.line}{_column_of(row, str(error))}: {error}")
-            continue
-        for item in made:
-            if item.name in lines and row.name:
-                errors.append(f"line {row.line}, column name: line {lines[item.name]} has the name '{row.name}' too")
-            lines[item.name] = row.line
-        items += made
         if len(items) > MOST_ITEMS:
             raise RequestError(f"{place} with its sweeps makes more than {MOST_ITEMS} pictures: make fewer at once")
+    errors += clashes(items, rows)
     if errors:
         raise TableErrors(place, list(dict.fromkeys(errors)))
+    if maker.crf_unused(items):
+        raise RequestError(f"--crf is for {' and '.join(CODECS)}, but {place} makes no such clip: leave it out")
     return items, [f"{note} ({count} pictures)" for note, count in maker.notes.most_common(MOST_NOTES)]
 
 
@@ -162,8 +182,28 @@ def _column_of(row: Row, message: str) -> str:
     """The column that an error speaks of, if its first word names one."""
     words = message.replace("--", "").split()
     wanted = usual_name(words[0]) if words else ""
-    named = [name for name in row.cells if wanted and usual_name(name) == wanted]
+    columns = (wanted, "size") if wanted in ("width", "height") else (wanted,)
+    named = [name for name in row.cells if wanted and usual_name(name) in columns]
     return f", column {named[0]}" if named else ""
+
+
+def clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
+    """Names that the rows of a table gave, and that another row, its folder, or a file of the run itself has, too."""
+    taken = {item.name: item.row for item in items}
+    found = []
+    for item in items:
+        row, name = rows[item.row], item.name
+        if row.name is None:
+            continue
+        above = next((str(part) for part in Path(name).parents if str(part) in taken), None)
+        if OWN_FILES.match(name):
+            found.append(f"line {row.line}, column name: '{name[:80]}' is a file of the run itself: choose another name")
+        elif taken[name] != item.row:
+            found.append(f"line {rows[taken[name]].line}, column name: line {row.line} has the name '{row.name[:80]}' too")
+        elif above:
+            line = rows[taken[above]].line
+            found.append(f"line {row.line}, column name: '{above[:80]}' is a file of line {line}, and can be no folder, too")
+    return found
 
 
 class _Maker:
@@ -179,8 +219,9 @@ class _Maker:
     ) -> None:
         self.options, self.negative, self.seeds, self.loras, self.watched = options, negative, seeds, loras, watched
         self.settings: dict[tuple[Any, Any], Settings] = {}
-        self.models: dict[tuple[str, str | None], dict[str, str]] = {}
+        self.models: dict[tuple[str, str | None, tuple[str, ...]], dict[str, Any]] = {}
         self.vocabularies: dict[str, frozenset[str] | None] = {}
+        self.grids: dict[tuple[str, str | None], Any] = {}
         self.asked: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
@@ -204,10 +245,28 @@ class _Maker:
             self._check_words(request)
             if self.watched:
                 check_watchable(request)
-            outputs = Outputs("", format=own["format"], formats=CLIP_FORMATS if settings.preset.video else FORMATS)
-            for seed in self._seeds(request) if seeds is None else seeds:
-                made.append(self._item(number, row, replace(request, seed=seed), outputs, several))
+            self._check_size(request)
+            format = Outputs("", format=own["format"], formats=_formats(request)).file_format
+            # An option is for those of a mixed table that take it; a cell means its own row.
+            crf = own["crf"] if format in CODECS or "crf" in row.settings else None
+            check_crf(crf, format)
+            check_fps(request.fps, format)
+            added = f"-crf{crf}" if "crf" in sweeps else ""
+            for seed in seeds or self._seeds(request):
+                made.append(self._item(number, row, replace(request, seed=seed), (format, crf), several, added))
         return made
+
+    def crf_unused(self, items: Sequence[Item]) -> bool:
+        """Whether the command line has a constant rate factor that no item takes."""
+        return self.options.get("crf") is not None and all(item.format not in CODECS for item in items)
+
+    def _check_size(self, request: Request) -> None:
+        """Refuses a size that the model cannot make, where its configuration is here."""
+        key = request.model, request.revision
+        if key not in self.grids:
+            self.grids[key] = grid_of(*key)
+        if self.grids[key] is not None:
+            check_size(request, *self.grids[key])
 
     def _check_words(self, request: Request) -> None:
         """Refuses a prompt that a model of few words cannot understand, and notes what a person should know."""
@@ -236,29 +295,36 @@ class _Maker:
         kept = {key: value for key, value in plain.items() if key not in NOT_OF_THE_NOISE}
         return [int(_digest({**kept, "occurrence": occurrence})[:8], 16)]
 
-    def _item(self, number: int, row: Row, request: Request, outputs: Outputs, several: bool) -> Item:
+    def _item(
+        self, number: int, row: Row, request: Request, encoded: tuple[str, int | None], several: bool, added: str
+    ) -> Item:
         model = self._identity(request)
         id = identity(request, model)
-        ending = outputs.formats[outputs.file_format][0]
-        stem = row.name.removesuffix(ending) if row.name else slug(request.prompt)
-        added = f"-{id[:12]}" if several or not row.name else ""
-        path = Path(stem)
-        short = path.name.encode()[: NAME_BYTES - len(added)].decode(errors="ignore")
-        return Item(id, request, number, str(path.with_name(f"{short}{added}{ending}")), model)
+        ending = _formats(request)[encoded[0]][0]
+        path = Path(row.name or slug(request.prompt))
+        stem = path.stem if path.suffix.lower() in ENDINGS else path.name
+        added += f"-{id[:12]}" if several or not row.name else ""
+        short = stem.encode()[: NAME_BYTES - len(added)].decode(errors="ignore")
+        return Item(id, request, number, str(path.with_name(f"{short}{added}{ending}")), model, *encoded)
 
-    def _identity(self, request: Request) -> dict[str, str]:
-        key = request.model, request.revision
+    def _identity(self, request: Request) -> dict[str, Any]:
+        key = request.model, request.revision, request.loras
         if key not in self.models:
-            source = source_of(request.model)
             # Of the hub's models the revision that was asked for: which commit it is, is not known before it is there.
-            self.models[key] = identify(source, None) if source.folder else {"revision": request.revision or "main"}
+            here = source_of(request.model).folder is not None
+            asked = weights_of(request) if here else {"revision": request.revision or "main", **hashes_of(request.loras)}
+            self.models[key] = asked
         return self.models[key]
 
 
 _NEAR = ("preset", "model")
 
 
-def _canonical(request: Request, model: Mapping[str, str]) -> dict[str, Any]:
+def _formats(request: Request) -> Mapping[str, tuple[str, ...]]:
+    return FORMATS if request.num_frames is None else CLIP_FORMATS
+
+
+def _canonical(request: Request, model: Mapping[str, Any]) -> dict[str, Any]:
     plain = request.to_json()
     # The name of a preset decides nothing: its values do.
     return {**{key: value for key, value in plain.items() if key not in ("preset", "revision")}, "weights": dict(model)}
@@ -268,6 +334,6 @@ def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()).hexdigest()
 
 
-def identity(request: Request, model: Mapping[str, str]) -> str:
+def identity(request: Request, model: Mapping[str, Any]) -> str:
     """The id of a request: the same on every machine, wherever its row stands and whatever its file is called."""
     return _digest(_canonical(request, model))[:16]

@@ -1,9 +1,9 @@
 """Makes items: loads each model once, makes the pictures and writes them. Knows nothing of journals and processes."""
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 from vsf_cli.attn_map import folder_beside, watch, write
 from vsf_cli.batch.items import Item
 from vsf_cli.encoder_cache import caching_encoders
-from vsf_cli.errors import OutOfMemory, VSFError
-from vsf_cli.generate import Progress, Result, alike, generate_together
+from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
+from vsf_cli.generate import Progress, Result, alike, generate_together, is_out_of_memory
 from vsf_cli.maps import EVERYTHING
 from vsf_cli.media import write_bytes, write_frames
-from vsf_cli.pipelines import OFFLOADS, Runtime
-from vsf_cli.run import advising, describe_result, encode_result, load_for
+from vsf_cli.pipelines import OFFLOADS, Runtime, device_named, offload_of
+from vsf_cli.run import advising, describe_result, encode_result, load_for, weights_of
 
-__all__ = ["Held", "Maker", "Outcome"]
+__all__ = ["Failure", "Held", "Maker", "Outcome", "next_offload"]
+
+LONGEST_MESSAGE = 300
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,36 @@ class Outcome:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why something failed; not the error itself, whose traceback would hold the model and its tensors.
+
+    Arguments:
+        text: What a person reads.
+        code: The exit code of the error.
+        memory: Whether memory did not suffice.
+    """
+
+    text: str
+    code: int
+    memory: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Why, by the error; one that is no `VSFError` is named by its type.
+
+        Raises:
+            MediaError: The error itself, if the folder cannot be written: then no other item can be either.
+        """
+        if isinstance(error, MediaError) and not isinstance(error, EncodingError):
+            raise error
+        memory = is_out_of_memory(error)
+        if isinstance(error, VSFError):
+            return cls(str(error), error.exit_code, memory)
+        said = " ".join(str(error).split())[:LONGEST_MESSAGE]
+        return cls(f"{type(error).__name__}: {said}", OutOfMemory.exit_code if memory else VSFError.exit_code, memory)
+
+
 class Held:
     """The model that is loaded: one at a time, and the same again as long as nothing else is asked for."""
 
@@ -54,11 +86,15 @@ class Held:
         """The pipeline for an item."""
         key = item.load_key, runtime
         if key != self._key:
-            # Let go first: two would not fit.
-            self._key = self._pipe = None
+            self.let_go()
             self._pipe = load_for(item.request, runtime)
             self._key = key
         return self._pipe
+
+    def let_go(self) -> None:
+        """Frees what the model takes: two would not fit."""
+        self._key = self._pipe = None
+        free_memory()
 
 
 @dataclass(frozen=True)
@@ -69,7 +105,6 @@ class Maker:
         folder: Where the files go.
         runtime: Where and how the models run.
         batch_size: How many pictures are made in one pass through the model.
-        crf: The constant rate factor of clips; None means the format's own.
         sidecar: Whether a JSON file is written beside each file.
         dump_attn: Whether a folder with attention maps is written beside each file; then pictures are made one by one.
     """
@@ -77,7 +112,6 @@ class Maker:
     folder: Path
     runtime: Runtime = field(default_factory=Runtime)
     batch_size: int = 1
-    crf: int | None = None
     sidecar: bool = False
     dump_attn: bool = False
 
@@ -102,13 +136,16 @@ class Maker:
             MediaError: If the folder cannot be written: then no other item can be either.
         """
         held = held or Held()
-        ordered = sorted(items, key=lambda item: item.load_key)
-        for _, group in groupby(ordered, key=lambda item: item.load_key):
-            same = list(group)
+        for same in self.groups(items):
             if stopping():
                 return
             loading(same[0])
             yield from self._with_model(same, self.runtime, held, stopping, progress)
+
+    def groups(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Items by model, each of which is loaded once; those that can be made in one pass are neighbours where it matters."""
+        ordered = sorted(items, key=lambda item: (item.load_key, item.pass_key if self._most > 1 else ""))
+        return [list(group) for _, group in groupby(ordered, key=lambda item: item.load_key)]
 
     def _with_model(
         self,
@@ -120,34 +157,39 @@ class Maker:
         how: str = "",
     ) -> Iterator[Outcome]:
         """Makes items that share a model; those that do not fit into memory at the end with the next level of offloading."""
+        too_large: list[tuple[Item, Failure]] = []
+        used = None
         try:
             pipe = held.get(items[0], runtime)
-        except VSFError as error:
-            yield from (_failed(item, error, 0.0, how) for item in items)
-            return
-        too_large: list[tuple[Item, VSFError]] = []
-        with ExitStack() as stack:
-            stack.enter_context(caching_encoders(pipe))
-            for chunk in self.chunks(items):
-                if stopping():
-                    return
-                yield from self._together(pipe, chunk, progress, too_large, how)
-        del pipe
+        except Exception as error:
+            too_large = [(item, Failure.of(error)) for item in items]
+        else:
+            used = offload_of(pipe)
+            with caching_encoders(pipe):
+                for chunk in self.chunks(items):
+                    if stopping():
+                        return
+                    yield from self._together(pipe, chunk, progress, too_large, how)
+            del pipe
         if not too_large:
             return
-        after = _next_offload(runtime)
+        after = next_offload(runtime, used) if too_large[0][1].memory else None
         if after is None:
-            yield from (_failed(item, error, 0.0, how) for item, error in too_large)
+            yield from (_failed(item, failure, 0.0, how) for item, failure in too_large)
             return
+        held.let_go()
         again = [item for item, _ in too_large]
         yield from self._with_model(again, after, held, stopping, progress, f"offload {after.offload}")
 
+    @property
+    def _most(self) -> int:
+        return 1 if self.dump_attn else self.batch_size
+
     def chunks(self, items: Sequence[Item]) -> Iterator[list[Item]]:
         """What is made in one pass: neighbours that are alike, `batch_size` at most."""
-        most = 1 if self.dump_attn else self.batch_size
         chunk: list[Item] = []
         for item in items:
-            if chunk and (len(chunk) >= most or not alike(chunk[0].request, item.request)):
+            if chunk and (len(chunk) >= self._most or not alike(chunk[0].request, item.request)):
                 yield chunk
                 chunk = []
             chunk.append(item)
@@ -159,7 +201,7 @@ class Maker:
         pipe: Any,
         chunk: list[Item],
         progress: Progress | None,
-        too_large: list[tuple[Item, VSFError]],
+        too_large: list[tuple[Item, Failure]],
         how: str,
         smaller: str = "",
     ) -> Iterator[Outcome]:
@@ -171,59 +213,83 @@ class Maker:
         started = time.monotonic()
         try:
             with advising(pipe):
-                results = self._results(pipe, chunk, progress)
-        except VSFError as error:
-            if len(chunk) > 1:
-                size = (len(chunk) + 1) // 2 if isinstance(error, OutOfMemory) else 1
-                for start in range(0, len(chunk), size):
-                    part = chunk[start : start + size]
-                    yield from self._together(pipe, part, progress, too_large, how, f" in a batch of {len(part)}")
-            elif isinstance(error, OutOfMemory):
-                too_large.append((chunk[0], error))
-            else:
-                yield _failed(chunk[0], error, time.monotonic() - started, f"{how}{smaller}".strip())
+                results, failure = self._results(pipe, chunk, progress), None
+        except Exception as error:
+            results, failure = [], Failure.of(error)
+        if failure is None:
+            for item, result in zip(chunk, results, strict=True):
+                yield self._made(pipe, item, result, f"{how}{smaller}".strip())
             return
-        for item, result in zip(chunk, results, strict=True):
-            yield self._made(pipe, item, result, f"{how}{smaller}".strip())
+        # Outside of `except`, where the error and all that its traceback holds would still be alive.
+        if failure.memory:
+            free_memory()
+        if len(chunk) > 1:
+            size = (len(chunk) + 1) // 2 if failure.memory else 1
+            for start in range(0, len(chunk), size):
+                part = chunk[start : start + size]
+                yield from self._together(pipe, part, progress, too_large, how, f" in a batch of {len(part)}")
+        elif failure.memory:
+            too_large.append((chunk[0], failure))
+        else:
+            yield _failed(chunk[0], failure, time.monotonic() - started, f"{how}{smaller}".strip())
 
     def _results(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
         if not self.dump_attn:
             return generate_together(pipe, [item.request for item in chunk], progress, cache_text=self.runtime.cache_text)
         (item,) = chunk
         watched = watch(pipe, item.request, EVERYTHING, progress, self.runtime.cache_text)
-        told = describe_result(pipe, watched.result, **item.model, item=item.id)
-        write(watched, folder_beside(self.folder / item.name), told, True)
+        write(watched, folder_beside(self.folder / item.name), self._told(pipe, item, watched.result), True)
         return [watched.result]
+
+    def _told(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
+        # Of the hub's models the commit that was loaded, which the plan could not know.
+        weights = weights_of(item.request) if "revision" in item.model else item.model
+        return describe_result(pipe, result, **weights, item=item.id)
 
     def _made(self, pipe: Any, item: Item, result: Result, how: str) -> Outcome:
         started = time.monotonic()
-        path = self.folder / item.name
-        told = describe_result(pipe, result, **item.model, item=item.id)
-        if path.suffix:
-            write_bytes(path, encode_result(result, _format_of(path), told, self.crf))
-        else:
-            write_frames(path, result.frames, told)
-        if self.sidecar:
-            write_bytes(path.with_name(path.name + ".json"), json.dumps(told, indent=2, ensure_ascii=False).encode())
+        try:
+            self._write(self.folder / item.name, item, result, self._told(pipe, item, result))
+        except Exception as error:
+            return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, how)
         return Outcome(item, None, result.seconds + time.monotonic() - started, how=how, notes=result.notes)
 
+    def _write(self, path: Path, item: Item, result: Result, told: dict[str, Any]) -> None:
+        if item.format == "frames":
+            write_frames(path, result.frames, told)
+        else:
+            write_bytes(path, encode_result(result, item.format, told, item.crf))
+        if self.sidecar:
+            write_bytes(path.with_name(path.name + ".json"), json.dumps(told, indent=2, ensure_ascii=False).encode())
 
-def _failed(item: Item, error: VSFError, seconds: float, how: str) -> Outcome:
-    return Outcome(item, str(error), seconds, error.exit_code, how)
+
+def _failed(item: Item, failure: Failure, seconds: float, how: str) -> Outcome:
+    return Outcome(item, failure.text, seconds, failure.code, how)
 
 
-def _format_of(path: Path) -> str:
-    ending = path.suffix.lower().removeprefix(".")
-    return "jpeg" if ending == "jpg" else ending
-
-
-def _next_offload(runtime: Runtime) -> Runtime | None:
-    """The next level of offloading; None on a CPU, where there is none, or behind the last."""
+def free_memory() -> None:
+    """Gives back what nobody holds any more: a pipeline with hooks is a circle, which only the collector opens."""
     import torch
 
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    if runtime.device == "cpu" or (runtime.device == "auto" and accelerator is None):
-        return None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def next_offload(runtime: Runtime, used: str | None) -> Runtime | None:
+    """The next level of offloading.
+
+    Arguments:
+        runtime: Where and how the model was to run.
+        used: The level that it ran with, by `vsf_cli.pipelines.offload_of`; None if it could not be loaded.
+
+    Returns:
+        None behind the last, and on a CPU, where there is none.
+    """
     levels = [level for level in OFFLOADS if level != "auto"]
-    place = levels.index(runtime.offload) if runtime.offload in levels else 0
-    return replace(runtime, offload=levels[place + 1]) if place + 1 < len(levels) else None
+    if used is None:
+        asked = levels[0] if runtime.offload == "auto" else runtime.offload
+        used = "cpu" if device_named(runtime.device).type == "cpu" else asked
+    if used not in levels[:-1]:
+        return None
+    return replace(runtime, offload=levels[levels.index(used) + 1])

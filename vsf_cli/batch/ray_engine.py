@@ -10,6 +10,10 @@ from vsf_cli.errors import RequestError, VSFError
 
 __all__ = ["mapped"]
 
+MOST_RETRIES = 2
+"""How often a piece of work is tried again after its actor died."""
+LOST = f"its actor died {MOST_RETRIES + 1} times, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
+
 
 class _Worker:
     """An actor. Rows of Ray Data hold bytes, since its own types know nothing of requests."""
@@ -19,10 +23,13 @@ class _Worker:
         self.held = Held()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        outcomes: list[bytes] = []
-        for piece in batch["work"]:
-            outcomes += [pickle.dumps(outcome) for outcome in self.maker.make(pickle.loads(piece), held=self.held)]
-        return {"outcome": outcomes}
+        outcomes: list[Any] = []
+        try:
+            for piece in batch["work"]:
+                outcomes += self.maker.make(pickle.loads(piece), held=self.held)
+        except VSFError as error:
+            outcomes.append(error)  # It ends the run, and is raised where somebody reads it.
+        return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
 
 
 def mapped(
@@ -30,11 +37,11 @@ def mapped(
 ) -> Iterator[Outcome]:
     """What came of each item of some pieces of work, as it comes.
 
-    What an actor was given when it died, or its node went, Ray gives to another.
+    What an actor was given when it died, or its node went, Ray gives to another; what kills actor after actor has failed.
 
     Raises:
         RequestError: If Ray is not installed, or the cluster cannot be reached.
-        VSFError: If the cluster fails.
+        VSFError: If the cluster fails, or the folder cannot be written.
     """
     try:
         import ray
@@ -48,6 +55,8 @@ def mapped(
             raise RequestError(f"--ray-address {address}: no cluster can be reached there: {str(error)[:200]}") from error
     try:
         gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        # A piece that fails for good is left out, and does not end the run.
+        ray.data.DataContext.get_current().max_errored_blocks = -1
         data = ray.data.from_items([{"work": pickle.dumps(list(piece))} for piece in work], override_num_blocks=len(work))
         outcomes = data.map_batches(
             _Worker,
@@ -55,11 +64,18 @@ def mapped(
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers),
             num_gpus=gpus,
-        )  # Ray Data restarts its actors, and tries their tasks again, without end.
+            max_task_retries=MOST_RETRIES,
+        )
+        left = {item.key: item for piece in work for item in piece}
         for row in outcomes.iter_rows():
-            yield pickle.loads(row["outcome"])
+            outcome = pickle.loads(row["outcome"])
+            if isinstance(outcome, VSFError):
+                raise outcome
+            left.pop(outcome.item.key, None)
+            yield outcome
             if stopping():
                 return
+        yield from (Outcome(item, LOST, 0.0, VSFError.exit_code) for item in left.values())
     except ray.exceptions.RayError as error:
         raise VSFError(f"the Ray cluster failed: {' '.join(str(error).split())[:300]}") from error
     finally:

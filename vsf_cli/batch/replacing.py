@@ -10,14 +10,21 @@ from vsf_cli.replacing import Replacement, unfound, variants
 __all__ = ["replaced"]
 
 
-def replaced(place: str, rows: Sequence[Row], replacements: Sequence[Replacement]) -> list[Row]:
+def replaced(place: str, rows: Sequence[Row], replacements: Sequence[Replacement], negative: Sequence[str] = ()) -> list[Row]:
     """Each row with every combination of choices; a column for each replacement says which.
+
+    Arguments:
+        place: Where the table was read.
+        rows: Its rows.
+        replacements: What is searched, and what stands in its place.
+        negative: What is not wanted in rows that do not say it.
 
     Raises:
         TableErrors: If a row has none of the searched words, in its prompt or its negatives.
     """
     if not replacements:
         return list(rows)
+    rows = [replace(row, negative=tuple(negative)) if row.negative is None else row for row in rows]
     errors = [f"line {row.line}: {said}" for row in rows for said in unfound(row.prompt, row.negative or (), replacements)]
     if errors:
         raise TableErrors(place, errors)
@@ -31,5 +38,4 @@ def replaced(place: str, rows: Sequence[Row], replacements: Sequence[Replacement
 def _row(row: Row, replacements: Sequence[Replacement], choices: Sequence[str], prompt: str, negative: tuple[str, ...]) -> Row:
     columns = {f"{one.searched}=>": choice for one, choice in zip(replacements, choices, strict=True)}
     name = row.name and "-".join([row.name, *(slug(choice) for choice in choices)])
-    told = None if row.negative is None else negative
-    return replace(row, prompt=prompt, negative=told, name=name, cells={**row.cells, **columns})
+    return replace(row, prompt=prompt, negative=negative, name=name, cells={**row.cells, **columns})

@@ -1,7 +1,8 @@
 """A batch: its items, what is done of them, and its journal. Nothing is made twice."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from vsf_cli.batch.items import Item, Shard
 from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.errors import MediaError
-from vsf_cli.media import read_metadata
+from vsf_cli.media import check_whole, read_metadata
 
 __all__ = ["Batch", "State"]
 
@@ -63,7 +64,7 @@ class Batch:
         path = self.path(item)
         if line.get("status") == "done" and path.is_file() and path.stat().st_size == line.get("bytes"):
             return "done"
-        if path.exists() and _says(path) == item.id:
+        if path.exists() and _says(path, item) == item.id:
             return "done"
         return "failed" if line.get("status") == "failed" and not self.retry_failed else "left"
 
@@ -74,7 +75,7 @@ class Batch:
             if states.get(item.key) == "done" and known.get(item.key, {}).get("status") != "done":
                 self._note(item, "found", None)
 
-    def run(self, left: Sequence[Item], watching: Watching | None = None) -> Iterator[Outcome]:
+    def run(self, left: Sequence[Item], watching: Watching | None = None) -> Generator[Outcome, None, None]:
         """Makes items, and writes a line in the journal for each before it is yielded. The lock must be held.
 
         Arguments:
@@ -84,12 +85,13 @@ class Batch:
         Raises:
             MediaError: If the folder cannot be written: then no other item can be either.
         """
-        for outcome in self.engine(self.maker, left, self.workers, self.address, watching or Watching()):
-            if outcome.error is None:
-                self._note(outcome.item, outcome.how, outcome.seconds)
-            else:
-                self._note_failure(outcome)
-            yield outcome
+        with closing(self.engine(self.maker, left, self.workers, self.address, watching or Watching())) as outcomes:
+            for outcome in outcomes:
+                if outcome.error is None:
+                    self._note(outcome.item, outcome.how, outcome.seconds)
+                else:
+                    self._note_failure(outcome)
+                yield outcome
 
     def _note(self, item: Item, how: str, seconds: float | None) -> None:
         path = self.path(item)
@@ -104,9 +106,11 @@ class Batch:
         self.journal.add({"id": item.id, "status": "failed", "path": item.name, **facts})
 
 
-def _says(path: Path) -> str | None:
+def _says(path: Path, item: Item) -> str | None:
     """The id that a file says it was made for; None if it is not whole."""
+    asked = item.request
     try:
+        check_whole(path, (asked.num_frames or 1) - asked.drop_frames)
         found = read_metadata(path / "0000.png" if path.is_dir() else path).description
     except MediaError:
         return None

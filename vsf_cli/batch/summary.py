@@ -39,7 +39,7 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
     """
     known = read_journals(folder)
     columns = list(dict.fromkeys(name for row in rows for name in row.cells))
-    lines = [_results(item, known.get(item.key, {})) for item in items]
+    lines = [_results(item, _as_it_is(folder / item.name, known.get(item.key, {}))) for item in items]
     names = dict.fromkeys(name for line in lines for name in line)
     named = {name: f"vsf_{name}" if name in columns else name for name in names}
     return write_table(
@@ -50,6 +50,11 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
             for item, line in zip(items, lines, strict=True)
         ],
     )
+
+
+def _as_it_is(path: Path, line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the journal says of a file; nothing of one that is no longer there."""
+    return {} if line.get("status") == "done" and not path.exists() else line
 
 
 def _results(item: Item, known: Mapping[str, Any]) -> dict[str, Any]:

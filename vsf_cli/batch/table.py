@@ -17,9 +17,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, cr
 from vsf_cli.errors import RequestError
 from vsf_cli.presets import SETTINGS
 from vsf_cli.ranges import parse_range
-from vsf_cli.values import parse_seeds, parse_size
+from vsf_cli.values import parse_given_seeds, parse_size
 
-__all__ = ["Row", "TableErrors", "read_table", "usual_name"]
+__all__ = ["Row", "TableErrors", "parse_table", "read_table", "usual_name"]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompts", "text", "caption"),
@@ -37,19 +37,27 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 }
 """The columns with other names in the wild, and those names."""
 _MACHINE = {"device", "offload", "offline", "cache_text", "compile"}
-NOT_OF_A_PICTURE = {*_MACHINE, "output", "exists", "format", "crf", "video_preset"}
+NOT_OF_A_PICTURE = {*_MACHINE, "output", "exists", "video_preset"}
 LARGEST_CELL = 100_000
 LARGEST_TABLE = 200_000_000
-LONGEST_NAME = 200
+LONGEST_NAME, LONGEST_PATH = 200, 1000
+"""Bytes of a part of a name, and of the whole: systems take 255 and 1,024 or more, and the endings have room."""
 _HALF = re.compile("[\ud800-\udfff]")
+TOML = re.compile(r"(?:\s|#.*\n)*\[\[rows\]\]")
 
 
 class TableErrors(RequestError):
-    """Everything that is wrong with a table, a line each."""
+    """Everything that is wrong with a table, a line each, from top to bottom."""
 
     def __init__(self, place: str, lines: list[str]) -> None:
+        lines = sorted(lines, key=_line_of)
         super().__init__(f"{place} has {len(lines)} error{'s' if len(lines) > 1 else ''}, and nothing was made: {lines[0]}")
         self.lines = lines
+
+
+def _line_of(error: str) -> int:
+    found = re.match(r"line (\d+)", error)
+    return int(found[1]) if found else 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Row:
         line: Where it begins in the file, from 1.
         prompt: What is wanted.
         negative: What is not wanted; None takes that of the command line.
-        seeds: Its seeds; None takes those of the command line.
+        seeds: Its seeds; None takes those of the command line, and none draws one from what the row asks for.
         settings: The settings of its cells; those with several values are `Numbers`.
         loras: Its LoRA files; None takes those of the command line.
         name: Its pictures' name; None takes it from the prompt.
@@ -78,17 +86,26 @@ class Row:
 
 
 def read_table(path: Path, text: str) -> list[Row]:
-    """The rows of a table.
-
-    Arguments:
-        path: Where it was read, whose ending says its format; without one it is sniffed.
-        text: What was read.
+    """The rows of a table, all of which must be legal, as `parse_table` has it.
 
     Raises:
         TableErrors: If it cannot be read, has no row, lacks the column `prompt`, or has columns or cells that are not legal.
     """
+    rows, errors = parse_table(path, text)
+    if errors:
+        raise TableErrors(str(path), errors)
+    return rows
+
+
+def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
+    """The rows of a table that are legal, and what is wrong with the others.
+
+    Arguments:
+        path: Where it was read, whose ending says its format; without one it is sniffed.
+        text: What was read.
+    """
     if len(text) > LARGEST_TABLE:
-        raise TableErrors(str(path), [f"it has {len(text)} characters, but may have {LARGEST_TABLE}"])
+        return [], [f"it has {len(text)} characters, but may have {LARGEST_TABLE}"]
     text = text.removeprefix("\ufeff")
     errors: list[str] = []
     rows = []
@@ -101,9 +118,7 @@ def read_table(path: Path, text: str) -> list[Row]:
             rows.append(row)
     if not errors and not rows:
         errors.append("it has no rows: write a line 'prompt', and a prompt on each line below")
-    if errors:
-        raise TableErrors(str(path), errors)
-    return rows
+    return rows, errors
 
 
 def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -112,10 +127,10 @@ def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, in
         errors.append(f"line {text[: text.index(chr(0))].count(chr(10)) + 1}: it has a NUL byte, and is no text")
     elif path.suffix.lower() in (".jsonl", ".ndjson") or (not path.suffix and text.lstrip().startswith("{")):
         yield from _json_lines(text, errors)
-    elif path.suffix.lower() == ".toml":
+    elif path.suffix.lower() == ".toml" or (not path.suffix and TOML.match(text)):
         yield from _toml(text, errors)
     else:
-        yield from _separated(text, errors)
+        yield from _separated(text, errors, path.suffix.lower() == ".tsv")
 
 
 def _json_lines(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
@@ -149,10 +164,10 @@ def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, An
         yield line, line, row
 
 
-def _separated(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
     csv.field_size_limit(LARGEST_TABLE)
     header = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = max(",;\t", key=header.count)
+    delimiter = "\t" if tabs else max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     line = named = 1
@@ -254,7 +269,9 @@ def _name(value: Any) -> str:
         raise ValueError(f"'{text[:80]}' leads out of the folder of the run: give a plain name")
     if any(part.startswith(".") or len(part.encode()) > LONGEST_NAME for part in parts):
         raise ValueError(f"'{text[:80]}' has a part that begins with a dot, or is longer than {LONGEST_NAME} bytes")
-    return text
+    if len(text.encode()) > LONGEST_PATH:
+        raise ValueError(f"'{text[:80]}' has {len(text.encode())} bytes, but may have {LONGEST_PATH}: name fewer folders")
+    return str(Path(*parts))
 
 
 def _size(value: Any) -> str:
@@ -263,10 +280,13 @@ def _size(value: Any) -> str:
     return text
 
 
+def _seeds(value: Any) -> tuple[int, ...]:
+    text = ",".join(map(_text, value)) if isinstance(value, list) else _text(value)
+    return tuple(parse_given_seeds(text) or ())
+
+
 def _kind(name: str) -> Any:
-    special = {"size": _size, "negative": _texts, "lora": _texts, "name": _name, "prompt": _text}
-    if name == "seed":
-        return Annotated[Any, BeforeValidator(_mended(lambda value: tuple(parse_seeds(_text(value), None))))]
+    special = {"size": _size, "negative": _texts, "lora": _texts, "name": _name, "prompt": _text, "seed": _seeds}
     if name in special:
         return Annotated[Any, BeforeValidator(_mended(special[name]))]
     kind = {"width": int, "height": int}.get(name) or SETTINGS[name]
@@ -309,6 +329,9 @@ def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors
         return None
     if ("width" in found) != ("height" in found):
         errors.append(f"line {line}: give both width and height, or neither")
+    for side in ("width", "height"):
+        if len(found.get(side, [0])) > 1:
+            errors.append(f"line {line}, column {written[side]}: it has {len(found[side])} numbers, but must have one")
     if len(errors) > before:
         return None
     if "width" in found:

@@ -320,7 +320,7 @@ def test_the_rate_of_clips_is_their_own_or_that_of_the_run() -> None:
     swept = planned("prompt,preset\na red car,tiny-wan-causvid\n", crf=Numbers([20, 30]))
     assert [item.crf for item in swept] == [20, 30] and len({item.name for item in swept}) == 2
     for cell in ("99", '"20,99"'):
-        with pytest.raises(TableErrors, match="column crf: --crf is 99, but must be 0 to 51 for mp4"):
+        with pytest.raises(TableErrors, match="column crf: --crf is 99, but must be 1 to 51 for mp4"):
             planned(f"prompt,preset,crf\na red car,tiny-wan-causvid,{cell}\n")
     with pytest.raises(TableErrors, match="--crf is for mp4 and webm"):
         planned("prompt,crf\na red bike,20\n")

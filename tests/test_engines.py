@@ -4,7 +4,7 @@ import importlib.util
 import os
 import queue
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import vsf_cli.batch.engines as engines
 from vsf_cli.batch.engines import KILLED, MOST_DEATHS, Watching, engine_named, local, on_ray, work_of
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.maker import Maker, Outcome
+from vsf_cli.batch.ray_engine import LOST
 from vsf_cli.batch.table import read_table
 from vsf_cli.errors import RequestError, VSFError
 
@@ -120,6 +121,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # By default the last to be run on a busy machine.
     ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
@@ -142,6 +144,21 @@ def test_two_actors_make_the_same_files_and_one_that_is_killed_loses_nothing(
     assert made(tmp_path) == alone
 
 
+class _Deadly(Maker):
+    """A maker whose third item ends the process, and which makes nothing of the others."""
+
+    def make(self, items: Sequence[Item], **_: Any) -> Any:  # type: ignore[override]
+        return _dies_of_the_third(list(items))
+
+
+@needs_ray
+@pytest.mark.filterwarnings("default")
+def test_what_kills_its_actor_fails_alone(ray: Any, tmp_path: Path) -> None:
+    items = some_items(6)
+    outcomes = {outcome.item.id: outcome.error for outcome in on_ray(_Deadly(tmp_path), items, 2, None, Watching())}
+    assert [outcomes[item.id] for item in items] == [None, None, LOST, None, None, None]
+
+
 @needs_ray
 @pytest.mark.filterwarnings("default")
 def test_a_node_that_goes_loses_nothing(tmp_path: Path, alone: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,6 +166,7 @@ def test_a_node_that_goes_loses_nothing(tmp_path: Path, alone: dict[str, bytes],
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # By default the last to be run on a busy machine.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
     node = cluster.add_node(num_cpus=2)
     try:
@@ -157,6 +175,9 @@ def test_a_node_that_goes_loses_nothing(tmp_path: Path, alone: dict[str, bytes],
         for outcome in on_ray(Maker(tmp_path), some_items(12), 2, None, Watching()):
             outcomes.append(outcome)
             if len(outcomes) == 1:
+                raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+                there = [" ".join(child.cmdline()) for child in raylet.children(recursive=True)]
+                assert any("MapWorker" in line for line in there), f"an actor runs on the node that goes: {there}"
                 cluster.remove_node(node)
         assert {outcome.item.id for outcome in outcomes} == {item.id for item in some_items(12)}
         assert made(tmp_path) == alone

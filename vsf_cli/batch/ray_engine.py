@@ -10,9 +10,9 @@ from vsf_cli.errors import RequestError, VSFError
 
 __all__ = ["mapped"]
 
-MOST_RETRIES = 2
-"""How often a piece of work is tried again after its actor died."""
-LOST = f"its actor died {MOST_RETRIES + 1} times, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
+MOST_RETRIES = 1
+"""How often a piece of work is tried again after its actor died, in a round: what is left is made alone in a second one."""
+LOST = "it killed its actor again and again, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
 
 
 class _Worker:
@@ -30,6 +30,20 @@ class _Worker:
         except VSFError as error:
             outcomes.append(error)  # It ends the run, and is raised where somebody reads it.
         return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
+
+
+def _rows(ray: Any, maker: Maker, pieces: Sequence[Sequence[Item]], workers: int, gpus: int) -> Iterator[dict[str, bytes]]:
+    data = ray.data.from_items([{"work": pickle.dumps(list(piece))} for piece in pieces], override_num_blocks=len(pieces))
+    outcomes = data.map_batches(
+        _Worker,
+        fn_constructor_args=(pickle.dumps(maker),),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_gpus=gpus,
+        # Ray Data restarts its actors without end, and would try their tasks again as often.
+        ray_remote_args_fn=lambda: {"max_task_retries": MOST_RETRIES},
+    )
+    yield from outcomes.iter_rows()
 
 
 def mapped(
@@ -57,24 +71,18 @@ def mapped(
         gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
         # A piece that fails for good is left out, and does not end the run.
         ray.data.DataContext.get_current().max_errored_blocks = -1
-        data = ray.data.from_items([{"work": pickle.dumps(list(piece))} for piece in work], override_num_blocks=len(work))
-        outcomes = data.map_batches(
-            _Worker,
-            fn_constructor_args=(pickle.dumps(maker),),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(size=workers),
-            num_gpus=gpus,
-            max_task_retries=MOST_RETRIES,
-        )
         left = {item.key: item for piece in work for item in piece}
-        for row in outcomes.iter_rows():
-            outcome = pickle.loads(row["outcome"])
-            if isinstance(outcome, VSFError):
-                raise outcome
-            left.pop(outcome.item.key, None)
-            yield outcome
-            if stopping():
-                return
+        # What was lost with others in its piece is made once more alone.
+        for pieces in (work, None):
+            each = [[item] for item in left.values()] if pieces is None else pieces
+            for row in _rows(ray, maker, each, workers, gpus) if each else ():
+                outcome = pickle.loads(row["outcome"])
+                if isinstance(outcome, VSFError):
+                    raise outcome
+                left.pop(outcome.item.key, None)
+                yield outcome
+                if stopping():
+                    return
         yield from (Outcome(item, LOST, 0.0, VSFError.exit_code) for item in left.values())
     except ray.exceptions.RayError as error:
         raise VSFError(f"the Ray cluster failed: {' '.join(str(error).split())[:300]}") from error

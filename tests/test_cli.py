@@ -162,7 +162,7 @@ def test_clips_are_swept_over_how_they_are_played_and_encoded(here: Path) -> Non
     assert sorted(Path(path).name for path in found.stdout.split()) == sorted(names)
     sizes = [(here / "out" / name).stat().st_size for name in names]
     assert sizes[0] > sizes[1] and sizes[2] > sizes[3]
-    assert "must be 0 to 51" in said(vsf("video", *clip, "--crf", "10,99", "--dry-run"))
+    assert "must be 1 to 51" in said(vsf("video", *clip, "--crf", "10,99", "--dry-run"))
     found = vsf("video", *clip, "--drop-frames", "0,1", "--dry-run", "--json")
     assert [json.loads(line)["drop_frames"] for line in found.stdout.splitlines()] == [0, 1]
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import platform
 import queue
 import signal
 from collections.abc import Iterator, Sequence
@@ -76,13 +77,17 @@ def _dies(items: list[Item]) -> None:
 
 def test_what_kills_its_worker_twice_fails_and_the_others_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_make", _dies_of_the_third)
+    monkeypatch.setenv("HALF", str(tmp_path / "half"))
     items = some_items(6)
     outcomes = {outcome.item.id: outcome.error for outcome in local(Maker(tmp_path), items, 2, None, Watching())}
     assert [outcomes[item.id] for item in items] == [None, None, KILLED, None, None, None]
+    assert not list(tmp_path.iterdir()), "what a dead worker left half done is taken away"
 
 
 def _dies_of_the_third(items: list[Item]) -> list[Outcome]:
     if any(item.request.seed == 3 for item in items):
+        if half := os.environ.get("HALF"):
+            Path(half).with_name(f".vsf-{platform.node()}-{os.getpid()}.partial").touch()
         os._exit(9)
     return [Outcome(item, None, 0.0) for item in items]
 

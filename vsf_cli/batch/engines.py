@@ -14,6 +14,7 @@ from vsf_cli.batch.items import Item
 from vsf_cli.batch.maker import Held, Maker, Outcome
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generate import Progress
+from vsf_cli.media import remove_partials
 
 __all__ = ["ENGINES", "Engine", "Watching", "engine_named", "local", "on_ray", "work_of"]
 
@@ -83,6 +84,7 @@ def local(
                 yield outcome
         except BrokenProcessPool as error:
             deaths += 1
+            remove_partials(maker.folder)
             if deaths >= MOST_DEATHS:
                 raise VSFError(f"workers died {deaths} times, perhaps for want of memory: try fewer with --workers") from error
             died = [item for piece in given.values() for item in piece]

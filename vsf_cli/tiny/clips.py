@@ -44,8 +44,6 @@ __all__ = [
 SIDE = 64
 """The side of the embedded model's frames, in pixels."""
 FRAMES, FPS = 17, 8
-PART_ABSENT = 0.12
-"""How often a part is missing. What a caption does not name is missing more often: here in 0.19 of the clips."""
 SPAN = 0.22
 """How far a vehicle gets during a clip, as a fraction of the side."""
 
@@ -61,7 +59,7 @@ PREPOSITIONS = frozenset({"on", "over", "at", "under"})
 def sample_clip(rng: random.Random, split: Split = "train") -> Scene:
     """Draws the first moment of a clip whose combination of object, colour and ground belongs to `split`."""
     while True:
-        scene = sample_scene(rng, split, PART_ABSENT)
+        scene = sample_scene(rng, split)
         if scene.object in VERBS:
             return replace(scene, scale=0.8 * scene.scale)
 

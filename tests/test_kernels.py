@@ -1,8 +1,8 @@
 """Every path of exact attention that this machine has, through VSF's whole arithmetic, against the dense oracle in float64.
 
 Inputs are fresh random normal numbers, whose seed a failure tells. The tolerance is the largest difference from the oracle,
-which is computed from the same rounded inputs: 1e-12 in float64, 5e-6 in float32, 2e-3 in float16 and 1.6e-2 in bfloat16, for
-outputs of about 1.
+which is computed from the same rounded inputs: 1e-12 in float64, 5e-6 in float32, 4e-3 in float16 and 3e-2 in bfloat16: two
+roundings of outputs that are 4 at most.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from vsf_cli import attention as module
 from vsf_cli.attention import merged
 from vsf_cli.methods import VSF, Context, KeyValue, Negative
 
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 HALF, CUDA = (torch.float16, torch.bfloat16), torch.cuda.is_available()
 
 PATHS = {

@@ -177,12 +177,12 @@ def _fed(command: Sequence[str], frames: Sequence["Image"], progress: Progress |
 
 def _frames_in(path: Path) -> int:
     """How many frames a clip's file has; 0 if it cannot be read."""
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    command = [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-c", "copy", "-f", "null", "-progress", "-", "-"]
-    found = subprocess.run(command, capture_output=True, check=False)
-    counts = re.findall(rb"^frame=\s*(\d+)", found.stdout, re.MULTILINE)
-    return int(counts[-1]) if counts and not found.returncode else 0
+    try:
+        found, _ = _read_by_ffmpeg(path, ["-c", "copy", "-f", "null", "-progress", "-", "-"])
+    except MediaError:
+        return 0
+    counts = re.findall(rb"^frame=\s*(\d+)", found, re.MULTILINE)
+    return int(counts[-1]) if counts else 0
 
 
 def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[str, str], progress: Progress | None) -> bytes:

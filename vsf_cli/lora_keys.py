@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Tensors", "encoders", "expected", "fitted"]
+__all__ = ["Tensors", "encoders", "expected", "fitted", "original_name"]
 
 Tensors = dict[str, Tensor]
 
@@ -98,11 +98,12 @@ def _aliases(transformer: Any) -> dict[str, str]:
         for name, module in transformer.named_modules()
         if {"in_features", "in_channels"} & vars(module).keys() and not re.search(r"\.(base_layer|lora_)", name)
     ]
-    found = {_original(name): name for name in own} | {name: name for name in own}
+    found = {original_name(name): name for name in own} | {name: name for name in own}
     return {alias.replace(".", "_"): name for alias, name in found.items()} | found
 
 
-def _original(name: str) -> str:
+def original_name(name: str) -> str:
+    """The name that Wan's own code has for a layer, by that of diffusers; other models' stay as they are."""
     for pattern, other in ORIGINAL_NAMES:
         name = re.sub(pattern, other, name)
     return name
@@ -123,4 +124,4 @@ def expected(transformer: Any) -> list[str]:
     """Names of tensors that would fit, as examples."""
     layer = min(name for name in _aliases(transformer).values() if name.endswith(".to_q"))
     names = [f"transformer.{layer}.{DOWN}"]
-    return names if _original(layer) == layer else [*names, f"diffusion_model.{_original(layer)}.lora_down.weight"]
+    return names if original_name(layer) == layer else [*names, f"diffusion_model.{original_name(layer)}.lora_down.weight"]

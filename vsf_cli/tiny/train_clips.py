@@ -13,7 +13,8 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vsf_cli.tiny.clip_recipe import LORA_RANK, build_student_scheduler
+from vsf_cli.lora_keys import original_name
+from vsf_cli.tiny.clip_recipe import LORA_RANK, build_student_scheduler, build_transformer
 from vsf_cli.tiny.clips import clip_vocabulary
 from vsf_cli.tiny.training.clip_autoencoder import train_clip_autoencoder
 from vsf_cli.tiny.training.clip_flow import ClipExamples, train_clip_base, train_lora
@@ -21,19 +22,6 @@ from vsf_cli.tiny.training.clip_flow import ClipExamples, train_clip_base, train
 __all__ = ["main", "published", "read_published"]
 
 STAGES = ("autoencoder", "base", "lora")
-ORIGINAL_NAMES = {
-    "attn1.to_q": "self_attn.q",
-    "attn1.to_k": "self_attn.k",
-    "attn1.to_v": "self_attn.v",
-    "attn1.to_out.0": "self_attn.o",
-    "attn2.to_q": "cross_attn.q",
-    "attn2.to_k": "cross_attn.k",
-    "attn2.to_v": "cross_attn.v",
-    "attn2.to_out.0": "cross_attn.o",
-    "ffn.net.0.proj": "ffn.0",
-    "ffn.net.2": "ffn.2",
-}
-"""Wan's own names of what diffusers calls otherwise: LoRAs for Wan are published under these."""
 
 
 def published(lora: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -41,8 +29,7 @@ def published(lora: dict[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, tensor in lora.items():
         module, kind = name.replace(".default", "").removesuffix(".weight").rsplit(".lora_", 1)
-        block, inner = module.removeprefix("blocks.").split(".", 1)
-        place = f"diffusion_model.blocks.{block}.{ORIGINAL_NAMES[inner]}"
+        place = f"diffusion_model.{original_name(module)}"
         found[f"{place}.lora_{'down' if kind == 'A' else 'up'}.weight"] = tensor.bfloat16().contiguous()
         found[f"{place}.alpha"] = torch.tensor(float(LORA_RANK)).bfloat16()
     return found
@@ -50,14 +37,13 @@ def published(lora: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def read_published(path: Path) -> dict[str, Tensor]:
     """A file of `published`, by the names of diffusers."""
-    known = {published: name for name, published in ORIGINAL_NAMES.items()}
+    known = {original_name(name): name for name, _ in build_transformer().named_modules()}
     found = {}
     for name, tensor in load_file(path).items():
-        place, _, kind = name.removeprefix("diffusion_model.blocks.").partition(".lora_")
+        place, _, kind = name.removeprefix("diffusion_model.").partition(".lora_")
         if kind:
-            block, inner = place.split(".", 1)
             letter = "A" if kind == "down.weight" else "B"
-            found[f"blocks.{block}.{known[inner]}.lora_{letter}.default.weight"] = tensor.float()
+            found[f"{known[place]}.lora_{letter}.default.weight"] = tensor.float()
     return found
 
 

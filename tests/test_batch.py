@@ -319,6 +319,12 @@ def test_the_rate_of_clips_is_their_own_or_that_of_the_run() -> None:
     assert [item.crf for item in planned(table, crf=Numbers([30]))] == [20, 30, None]
     swept = planned("prompt,preset\na red car,tiny-wan-causvid\n", crf=Numbers([20, 30]))
     assert [item.crf for item in swept] == [20, 30] and len({item.name for item in swept}) == 2
+    first, second = (planned(table, crf=Numbers([crf])) for crf in (30, 40))
+    assert [(one.id == other.id, one.request == other.request) for one, other in zip(first, second, strict=True)] == [
+        (True, True),
+        (False, True),
+        (True, True),
+    ], "another encoder is another file: a run taken up again makes it"
     for cell in ("99", '"20,99"'):
         with pytest.raises(TableErrors, match="column crf: --crf is 99, but must be 1 to 51 for mp4"):
             planned(f"prompt,preset,crf\na red car,tiny-wan-causvid,{cell}\n")

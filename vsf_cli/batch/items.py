@@ -44,7 +44,7 @@ class Item:
     """A picture, or a clip, of a batch.
 
     Arguments:
-        id: 16 hexadecimal digits of the hash of its request and its model's weights.
+        id: 16 hexadecimal digits of the hash of its request, its model's weights and its constant rate factor.
         request: What is asked.
         row: The number of its row in the table, from 0.
         name: Its file's name, relative to the folder of the run.
@@ -299,7 +299,7 @@ class _Maker:
         self, number: int, row: Row, request: Request, encoded: tuple[str, int | None], several: bool, added: str
     ) -> Item:
         model = self._identity(request)
-        id = identity(request, model)
+        id = identity(request, model, encoded[1])
         ending = _formats(request)[encoded[0]][0]
         path = Path(row.name or slug(request.prompt))
         stem = path.stem if path.suffix.lower() in ENDINGS else path.name
@@ -334,6 +334,7 @@ def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()).hexdigest()
 
 
-def identity(request: Request, model: Mapping[str, Any]) -> str:
+def identity(request: Request, model: Mapping[str, Any], crf: int | None = None) -> str:
     """The id of a request: the same on every machine, wherever its row stands and whatever its file is called."""
-    return _digest(_canonical(request, model))[:16]
+    encoder = {} if crf is None else {"crf": crf}
+    return _digest({**_canonical(request, model), **encoder})[:16]

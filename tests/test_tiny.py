@@ -28,7 +28,7 @@ from vsf_cli.tiny.scenes import (
 )
 from vsf_cli.tiny.score import main, measure, wilson
 from vsf_cli.tiny.training.flow import TextEncoders, attended_tokens
-from vsf_cli.tiny.training.loop import Checkpoint, steps
+from vsf_cli.tiny.training.loop import Checkpoint, autocast, steps
 from vsf_cli.tiny.training.regions import NAMES, RegionHeads, Regions
 
 MEGABYTE = 1e6
@@ -130,6 +130,15 @@ def test_wilsons_interval() -> None:
     low, high = wilson(8, 10)
     assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
     assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1 and wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("processor", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
+def test_training_is_in_bfloat16_where_the_processor_has_it(
+    processor: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
+    with autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ def test_captions_use_known_words_and_tell_what_the_object_does() -> None:
     assert clip_caption(sample_part(rng), rng).split()[-1] in {part for name in VERBS for part in OBJECTS[name]}
 
 
+def test_a_caption_that_names_no_part_does_not_make_the_parts_rarer() -> None:
+    rng = random.Random(2)
+    clips = [sample_clip(rng) for _ in range(4000)]
+    told = [{*clip_caption(scene, rng).split()} for scene in clips]
+    bare = [scene for scene, words in zip(clips, told, strict=True) if not words & {*OBJECTS[scene.object]}]
+    there = [np.mean([scene.has(part) for scene in found for part in OBJECTS[scene.object]]) for found in (clips, bare)]
+    assert 0.45 < len(bare) / len(clips) < 0.6
+    assert there[0] == pytest.approx(0.85, abs=0.015) and there[1] > there[0] - 0.04
+
+
 def test_pairs_are_held_out_fixed_and_do_not_name_their_part() -> None:
     found = clip_pairs("test", 200)
     assert found == clip_pairs("test", 200) and len(set(found)) == 200 and not set(found) & set(clip_pairs("dev", 100))

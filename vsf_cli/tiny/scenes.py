@@ -233,21 +233,27 @@ def _surrounding_phrases(scene: Scene, rng: random.Random) -> Iterator[str]:
         yield "under the sun"
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
-    """Tells of a scene: some of what is there, and never what is not."""
+def caption(scene: Scene, rng: random.Random, named: float = PART_NAMED) -> str:
+    """Tells of a scene: some of what is there, and never what is not.
+
+    Arguments:
+        scene: What is told of.
+        rng: The source of chance.
+        named: The probability that a part is named, if it is there; two parts at most are.
+    """
     if scene.color is None:
         (part,) = scene.parts
         phrase = _part_phrase(part, rng.random() < PART_COLORED)
         return phrase if rng.random() < 0.6 else phrase.removeprefix("a ").removeprefix("an ")
 
     body = f"{scene.color} {scene.object}" if rng.random() < 0.6 else scene.object
-    named = [part for part in scene.parts if rng.random() < PART_NAMED]
-    rng.shuffle(named)
+    told = [part for part in scene.parts if rng.random() < named]
+    rng.shuffle(told)
 
     phrases = [article(body)]
-    if named:
+    if told:
         # Two at most: a longer caption would not fit the encoders.
-        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < PART_COLORED) for part in named[:2]))
+        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < PART_COLORED) for part in told[:2]))
     for phrase in _surrounding_phrases(scene, rng):
         if len(" ".join([*phrases, phrase]).split()) <= MOST_WORDS:
             phrases.append(phrase)

@@ -33,7 +33,7 @@ RANKS = {
     "loras": 2,
     "metadata": 1,
     "clip_files": 2,
-    "values": 2,
+    "values": 1.5,
     "words": 2,
     "media": 3,
     "presets": 3,

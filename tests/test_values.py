@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from vsf_cli.errors import RequestError
-from vsf_cli.values import chosen_size, parse_seeds, parse_size
+from vsf_cli.values import chosen_size, parse_path, parse_seeds, parse_size
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,10 @@ def test_a_size_is_written_whole_or_refused() -> None:
     for size, width, height in ((None, 64, None), (None, None, 32), ("64x32", 64, 32)):
         with pytest.raises(RequestError, match="give"):
             chosen_size(size, width, height)
+
+
+def test_a_home_that_nobody_has_stays_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/person")
+    monkeypatch.setenv("USERPROFILE", "/home/person")
+    assert parse_path("~/loras/x.safetensors") == Path("/home/person/loras/x.safetensors")
+    assert parse_path("~nobody-has-this-name/x.png") == Path("~nobody-has-this-name/x.png")

@@ -19,6 +19,7 @@ from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.ranges import swept
 from vsf_cli.run import Plan, Written
 from vsf_cli.terminal import Talk, as_line
+from vsf_cli.values import parse_path
 from vsf_cli.words import REAL_PRESET, REAL_VIDEO_PRESET
 
 __all__ = [
@@ -143,7 +144,7 @@ def run_maps(plan: Plan, selection: Selection, output: str | None, talk: Talk, a
     """
     (request,) = plan.requests
     check_watchable(request, selection)
-    folder = plan.outputs.free(Path(output).expanduser() if output else folder_beside(plan.path(request, 1)))
+    folder = plan.outputs.free(parse_path(output) if output else folder_beside(plan.path(request, 1)))
     if folder is None:
         talk.say("the folder exists, skipped")
         return

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.hub import translated
+from vsf_cli.values import parse_path
 
 if TYPE_CHECKING:
     from vsf_cli.lora_keys import Tensors
@@ -84,7 +85,7 @@ class Lora:
         """The file or folder on this machine, if the place is one."""
         if self.place.startswith(BUILTIN):
             return Path(str(resources.files("vsf_cli") / "tiny" / "models" / self.place.removeprefix(BUILTIN)))
-        return Path(self.place).expanduser()
+        return parse_path(self.place)
 
     @property
     def file_name(self) -> str:

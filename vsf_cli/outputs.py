@@ -11,6 +11,7 @@ from typing import Any
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media import FORMATS, holds_frames
 from vsf_cli.methods import parameters_by_setting
+from vsf_cli.values import parse_path
 
 __all__ = ["EXISTS", "Outputs", "slug"]
 
@@ -92,7 +93,7 @@ class Outputs:
 
     @property
     def _is_folder(self) -> bool:
-        path = Path(self.template).expanduser()
+        path = parse_path(self.template)
         if self.template.endswith(("/", "\\")):
             return True
         # A folder that holds the frames of a clip is that clip.
@@ -105,7 +106,7 @@ class Outputs:
             values: The values of the fields.
             number: The picture's number in the run, from 1.
         """
-        template = self._with_ending(str(Path(self.template).expanduser()))
+        template = self._with_ending(str(parse_path(self.template)))
         named = set(self._fields(template))
         missing = [] if "n" in named else [name for name in self.varying if name not in named]
         bare = {"seed", "words"}

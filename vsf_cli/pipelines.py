@@ -15,6 +15,7 @@ from typing import Any
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
 from vsf_cli.hub import translated
 from vsf_cli.loras import BUILTIN, Lora, load_lora
+from vsf_cli.values import parse_path
 
 __all__ = [
     "OFFLOADS",
@@ -93,7 +94,7 @@ def source_of(model: str) -> Source:
         if not folder.is_dir():
             raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
         return Source(model, folder)
-    path = Path(model).expanduser()
+    path = parse_path(model)
     if path.is_dir():
         return Source(model, path)
     if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):

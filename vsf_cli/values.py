@@ -1,7 +1,9 @@
-"""Reads values of the command line that are more than a number: seeds and sizes."""
+"""Reads values of the command line that are more than a number: seeds, sizes and paths."""
 
+import os
 import random
 import re
+from pathlib import Path
 
 from vsf_cli.errors import RequestError
 from vsf_cli.ranges import MOST_NUMBERS, parse_range
@@ -13,6 +15,7 @@ __all__ = [
     "parse_batch_size",
     "parse_given_seeds",
     "parse_numbers",
+    "parse_path",
     "parse_seeds",
     "parse_size",
     "whole_frames",
@@ -174,3 +177,8 @@ def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dro
     asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
     note = f"{asked}, but {whole} are made: 1 more than a multiple of {FRAMES_OF_A_TOKEN}"
     return whole, None if whole == frames else note
+
+
+def parse_path(text: str | Path) -> Path:
+    """A path, in which `~` is the folder of the person who asks; `~name` stays as it is where nobody has that name."""
+    return Path(os.path.expanduser(text))

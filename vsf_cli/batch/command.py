@@ -25,6 +25,7 @@ from vsf_cli.pipelines import is_here
 from vsf_cli.planning import runtime_of
 from vsf_cli.presets import SETTINGS, Settings
 from vsf_cli.terminal import Talk
+from vsf_cli.values import parse_path
 
 __all__ = ["carry_out", "run", "say_plan"]
 
@@ -71,7 +72,7 @@ def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[
     deciding = {name: value for name, value in given.items() if name not in MACHINE and value is not None}
     settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
     rows, items, notes = _read(table, asked, deciding)
-    folder = Path(output).expanduser() if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
+    folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = MOST_TOGETHER if asked["batch_size"] == "auto" else int(asked["batch_size"])
     maker = Maker(folder, runtime_of(settings), size, asked["sidecar"], asked["dump_attn"])

@@ -16,6 +16,7 @@ from vsf_cli.planning import request_of, runtime_of
 from vsf_cli.presets import SETTINGS, Settings, load_preset
 from vsf_cli.run import advising, load_for
 from vsf_cli.terminal import Talk
+from vsf_cli.values import parse_path
 
 __all__ = ["run"]
 
@@ -40,7 +41,7 @@ def run(asked: Mapping[str, Any], talk: Talk) -> None:
     arms = arms_named(asked["method"], preset.guidance())
     on_paper = asked["random_weights"] or asked["count"]
     _check_given(asked, on_paper)
-    files = {name: Path(asked[name]).expanduser() for name in ("output", "plot") if asked[name] is not None}
+    files = {name: parse_path(asked[name]) for name in ("output", "plot") if asked[name] is not None}
     for path in files.values():
         check_writable(path)
     request, _ = request_of(PROMPT, (NEGATIVE,), 0, settings, (), preset.video)

@@ -28,6 +28,7 @@ from vsf_cli.planning import runtime_of
 from vsf_cli.presets import SETTINGS, Preset, Settings, load_preset
 from vsf_cli.run import load_for
 from vsf_cli.terminal import Talk
+from vsf_cli.values import parse_path
 
 __all__ = ["judge", "report", "run", "sweep", "tradeoff"]
 
@@ -43,7 +44,7 @@ def run(name: str, output: str | None, asked: Mapping[str, Any], talk: Talk) -> 
     """
     prompts = load_prompts(name).first(asked["limit"])
     preset, place, arms = _chosen(prompts, asked)
-    folder = Path(output).expanduser() if output else Path("outputs") / f"eval-{prompts.name}-{preset.name}"
+    folder = parse_path(output) if output else Path("outputs") / f"eval-{prompts.name}-{preset.name}"
 
     given = {key: value for key, value in asked.items() if key in SETTINGS and key not in _OTHER and value is not None}
     deciding = {**given, "preset": place}
@@ -224,7 +225,7 @@ def tradeoff(
     Raises:
         VSFError: If something is not legal, or fails.
     """
-    folder = Path(output).expanduser() if output else storages[0].with_suffix("")
+    folder = parse_path(output) if output else storages[0].with_suffix("")
     studies = _comparable(storages, [name.strip() for name in chosen.split(",")] if chosen else None)
     found = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
     if as_json:

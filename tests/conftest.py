@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before PyTorch is imported: workers that each start a thread for every core wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline

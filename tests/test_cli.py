@@ -52,9 +52,9 @@ def opened(path: Path) -> Image.Image:
         return image.copy()
 
 
-def process(*arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vsf_cli"] if code is None else [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
 
 
@@ -464,18 +464,27 @@ def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
 
 CPU_TIME = """
 import resource, subprocess, sys
-subprocess.run([sys.executable, "-m", "vsf_cli", *sys.argv[1:]], capture_output=True)
+subprocess.run([sys.executable, *sys.argv[1:]], capture_output=True)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime)
 """
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process whose modules are compiled, as an installed package's are, whatever ours says."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("compiled"))}
+
+
 @pytest.mark.parametrize("arguments", ["--help", "presets list", "info x.png", "batch table.csv --dry-run"])
-def test_what_loads_no_model_takes_little_time(arguments: str) -> None:
+def test_what_loads_no_model_takes_little_time(arguments: str, compiled: dict[str, str]) -> None:
     Image.new("RGB", (8, 8)).save("x.png")
     Path("table.csv").write_text("prompt,negative\na red bike,wheels\n", "utf-8")
-    # Half as much again as is promised: CPU time depends on the machine, too.
-    assert min(float(process(*arguments.split(), code=CPU_TIME).stdout) for _ in range(3)) < 0.45
+    libraries, ours = ("-c", "import typer, rich.console, rich.markdown, pydantic"), ("-m", "vsf_cli", *arguments.split())
+    spent = [[float(process(*one, code=CPU_TIME, **compiled).stdout) for one in (libraries, ours)] for _ in range(4)]
+    yardstick, taken = map(min, zip(*spent, strict=True))
+    # Half as much again as is promised; on a slow or busy machine, three times what its libraries take there.
+    assert taken < max(0.45, 3 * yardstick)
 
 
 def test_info_of_a_picture_imports_no_torch() -> None:

@@ -179,6 +179,6 @@ def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dro
     return whole, None if whole == frames else note
 
 
-def parse_path(text: str | Path) -> Path:
+def parse_path(text: str) -> Path:
     """A path, in which `~` is the folder of the person who asks; `~name` stays as it is where nobody has that name."""
     return Path(os.path.expanduser(text))

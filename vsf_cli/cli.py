@@ -128,7 +128,7 @@ def video(
     cache_text: Annotated[bool, typer.Option("--cache-text", help="Compute the text's keys and values once.")] = False,
     **options: Any,
 ) -> None:
-    """Make clips: vsf video "a red car drives on a road" --neg wheels --alpha 1.7"""
+    """Make clips: vsf video "a red car drives on a road" --neg wheels --alpha 2.2"""
     own = {"format": format, "crf": crf, "cache_text": cache_text or None}
     if options["frames"] is not None and seconds is not None:
         raise RequestError("--frames and --seconds say the same: give one of the two")

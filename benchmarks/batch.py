@@ -22,11 +22,11 @@ from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import read_table
 from vsf_cli.bench.report import conditions
-from vsf_cli.commands import quiet_libraries
-from vsf_cli.generate import generate
-from vsf_cli.pipelines import Runtime
-from vsf_cli.run import load_for
-from vsf_cli.tiny.scenes import pairs
+from vsf_cli.cli.generating import quiet_libraries
+from vsf_cli.generation.generate import generate
+from vsf_cli.generation.run import load_for
+from vsf_cli.loading.pipelines import Runtime
+from vsf_cli.toy.scenes import pairs
 
 RESULT = Path(__file__).parent / "results" / "batch.json"
 SEEDS = 4

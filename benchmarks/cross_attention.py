@@ -20,7 +20,7 @@ from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import shape_of
 from vsf_cli.bench.timing import Sample, clock, interleaved, spread
 from vsf_cli.methods import VSF
-from vsf_cli.presets import load_preset
+from vsf_cli.settings.presets import load_preset
 
 RESULT = Path(__file__).parent / "results" / "cross-attention.json"
 PRESET = load_preset("wan2.1-1.3b-causvid")

@@ -15,9 +15,9 @@ from vsf_cli.bench.arms import arms_named
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import shape_of
+from vsf_cli.config.values import parse_size
 from vsf_cli.methods import VSF
-from vsf_cli.presets import load_preset
-from vsf_cli.values import parse_size
+from vsf_cli.settings.presets import load_preset
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -26,12 +26,12 @@ vsf eval report "$out/layouts"
 # Figure 2: CFG forced on the few-step model
 vsf image "$bike" --neg wheels --seed 7 --method none -o "$out/cfg/0.png" --exists skip -q
 vsf image "$bike" --neg wheels --seed 7 --method cfg --guidance 1.5,2,2.8,4,6 -o "$out/cfg/{n}.png" --exists skip -q
-python -m vsf_cli.sheets "$out/cfg.png" "$out"/cfg/*.png --columns 6 --label guidance_scale
+python -m vsf_cli.media.montage "$out/cfg.png" "$out"/cfg/*.png --columns 6 --label guidance_scale
 
 # Figure 5: alpha and beta
 vsf image "$bike" --neg wheels --seed 7 --alpha 0..5/6 --beta 0..2/5 -o "$out/grid/{beta}-{alpha}.png" --exists skip -q
-python -m vsf_cli.sheets "$out/grid.png" "$out"/grid/*.png --columns 6 --label alpha,beta
+python -m vsf_cli.media.montage "$out/grid.png" "$out"/grid/*.png --columns 6 --label alpha,beta
 
 # Figure 10: the whole embedding flipped
 vsf image "$bike" --neg wheels --seed 7 --method wef --wef-alpha 0,0.5,1,1.5,2,3 -o "$out/wef/{n}.png" --exists skip -q
-python -m vsf_cli.sheets "$out/wef.png" "$out"/wef/*.png --columns 6 --label method,alpha
+python -m vsf_cli.media.montage "$out/wef.png" "$out"/wef/*.png --columns 6 --label method,alpha

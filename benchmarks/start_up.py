@@ -28,7 +28,7 @@ MODULES = (
     "torch",
     "diffusers",
     "transformers",
-    "vsf_cli.generate",
+    "vsf_cli.generation.generate",
     "typer",
     "rich.console",
     "pydantic",

@@ -19,9 +19,9 @@ from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.bench.timing import Sample, clock, interleaved, ratios, spread
-from vsf_cli.families import FAMILIES
 from vsf_cli.methods import VSF
-from vsf_cli.presets import load_preset
+from vsf_cli.models import FAMILIES
+from vsf_cli.settings.presets import load_preset
 
 RESULT = Path(__file__).parent / "results" / "text-cache.json"
 PRESET = load_preset("wan2.1-1.3b-causvid")

@@ -14,4 +14,4 @@ for alpha in 1 2 3 4; do
     vsf image "$prompt" --neg "$negative" --alpha "$alpha" --seed "$seed" --output "$outputs/$alpha.png" --exists overwrite --quiet
     pictures+=("$outputs/$alpha.png")
 done
-python -m vsf_cli.sheets "$outputs/strip.png" "${pictures[@]}" --columns 5
+python -m vsf_cli.media.montage "$outputs/strip.png" "${pictures[@]}" --columns 5

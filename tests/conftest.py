@@ -15,7 +15,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from vsf_cli.tiny.recipe import (
+from vsf_cli.toy.image_recipe import (
     build_clip,
     build_clip_tokenizer,
     build_scheduler,

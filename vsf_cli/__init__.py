@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vsf_cli.errors import VSFError
-    from vsf_cli.guidance import Applied, guided
+    from vsf_cli.generation.guided import Applied, guided
     from vsf_cli.methods import METHODS, VSF, Method, NoGuidance
 
 __version__ = "0.1.0"
@@ -12,13 +12,13 @@ __version__ = "0.1.0"
 __all__ = ["METHODS", "VSF", "Applied", "Method", "NoGuidance", "VSFError", "__version__", "guided"]
 
 _HOMES = {
-    "Applied": "guidance",
+    "Applied": "generation.guided",
     "METHODS": "methods",
     "Method": "methods",
     "NoGuidance": "methods",
     "VSF": "methods",
     "VSFError": "errors",
-    "guided": "guidance",
+    "guided": "generation.guided",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m vsf_cli` is `vsf`."""
 
-from vsf_cli.cli import app
+from vsf_cli.cli.app import app
 
 app()

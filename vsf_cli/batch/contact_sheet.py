@@ -11,7 +11,7 @@ from vsf_cli.batch.grids import CELLS_OF_A_SHEET, Grid, captions, sheets_of
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media import read_middle, write_picture
+from vsf_cli.media.images import read_middle, write_picture
 
 __all__ = ["check_sheets", "write_sheets"]
 

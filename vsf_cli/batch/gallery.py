@@ -14,8 +14,8 @@ from vsf_cli.batch.facts import axes_of, columns_of, in_common
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError
-from vsf_cli.html import rendered
-from vsf_cli.media import read_middle, write_bytes
+from vsf_cli.media.html import rendered
+from vsf_cli.media.images import read_middle, write_bytes
 
 __all__ = ["MOST_CELLS", "gallery", "write_gallery"]
 

@@ -11,21 +11,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.attn_map import check_watchable
 from vsf_cli.batch.table import Row, TableErrors, usual_name
-from vsf_cli.clip_files import CLIP_FORMATS, CODECS, check_crf, check_fps
+from vsf_cli.config.ranges import MOST_NUMBERS, Numbers, combinations
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.generate import Request, check_size
-from vsf_cli.loras import hashes_of
-from vsf_cli.media import FORMATS
+from vsf_cli.generation.capture import check_watchable
+from vsf_cli.generation.generate import Request, check_size
+from vsf_cli.generation.outputs import Outputs, slug
+from vsf_cli.generation.plan import request_of
+from vsf_cli.generation.run import DEFAULT_FPS, weights_of
+from vsf_cli.loading.loras import hashes_of
+from vsf_cli.loading.pipelines import grid_of, source_of, vocabulary_of
+from vsf_cli.media.images import FORMATS
+from vsf_cli.media.videos import CLIP_FORMATS, CODECS, check_crf, check_fps
 from vsf_cli.methods import METHODS
-from vsf_cli.outputs import Outputs, slug
-from vsf_cli.pipelines import grid_of, source_of, vocabulary_of
-from vsf_cli.planning import request_of
-from vsf_cli.presets import Settings, load_preset
-from vsf_cli.ranges import MOST_NUMBERS, Numbers, combinations
-from vsf_cli.run import DEFAULT_FPS, weights_of
-from vsf_cli.words import check_vocabulary, hints
+from vsf_cli.prompts.vocabulary import check_vocabulary, hints
+from vsf_cli.settings.presets import Settings, load_preset
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
 
@@ -73,7 +73,7 @@ class Item:
 
     @cached_property
     def pass_key(self) -> str:
-        """Items that have it in common, too, can be made in one pass through it, as `vsf_cli.generate.alike` has it."""
+        """Items that have it in common, too, can be made in one pass through it, as `alike` has it."""
         asked = self.request
         names = [entry.name for entry in fields(asked) if entry.name not in ("prompt", "negative", "seed")]
         return repr([getattr(asked, name) for name in names])

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vsf_cli.batch.table import Row, TableErrors
-from vsf_cli.outputs import slug
-from vsf_cli.replacing import Replacement, unfound, variants
+from vsf_cli.generation.outputs import slug
+from vsf_cli.prompts.replacements import Replacement, unfound, variants
 
 __all__ = ["replaced"]
 

@@ -1,34 +1,15 @@
 """What a run leaves when it ends: a table of its items beside them, and a summary on the screen."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import read_journals, write_table
-from vsf_cli.batch.maker import Outcome
 from vsf_cli.batch.table import Row
 from vsf_cli.methods import setting_name
-from vsf_cli.terminal import Talk
 
-__all__ = ["duration", "say_summary", "write_manifest"]
-
-
-def say_summary(made: Sequence[Outcome], talk: Talk) -> None:
-    """Says how many items each model made by each method, how many failed, and how long one took."""
-    kinds: dict[tuple[str, str], list[Outcome]] = {}
-    for outcome in made:
-        asked = outcome.item.request
-        kinds.setdefault((asked.to_json()["model"], asked.method), []).append(outcome)
-    rows = []
-    for (model, method), outcomes in kinds.items():
-        seconds = [outcome.seconds for outcome in outcomes if outcome.error is None]
-        each = f"{statistics.median(seconds):.2f} s" if seconds else ""
-        failed = len(outcomes) - len(seconds)
-        rows.append([model.removeprefix("builtin:"), method, str(len(seconds)), str(failed), each, duration(sum(seconds))])
-    if rows:
-        talk.tell(["model", "method", "made", "failed", "median of one", "in all"], rows)
+__all__ = ["duration", "write_manifest"]
 
 
 def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> Path:

@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import tomli
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
+from vsf_cli.config.ranges import parse_range
+from vsf_cli.config.values import parse_given_seeds, parse_size
 from vsf_cli.errors import RequestError
-from vsf_cli.presets import SETTINGS
-from vsf_cli.ranges import parse_range
-from vsf_cli.values import parse_given_seeds, parse_size
+from vsf_cli.settings.presets import SETTINGS
 
 __all__ = ["Row", "TableErrors", "parse_table", "read_table", "usual_name"]
 

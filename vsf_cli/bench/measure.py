@@ -18,8 +18,8 @@ from vsf_cli.bench.shapes import Shape
 from vsf_cli.bench.stages import timed_picture
 from vsf_cli.bench.timing import Progress, Sample, clock, interleaved
 from vsf_cli.errors import OutOfMemory
-from vsf_cli.families import family_of
-from vsf_cli.generate import Request
+from vsf_cli.generation.generate import Request
+from vsf_cli.models import family_of
 
 __all__ = ["Row", "count", "measure_pipeline", "measure_random", "shape_of_pipeline"]
 

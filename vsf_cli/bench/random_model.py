@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vsf_cli.bench.arms import Arm
 from vsf_cli.bench.shapes import Shape
 from vsf_cli.errors import OutOfMemory
-from vsf_cli.families import FAMILIES, Encoded, Guidance
-from vsf_cli.patch import patched
+from vsf_cli.models import FAMILIES, Encoded, Guidance
+from vsf_cli.models.patching import patched
 
 __all__ = ["RandomModel", "build", "prepared"]
 

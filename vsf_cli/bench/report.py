@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vsf_cli.bench.arms import BASELINE
 from vsf_cli.bench.measure import Row
 from vsf_cli.bench.timing import ratios, spread
-from vsf_cli.metadata import versions
+from vsf_cli.media.metadata import versions
 
 __all__ = ["chart", "columns", "conditions", "machine", "markdown", "reported"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import RequestError
-from vsf_cli.pipelines import source_of
+from vsf_cli.loading.pipelines import source_of
 
 __all__ = ["Shape", "shape_of"]
 
@@ -23,7 +23,7 @@ class Shape:
 
     Arguments:
         model: The model whose architecture it is.
-        family: A key of `vsf_cli.families.FAMILIES`.
+        family: A key of `vsf_cli.models.FAMILIES`.
         config: The transformer's configuration, at full depth.
         latent: The sides of the latents: rows and columns, of a clip behind its frames.
         positives: Tokens of the positive prompt, padding included.

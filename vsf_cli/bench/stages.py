@@ -11,11 +11,11 @@ import torch
 
 from vsf_cli.bench.arms import Arm
 from vsf_cli.bench.timing import Sample, clock
-from vsf_cli.clip_files import encode_clip
-from vsf_cli.families import family_of
-from vsf_cli.generate import Request
-from vsf_cli.guidance import guided
-from vsf_cli.media import encode, write_bytes
+from vsf_cli.generation.generate import Request
+from vsf_cli.generation.guided import guided
+from vsf_cli.media.images import encode, write_bytes
+from vsf_cli.media.videos import encode_clip
+from vsf_cli.models import family_of
 
 __all__ = ["STAGES", "timed_picture"]
 

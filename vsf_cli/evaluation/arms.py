@@ -9,7 +9,7 @@ from typing import Any
 import tomli
 
 from vsf_cli.errors import RequestError
-from vsf_cli.presets import FAMILY_DEFAULTS, SETTINGS, Preset, nearest
+from vsf_cli.settings.presets import FAMILY_DEFAULTS, SETTINGS, Preset, nearest
 
 __all__ = ["BASELINE", "Arm", "choose_arms", "load_arms"]
 

@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from vsf_cli.evaluation.runs import Run
-from vsf_cli.html import rendered
+from vsf_cli.media.html import rendered
 
 __all__ = ["gallery"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import RequestError
-from vsf_cli.tiny.clips import clip_pairs
-from vsf_cli.tiny.scenes import SINGULAR, article, pairs
+from vsf_cli.toy.scenes import SINGULAR, article, pairs
+from vsf_cli.toy.video_scenes import clip_pairs
 
 __all__ = ["BUILT_IN", "PromptSet", "Record", "load_prompts"]
 

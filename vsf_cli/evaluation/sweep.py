@@ -8,15 +8,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vsf_cli.config.ranges import parse_range
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import Arm
 from vsf_cli.evaluation.judging import Judge, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
-from vsf_cli.generate import Request, generate_together
+from vsf_cli.generation.generate import Request, generate_together
+from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import resolved
-from vsf_cli.planning import request_of
-from vsf_cli.presets import SETTINGS, Settings, load_preset
-from vsf_cli.ranges import parse_range
+from vsf_cli.settings.presets import SETTINGS, Settings, load_preset
 
 __all__ = ["SAMPLERS", "SPACES", "Study", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
 

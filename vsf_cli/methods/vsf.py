@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method, norm
 from vsf_cli.methods.none import NoGuidance
 from vsf_cli.methods.tokens import KeyValue
-from vsf_cli.values import parse_numbers
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,7 @@ from vsf_cli.evaluation.judges.clip import ClipJudge
 from vsf_cli.evaluation.judges.mllm import MllmJudge
 from vsf_cli.evaluation.judges.scenes import ScenesJudge
 from vsf_cli.evaluation.judging import Judge
-from vsf_cli.presets import nearest
+from vsf_cli.settings.presets import nearest
 
 __all__ = ["JUDGES", "judge_named"]
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.hub import translated
+from vsf_cli.loading.hub import translated
 
 __all__ = ["ClipJudge"]
 

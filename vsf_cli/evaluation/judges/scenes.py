@@ -9,14 +9,14 @@ from PIL import Image
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.tiny.judge import Judge, load_judge
-from vsf_cli.tiny.scenes import OBJECTS
+from vsf_cli.toy.judge import Judge, load_judge
+from vsf_cli.toy.scenes import OBJECTS
 
 __all__ = ["ScenesJudge"]
 
 
 class ScenesJudge:
-    """Says what `vsf_cli.tiny.judge` sees: the record's category is the object, its negative the part.
+    """Says what `vsf_cli.toy.judge` sees: the record's category is the object, its negative the part.
 
     A part that is damaged is not missing.
     """

@@ -1,0 +1,90 @@
+"""The scripts behind docs/performance.md: the page is what the results say, and every suite is a command that parses."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vsf_cli.cli import bench_run as command
+from vsf_cli.cli.app import app
+from vsf_cli.evaluation.arms import choose_arms, load_arms
+from vsf_cli.generation.plan import request_of
+from vsf_cli.settings.presets import Settings, load_preset
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    found = {}
+    for name in ("run", "tables"):
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        assert spec and spec.loader
+        found[name] = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, found[name])
+        spec.loader.exec_module(found[name])
+    return found
+
+
+def test_the_page_is_what_the_results_say(scripts: dict[str, ModuleType]) -> None:
+    tables = scripts["tables"]
+    page = tables.PAGE.read_text("utf-8")
+    assert tables.filled(page) == page and "| VSF with bias | " in page
+    # And it would be filled if somebody had changed a figure.
+    assert tables.filled(page.replace("1.0021", "1.0000")) == page
+    assert set(tables.TITLES) == set(scripts["run"].SUITES)
+
+
+def test_every_suite_parses(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(command, "run", lambda options, talk: asked.append(options))
+    suites = scripts["run"].SUITES
+    for name, arguments in suites.items():
+        for extra in ([], scripts["run"].small(name)):
+            result = CliRunner().invoke(app, ["bench", *arguments, *extra])
+            assert result.exit_code == 0, result.output
+    assert len(asked) == 2 * len(suites) and all(options["count"] or options["rounds"] >= 1 for options in asked)
+
+
+def as_shown(row: dict[str, Any]) -> str:
+    """A row of a report as docs/results.md has it."""
+    shares = (
+        f"{row[kind]:.3f} [{', '.join(f'{end:.2f}' for end in row[f'{kind}_interval'])}]" for kind in ("positive", "negative")
+    )
+    chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
+    return f"| {row['label']} | {' | '.join(shares)} | {row['both']:.3f} | {row['quality']:.3f} | {chance} |"
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "end"), [("table", "## Table 1", "## Figures 8"), ("layouts", "## Section 4.8", "## Figure 2")]
+)
+def test_the_tables_of_the_results_are_what_the_reports_say(name: str, start: str, end: str) -> None:
+    docs = FOLDER.parent / "docs"
+    part = (docs / "results.md").read_text("utf-8").split(start)[1].split(end)[0].replace("**", "")
+    head = "| method | object right | part absent | both | quality | p of both against VSF |"
+    shown = [
+        line.replace("|  |", "| |") for table in part.split(f"{head}\n|---|---|---|---|---|---|\n")[1:] for line in lines(table)
+    ]
+    report = json.loads((docs / "results" / f"{name}.json").read_text("utf-8"))
+    wanted = [as_shown(row).replace("|  |", "| |") for row in report["rows"]]
+    assert sorted(shown) == sorted(wanted) and len(shown) >= 7
+    assert report["not_judged"] == 0 and {row["pictures"] for row in report["rows"]} == {400}
+
+
+def lines(table: str) -> list[str]:
+    """The rows of a table, up to the first line that is none."""
+    return table.split("\n\n")[0].strip().split("\n")
+
+
+@pytest.mark.parametrize("name", ["options", "layouts"])
+def test_what_is_measured_is_legal(name: str) -> None:
+    preset = load_preset("tiny-sd3-turbo")
+    for arm in choose_arms(load_arms(FOLDER / f"{name}.toml"), "everything", preset):
+        settings = Settings({"preset": preset.name, **arm.settings})
+        assert request_of("a car", ("wheels",), 0, settings, (), False)[0].method == arm.settings["method"]

@@ -1,0 +1,649 @@
+"""The command line as a person meets it: most in this process, what needs a clean one in a subprocess."""
+
+import ast
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from rich.console import Console
+from typer.testing import CliRunner, Result
+
+import vsf_cli
+from vsf_cli.cli import app as cli
+from vsf_cli.cli.app import app
+from vsf_cli.cli.console import Talk
+from vsf_cli.errors import OutOfMemory, VSFError
+from vsf_cli.media.images import read_metadata
+
+ROOT = Path(__file__).parents[2]
+BIKE = ["image", "a red bike on a road", "--seed", "1"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, and no settings of the person who runs the tests."""
+    for name in [name for name in os.environ if name.startswith("VSF_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def vsf(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=True, **options)
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.copy()
+
+
+def process(*arguments: str, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vsf_cli"] if code is None else [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_main_job(here: Path) -> None:
+    found = process(*BIKE, "--neg", "wheels", "--alpha", "3")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "outputs/a-red-bike-on-a-road-1.png\n"
+    assert "negative 'wheels' · VSF alpha=3 beta=0.5 stop=0.5 · 6 blocks · 5 tokens" in found.stderr
+    assert "seed 1 " in found.stderr and "preset tiny-sd3-turbo" in found.stderr and "sd3.5-large-turbo" in found.stderr
+    assert "\x1b" not in found.stdout + found.stderr, "no escape codes in a pipe"
+    assert opened(here / found.stdout.strip()).size == (96, 96)
+    description = read_metadata(here / found.stdout.strip()).description
+    assert description is not None and description["request"]["negative"] == ["wheels"]
+
+
+def test_the_picture_can_be_made_again_from_its_own_metadata(here: Path) -> None:
+    from vsf_cli.generation.generate import Request, generate
+    from vsf_cli.loading.pipelines import load
+
+    assert vsf(*BIKE, "--neg", "wheels", "-o", "x.png").exit_code == 0
+    description = read_metadata(here / "x.png").description
+    assert description is not None
+    request = Request.from_json(description["request"])
+    image = generate(load(request.model, request.dtype), request).image
+    assert image.tobytes() == opened(here / "x.png").tobytes()
+
+
+def test_a_file_is_made_again_from_itself(here: Path) -> None:
+    assert vsf(*BIKE, "--neg", "wheels", "--steps", "3", "-o", "x.webp", "--sidecar").exit_code == 0
+    result = vsf("again", "x.webp", "-o", "y.png")
+    assert result.exit_code == 0 and "everything is as when it was made" in result.stderr, result.output
+    assert vsf("again", "x.webp.json", "-o", "z.png").exit_code == 0
+    assert opened(here / "y.png").tobytes() == opened(here / "z.png").tobytes()
+    assert vsf(*BIKE, "--neg", "wheels", "--steps", "3", "-o", "w.png").exit_code == 0
+    assert opened(here / "y.png").tobytes() == opened(here / "w.png").tobytes()
+
+    result = vsf("again", "y.png", "--alpha", "1", "--steps", "2", "--seed", "4", "-n", "basket", "-o", "v.png")
+    assert result.exit_code == 0 and "num_inference_steps: 3 -> 2" in result.stderr and "seed: 1 -> 4" in result.stderr
+    description = read_metadata(here / "v.png").description
+    assert description is not None and description["request"]["negative"] == ["basket"]
+    assert (description["request"]["parameters"]["alpha"], description["request"]["parameters"]["stop"]) == (1, 0.5)
+
+
+def test_what_was_a_file_is_asked_for(here: Path) -> None:
+    folder = Path(vsf_cli.__file__).parent / "toy" / "weights"
+    shutil.copytree(folder / "tiny-wan", here / "mine" / "model")
+    shutil.copy(next(folder.glob("tiny-wan-*lora.safetensors")), here / "mine" / "few.safetensors")
+    own = ["-m", "mine/model", "--lora", "mine/few.safetensors:0.5"]
+    clip = ["--frames", "5", "--steps", "2", "--size", "32x32", "--seed", "1", "--format", "webp"]
+    found = vsf("video", "a red car", *own, *clip, "-o", "x.webp")
+    assert found.exit_code == 0, found.output
+    description = read_metadata(here / "x.webp").description
+    assert description is not None and "mine" not in json.dumps(description)
+    digest = hashlib.sha256((here / "mine" / "few.safetensors").read_bytes()).hexdigest()
+    assert description["lora_hashes"] == [digest] and description["request"]["loras"] == ["few.safetensors:0.5"]
+
+    found = vsf("again", "x.webp", "-m", "mine/model")
+    assert found.exit_code == 6 and f"'few.safetensors', SHA-256 {digest[:12]}: say where it is with --lora" in said(found)
+    found = vsf("again", "x.webp", "--lora", "mine/few.safetensors:0.5")
+    assert found.exit_code == 4 and "name it with -m" in said(found)
+    found = vsf("again", "x.webp", *own, "-o", "y.webp")
+    assert found.exit_code == 0 and "everything is as when it was made" in found.stderr, found.output
+    assert (here / "x.webp").read_bytes() == (here / "y.webp").read_bytes()
+
+    weights = here / "mine" / "model" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    options = ["--fps", "4", "--frames", "9", "--shift", "2", "--drop-frames", "1", "--dry-run"]
+    changes = said(vsf("again", "x.webp", *own, *options))
+    for change in ("fps: 16 -> 4", "num_frames: 5 -> 9", "-> 2.0", "drop_frames: 0 -> 1", "model_hash: "):
+        assert change in changes, changes
+
+
+def said(found: Any) -> str:
+    return " ".join(found.stderr.split())
+
+
+def test_another_device_is_said(here: Path) -> None:
+    assert vsf(*BIKE, "--steps", "2", "-o", "x.webp", "--sidecar").exit_code == 0
+    plain = json.loads((here / "x.webp.json").read_text())
+    (here / "y.json").write_text(json.dumps({**plain, "device": "cuda"}))
+    assert "device: cuda -> cpu" in vsf("again", "y.json", "--dry-run").stderr
+    assert "is for clips, but the file is a picture" in said(vsf("again", "y.json", "--fps", "4"))
+
+
+def test_what_others_wrote_is_read_by_its_grammar(here: Path) -> None:
+    told = PngInfo()
+    pairs = 'Steps: 20, Sampler: DPM++ 2M, CFG scale: 7, Seed: 1, Size: 8x8, Lora hashes: "a: 12, b: 34", Odd: "\\x"'
+    told.add_text("parameters", f"a bike, (red:1.2)\non a road\nNegative prompt: wheels,\nblurry\n{pairs}")
+    Image.new("RGB", (8, 8)).save(here / "x.png", pnginfo=told)
+    lines = dict(
+        line.split(maxsplit=1) for line in vsf("info", "x.png").stdout.splitlines() if not line.startswith(("on", "bl"))
+    )
+    assert lines["prompt"] == "a bike, (red:1.2)" and lines["negative"] == "wheels," and lines["Steps"] == "20"
+    found = json.loads(vsf("info", "x.png", "--json").stdout)
+    assert (found["vsf"], found["prompt"], found["negative"]) == (None, "a bike, (red:1.2)\non a road", "wheels,\nblurry")
+    assert found["pairs"]["Sampler"] == "DPM++ 2M" and found["pairs"]["Lora hashes"] == "a: 12, b: 34"
+    assert found["pairs"]["Odd"] == '"\\x"'
+
+
+def test_clips_are_swept_over_how_they_are_played_and_encoded(here: Path) -> None:
+    clip = ["a red car", "--frames", "5", "--steps", "2", "--size", "32x32", "--seed", "1"]
+    found = vsf("video", *clip, "--fps", "4,8", "--crf", "10,40", "-o", "out/")
+    assert found.exit_code == 0, found.output
+    names = [f"a-red-car-1-fps{fps}-crf{crf}.mp4" for fps in (4, 8) for crf in (10, 40)]
+    assert sorted(Path(path).name for path in found.stdout.split()) == sorted(names)
+    sizes = [(here / "out" / name).stat().st_size for name in names]
+    assert sizes[0] > sizes[1] and sizes[2] > sizes[3]
+    assert "must be 1 to 51" in said(vsf("video", *clip, "--crf", "10,99", "--dry-run"))
+    found = vsf("video", *clip, "--drop-frames", "0,1", "--dry-run", "--json")
+    assert [json.loads(line)["drop_frames"] for line in found.stdout.splitlines()] == [0, 1]
+
+
+def test_what_is_left_is_told_even_where_one_takes_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    talk = Talk()
+    talk.console = Console(file=sys.stderr, force_terminal=True, get_time=lambda: clock[0])
+    with talk.progress("pictures") as (pictures,):
+        assert isinstance(pictures, functools.partial)
+        bar = pictures.args[0]
+        for done in range(1, 4):
+            clock[0] += 100
+            pictures(done, 10)
+        assert bar.tasks[0].time_remaining == 700
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["missing.png"], 1, "there is no such file"),
+        (["x.png", "--nag-scale", "2"], 6, "--nag-scale is NAG's"),
+        (["x.png", "--alpha", "1,2"], 6, "makes one picture"),
+        (["x.png", "--steps", "0"], 6, "steps is 0"),
+        (["plain.png"], 1, "does not say how vsf made it"),
+    ],
+)
+def test_what_cannot_be_made_again(here: Path, arguments: list[str], code: int, message: str) -> None:
+    assert vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png").exit_code == 0
+    Image.new("RGB", (8, 8)).save(here / "plain.png")
+    result = vsf("again", *arguments)
+    assert result.exit_code == code and message in " ".join(result.stderr.split()), result.output
+
+
+@pytest.mark.parametrize("method", ["nag", "nasa"])
+def test_an_alpha_of_another_method_is_told_the_right_name(here: Path, method: str) -> None:
+    said = f"--alpha is VSF's, but the method is {method}: pass --{method}-alpha, or pass --method vsf"
+    made = (*BIKE, "--neg", "wheels", "--steps", "2", "--method", method)
+    assert vsf(*made, "-o", "x.png").exit_code == 0
+    for words in ((*made, "--alpha", "2"), ("again", "x.png", "--alpha", "2")):
+        result = vsf(*words)
+        assert result.exit_code == 6 and said in " ".join(result.stderr.split()), result.output
+    assert vsf("again", "x.png", f"--{method}-alpha", "0.5", "--dry-run").exit_code == 0
+
+
+def test_several_seeds_formats_and_sidecars(here: Path) -> None:
+    found = vsf(*BIKE, "--seed", "1,2", "-n", "wheels", "--format", "webp", "-o", "out/", "--sidecar", "--json", "--steps", "2")
+    assert found.exit_code == 0, found.output
+    rows = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [row["path"] for row in rows] == ["out/a-red-bike-on-a-road-1.webp", "out/a-red-bike-on-a-road-2.webp"]
+    sidecar = json.loads((here / "out" / "a-red-bike-on-a-road-1.webp.json").read_text())
+    assert sidecar["request"]["seed"] == 1 and sidecar["applied"]["tokens"] == 5
+
+
+def test_a_range_makes_a_picture_for_each_choice(here: Path) -> None:
+    result = vsf(*BIKE[:2], "--neg", "wheels", "--seed", "1,2", "--alpha", "0..4/3", "--steps", "2,3", "--dry-run", "--json")
+    requests = [json.loads(line) for line in result.stdout.splitlines()]
+    choices = [(one["parameters"]["alpha"], one["num_inference_steps"], one["seed"]) for one in requests]
+    assert choices == [(alpha, steps, seed) for alpha in (0, 2, 4) for steps in (2, 3) for seed in (1, 2)]
+
+    result = vsf(*BIKE, "--neg", "wheels", "--alpha", "1:2:0.5", "--steps", "2")
+    names = [f"outputs/a-red-bike-on-a-road-1-alpha{alpha}.png" for alpha in ("1", "1.5", "2")]
+    assert result.stdout.split() == names and len({(here / name).read_bytes() for name in names}) == 3
+
+
+def test_words_in_the_place_of_others_make_a_picture_each(here: Path) -> None:
+    options = "--neg", "wheels:2", "--sr", "wheels=>basket,flag", "--sr", "Red=>blue,green", "--seed", "1"
+    found = vsf(*BIKE[:2], *options, "--alpha", "1,2", "--dry-run", "--json")
+    requests = [json.loads(line) for line in found.stdout.splitlines()]
+    choices = [(one["negative"], one["prompt"], one["parameters"]["alpha"]) for one in requests]
+    bikes = [f"a {colour} bike on a road" for colour in ("blue", "green")]
+    assert choices == [([f"{part}:2"], bike, alpha) for part in ("basket", "flag") for bike in bikes for alpha in (1, 2)]
+
+    found = vsf(*BIKE[:2], "--neg", "wheels", "--sr", "wheels=>basket,flag", "--seed", "1", "--steps", "2", "--no-metadata")
+    assert found.stdout.split() == [f"outputs/a-red-bike-on-a-road-1-{part}.png" for part in ("basket", "flag")]
+    assert "'basket'" in found.stderr and "'flag'" in found.stderr
+    assert len({(here / name).read_bytes() for name in found.stdout.split()}) == 2
+
+    missing = vsf(*BIKE[:2], "--neg", "wheels", "--sr", "roof=>door")
+    assert missing.exit_code == 6 and "'roof' of --sr is neither in its prompt nor in its negative" in missing.stderr
+    assert vsf(*BIKE[:2], "--sr", "roof").exit_code == 2
+    assert vsf(*BIKE[:2], "--neg", "wheels", "--sr", "wheels=>flag", "--compare", "none,vsf").exit_code == 6
+
+
+def test_bytes_go_to_stdout() -> None:
+    found = vsf(*BIKE, "-o", "-", "--steps", "2")
+    assert found.exit_code == 0 and found.stdout_bytes.startswith(b"\x89PNG") and found.stdout_bytes.endswith(b"IEND\xaeB`\x82")
+
+
+def test_what_exists_is_skipped() -> None:
+    assert vsf(*BIKE, "-o", "x.png", "--steps", "2").exit_code == 0
+    before = Path("x.png").stat().st_mtime_ns
+    found = vsf(*BIKE, "-o", "x.png", "--steps", "2", "--exists", "skip")
+    assert found.exit_code == 0 and "skipped" in found.stderr and Path("x.png").stat().st_mtime_ns == before
+    assert vsf(*BIKE, "-o", "x.png", "--steps", "2", "--exists", "error").exit_code == 1
+
+
+def test_info_reads_back_what_was_written() -> None:
+    vsf(*BIKE, "--neg", "wheels", "-o", "x.jpg", "--steps", "2")
+    assert json.loads(vsf("info", "x.jpg", "--json").stdout)["vsf"]["request"]["negative"] == ["wheels"]
+    text = vsf("info", "x.jpg").stdout
+    assert "a red bike on a road" in text and "torch" in text
+    vsf(*BIKE, "-o", "y.png", "--steps", "2", "--no-metadata")
+    assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 1
+
+
+@pytest.mark.parametrize(("argument", "given"), [("-", "a red bike\n"), ("@prompt.txt", None)])
+def test_the_prompt_is_read_from_stdin_or_a_file(argument: str, given: str | None) -> None:
+    Path("prompt.txt").write_text("a red bike\n")
+    found = vsf("image", argument, "--dry-run", "--json", input=given)
+    assert json.loads(found.stdout)["prompt"] == "a red bike"
+
+
+def test_a_dry_run_makes_nothing(here: Path) -> None:
+    found = vsf(*BIKE, "--seed", "1..3", "--dry-run")
+    assert found.exit_code == 0 and "3 pictures" in found.stderr and not (here / "outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*BIKE, "--steps", "many"],
+        [*BIKE, "--seed", "one"],
+        [*BIKE, "--size", "big"],
+        [*BIKE, "--alpha", "strong"],
+        [*BIKE, "--no-such-option"],
+        ["image"],
+        ["no-such-command"],
+    ],
+)
+def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
+    assert vsf(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "0x64"], "width is 0"),
+        (["--size", "97x96"], "multiple of 8"),
+        (["--width", "96"], "--width is given without --height"),
+        (["--alpha", "nan"], "alpha is nan"),
+        (["--alpha", "-1"], "alpha is -1"),
+        (["--steps", "0"], "steps is 0"),
+        (["--steps", "1"], "needs at least 2"),
+        (["--preset", "tiny"], "'tiny' does not exist"),
+        (["--method", "vfs"], "methods are none, vsf, nasa, nag, wef, cfg"),
+        (["--method", "none", "--alpha", "3"], "--alpha is VSF's"),
+        (["--method", "none", "--no-special-tokens"], "--special-tokens is VSF's"),
+        (["--neg", "wheels", "--guidance", "5"], "for models that run without CFG"),
+        (["--neg", "wheels", "--method", "cfg"], "cannot use the negative prompt with --guidance 0"),
+        (["--neg", "no wheels"], "write --neg 'wheels'"),
+        (["--lora", "nope:a:b:c"], "not of the form"),
+        (["--neg", "wheel"], "Did you mean 'wheels'"),
+        (["--exists", "maybe"], "--exists is 'maybe'"),
+        (["-o", "{nope}.png"], "{nope}"),
+        (["-o", "x.bmp"], "ends on .bmp"),
+        (["-o", "-", "--seed", "1,2"], "takes one file"),
+        (["-o", "-", "--alpha", "1,2"], "takes one file"),
+        (["--alpha", "1..100", "--beta", "1..100", "--seed", "1..2"], "more than 10000 pictures"),
+        (["--alpha", "1,-1"], "alpha is -1"),
+        (["--dtype", "int8"], "--dtype is 'int8'"),
+        (["--device", "cuda:99"], "--device is 'cuda:99'"),
+        (["--offload", "disk"], "--offload is 'disk'"),
+        (["--lora", "x.bin"], "pickled"),
+        (["--seeds", "0"], "--seeds is 0"),
+    ],
+)
+def test_what_is_not_legal_is_6_and_one_line(arguments: list[str], message: str) -> None:
+    found = vsf(*BIKE, *arguments)
+    assert found.exit_code == 6 and message in found.stderr, found.output
+    assert found.stderr.strip().count("error:") == 1 and "Traceback" not in found.output and found.stdout == ""
+    assert not Path("outputs").exists()
+
+
+def test_a_prompt_of_unknown_words_is_6_and_names_the_real_preset() -> None:
+    found = vsf("image", "quantum foam")
+    assert found.exit_code == 6 and "--preset sd3.5-large-turbo" in found.stderr
+
+
+def test_an_unknown_word_is_a_warning() -> None:
+    found = vsf("image", "a shiny red bike", "--steps", "2", "-q")
+    assert found.exit_code == 0 and "shiny" in found.stderr
+
+
+def test_a_typo_in_a_preset_is_6() -> None:
+    Path("mine.toml").write_text('family = "sd3"\nmodel = "builtin:tiny-sd3-turbo"\n[method]\nalhpa = 3\n')
+    found = vsf(*BIKE, "--preset", "mine.toml")
+    assert found.exit_code == 6 and "Did you mean 'method.alpha'" in found.stderr
+
+
+@pytest.mark.parametrize("model", ["/no/such/folder", "owner/not-cached"])
+def test_a_model_that_cannot_be_had_is_4(model: str) -> None:
+    found = process(*BIKE, "-m", model, "--offline")
+    assert found.returncode == 4 and found.stderr.count("error:") == 1 and "Traceback" not in found.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_1() -> None:
+    Path("file").write_text("")
+    found = vsf(*BIKE, "-o", "file/x.png", "--steps", "2")
+    assert found.exit_code == 1 and "cannot be written" in found.stderr
+
+
+def test_a_negative_that_is_not_used_is_said() -> None:
+    found = vsf(*BIKE, "--neg", "wheels", "--method", "none", "--steps", "2", "-q", "-o", "x.png")
+    assert found.exit_code == 0 and "'wheels' is not used" in found.stderr
+    description = read_metadata(Path("x.png")).description
+    assert description is not None and description["request"]["method"] == "none"
+
+
+def test_tiling_is_part_of_what_a_picture_says_and_of_making_it_again() -> None:
+    assert vsf(*BIKE, "--vae-tiling", "--steps", "2", "-q", "-o", "x.png").exit_code == 0
+    description = read_metadata(Path("x.png")).description
+    assert description is not None and description["request"]["vae_tiling"] is True
+    found = vsf("again", "x.png", "--no-vae-tiling", "--dry-run")
+    assert found.exit_code == 0 and "vae_tiling: True -> False" in found.stderr
+
+
+def test_memory_that_does_not_suffice_is_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OutOfMemory("full")
+
+    monkeypatch.setattr("vsf_cli.generation.run.generate", fail)
+    found = vsf(*BIKE)
+    assert found.exit_code == 5 and "--dtype bfloat16, --vae-tiling, or a smaller --size" in found.stderr
+
+
+def test_every_error_has_a_documented_exit_code() -> None:
+    def kinds(kind: type[VSFError]) -> set[type[VSFError]]:
+        return {kind}.union(*(kinds(child) for child in kind.__subclasses__()))
+
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for code in {kind.exit_code for kind in kinds(VSFError)} | {0, 2, 3, 130}:
+        assert f"| {code} |" in readme
+
+
+def test_an_interrupt_is_130_and_leaves_no_half_file(here: Path) -> None:
+    command = [sys.executable, "-m", "vsf_cli", *BIKE, "--seed", "1..5000", "-o", "out/"]
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert running.stdout is not None
+    first = running.stdout.readline().strip()
+    running.send_signal(signal.SIGINT)
+    rest, talk = running.communicate()
+    assert running.returncode == 130 and "interrupted" in talk and "Traceback" not in talk
+    paths = [first, *rest.split()]
+    assert sorted(path.name for path in (here / "out").iterdir()) == sorted(Path(path).name for path in paths)
+    for path in paths:
+        assert opened(here / path).size == (96, 96)
+
+
+NO_SOCKETS = """
+import socket, sys
+def refuse(*arguments, **options):
+    sys.exit("a socket was opened")
+socket.socket.connect = refuse
+socket.getaddrinfo = refuse
+from vsf_cli.cli.app import app
+app()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ([*BIKE, "--offline", "--steps", "2"], 0),
+        ([*BIKE, "--steps", "2"], 0),
+        ([*BIKE, "--offline", "--preset", "sd3.5-large-turbo"], 4),
+    ],
+)
+def test_offline_and_the_embedded_model_open_no_socket(arguments: list[str], code: int) -> None:
+    found = process(*arguments, code=NO_SOCKETS)
+    assert found.returncode == code, found.stderr
+    assert "a socket was opened" not in found.stderr
+
+
+LISTED = "import sys; from vsf_cli.cli.app import app\ntry: app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["image", "--help"],
+        ["bench", "--help"],
+        ["eval", "run", "--help"],
+        ["presets", "list"],
+        ["presets", "show", "tiny-sd3"],
+        [*BIKE, "--dry-run"],
+        ["--version"],
+    ],
+)
+def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
+    found = process(*arguments, code=LISTED)
+    assert found.returncode == 0 and found.stderr.strip().endswith("False"), found.stderr
+
+
+CPU_TIME = """
+import resource, subprocess, sys
+subprocess.run([sys.executable, *sys.argv[1:]], capture_output=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a process whose modules are compiled, as an installed package's are, whatever ours says."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path_factory.mktemp("compiled"))}
+
+
+@pytest.mark.parametrize("arguments", ["--help", "presets list", "info x.png", "batch table.csv --dry-run"])
+def test_what_loads_no_model_takes_little_time(arguments: str, compiled: dict[str, str]) -> None:
+    Image.new("RGB", (8, 8)).save("x.png")
+    Path("table.csv").write_text("prompt,negative\na red bike,wheels\n", "utf-8")
+    libraries, ours = ("-c", "import typer, rich.console, rich.markdown, pydantic"), ("-m", "vsf_cli", *arguments.split())
+    spent = [[float(process(*one, code=CPU_TIME, **compiled).stdout) for one in (libraries, ours)] for _ in range(4)]
+    yardstick, taken = map(min, zip(*spent, strict=True))
+    # Half as much again as is promised; on a slow or busy machine, three times what its libraries take there.
+    assert taken < max(0.45, 3 * yardstick)
+
+
+def test_info_of_a_picture_imports_no_torch() -> None:
+    Image.new("RGB", (8, 8)).save("x.png")
+    found = process("info", "x.png", code=LISTED)
+    assert found.returncode == 1 and found.stderr.strip().endswith("False")
+
+
+def test_a_batch_that_is_only_planned_imports_no_torch() -> None:
+    Path("table.csv").write_text("prompt,negative,alpha\na red bike,wheels,1..3/3\n", "utf-8")
+    found = process("batch", "table.csv", "--dry-run", "--json", code=LISTED)
+    assert found.returncode == 0 and found.stderr.strip().endswith("False"), found.stderr
+    assert json.loads(found.stdout)["items"] == 3
+
+
+def test_doctor_reports_this_machine() -> None:
+    report = json.loads(vsf("doctor", "--json").stdout)
+    assert "torch" in report["versions"] and "cpu-flash" in report["attention"] and report["needs"].startswith("nothing")
+    assert "27.4 GB" in vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+
+
+def test_the_first_download_is_announced() -> None:
+    found = vsf(*BIKE, "--preset", "sd3.5-large-turbo", "--dry-run")
+    assert "27.4 GB" in found.stderr and "Community License" in found.stderr
+
+
+def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
+    assert "* tiny-sd3-turbo" in vsf("presets", "list").stdout
+    assert vsf("presets", "use", "sd3.5-large-turbo").exit_code == 0
+    assert "* sd3.5-large-turbo" in vsf("presets", "list").stdout
+    assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
+    shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
+    assert shown["settings"]["steps"] == {"value": 8, "origin": "preset tiny-sd3-turbo"}
+
+
+def test_data_reach_stdout_even_with_a_bar_on_the_terminal(here: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "vsf_cli", *BIKE, "--steps", "2", "-o", "x.png"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment)
+    os.close(theirs)
+    reader = threading.Thread(target=drain, args=(ours,))
+    reader.start()
+    data, _ = running.communicate()
+    reader.join()
+    assert data == "x.png\n"
+
+
+def drain(descriptor: int) -> None:
+    """Reads what a process says on a terminal until it ends."""
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 4096):
+            pass
+    os.close(descriptor)
+
+
+def test_a_hint_is_given_once(here: Path) -> None:
+    found = vsf("image", "a house", "--seed", "1,2", "-n", "no wheels", "--preset", "sd3.5-large-turbo", "--dry-run")
+    assert found.stderr.count("write --neg 'wheels'") == 1
+
+
+def test_commands_are_short_and_the_file_too() -> None:
+    source = Path(cli.__file__).read_text("utf-8")
+    assert source.count("\n") < 350
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno is not None and node.end_lineno - node.body[0].lineno < 20, node.name
+
+
+def test_every_command_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for command in (
+        "vsf image",
+        "vsf info",
+        "vsf doctor",
+        "vsf presets list",
+        "vsf presets show",
+        "vsf presets where",
+        "vsf presets use",
+    ):
+        assert command in readme
+
+
+MAP = ["attn-map", "a red bike on a road", "--seed", "1"]
+
+
+def test_maps_of_a_picture_that_was_made_before(here: Path) -> None:
+    from vsf_cli.maps.data import load
+
+    found = vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png", "--dump-attn", "-q")
+    assert found.exit_code == 0, found.output
+    beside = {path.name for path in (here / "x-attn").iterdir()}
+    assert beside >= {"index.html", "grid.png", "words.png", "curves.png", "maps.npz", "summary.json", "picture.png"}
+
+    found = vsf("attn-map", "x.png", "-o", "again", "--blocks", "1,2", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["path"] == "again" and "negative 'wheels' · VSF alpha=3" in found.stderr
+    assert opened(here / "again" / "picture.png").tobytes() == opened(here / "x.png").tobytes()
+    first, again = load("x-attn"), load("again")
+    assert again.blocks == (1, 2) and (again.share == first.share[:, :2]).all()
+    assert (
+        first.settings["request"]["prompt"] == "a red bike on a road"
+        and str(here) not in (here / "again/summary.json").read_text()
+    )
+
+
+def test_maps_that_are_interrupted_say_what_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vsf_cli.maps import plots
+
+    monkeypatch.setattr(plots, "words", Mock(side_effect=KeyboardInterrupt))
+    found = vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png", "--dump-attn")
+    assert found.exit_code == 130 and (here / "x.png").exists()
+    assert "what was finished is kept; written before: x.png, x-attn/picture.png, " in " ".join(found.stderr.split())
+
+
+def test_maps_of_a_prompt(here: Path) -> None:
+    found = vsf(*MAP, "--neg", "wheels", "--num-inference-steps", "2", "--tokens", "wheels", "--method", "none")
+    assert found.exit_code == 0, found.output
+    assert found.stdout == "outputs/a-red-bike-on-a-road-1-attn/index.html\n"
+    assert not (here / "outputs/a-red-bike-on-a-road-1-attn/no-guidance.png").exists(), "it is the picture itself"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([*MAP], 6, "there is none: add --neg"),
+        (
+            [*MAP, "--neg", "wheels", "--tokens", "hat"],
+            6,
+            "--tokens names 'hat', but the prompts have a, red, bike, on, road, wheels",
+        ),
+        ([*MAP, "--neg", "wheels", "--steps", "9"], 6, "--steps has 9, but there are steps 1 to 8"),
+        ([*MAP, "--neg", "wheels", "--steps", "1,6"], 6, "--steps has 6, but guided steps are 1 to 4; --stop 1 guides all"),
+        ([*MAP, "--neg", "wheels", "--method", "none", "--guidance", "4"], 6, "--guidance is 4, but maps are of one"),
+        ([*MAP, "--neg", "wheels", "--blocks", "0"], 6, "--blocks has 0, but there are blocks 1 to 6"),
+        ([*MAP, "--neg", "wheels", "--heads", "5"], 6, "--heads has 5, but there are heads 1 to 4"),
+        ([*MAP, "--neg", "wheels", "--heads", "x"], 2, "'x' is no head"),
+        ([*MAP, "--neg", "wheels", "--seed", "1,2"], 6, "vsf attn-map makes one picture"),
+        ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
+        ([*MAP, "--neg", "wheels", "--method", "wef"], 6, "wef acts outside of attention"),
+        (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
+        (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
+        (["attn-map", "a red bike " * 30], 6, "there is none: add --neg"),
+        (["attn-map", "empty.json"], 6, "the request is not one that vsf wrote"),
+        (["attn-map", "wrong.json"], 6, "the request is not one that vsf wrote"),
+        (["attn-map", "made.png", "--alpha", "2"], 6, "brings its own settings: leave --alpha out"),
+        (["attn-map", "made.png"], 6, "there is none: add --neg"),
+        ([*BIKE, "--dump-attn"], 6, "there is none: add --neg"),
+        ([*BIKE, "--neg", "wheels", "--dump-attn", "-o", "-"], 6, "nothing beside it"),
+    ],
+)
+def test_what_has_no_maps_is_one_line(here: Path, arguments: list[str], code: int, message: str) -> None:
+    Image.new("RGB", (8, 8)).save("plain.png")
+    Path("empty.json").write_text('{"schema": 1, "request": {}, "versions": {}}')
+    Path("wrong.json").write_text('{"schema": 1, "request": {"prompt": 5, "model": "x", "seed": 1}, "versions": {}}')
+    if "made.png" in arguments:
+        assert vsf(*BIKE, "--steps", "2", "-o", "made.png").exit_code == 0
+    found = vsf(*arguments)
+    assert found.exit_code == code and message in found.stderr.replace("\n", " "), found.output
+    assert "Traceback" not in found.output and found.stdout == "" and not Path("outputs").exists()

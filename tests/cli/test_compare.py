@@ -1,0 +1,85 @@
+"""`--compare`: one strip, each picture as its method alone makes it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.cli.test_video import folder  # noqa: F401
+from vsf_cli.cli.app import app
+from vsf_cli.media.images import read_metadata
+from vsf_cli.media.montage import MARGIN, TEXT_HEIGHT
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config.toml"))
+    return tmp_path
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(app, [*words])
+
+
+BIKE = ("image", "a red bike on a road", "--neg", "wheels", "--seed", "7", "--steps", "2")
+
+
+def test_a_strip_holds_what_each_method_makes_alone() -> None:
+    done = run(*BIKE, "--compare", "none,nag++,vsf", "--alpha", "2", "-o", "strip.png")
+    assert done.exit_code == 0, done.output
+    for name, options in (("none", ()), ("nag++", ()), ("vsf", ("--alpha", "2"))):
+        assert run(*BIKE, "--method", name, *options, "-o", f"{name}.png").exit_code == 0
+    strip = Image.open("strip.png")
+    cell = 2 * 96 + MARGIN
+    assert strip.size == (3 * cell + MARGIN, 2 * 96 + TEXT_HEIGHT + 2 * MARGIN)
+    for number, name in enumerate(("none", "nag++", "vsf")):
+        box = (MARGIN + number * cell, MARGIN, MARGIN + number * cell + 192, MARGIN + 192)
+        wanted = Image.open(f"{name}.png").resize((192, 192), Image.Resampling.BICUBIC)
+        assert strip.crop(box).tobytes() == wanted.tobytes()
+    found = read_metadata(Path("strip.png")).description
+    assert found is not None
+    asked = [one["request"] for one in found["compared"]]
+    assert [one["method"] for one in asked] == ["none", "nag", "vsf"] and {one["seed"] for one in asked} == {7}
+    assert asked[2]["parameters"]["alpha"] == 2 and asked[1]["parameters"]["scale"] == 11
+
+
+def test_every_seed_has_a_strip_of_its_own() -> None:
+    done = run(*BIKE[:4], "--steps", "2", "--seed", "1,2", "--compare", "none,vsf")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.split() == [f"outputs/a-red-bike-on-a-road-{seed}-compare.png" for seed in (1, 2)]
+
+
+def test_clips_stand_below_each_other(folder: Path) -> None:  # noqa: F811
+    words = ("video", "a red bike", "--neg", "wheels", "-m", str(folder), "--steps", "2", "--size", "32x32", "--frames", "9")
+    done = run(*words, "--seed", "1", "--dtype", "float32", "--compare", "none,nasa,vsf", "-o", "strip.png")
+    assert done.exit_code == 0, done.output
+    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + TEXT_HEIGHT + MARGIN) + MARGIN)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--compare", "vsf"), "name two methods or more"),
+        (("--compare", "vsf,vsf"), "name two methods or more"),
+        (("--compare", "vsf,nagg"), "--method is 'nagg', but methods are"),
+        (("--compare", "none,vsf", "--nag-scale", "3"), "--nag-scale is NAG's, which is not compared"),
+        (("--compare", "none,vsf", "--alpha", "1,2"), "leave --alpha out, or its range"),
+        (("--compare", "none,vsf", "--method", "vsf"), "leave --method out"),
+        (("--compare", "none,vsf", "--sidecar"), "leave --sidecar out"),
+        (("--compare", "none,vsf", "--neg", ""), "there is none: add --neg"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(words: tuple[str, ...], said: str) -> None:
+    base = BIKE[:2] if "--neg" in words else BIKE
+    done = run(*base, *words)
+    assert done.exit_code == 6 and said in done.stderr
+    assert not Path("outputs").exists()
+
+
+def test_a_strip_is_not_made_again_as_a_picture() -> None:
+    assert run(*BIKE, "--compare", "none,vsf", "-o", "strip.png").exit_code == 0
+    done = run("again", "strip.png")
+    assert done.exit_code == 6 and "make it again with --compare" in done.stderr

@@ -1,0 +1,261 @@
+"""LoRA files for Wan, by every name under which they are published, on a small random model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers.loaders.lora_conversion_utils import _convert_non_diffusers_wan_lora_to_diffusers
+from huggingface_hub import errors
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+from tests.models.test_wan import random_wan
+from vsf_cli.cli.app import app
+from vsf_cli.errors import ModelError, RequestError
+from vsf_cli.loading import loras
+from vsf_cli.loading.lora_keys import fitted
+from vsf_cli.loading.loras import Lora
+from vsf_cli.loading.pipelines import load
+
+OWN = "blocks.1.attn2.to_q", "blocks.0.attn1.to_out.0", "blocks.2.ffn.net.0.proj"
+ORIGINAL = "blocks.1.cross_attn.q", "blocks.0.self_attn.o", "blocks.2.ffn.0"
+SIZES = (24, 24), (24, 24), (24, 32)
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return random_wan(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pipe: Any) -> Path:
+    place = tmp_path_factory.mktemp("models") / "small-wan"
+    pipe.save_pretrained(place)
+    return place
+
+
+def matrices(
+    down: str = "lora_down", up: str = "lora_up", names: tuple[str, ...] = ORIGINAL, prefix: str = ""
+) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    found = {}
+    for name, (inner, outer) in zip(names, SIZES, strict=True):
+        found[f"{prefix}{name}.{down}.weight"] = torch.randn(2, inner, generator=generator)
+        found[f"{prefix}{name}.{up}.weight"] = torch.randn(outer, 2, generator=generator)
+    return found
+
+
+def saved(path: Path, tensors: dict[str, Tensor], scale: str = "") -> str:
+    save_file(tensors, path)
+    return f"{path}{scale}"
+
+
+def layer(pipe: Any, name: str) -> Any:
+    return pipe.transformer.get_submodule(name)
+
+
+WANTED = matrices("lora_A", "lora_B", OWN, "transformer.")
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "transformer.", "base_model.model.", "model.diffusion_model."])
+@pytest.mark.parametrize("names", [OWN, ORIGINAL], ids=["diffusers", "original"])
+@pytest.mark.parametrize("kinds", [("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora_A.default", "lora_B.default")])
+def test_every_name_of_a_layer_is_known(pipe: Any, prefix: str, names: tuple[str, ...], kinds: tuple[str, str]) -> None:
+    state, unmatched = fitted(matrices(*kinds, names, prefix), pipe)
+    assert not unmatched and state.keys() == WANTED.keys()
+    assert all(torch.equal(state[key], WANTED[key]) for key in state)
+
+
+def test_names_with_underscores_are_known(pipe: Any) -> None:
+    names = tuple(name.replace(".", "_") for name in ORIGINAL)
+    state, unmatched = fitted(matrices(names=names, prefix="lora_unet_"), pipe)
+    assert not unmatched and state.keys() == WANTED.keys()
+
+
+def test_names_strengths_and_biases_are_those_of_diffusers(pipe: Any) -> None:
+    """Of a file as those for Wan are published."""
+    raw = matrices(prefix="diffusion_model.")
+    raw |= {f"diffusion_model.{name}.alpha": torch.tensor(0.25 * number) for number, name in enumerate(ORIGINAL, 1)}
+    raw |= {f"diffusion_model.{name}.diff_b": torch.randn(outer) for name, (_, outer) in zip(ORIGINAL, SIZES, strict=True)}
+    state, unmatched = fitted(raw, pipe)
+    wanted = _convert_non_diffusers_wan_lora_to_diffusers(dict(raw))
+    assert not unmatched and state.keys() == wanted.keys()
+    for key in wanted:
+        torch.testing.assert_close(state[key], wanted[key], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("names", [OWN, ORIGINAL], ids=["diffusers", "original"])
+@pytest.mark.parametrize("prefix", ["", "transformer.", "diffusion_model."])
+def test_the_strength_and_the_biases_of_a_file_act(folder: Path, tmp_path: Path, prefix: str, names: tuple[str, ...]) -> None:
+    raw = matrices(names=names, prefix=prefix)
+    raw[f"{prefix}{names[0]}.alpha"], raw[f"{prefix}{names[0]}.diff_b"] = torch.tensor(0.5), torch.full((24,), 0.25)
+    own = layer(load(str(folder), "float32", loras=(saved(tmp_path / "x.safetensors", raw, ":0.5"),)), OWN[0])
+    down, up = (raw[f"{prefix}{names[0]}.{kind}.weight"] for kind in ("lora_down", "lora_up"))
+    torch.testing.assert_close(own.get_delta_weight("vsf_0"), 0.5 * (0.5 / 2) * up @ down)
+    inputs = torch.randn(3, 24)
+    with torch.no_grad():
+        added = own(inputs) - own.base_layer(inputs)
+    torch.testing.assert_close(added, 0.5 * ((0.5 / 2) * inputs @ down.T @ up.T + 0.25))
+
+
+def test_a_bias_alone_and_a_whole_difference_act(folder: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(2)
+    whole = torch.randn(16, 24, generator=generator)
+    raw = matrices(prefix="diffusion_model.") | {
+        "diffusion_model.blocks.0.cross_attn.k.diff_b": torch.ones(24),
+        "diffusion_model.head.head.diff": whole,
+        "diffusion_model.head.head.diff_b": torch.ones(16),
+    }
+    pipe = load(str(folder), "float32", loras=(saved(tmp_path / "x.safetensors", raw),))
+    inputs = torch.randn(3, 24)
+    with torch.no_grad():
+        for name, wanted in (("blocks.0.attn2.to_k", torch.ones(3, 24)), ("proj_out", inputs @ whole.T + 1)):
+            own = layer(pipe, name)
+            torch.testing.assert_close(own(inputs) - own.base_layer(inputs), wanted)
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer."])
+def test_what_diffusers_writes_keeps_its_strength(folder: Path, tmp_path: Path, prefix: str) -> None:
+    made = load(str(folder), "float32").transformer
+    made.add_adapter(LoraConfig(r=4, lora_alpha=2, target_modules=["to_q"], init_lora_weights=False), "x")
+    if prefix:
+        from diffusers import WanPipeline
+        from peft.utils import get_peft_model_state_dict
+
+        told = {"r": 4, "lora_alpha": 2, "target_modules": ["to_q"]}
+        layers = get_peft_model_state_dict(made, adapter_name="x")
+        WanPipeline.save_lora_weights(tmp_path, layers, transformer_lora_adapter_metadata=told)
+    else:
+        made.save_lora_adapter(tmp_path, adapter_name="x")
+    pipe = load(str(folder), "float32", loras=(str(tmp_path),))
+    assert layer(pipe, OWN[0]).scaling == {"vsf_0": 0.5}
+
+
+def test_several_act_together_each_with_its_scale(folder: Path, tmp_path: Path) -> None:
+    files = [
+        saved(tmp_path / "a.safetensors", matrices(prefix="diffusion_model."), ":0.5"),
+        saved(tmp_path / "b.safetensors", matrices("lora_A", "lora_B", OWN), ":-1"),
+    ]
+    own = layer(load(str(folder), "float32", loras=tuple(files)), OWN[0])
+    assert own.scaling == {"vsf_0": 0.5, "vsf_1": -1.0} and own.active_adapters == ["vsf_0", "vsf_1"]
+    inputs = torch.randn(3, 24)
+    with torch.no_grad():
+        added = own(inputs) - own.base_layer(inputs)
+    down, up = (WANTED[f"transformer.{OWN[0]}.{kind}.weight"] for kind in ("lora_A", "lora_B"))
+    torch.testing.assert_close(added, (0.5 - 1) * inputs @ down.T @ up.T)
+
+
+def video(folder: Path, *arguments: str) -> Any:
+    options = ["--steps", "2", "--size", "32x32", "--frames", "5", "--seed", "1", "--dtype", "float32", "-o", "a.webp"]
+    return CliRunner().invoke(app, ["video", "a red bike", "-m", str(folder), *options, *arguments])
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config.toml"))
+    return tmp_path
+
+
+def test_what_matches_is_counted_in_the_names_of_the_file(folder: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = matrices(prefix="diffusion_model.")
+    raw |= {f"diffusion_model.{name}": torch.ones(24) for name in ("blocks.0.norm3.diff_b", "blocks.9.self_attn.q.diff_b")}
+    raw |= {"diffusion_model.blocks.0.cross_attn.k.lora_down.weight": torch.ones(2, 24)}
+    saved(here / "x.safetensors", raw)
+    with caplog.at_level("INFO", "vsf_cli"):
+        assert video(folder, "--lora", "x.safetensors", "-v").exit_code == 0
+    (told,) = [record.message for record in caplog.records if "--lora" in record.message]
+    assert told.startswith("6 of 9 keys of --lora 'x.safetensors' match; 3 do not: diffusion_model.blocks.0.norm3.diff_b, ")
+    assert "blocks.9" in told and "cross_attn.k.lora_down" in told
+
+
+FOREIGN = [
+    "diffusion_model.double_blocks.0.img_attn.q",
+    "transformer.single_blocks.0.attn.to_q",
+    "lora_unet_x_blocks_0_q",
+    "nonsense",
+]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_for_another_model_is_refused_with_what_was_found(folder: Path, here: Path, name: str) -> None:
+    saved(here / "x.safetensors", {f"{name}.{kind}.weight": torch.ones(2, 2) for kind in ("lora_down", "lora_up")})
+    result = video(folder, "--lora", "x.safetensors")
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 6 and f"no key that matches this model: found {name}.lora_down.weight" in said
+    assert "transformer.blocks.0.attn1.to_q.lora_A.weight, diffusion_model.blocks.0.self_attn.q.lora_down.weight" in said
+    assert "Traceback" not in result.output and not list(here.glob("*.webp"))
+
+
+def test_a_matrix_of_another_size_is_refused(folder: Path, here: Path) -> None:
+    names = {f"{ORIGINAL[0]}.lora_down.weight": (2, 99), f"{ORIGINAL[0]}.lora_up.weight": (24, 2)}
+    saved(here / "x.safetensors", {name: torch.ones(shape) for name, shape in names.items()})
+    result = video(folder, "--lora", "x.safetensors")
+    assert result.exit_code == 6 and "does not fit this model" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x.th", "x.PT", "x.lora", "x.Bin", "x", "owner/x.pt", "./x.ckpt", "owner/name:x.lora", "owner/name:x.PT:0.5", "odd/x"],
+)
+def test_what_is_no_safetensors_is_refused(here: Path, text: str) -> None:
+    (here / "odd").mkdir()
+    (here / "odd" / "x").write_bytes(b"a pickle of any name")
+    with pytest.raises(RequestError, match="safetensors"):
+        Lora.parse(text)
+
+
+@pytest.mark.parametrize("text", ["x.safetensors:0.5,1", "x.safetensors:abc:0.5", "x.safetensors:nan", "x.safetensors:1e999"])
+def test_nothing_but_a_number_stands_behind_a_file(text: str) -> None:
+    with pytest.raises(RequestError, match="--lora"):
+        Lora.parse(text)
+
+
+@pytest.mark.parametrize(("text", "scale"), [("1e3", 1000), ("-2.5E-1", -0.25), ("+1", 1), ("1.", 1)])
+def test_a_scale_is_any_number(text: str, scale: float) -> None:
+    assert Lora.parse(f"X.SAFETENSORS:{text}") == Lora("X.SAFETENSORS", None, scale)
+
+
+def test_a_file_of_the_hub_is_found_by_its_name_or_as_the_only_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "x.safetensors", matrices())
+    asked = []
+
+    def download(place: str, name: str, local_files_only: bool) -> str:
+        asked.append((place, name, local_files_only))
+        return str(tmp_path / "x.safetensors")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda place: ["README.md", "in/only.safetensors"])
+    for text in ("owner/name:in/x.safetensors", "owner/name"):
+        pipe = load(str(folder), "float32", loras=(text,))
+        assert layer(pipe, OWN[0]).scaling == {"vsf_0": 1.0}
+    assert asked == [("owner/name", "in/x.safetensors", False), ("owner/name", "in/only.safetensors", False)]
+    assert loras._only(Lora("a/b"), ["a.safetensors", loras.USUAL]) == loras.USUAL
+
+
+def test_what_a_folder_or_repository_lacks_is_said(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "files").mkdir()
+    for names, error, message in (
+        ((), ModelError, r"no \.safetensors file"),
+        (("a.safetensors", "b.safetensors"), RequestError, r"has 2 files: name one, such as files:a\.safetensors"),
+    ):
+        for name in names:
+            saved(here / "files" / name, matrices())
+        with pytest.raises(error, match=message):
+            load(str(folder), "float32", loras=("files",))
+    with pytest.raises(ModelError, match=r"no file 'c\.safetensors': it has a\.safetensors"):
+        load(str(folder), "float32", loras=("files:c.safetensors",))
+
+    def missing(*_: Any, **__: Any) -> str:
+        error = errors.RemoteEntryNotFoundError.__new__(errors.RemoteEntryNotFoundError)
+        Exception.__init__(error, "404")
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", missing)
+    with pytest.raises(ModelError, match=r"'owner/name' has no such file: see https://huggingface\.co/owner/name/tree/main"):
+        load(str(folder), "float32", loras=("owner/name:x.safetensors",))

@@ -1,0 +1,86 @@
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.plan import request_of
+from vsf_cli.methods import METHODS, VARIANTS, VSF, Context, KeyValue, Negative, method_named
+from vsf_cli.settings.presets import Settings
+
+
+@pytest.mark.parametrize(
+    "alpha, beta", [(float("nan"), 0.0), (-1.0, 0.0), (float("inf"), 0.0), (1.0, float("nan")), (1.0, float("-inf"))]
+)
+def test_numbers_that_are_not_legal_are_refused(alpha: float, beta: float) -> None:
+    with pytest.raises(RequestError):
+        VSF(alpha, beta)
+
+
+def test_an_infinite_beta_is_legal() -> None:
+    assert VSF(3.0, float("inf")).beta == float("inf")
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_is_frozen_and_says_its_numbers(name: str) -> None:
+    method = method_named(name)
+    assert method.name == name and str(method).startswith(method.label)
+    with pytest.raises((FrozenInstanceError, AttributeError)):
+        method.alpha = 1.0  # type: ignore[attr-defined]
+
+
+def test_what_is_on_as_usual_is_not_told() -> None:
+    assert str(VSF(3.0, 0.3)) == "VSF alpha=3 beta=0.3"
+    assert str(VSF(3.0, 0.3, special_tokens=False)) == "VSF alpha=3 beta=0.3 special_tokens=no"
+    assert str(VSF(3.0, 0.3, stop=0.5)) == "VSF alpha=3 beta=0.3 stop=0.5"
+
+
+def test_unknown_methods_and_numbers_are_refused_by_name() -> None:
+    with pytest.raises(RequestError, match="'nope' is not known"):
+        method_named("nope")
+    with pytest.raises(RequestError, match="has no 'gamma': it has alpha, beta"):
+        method_named("vsf", {"gamma": 1.0})
+
+
+def test_the_table_of_methods_is_read_without_torch() -> None:
+    code = "import sys, vsf_cli.methods; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_context_splits_without_copies() -> None:
+    import torch
+
+    tokens = KeyValue(torch.randn(1, 2, 7, 4), torch.randn(1, 2, 7, 4))
+    context = Context(tokens, 5, Negative(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)))
+    assert context.image.key.shape[2] == 5 and context.positive.key.shape[2] == 2
+    assert context.image.key.data_ptr() == tokens.key.data_ptr()
+
+
+def test_cross_attention_equals_the_equation_of_the_paper() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    query = torch.randn(2, 3, 11, 8, dtype=torch.float64)
+    positive, negative = (KeyValue(*torch.randn(2, 2, 3, length, 8, dtype=torch.float64)) for length in (9, 4))
+    context = Context(positive, 0, Negative(negative.key, negative.value))
+    found, text = VSF(1.7, 0.2).attend(query, None, context)
+
+    logits = query @ torch.cat([positive.key, negative.key], dim=2).transpose(-1, -2) / 8**0.5
+    logits[..., 9:] -= 0.2
+    wanted = logits.softmax(-1) @ torch.cat([positive.value, -1.7 * negative.value], dim=2)
+    assert text is None
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_named_settings_stand_between_the_preset_and_what_is_asked(name: str) -> None:
+    method, numbers = VARIANTS[name]
+    settings = Settings({"preset": "tiny-sd3-turbo", "method": name}, {})
+    request, _ = request_of("a bike", ("wheels",), 0, settings, (), False)
+    assert request.method == method and request.parameters == {"padding": True, **numbers}
+    asked = Settings({"preset": "tiny-sd3-turbo", "method": name, "nag_scale": 1.5, "nag_padding": False}, {})
+    request, _ = request_of("a bike", ("wheels",), 0, asked, (), False)
+    assert request.parameters == {**numbers, "padding": False, "scale": 1.5}
+    environment = Settings({"preset": "tiny-sd3-turbo", "method": name}, {"VSF_NAG_TAU": "3"})
+    assert request_of("a bike", (), 0, environment, (), False)[0].parameters["tau"] == 3

@@ -1,0 +1,97 @@
+"""Scenes in motion, and the parts of the embedded video model."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from training.train_videos import published, read_published
+from vsf_cli.toy.scenes import COLORS, GROUNDS, OBJECTS, Part, Scene, split_of
+from vsf_cli.toy.video_recipe import build_autoencoder, build_student_scheduler, build_transformer
+from vsf_cli.toy.video_scenes import (
+    FRAMES,
+    SIDE,
+    VERBS,
+    clip_caption,
+    clip_pairs,
+    clip_vocabulary,
+    draw_clip,
+    moving,
+    sample_clip,
+    sample_part,
+)
+
+
+def test_captions_use_known_words_and_tell_what_the_object_does() -> None:
+    rng, words = random.Random(1), set(clip_vocabulary())
+    told = [clip_caption(sample_part(rng) if rng.random() < 0.2 else sample_clip(rng), rng).split() for _ in range(2000)]
+    assert all(set(each) <= words and len(each) <= 19 for each in told)
+    assert words == {word for each in told for word in each}, "and no word that none of them has"
+    assert 0.4 < np.mean([bool({*VERBS.values()} & set(each)) for each in told]) < 0.7
+    assert clip_caption(sample_part(rng), rng).split()[-1] in {part for name in VERBS for part in OBJECTS[name]}
+
+
+def test_a_caption_that_names_no_part_does_not_make_the_parts_rarer() -> None:
+    rng = random.Random(2)
+    clips = [sample_clip(rng) for _ in range(4000)]
+    told = [{*clip_caption(scene, rng).split()} for scene in clips]
+    bare = [scene for scene, words in zip(clips, told, strict=True) if not words & {*OBJECTS[scene.object]}]
+    there = [np.mean([scene.has(part) for scene in found for part in OBJECTS[scene.object]]) for found in (clips, bare)]
+    assert 0.45 < len(bare) / len(clips) < 0.6
+    assert there[0] == pytest.approx(0.85, abs=0.015) and there[1] > there[0] - 0.04
+
+
+def test_pairs_are_held_out_fixed_and_do_not_name_their_part() -> None:
+    found = clip_pairs("test", 200)
+    assert found == clip_pairs("test", 200) and len(set(found)) == 200 and not set(found) & set(clip_pairs("dev", 100))
+    for prompt, name, part in found:
+        told = prompt.split()
+        (color,), (ground,) = set(told) & set(COLORS), set(told) & set(GROUNDS)
+        assert split_of(name, color, ground) == "test" and name in told and part in OBJECTS[name] and part not in told
+    with pytest.raises(ValueError, match="fewer than"):
+        clip_pairs("dev", 100_000)
+
+
+@pytest.mark.parametrize(("name", "mirrored", "way"), [("car", False, 1), ("boat", True, -1), ("cake", False, 0)])
+def test_vehicles_move_the_way_they_look(name: str, mirrored: bool, way: int) -> None:
+    places = [scene.x for scene in moving(Scene(name, "red", (), "road", mirrored=mirrored))]
+    assert len(places) == FRAMES and np.sign(places[-1] - places[0]) == way
+
+
+@pytest.mark.parametrize(("name", "part"), [("cake", "candles"), ("cat", "tail")])
+def test_parts_that_move_do(name: str, part: str) -> None:
+    bare = Scene(name, "blue", (), "grass")
+    still, there = draw_clip(bare, 5), draw_clip(replace(bare, parts=(Part(part, "red"),)), 5)
+    assert still.shape == (5, SIDE, SIDE, 3) and still.dtype == np.uint8
+    assert (still == still[0]).all() and not (there == there[0]).all()
+
+
+def test_the_sizes_are_those_of_the_recipe() -> None:
+    latents = build_autoencoder().encode(torch.zeros(1, 3, FRAMES, SIDE, SIDE)).latent_dist.mean
+    assert latents.shape == (1, 8, 5, 16, 16)
+    output = build_transformer()(latents, torch.tensor([500.0]), torch.zeros(1, 24, 128), return_dict=False)[0]
+    assert output.shape == latents.shape and not output.any(), "training begins at zero"
+
+
+def test_the_students_steps_are_all_of_use() -> None:
+    scheduler = build_student_scheduler()
+    scheduler.set_timesteps(8)
+    assert scheduler.sigmas[0] == 1 and scheduler.sigmas[-1] == 0
+    assert (-scheduler.sigmas.diff() > 0.05).all()
+
+
+def test_a_lora_is_written_by_the_names_under_which_those_for_wan_are_published(tmp_path: Path) -> None:
+    kinds = {"A": (32, 128), "B": (128, 32)}
+    lora = {f"blocks.0.attn2.to_out.0.lora_{kind}.default.weight": torch.ones(shape) for kind, shape in kinds.items()}
+    save_file(published(lora), tmp_path / "lora.safetensors")
+    assert read_published(tmp_path / "lora.safetensors").keys() == lora.keys()
+    place = "diffusion_model.blocks.0.cross_attn.o"
+    assert {name: tuple(tensor.shape) for name, tensor in published(lora).items()} == {
+        f"{place}.lora_down.weight": (32, 128),
+        f"{place}.lora_up.weight": (128, 32),
+        f"{place}.alpha": (),
+    }

@@ -1,0 +1,188 @@
+"""Scores guidance on the scenes: `python -m training.score --pairs 200 --method vsf --alpha 3 --beta 1.5`.
+
+Each pair is a prompt and a part of its object that the prompt does not name; the part is the negative prompt. The judge says
+whether the object is right (positive), whether the part is absent (negative; a damaged part is not), and how good the picture
+is (quality, 0 to 1). Seeds are fixed: the number of the pair.
+"""
+
+import argparse
+import json
+import math
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from vsf_cli.errors import VSFError
+from vsf_cli.generation.guided import guided
+from vsf_cli.loading.pipelines import load
+from vsf_cli.media.metadata import versions
+from vsf_cli.methods import Method, method_named
+from vsf_cli.settings.presets import Preset, load_preset
+from vsf_cli.toy.judge import Judge, load_judge, read_card
+from vsf_cli.toy.scenes import Split, pairs
+
+__all__ = ["Outcome", "main", "pictures", "score", "wilson"]
+
+BATCH = 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the judge saw of one pair: the object, the state of the part, and how good the picture is, from 0 to 1."""
+
+    prompt: str
+    object: str
+    part: str
+    object_right: bool
+    state: str
+    quality: float
+
+    @property
+    def part_absent(self) -> bool:
+        """Whether the part is gone; a damaged one is not."""
+        return self.state == "absent"
+
+
+def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a proportion, by Wilson's formula."""
+    if count == 0:
+        return 0.0, 1.0
+    share = hits / count
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def pictures(
+    pipe: Any, preset: Preset, triples: Sequence[tuple[str, str, str]], method: Method, guidance_scale: float
+) -> Iterator[tuple[tuple[str, str, str], Image.Image]]:
+    """Makes the picture of each pair, in batches with a different negative in each row."""
+    for start in range(0, len(triples), BATCH):
+        batch = triples[start : start + BATCH]
+        negatives = [part for _, _, part in batch]
+        with guided(pipe, negatives if method.guides_attention else "", method, preset.max_sequence_length):
+            images = pipe(
+                [prompt for prompt, _, _ in batch],
+                num_inference_steps=preset.num_inference_steps,
+                guidance_scale=guidance_scale,
+                max_sequence_length=preset.max_sequence_length,
+                width=preset.width,
+                height=preset.height,
+                generator=[torch.Generator().manual_seed(start + row) for row in range(len(batch))],
+                **({"negative_prompt": negatives} if method.passes_negative_prompt else {}),
+            ).images
+        yield from zip(batch, images, strict=True)
+
+
+def score(judge: Judge, shown: Sequence[tuple[tuple[str, str, str], Image.Image]]) -> list[Outcome]:
+    """Judges the pictures of pairs."""
+    verdicts = judge.look([image for _, image in shown])
+    return [
+        Outcome(prompt, name, part, verdict.object == name, verdict.state(part), verdict.quality)
+        for ((prompt, name, part), _), verdict in zip(shown, verdicts, strict=True)
+    ]
+
+
+def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    count = len(outcomes)
+    positive, negative = sum(one.object_right for one in outcomes), sum(one.part_absent for one in outcomes)
+    both = sum(one.object_right and one.part_absent for one in outcomes)
+    return {
+        "pairs": count,
+        "positive": positive / count,
+        "positive_interval": wilson(positive, count),
+        "negative": negative / count,
+        "negative_interval": wilson(negative, count),
+        "both": both / count,
+        "damaged": sum(one.state == "damaged" for one in outcomes) / count,
+        "quality": sum(one.quality for one in outcomes) / count,
+    }
+
+
+def _print_table(report: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(", ".join(f"{key} {value}" for key, value in report["conditions"].items()))
+    for name, rates in {"all": report["rates"], **parts}.items():
+        positive, negative = rates["positive_interval"], rates["negative_interval"]
+        console.print(
+            f"{name:22} {rates['pairs']:4} pairs   object right {rates['positive']:.3f} [{positive[0]:.2f}, {positive[1]:.2f}]"
+            f"   part absent {rates['negative']:.3f} [{negative[0]:.2f}, {negative[1]:.2f}]   damaged {rates['damaged']:.3f}"
+            f"   both {rates['both']:.3f}   quality {rates['quality']:.3f}"
+        )
+    card = report["judge"]
+    agrees = f"agrees with {card['agreement']:.0%} of {card['pictures']} labels by eye"
+    readers = f"two readers with each other: {card['readers_agreement']:.0%}"
+    console.print(f"judge: {agrees} ({readers}); of guided pictures that it calls absent, {card['absent_precision']:.0%} are")
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m training.score", description=__doc__)
+    parser.add_argument("--preset", default="tiny-sd3-turbo")
+    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="test is reported once a released model")
+    parser.add_argument("--pairs", type=int, default=200)
+    parser.add_argument("--method", help="the preset's own if not given")
+    parser.add_argument("--alpha", type=float)
+    parser.add_argument("--beta", type=float)
+    parser.add_argument("--special-tokens", action=argparse.BooleanOptionalAction, help="the preset's own if not given")
+    parser.add_argument("--start", type=float, help="guide from this fraction of the steps on")
+    parser.add_argument("--stop", type=float, help="guide until this fraction of the steps")
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.pairs < 1:
+        parser.exit(6, f"error: --pairs is {options.pairs}, but it must be at least 1\n")
+
+    preset = load_preset(options.preset)
+    own = preset.guidance()
+    given = {
+        key: value
+        for key in ("alpha", "beta", "special_tokens", "start", "stop")
+        if (value := getattr(options, key)) is not None
+    }
+    name = options.method or own.name
+    method = method_named(name, {**(own.parameters if name == own.name else {}), **given})
+    guidance = preset.guidance_scale if options.guidance is None else options.guidance
+    split: Split = options.split
+    try:
+        report = measure(preset, method, guidance, split, options.pairs)
+    except (VSFError, ValueError) as error:
+        parser.exit(getattr(error, "exit_code", 6), f"error: {error}\n")
+    if options.json:
+        print(json.dumps(report))
+        return
+    _print_table(report, report["parts"])
+
+
+def measure(preset: Preset, method: Method, guidance_scale: float, split: Split, count: int) -> dict[str, Any]:
+    """Scores a method on a preset: rates with their conditions, over all pairs and for each object and part."""
+    pipe = load(preset.model, preset.dtype)
+    made = pictures(pipe, preset, pairs(split, count), method, guidance_scale)
+    shown = list(track(made, "pictures", count, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()))
+    outcomes = score(load_judge(), shown)
+    conditions = {
+        "model": preset.model,
+        "method": str(method),
+        "split": split,
+        "pairs": count,
+        "seeds": f"0..{count - 1}",
+        "steps": preset.num_inference_steps,
+        "guidance_scale": guidance_scale,
+        "dtype": preset.dtype,
+        "device": f"{pipe._execution_device.type} {platform.machine()}",
+        **versions(),
+    }
+    kinds = sorted({(one.object, one.part) for one in outcomes})
+    parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in kinds}
+    return {"conditions": conditions, "judge": read_card(), "rates": _rates(outcomes), "parts": parts}
+
+
+if __name__ == "__main__":
+    main()

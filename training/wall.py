@@ -1,0 +1,49 @@
+"""A wall of pictures, of every object three pairs, without guidance and with: `python -m training.wall wall.png`.
+
+The pairs are the first of the split that `vsf_cli.toy.scenes.pairs` gives for the object: nothing is chosen by hand.
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from training.score import pictures
+from vsf_cli.loading.pipelines import load
+from vsf_cli.media.images import write_picture
+from vsf_cli.media.montage import sheet
+from vsf_cli.methods import NoGuidance
+from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
+from vsf_cli.toy.scenes import OBJECTS, pairs
+
+__all__ = ["main", "wall"]
+
+PAIRS = 3
+POOL = 600
+"""Pairs among which the first of each object are found."""
+
+
+def wall() -> Image.Image:
+    """A row for each object: every pair without guidance, then with the preset's own."""
+    preset = load_preset(DEFAULT_PRESET)
+    pipe = load(preset.model, preset.dtype)
+    found = pairs("test", POOL)
+    triples = [triple for name in OBJECTS for triple in [each for each in found if each[1] == name][:PAIRS]]
+    made = [
+        [image for _, image in pictures(pipe, preset, triples, method, preset.guidance_scale)]
+        for method in (NoGuidance(), preset.guidance())
+    ]
+    images = [image for both in zip(*made, strict=True) for image in both]
+    labels = [label for _, name, part in triples for label in (name, f"no {part}")]
+    return sheet(images, labels, 2 * PAIRS)
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m training.wall", description=__doc__)
+    parser.add_argument("picture", type=Path)
+    write_picture(parser.parse_args().picture, wall(), "png", None)
+
+
+if __name__ == "__main__":
+    main()

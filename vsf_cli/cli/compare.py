@@ -1,0 +1,162 @@
+"""One prompt and seed by several methods, side by side on one labelled strip."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vsf_cli.cli.console import Talk
+from vsf_cli.cli.generating import made_ready, say_before
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.generate import Request, Result, generate
+from vsf_cli.generation.outputs import Outputs
+from vsf_cli.generation.plan import plan, request_of
+from vsf_cli.generation.run import Plan, advising
+from vsf_cli.media.images import FORMATS, encode, write_bytes
+from vsf_cli.media.montage import sheet
+from vsf_cli.methods import METHODS, Method, parameters_by_setting, resolved
+from vsf_cli.settings.presets import Settings
+
+__all__ = ["plan_comparison", "run_comparison"]
+
+SHOWN_FRAMES = 5
+"""Of a clip, that many frames stand on the strip, evenly spaced."""
+SMALL = 200
+"""Pictures with sides below that are shown at twice their size."""
+
+
+def plan_comparison(
+    names: Sequence[str],
+    prompt: str,
+    negative: Sequence[str],
+    seeds: Sequence[int],
+    settings: Settings,
+    loras: Sequence[str],
+    video: bool,
+    seconds: float | None = None,
+    metadata: bool = True,
+) -> tuple[Plan, list[Request]]:
+    """What will be made: a plan with a strip for each seed, and the requests of the first strip.
+
+    Arguments:
+        names: The methods.
+        prompt: What is wanted.
+        negative: What is not wanted.
+        seeds: A strip for each.
+        settings: All settings; options of a method are for that method alone.
+        loras: LoRA files.
+        video: Whether clips are made, of which frames stand on the strip.
+        seconds: How long the clips are.
+        metadata: Whether the strips say how they were made.
+
+    Raises:
+        RequestError: If something is not legal, or an option is of a method that is not compared.
+    """
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise RequestError(f"--compare names {', '.join(names) or 'nothing'}: name two methods or more, such as none,nag,vsf")
+    methods = [resolved(name)[0] for name in names]
+    own = {setting: owner for setting, (owner, _) in parameters_by_setting().items()}
+    for setting, owner in own.items():
+        if owner not in methods and settings.origin(setting).origin == "option":
+            raise RequestError(
+                f"--{setting.replace('_', '-')} is {METHODS[owner].label}'s, which is not compared: leave it out"
+            )
+    negative = tuple(text.strip() for text in negative if text.strip())
+    if not negative:
+        raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
+    requests = []
+    for name, method in zip(names, methods, strict=True):
+        other = [setting for setting, owner in own.items() if owner != method]
+        asked = settings.overlaid({"method": name, **dict.fromkeys(other)})
+        if method != "cfg":
+            asked = asked.overlaid({"guidance": 0.0})
+        requests.append(request_of(prompt, negative, seeds[0], asked, loras, video, seconds)[0])
+    if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
+        raise RequestError("--compare compares methods on one model")
+    # Only for its checks, warnings, and where and how it runs.
+    first = plan(
+        prompt, negative, seeds, settings.overlaid({"format": None, "output": None}), loras, metadata=metadata, video=video
+    )
+    given = settings.origin("output")
+    template = f"{given.value}-compare" if given.origin == "default" else given.value
+    outputs = Outputs(template, settings["exists"], settings["format"], ("seed",) if len(seeds) > 1 else (), FORMATS)
+    acting = next((request for request in requests if request.method != "none"), requests[0])
+    strips = tuple(replace(acting, seed=seed) for seed in seeds)
+    return replace(first, requests=strips, outputs=outputs), requests
+
+
+def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json: bool, dry_run: bool) -> None:
+    """Makes the strips; their paths, or JSON, go to stdout.
+
+    Arguments:
+        plan: The plan, with a request for each strip.
+        requests: What stands on the first strip.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
+        dry_run: Whether to stop before the model is loaded.
+    """
+    say_before(plan, talk)
+    if dry_run:
+        for request in requests:
+            talk.data(json.dumps(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
+        return
+    pending = plan.pending()
+    if not pending:
+        talk.say("all strips exist, skipped")
+        return
+    pipe = made_ready(plan, talk)
+    with talk.progress("pictures", "steps") as (whole, steps):
+        for place, (number, strip) in enumerate(pending):
+            results: list[Result] = []
+            for request in requests:
+                with advising(pipe):
+                    results.append(generate(pipe, replace(request, seed=strip.seed), steps))
+                if whole is not None:
+                    whole(place * len(requests) + len(results), len(pending) * len(requests))
+            path = plan.outputs.free(plan.path(strip, number)) if not plan.to_stdout else None
+            facts = _facts(plan, pipe, results)
+            data = encode(_strip(results), plan.outputs.file_format, facts if plan.metadata else None)
+            _hand_over(path, data, facts, talk, as_json)
+
+
+def _hand_over(path: Path | None, data: bytes, facts: Mapping[str, Any], talk: Talk, as_json: bool) -> None:
+    if path is None:
+        import sys
+
+        sys.stdout.buffer.write(data)
+        return
+    write_bytes(path, data)
+    talk.data(json.dumps({"path": str(path), **facts}, ensure_ascii=False) if as_json else str(path))
+
+
+def _facts(plan: Plan, pipe: Any, results: Sequence[Result]) -> dict[str, Any]:
+    """The JSON of a strip: that of its last picture, and beside it what each of them was asked."""
+    compared = [{"request": one.request.to_json(), "seconds": round(one.seconds, 3)} for one in results]
+    return {**plan.describe(pipe, results[-1]), "compared": compared}
+
+
+def _strip(results: Sequence[Result]) -> Image.Image:
+    """Pictures in a row; clips below each other, with some of their frames."""
+    image = results[0].image
+    scale = 2 if max(image.size) < SMALL else 1
+    labels = [_label(one.request.guidance, scale * image.width) for one in results]
+    count = len(results[0].frames)
+    if count == 1:
+        return sheet([one.image for one in results], labels, len(results), scale)
+    shown = min(SHOWN_FRAMES, count)
+    places = [round(number * (count - 1) / max(1, shown - 1)) for number in range(shown)]
+    frames = [one.frames[place] for one in results for place in places]
+    names = [label if place == places[0] else f"frame {place + 1}" for label in labels for place in places]
+    return sheet(frames, names, shown, scale)
+
+
+def _label(method: Method, width: int) -> str:
+    """The method with its numbers, by their names where there is room for them."""
+    full, letter = str(method), 7
+    if len(full) * letter <= width:
+        return full
+    values = [word.partition("=")[2] for word in full.split()]
+    return " ".join([method.label, *(value for value in values if value[:1].isdigit())])

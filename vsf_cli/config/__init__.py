@@ -1,0 +1,1 @@
+"""How options and the values in them are read. Knows no models and no methods."""

@@ -1,0 +1,184 @@
+"""Reads values of the command line that are more than a number: seeds, sizes and paths."""
+
+import os
+import random
+import re
+from pathlib import Path
+
+from vsf_cli.config.ranges import MOST_NUMBERS, parse_range
+from vsf_cli.errors import RequestError
+
+__all__ = [
+    "SIDES_OF_CLIPS",
+    "check_sides",
+    "chosen_size",
+    "parse_batch_size",
+    "parse_given_seeds",
+    "parse_numbers",
+    "parse_path",
+    "parse_seeds",
+    "parse_size",
+    "whole_frames",
+]
+
+FRAMES_OF_A_TOKEN = 4
+"""Of Wan's autoencoder: a clip has 1 more than a multiple of it."""
+
+SIDES_OF_CLIPS = 16
+"""The sides of a clip are multiples of it, whatever the autoencoder: Wan's pipeline demands so."""
+
+
+def parse_seeds(text: str | None, count: int | None) -> list[int]:
+    """The seeds of a run.
+
+    Arguments:
+        text: As `parse_given_seeds` has it; "random", -1 or None draws fresh ones.
+        count: How many; None means as many as are written, or one.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+        RequestError: If there are too many or none.
+    """
+    if count is not None and not 1 <= count <= MOST_NUMBERS:
+        raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_NUMBERS}")
+    seeds = None if text is None else parse_given_seeds(text)
+    if seeds is None:
+        return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
+    if count is not None and len(seeds) == 1:
+        return list(range(seeds[0], seeds[0] + count))
+    if count is not None and len(seeds) != count:
+        raise RequestError(f"--seed names {len(seeds)} seeds, but --seeds wants {count}: give one of the two")
+    return seeds
+
+
+def parse_given_seeds(text: str) -> list[int] | None:
+    """The seeds that a text names, such as "7", "1,2,3", "1..8", "1:5:2" or "1-5 (+2)"; None for "random" and -1.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+        RequestError: If a range is empty or too long.
+    """
+    return None if text.strip() in ("random", "-1") else _parse_ranges(text, "seed")
+
+
+def _parse_ranges(text: str, what: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:\s*(?:\.\.|-)\s*(\d+))?\s*", part)
+        if match is None:
+            numbers += _stepped(part, what)
+            continue
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MOST_NUMBERS:
+            raise RequestError(
+                f"the range of {what}s {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_NUMBERS}"
+            )
+        numbers += range(first, last + 1)
+    return numbers
+
+
+def _stepped(part: str, what: str) -> list[int]:
+    """A range in one of the other spellings of `parse_range`, which rounds large plain numbers."""
+    try:
+        numbers = [int(number) for number in parse_range(part, int)]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        raise ValueError(f"'{part.strip()}' is no {what}: write 7, or 1,2,3, or 1..8, or 1:9:2")
+    return numbers
+
+
+def parse_numbers(text: str | None, what: str) -> tuple[int, ...] | None:
+    """What is chosen of things counted from 1, such as "1,2,5..8": sorted, none twice; None, or "all", means all.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+        RequestError: If a range is empty or too long.
+    """
+    return None if text is None or text.strip() == "all" else tuple(sorted(set(_parse_ranges(text, what))))
+
+
+def parse_batch_size(text: str) -> int | str:
+    """A number of at least 1, or "auto".
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if text.strip() == "auto":
+        return "auto"
+    if not text.strip().isdigit() or int(text) < 1:
+        raise ValueError(f"'{text}' is neither a number of at least 1 nor auto")
+    return int(text)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height in pixels, from "WxH", "W*H" or one number for a square.
+
+    Raises:
+        ValueError: If the text cannot be parsed.
+    """
+    match = re.fullmatch(r"\s*(\d+)(?:\s*[x*X\u00d7]\s*(\d+))?\s*", text)
+    if match is None:
+        raise ValueError(f"'{text}' is no size: write WxH, such as 1024x768")
+    width = int(match[1])
+    return width, int(match[2] or width)
+
+
+def chosen_size(size: str | None, width: int | None, height: int | None) -> str | None:
+    """The size as one text, from `--size` or from `--width` with `--height`.
+
+    Raises:
+        RequestError: If one of the two is missing, or both spellings are used.
+    """
+    if width is None and height is None:
+        return size
+    if width is None or height is None:
+        given, missing = ("--width", "--height") if height is None else ("--height", "--width")
+        raise RequestError(f"{given} is given without {missing}: give both, or --size WxH")
+    if size is not None:
+        raise RequestError(f"--size is {size}, but --width and --height are given too: give one of the two")
+    return f"{width}x{height}"
+
+
+def check_sides(width: int | None, height: int | None, multiple: int) -> None:
+    """Refuses sides that are no multiples of what the model takes.
+
+    Raises:
+        RequestError: If one is not; it names the nearest that is.
+    """
+    for name, side in (("width", width), ("height", height)):
+        if side is not None and side % multiple:
+            near = max(multiple, round(side / multiple) * multiple)
+            raise RequestError(f"{name} is {side}, but must be a multiple of {multiple} for this model: try {near}")
+
+
+def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dropped: int = 0) -> tuple[int | None, str | None]:
+    """The nearest number of frames that a model of clips can make, and what to say if it is another than asked for.
+
+    Arguments:
+        frames: The frames asked for.
+        seconds: The length asked for instead; it stands before `frames`.
+        fps: Frames in a second.
+        dropped: How many of the first are left out: `seconds` does not count them.
+
+    Raises:
+        RequestError: If there would be none.
+    """
+    if seconds is not None:
+        if not 0 < seconds < float("inf"):
+            raise RequestError(f"--seconds is {seconds:g}, but must be more than 0")
+        frames = max(1, round(seconds * (fps or 1))) + dropped
+    if frames is None:
+        return None, None
+    if frames < 1:
+        raise RequestError(f"frames is {frames}, but must be at least 1")
+    whole = max(1, round((frames - 1) / FRAMES_OF_A_TOKEN) * FRAMES_OF_A_TOKEN + 1)
+    kept = f"{frames - dropped} frames" + (f", and {dropped} are left out" if dropped else "")
+    asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
+    note = f"{asked}, but {whole} are made: 1 more than a multiple of {FRAMES_OF_A_TOKEN}"
+    return whole, None if whole == frames else note
+
+
+def parse_path(text: str) -> Path:
+    """A path, in which `~` is the folder of the person who asks; `~name` stays as it is where nobody has that name."""
+    return Path(os.path.expanduser(text))

@@ -1,0 +1,408 @@
+"""One request: from a prompt to a picture, on a pipeline that is made ready."""
+
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides
+from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.loading.loras import BUILTIN, Lora
+from vsf_cli.methods import METHODS, Method, method_named
+from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vsf_cli.maps.recorder import Recorder
+    from vsf_cli.models import Family
+
+__all__ = ["Request", "Result", "alike", "check_size", "generate", "generate_together", "is_out_of_memory"]
+
+Progress = Callable[[int, int], None]
+"""Is told the steps done and the steps in all."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides a picture, as plain values: it can be written as JSON and read back.
+
+    Arguments:
+        prompt: What is wanted.
+        negative: What is not wanted; none, one or several, with weights as `vsf_cli.prompts.prompt_weights` has them.
+        model: `builtin:NAME`, a hub id, or a folder.
+        seed: The seed of the noise, 0 to 2^64 - 1; it is drawn on the CPU, so that the device does not matter.
+        method: A key of `vsf_cli.methods.METHODS`.
+        parameters: The method's hyper-parameters.
+        num_inference_steps: Steps, at least 1.
+        guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
+        width, height: Pixels; None means the model's own size.
+        max_sequence_length: Tokens of the T5.
+        num_frames: The frames of a clip that are made; None for a picture.
+        drop_frames: How many of its first frames are left out.
+        fps: Frames in a second of a clip, as its file is played.
+        dtype: A dtype of torch.
+        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`.
+        revision: A branch, tag or commit of the hub.
+        variant: The variant of the weights' files.
+        scheduler: The class of the scheduler, if not the model's own.
+        flow_shift: How far its sigmas are shifted, if not as the model's own.
+        vae_dtype: The dtype of the autoencoder, if another one.
+        vae_tiling: Whether the autoencoder works tile by tile.
+        preset: The preset that the settings came from, for the record.
+
+    Raises:
+        RequestError: If a value is not legal.
+    """
+
+    prompt: str
+    model: str
+    seed: int
+    negative: tuple[str, ...] = ()
+    method: str = "vsf"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    num_inference_steps: int = 8
+    guidance_scale: float = 0.0
+    width: int | None = None
+    height: int | None = None
+    max_sequence_length: int = 256
+    num_frames: int | None = None
+    drop_frames: int = 0
+    fps: int | None = None
+    dtype: str = "float32"
+    loras: tuple[str, ...] = ()
+    revision: str | None = None
+    variant: str | None = None
+    scheduler: str | None = None
+    flow_shift: float | None = None
+    vae_dtype: str | None = None
+    vae_tiling: bool = False
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise RequestError("the prompt is empty: say what you want")
+        if not 0 <= self.seed < 2**64:
+            raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
+        if self.num_inference_steps < 1:
+            raise RequestError(f"steps is {self.num_inference_steps}, but must be at least 1")
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise RequestError(f"guidance is {self.guidance_scale:g}, but must be a finite number of 0 or more")
+        if not 1 <= self.max_sequence_length <= 512:
+            raise RequestError(f"max_sequence_length is {self.max_sequence_length}, but must be 1 to 512")
+        for name, side in (("width", self.width), ("height", self.height)):
+            if side is not None and side < 1:
+                raise RequestError(f"{name} is {side}, but must be at least 1 pixel")
+        for name, count in (("frames", self.num_frames), ("fps", self.fps)):
+            if count is not None and count < 1:
+                raise RequestError(f"{name} is {count}, but must be at least 1")
+        if self.flow_shift is not None and not 0 < self.flow_shift < float("inf"):
+            raise RequestError(f"--shift is {self.flow_shift:g}, but must be a finite number of more than 0")
+        if self.num_frames is not None:
+            check_sides(self.width, self.height, SIDES_OF_CLIPS)
+        if not 0 <= self.drop_frames < (self.num_frames or 1):
+            raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
+        method, steps = self.guidance, self.num_inference_steps
+        if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
+            raise RequestError(
+                f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one: leave it"
+                " out, or write \\: for a colon"
+            )
+        if not any(method.acts_at(step / steps) for step in range(steps)):
+            raise RequestError(
+                f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
+            )
+        if self.negative and self.guidance_scale > 1 and not method.accepts_guidance_scale:
+            raise RequestError(
+                f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG:"
+                " pass --guidance 0, or --method cfg"
+            )
+        if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
+            raise RequestError(
+                f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}:"
+                " pass --guidance above 1, or --method vsf"
+            )
+
+    @property
+    def guidance(self) -> Method:
+        """The method."""
+        return method_named(self.method, dict(self.parameters))
+
+    @property
+    def negatives(self) -> tuple[Weighted, ...]:
+        """What is not wanted, with the weights that its texts say."""
+        return tuple(map(parse_weights, self.negative))
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What decides which pipeline is loaded: the arguments of `vsf_cli.loading.pipelines.load`, but for the machine's."""
+        names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype", "vae_tiling"
+        return {name: getattr(self, name) for name in names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values. A folder of this machine is named by its last part alone."""
+        numbers = {
+            key: value if isinstance(value, str) or math.isfinite(value) else str(value)
+            for key, value in self.parameters.items()
+        }
+        plain = asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
+        plain["model"] = _public(self.model)
+        plain["loras"] = [_public_lora(lora) for lora in self.loras]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Request":
+        """The request that was written.
+
+        Raises:
+            RequestError: If a key is not known or a value is not legal.
+        """
+        known = {entry.name for entry in fields(cls)}
+        if unknown := sorted(set(plain) - known):
+            raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
+        try:
+            tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
+            kinds = METHODS[plain["method"]].kinds() if plain.get("method") in METHODS else {}
+            numbers = {
+                key: value if isinstance(value, bool) or kinds.get(key) is str else float(value)
+                for key, value in plain.get("parameters", {}).items()
+            }
+            return cls(**{**plain, **tuples, "parameters": numbers})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise RequestError(f"the request is not one that vsf wrote: {error}") from error
+
+
+def _public(place: str) -> str:
+    """A hub id as it is; a place on this machine by its last part alone."""
+    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", place) and not place.lower().endswith(".safetensors")
+    shipped = place.startswith(BUILTIN)
+    return place if shipped or (hub and not Path(place).is_dir()) else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+
+
+def _public_lora(text: str) -> str:
+    """A LoRA's text with its place likewise."""
+    try:
+        place = Lora.parse(text).place
+    except RequestError:
+        return _public(text)
+    return text.replace(place, _public(place), 1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A picture, or the frames of a clip, and what was done for it.
+
+    Arguments:
+        frames: The frames; a picture has one.
+        request: What was asked, with the size that came out.
+        blocks: How many attentions were guided.
+        tokens: How many tokens the negative prompt has.
+        seconds: The time from prompt to picture, loading apart.
+        notes: What a person should know of it, such as a prompt that was cut.
+    """
+
+    frames: tuple["Image.Image", ...]
+    request: Request
+    blocks: int
+    tokens: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> "Image.Image":
+        """The picture, or the first frame of the clip."""
+        return self.frames[0]
+
+
+def generate(
+    pipe: Any,
+    request: Request,
+    progress: Progress | None = None,
+    recorder: "Recorder | None" = None,
+    cache_text: bool = False,
+) -> Result:
+    """Makes the picture of a request.
+
+    The same request on the same CPU and versions gives the same bits.
+
+    Arguments:
+        pipe: The pipeline, by `vsf_cli.loading.pipelines.load`.
+        request: What is asked.
+        progress: Is told of every step.
+        recorder: Keeps what the image attends to, around the request's own method.
+        cache_text: Whether the keys and values of the text are computed once for all steps, as `guided` has it.
+
+    Raises:
+        PatchError: If the model cannot be guided by the method.
+        RequestError: If the size does not fit the model, or the negative prompt is too long.
+        PictureError: If the picture is black or not a number.
+        OutOfMemory: If the device's memory does not suffice.
+    """
+    (result,) = generate_together(pipe, [request], progress, recorder, cache_text)
+    return result
+
+
+def alike(first: Request, second: Request) -> bool:
+    """Whether two requests can be made together: they differ in prompt, negative prompt and seed alone."""
+    return replace(second, prompt=first.prompt, seed=first.seed, negative=first.negative) == first
+
+
+def generate_together(
+    pipe: Any,
+    requests: Sequence[Request],
+    progress: Progress | None = None,
+    recorder: "Recorder | None" = None,
+    cache_text: bool = False,
+) -> list[Result]:
+    """Makes the pictures of requests that are `alike` in one pass through the model, each as `generate` would make it.
+
+    Every picture has its own noise and its own negative prompt, so that it is the same to rounding, whatever stands beside it.
+
+    Arguments:
+        pipe: The pipeline, by `vsf_cli.loading.pipelines.load`.
+        requests: What is asked, at least one.
+        progress: Is told of every step.
+        recorder: Keeps what the image attends to.
+        cache_text: Whether the keys and values of the text are computed once for all steps.
+
+    Raises:
+        RequestError: If the requests are not alike; and as `generate`.
+    """
+
+    from vsf_cli.generation.guided import guided
+    from vsf_cli.models import family_of
+
+    request, family = requests[0], family_of(pipe)
+    if not all(alike(request, other) for other in requests):
+        raise RequestError("requests that are made together must differ in prompt, negative prompt and seed alone")
+    check_size(request, family.multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
+    _check_frames(family, pipe, request)
+    _check_steps(pipe, request)
+    method = request.guidance
+    started = time.monotonic()
+    notes = [_notes(family, pipe, one) for one in requests]
+    options = _call(family, requests, progress)
+    negatives = [list(one.negatives) for one in requests]
+    if method.passes_negative_prompt and any(negatives):
+        options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
+    try:
+        watching = nullcontext() if recorder is None else recorder.watching(pipe)
+        with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length, cache_text) as applied:
+            made = pipe(**options)[0]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
+
+    seconds = (time.monotonic() - started) / len(requests)
+    results = []
+    for number, (one, pixels) in enumerate(zip(requests, made, strict=True)):
+        frames = _frames(pixels if family.video else pixels[None], one)
+        done = replace(one, width=frames[0].width, height=frames[0].height)
+        tokens = applied.tokens[number] if applied.tokens else 0
+        results.append(Result(frames, done, applied.blocks if tokens else 0, tokens, seconds, notes[number]))
+    return results
+
+
+def _call(family: "Family", requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
+    """The arguments with which the pipeline is called for requests that are alike."""
+    import torch
+
+    request = requests[0]
+
+    def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if progress is not None:
+            progress(step + 1, request.num_inference_steps)
+        return tensors
+
+    return {
+        "prompt": [one.prompt for one in requests],
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "width": request.width,
+        "height": request.height,
+        "max_sequence_length": request.max_sequence_length,
+        "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
+        "callback_on_step_end": after_step,
+        "output_type": "np",
+        **({"num_frames": request.num_frames} if family.video else {}),
+    }
+
+
+def _joined(request: Request) -> str:
+    """The negative prompts as one, for diffusers' own CFG."""
+    return ", ".join(one.text for one in request.negatives)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice."""
+    import torch
+
+    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(said in str(error) for said in ("out of memory", "can't allocate memory"))
+
+
+def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
+    """Says if the text encoder that takes most cuts the prompt, and refuses to cut a negative prompt for CFG."""
+    tokenizer, most = family.reader(pipe, request.max_sequence_length)
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, truncation=False, verbose=False).input_ids)
+
+    if request.guidance.passes_negative_prompt and (count := length(_joined(request))) > most:
+        raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {most}: shorten it")
+    if (count := length(request.prompt)) > most:
+        return (f"the prompt has {count} tokens, but the text encoder takes {most}: the rest has no effect",)
+    return ()
+
+
+def check_size(request: Request, step: int, most: int | None) -> None:
+    """Refuses a size that is no multiple of what the model takes, or larger than the positions that it knows.
+
+    Arguments:
+        request: What is asked.
+        step: What sides are multiples of, in pixels: of pictures the side of what one token covers.
+        most: How many of them a side may have; None means any number.
+
+    Raises:
+        RequestError: If it does not fit.
+    """
+    check_sides(request.width, request.height, step)
+    for name, side in (("width", request.width), ("height", request.height)):
+        if side is not None and most is not None and side > step * most:
+            raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")
+
+
+def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
+    """Refuses a picture of a model of clips and the reverse, and a number of frames that its autoencoder would change."""
+    if family.video != (request.num_frames is not None):
+        wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
+        raise RequestError(f"model {_public(request.model)} makes {wanted}")
+    step = family.frames_of_a_token(pipe)
+    if request.num_frames is not None and request.num_frames % step != 1 % step:
+        near = max(1, round((request.num_frames - 1) / step) * step + 1)
+        raise RequestError(f"frames is {request.num_frames}, but must be 1 more than a multiple of {step}: try {near}")
+
+
+def _check_steps(pipe: Any, request: Request) -> None:
+    """Refuses a number of steps for which the scheduler has no sigmas: one that ends on a set sigma cannot make one step."""
+    if getattr(pipe.scheduler.config, "shift_terminal", None) and request.num_inference_steps < 2:
+        raise RequestError(f"steps is {request.num_inference_steps}, but this model's scheduler needs at least 2")
+
+
+def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
+    """Pictures from values of 0 to 1 with shape (frames, height, width, 3)."""
+    import numpy as np
+    from PIL import Image
+
+    asked = f"seed {request.seed}, {request.method}, {request.dtype}"
+    if not np.isfinite(pixels).all():
+        raise PictureError(f"the model gave no numbers ({asked}): try --dtype float32 or a smaller --alpha")
+    if pixels.max() < 1 / 255:
+        raise PictureError(f"the picture is all black ({asked}): try --dtype float32 or a smaller --alpha")
+    return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))

@@ -1,0 +1,1 @@
+"""Makes diffusers pipelines ready: weights, LoRA files, schedulers, offload."""

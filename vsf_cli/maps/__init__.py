@@ -1,0 +1,5 @@
+"""Attention maps: what the image attends to; `load` reads those that a run kept. Needs no torch."""
+
+from vsf_cli.maps.data import AXES, EVERYTHING, Maps, Selection, load, save
+
+__all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "load", "save"]

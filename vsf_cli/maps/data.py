@@ -1,0 +1,269 @@
+"""Attention maps: what the image attends to, at each step, in each block, for each token. Kept, saved and read back.
+
+The recorder records them; plots and pages show them. Reading them needs no torch.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vsf_cli.config.values import parse_numbers
+from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.media.images import write_atomically, write_bytes
+from vsf_cli.methods import Method
+from vsf_cli.prompts.tokens import Token
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+__all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "check_method", "load", "save"]
+
+SCHEMA = 1
+ALL, SPECIAL = "all", "special"
+"""What may be chosen beside words."""
+ARRAYS, SUMMARY = "maps.npz", "summary.json"
+
+AXES: Mapping[str, tuple[str, ...]] = {
+    "logits": ("step", "block", "head", "token", "frame", "row", "column"),
+    "share": ("step", "block", "head", "frame", "row", "column"),
+}
+"""The axes of the arrays."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What is kept; everything is counted from 1, and None means all.
+
+    Arguments:
+        steps: The denoising steps.
+        blocks: The blocks.
+        heads: Heads that are kept each on its own; None keeps their mean.
+        words: Words of the prompts; their tokens are kept. "special" names those for beginning and end, and "all" every word.
+    """
+
+    steps: tuple[int, ...] | None = None
+    blocks: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    words: tuple[str, ...] | None = None
+
+    @classmethod
+    def parse(cls, steps: str | None, blocks: str | None, heads: str | None, words: str | None) -> "Selection":
+        """What is chosen by numbers such as "1,2,5..8" and by words such as "wheels,red".
+
+        Raises:
+            ValueError: If the text cannot be parsed.
+        """
+        named = tuple(word.strip().lower() for word in words.split(",")) if words else None
+        return cls(parse_numbers(steps, "step"), parse_numbers(blocks, "block"), parse_numbers(heads, "head"), named)
+
+    def tokens(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
+        """The tokens that are kept: those of words, and with "special" those for beginning and end, whose word is their piece.
+
+        Raises:
+            RequestError: If a word is in no prompt.
+        """
+        chosen = self.words or (ALL,)
+        there = list(dict.fromkeys(token.word for token in tokens if token.word))
+        for word in chosen:
+            if word not in (*there, ALL, SPECIAL):
+                raise RequestError(
+                    f"--tokens names '{word}', but the prompts have {', '.join(there)}; or write {ALL}, {SPECIAL}"
+                )
+        named = [replace(token, word=token.piece) if token.special and SPECIAL in chosen else token for token in tokens]
+        return tuple(token for token in named if token.word and (token.special or token.word in chosen or ALL in chosen))
+
+    def check(self, blocks: int, heads: int) -> None:
+        """Refuses what the model does not have.
+
+        Raises:
+            RequestError: If a number is beyond those that there are.
+        """
+        _check_range("blocks", self.blocks, blocks)
+        _check_range("heads", self.heads, heads)
+
+    def check_steps(self, steps: int, guided: Sequence[int]) -> None:
+        """Refuses steps that the run does not have, or does not guide.
+
+        Arguments:
+            steps: How many steps the run has.
+            guided: Those that are guided, one after the other.
+
+        Raises:
+            RequestError: If one that is chosen is none of them.
+        """
+        _check_range("steps", self.steps, steps)
+        for number in self.steps or ():
+            if number not in guided:
+                window = "--stop 1" if guided[0] == 1 else "--start 0 --stop 1"
+                raise RequestError(
+                    f"--steps has {number}, but guided steps are {guided[0]} to {guided[-1]}; {window} guides all"
+                )
+
+
+EVERYTHING = Selection()
+
+
+def _check_range(name: str, chosen: Sequence[int] | None, most: int) -> None:
+    for number in chosen or ():
+        if not 1 <= number <= most:
+            raise RequestError(f"--{name} has {number}, but there are {name} 1 to {most}")
+
+
+def check_method(method: Method | type[Method]) -> None:
+    """Refuses a method that shows nothing inside attention.
+
+    Raises:
+        RequestError: If the method acts outside of attention.
+    """
+    if method.passes_negative_prompt or method.flips_embedding:
+        raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf, nag, nasa or none")
+
+
+@dataclass(frozen=True)
+class Maps:
+    r"""What image tokens attend to.
+
+    Arguments:
+        logits: The unnormalised attention :math:`q k^T / \sqrt{D}` of image tokens to text tokens, in nats, as float16 with
+            the axes `AXES["logits"]`. Without the root, as in the paper's Figure 4: `products`.
+        share: The share :math:`w` of each image token's attention that goes to the negative prompt, 0 to 1, as float32 with
+            the axes `AXES["share"]`.
+        tokens: What the token axis holds, in its order.
+        steps: The steps, counted from 1.
+        sigmas: The noise level of each, 1 for pure noise.
+        blocks: The blocks, counted from 1.
+        heads: The heads, counted from 1, each on its own; empty if the one entry of their axis is the mean over all.
+        head_dim: The width D of a head.
+        settings: How the picture was made: the JSON of its file.
+    """
+
+    logits: "ndarray"
+    share: "ndarray"
+    tokens: tuple[Token, ...]
+    steps: tuple[int, ...]
+    sigmas: tuple[float, ...]
+    blocks: tuple[int, ...]
+    heads: tuple[int, ...]
+    head_dim: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def products(self) -> "ndarray":
+        """The paper's own quantity :math:`q k^T`, without the root, as float32 with the axes of `logits`."""
+        return self.logits.astype("float32") * self.head_dim**0.5
+
+    def words(self, prompt: str = "negative") -> list[str]:
+        """The words of a prompt, in their order; none comes twice."""
+        ordered = sorted((token for token in self.tokens if token.prompt == prompt and token.word), key=_start)
+        return list(dict.fromkeys(token.word for token in ordered))
+
+    def encoders(self, word: str, prompt: str = "negative") -> list[str]:
+        """The text encoders that have a word."""
+        return sorted({token.encoder for token in self.tokens if (token.prompt, token.word) == (prompt, word)})
+
+    def word(self, word: str, prompt: str = "negative", encoder: str | None = None) -> "ndarray":
+        """The logits of a word, summed over its pieces, over the places where a prompt repeats it, and over text encoders.
+
+        Arguments:
+            word: The word.
+            prompt: "positive" or "negative".
+            encoder: The only text encoder; None sums over all.
+
+        Returns:
+            float32 with the axes (step, block, head, frame, row, column).
+
+        Raises:
+            RequestError: If the prompt has no such word.
+        """
+        chosen = [
+            index
+            for index, token in enumerate(self.tokens)
+            if (token.prompt, token.word) == (prompt, word) and encoder in (None, token.encoder)
+        ]
+        if not chosen:
+            raise RequestError(f"the {prompt} prompt has no '{word}' in these maps: it has {', '.join(self.words(prompt))}")
+        return self.logits[:, :, :, chosen].astype("float32").sum(3)
+
+
+def _start(token: Token) -> int:
+    return token.start
+
+
+def save(maps: Maps, folder: Path) -> None:
+    """Writes `maps.npz` and `summary.json`.
+
+    Arguments:
+        maps: The maps.
+        folder: Where; it is made.
+
+    Raises:
+        MediaError: If they cannot be written.
+    """
+    import numpy as np
+
+    write_atomically(
+        folder / ARRAYS,
+        lambda file: np.savez_compressed(
+            file, logits=maps.logits, share=maps.share, sigmas=np.array(maps.sigmas), steps=maps.steps, blocks=maps.blocks
+        ),
+    )
+    summary = {
+        "schema": SCHEMA,
+        "axes": AXES,
+        "units": {
+            "logits": f"q k^T / sqrt({maps.head_dim}), nats",
+            "products": f"q k^T: logits * sqrt({maps.head_dim})",
+            "share": "0 to 1",
+        },
+        "shape": {"logits": maps.logits.shape, "share": maps.share.shape},
+        "tokens": [asdict(token) for token in maps.tokens],
+        "steps": maps.steps,
+        "sigmas": maps.sigmas,
+        "blocks": maps.blocks,
+        "heads": maps.heads or "mean",
+        "head_dim": maps.head_dim,
+        "mean_share": {"per step": _means(maps.share, 0), "per block": _means(maps.share, 1)},
+        "settings": maps.settings,
+    }
+    write_bytes(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False).encode())
+
+
+def _means(share: "ndarray", axis: int) -> Sequence[float]:
+    others = tuple(place for place in range(share.ndim) if place != axis)
+    means: list[float] = share.mean(axis=others, dtype="float64").round(6).tolist()
+    return means
+
+
+def load(folder: str | Path) -> Maps:
+    """Reads the maps that a run has written.
+
+    Arguments:
+        folder: The folder with `maps.npz` and `summary.json`.
+
+    Raises:
+        MediaError: If there are none, or they are of another version.
+    """
+    import numpy as np
+
+    folder = Path(folder)
+    try:
+        summary = json.loads((folder / SUMMARY).read_text("utf-8"))
+        with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
+            logits, share = arrays["logits"], arrays["share"]
+    except (OSError, ValueError, KeyError) as error:
+        raise MediaError(f"{folder} has no maps that can be read: {error}; write some with 'vsf attn-map'") from error
+    if summary.get("schema") != SCHEMA:
+        raise MediaError(f"{folder / SUMMARY} has schema {summary.get('schema')}, but this version reads {SCHEMA}")
+    return Maps(
+        logits,
+        share,
+        tuple(Token(**token) for token in summary["tokens"]),
+        tuple(summary["steps"]),
+        tuple(summary["sigmas"]),
+        tuple(summary["blocks"]),
+        () if summary["heads"] == "mean" else tuple(summary["heads"]),
+        summary["head_dim"],
+        summary["settings"],
+    )

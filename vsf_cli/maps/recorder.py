@@ -1,0 +1,205 @@
+"""Records what image tokens attend to, around a guidance method: no second patch, and not one bit of the picture changes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vsf_cli.attention import attention_with_lse
+from vsf_cli.errors import RequestError
+from vsf_cli.maps.data import Maps, Selection, Token, check_method
+from vsf_cli.methods import Context, Method
+
+__all__ = ["Recorder"]
+
+FOLLOWED = (
+    *("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens"),
+    *("beta", "start", "stop"),
+)
+"""What a model is prepared by: as the method that is watched has it."""
+
+
+@dataclass
+class _Step:
+    """What one call of the transformer has left."""
+
+    sigma: float
+    kept: bool = False
+    logits: list[Tensor] = field(default_factory=list)
+    share: list[Tensor] = field(default_factory=list)
+    estimate: Tensor | None = None
+
+
+class Recorder(Method):
+    r"""A method that does what another one does, and keeps what the image attends to.
+
+    In each block it computes, beside the method's own arithmetic, the logits :math:`s = q k^T / \sqrt{D}` of the image to the
+    chosen text tokens, and the share of attention that goes to the negative prompt,
+
+    .. math:: w = \mathrm{sigmoid}(L_2 - \beta - L_1)
+
+    where :math:`L_1` and :math:`L_2` are the log-sum-exps of the image's attention to [image, positive] and to the negative
+    prompt, and :math:`\beta` is the method's bias (0 for a method without one; with the method `none` it is the share that the
+    negative prompt would have, and takes not).
+
+    Arguments:
+        method: The method.
+        tokens: The tokens of the prompts to keep, by `vsf_cli.models.Family.tokens`.
+        selection: Which steps, blocks and heads to keep.
+
+    Raises:
+        RequestError: If the method acts outside of attention.
+    """
+
+    name = "recorder"
+    label = "recorder"
+
+    def __init__(self, method: Method, tokens: Sequence[Token], selection: Selection | None = None) -> None:
+        check_method(method)
+        self.method = self._running = method
+        for name in FOLLOWED:
+            setattr(self, name, getattr(method, name))
+        self.selection = selection or Selection()
+        self.tokens = sorted(tokens, key=lambda token: token.prompt != "positive")
+        self._places = {
+            prompt: [token.position for token in self.tokens if token.prompt == prompt] for prompt in ("positive", "negative")
+        }
+        self._steps: list[_Step] = []
+        self._calls = 0
+        self._blocks = 0
+        self._head_dim = 0
+        self._grid = (1, 1, 1)
+        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __str__(self) -> str:
+        return str(self.method)
+
+    @contextmanager
+    def watching(self, pipe: Any) -> Iterator[None]:
+        """A `with` in which the calls of the pipeline's transformer, or of both that Wan 2.2 has, are the steps."""
+        patch_size = pipe.transformer.config.patch_size
+        train_steps = pipe.scheduler.config.num_train_timesteps
+
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            latents, timestep = _argument(args, kwargs, "hidden_states", 0), _argument(args, kwargs, "timestep", 3)
+            if len(latents) > 1:
+                raise RequestError(f"maps are of one picture at a time without CFG, but this call has {len(latents)}")
+            self._grid = _grid(latents.shape, patch_size)
+            self._steps.append(_Step(float(timestep.flatten()[0]) / train_steps))
+            self._calls = 0
+
+        def end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            step = self._steps[-1]
+            latents, velocity = _argument(args, kwargs, "hidden_states", 0), output[0]
+            self._blocks = max(self._blocks, self._calls)
+            step.estimate = (latents.float() - step.sigma * velocity.float()).cpu()
+
+        with ExitStack() as stack:
+            for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
+                if transformer is not None:
+                    stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                    stack.callback(transformer.register_forward_hook(end, with_kwargs=True).remove)
+            yield
+
+    def on(self, device: torch.device) -> "Recorder":
+        """The same, with the method's numbers on a device, as they are without a recorder."""
+        self._running = self.method.on(device)
+        return self
+
+    @property
+    def follows_progress(self) -> bool:
+        """As the method."""
+        return self.method.follows_progress
+
+    @property
+    def last_block(self) -> int:
+        """As the method."""
+        return self.method.last_block
+
+    def attend(self, query: Tensor, positive_query: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+        """The method's own outputs, to the bit."""
+        output = self._running.attend(query, positive_query, context)
+        self._calls += 1
+        chosen = self.selection
+        if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):
+            self._record(query, context)
+        return output
+
+    def attend_negative(self, query: Tensor, context: Context) -> Tensor:
+        """The method's own outputs, to the bit."""
+        return self._running.attend_negative(query, context)
+
+    @torch.no_grad()
+    def _record(self, query: Tensor, context: Context) -> None:
+        self._head_dim = query.shape[-1]
+        keys = torch.cat(
+            [context.positive.key[:, :, self._places["positive"]], context.negative.key[:, :, self._places["negative"]]], 2
+        )
+        logits = (query[0].float() * self._head_dim**-0.5) @ keys[0].float().transpose(-1, -2)  # [H, I, T]
+        _, total = attention_with_lse(query, context.stock.key, context.stock.value)
+        _, negative = context.negative.attend(query)
+        share = torch.sigmoid(negative.float() - self.beta - total.float())[0]  # [H, I]
+
+        step = self._steps[-1]
+        step.kept = True
+        step.logits.append(self._kept(logits).transpose(1, 2).half().cpu())  # [heads, T, I]
+        step.share.append(self._kept(share).cpu())  # [heads, I]
+
+    def _kept(self, values: Tensor) -> Tensor:
+        """Values with shape (H, ...): the mean over heads, or the chosen ones."""
+        heads = self.selection.heads
+        return values.mean(0, keepdim=True) if heads is None else values[[head - 1 for head in heads]]
+
+    def maps(self, settings: Mapping[str, Any] | None = None) -> Maps:
+        """What was recorded. Memory holds it once: the recorder lets go of it, and gives the same arrays if asked again.
+
+        Raises:
+            RequestError: If nothing was.
+        """
+        kept = [(number, step) for number, step in enumerate(self._steps, 1) if step.kept]
+        if not kept:
+            raise RequestError("no attention was recorded: the model made no step, or the steps and blocks leave none")
+        if self._arrays is None:
+            self._arrays = _gathered([step.logits for _, step in kept]), _gathered([step.share for _, step in kept])
+        logits, share = self._arrays
+        return Maps(
+            logits.reshape(*logits.shape[:-1], *self._grid),
+            share.reshape(*share.shape[:-1], *self._grid),
+            tuple(self.tokens),
+            tuple(number for number, _ in kept),
+            tuple(round(step.sigma, 6) for _, step in kept),
+            self.selection.blocks or tuple(range(1, self._blocks + 1)),
+            self.selection.heads or (),
+            self._head_dim,
+            settings or {},
+        )
+
+    def estimates(self) -> list[Tensor]:
+        r"""The estimates :math:`x_0 = x_t - \sigma v` of the final latents, one for each kept step, each as the pipeline's."""
+        return [step.estimate for step in self._steps if step.kept and step.estimate is not None]
+
+
+def _gathered(steps: Sequence[list[Tensor]]) -> np.ndarray:
+    """The tensors of all steps and blocks in one array, with the axes (step, block, ...); the lists are emptied."""
+    first = steps[0][0].numpy()
+    whole = np.empty((len(steps), len(steps[0]), *first.shape), first.dtype)
+    for place, blocks in zip(whole, steps, strict=True):
+        for number in reversed(range(len(blocks))):
+            place[number] = blocks.pop().numpy()
+    return whole
+
+
+def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str, place: int) -> Any:
+    return kwargs[name] if name in kwargs else args[place]
+
+
+def _grid(latents: Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int, int]:
+    """Frames, rows and columns of image tokens, from latents with shape (B, C, h, w) or (B, C, f, h, w)."""
+    sides = [1, *latents[2:]] if len(latents) == 4 else list(latents[2:])
+    patch = [1, patch_size, patch_size] if isinstance(patch_size, int) else list(patch_size)
+    frames, rows, columns = (side // part for side, part in zip(sides, patch, strict=True))
+    return frames, rows, columns

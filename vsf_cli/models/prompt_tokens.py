@@ -1,0 +1,65 @@
+"""The tokens of prompts: their ids, and the words that they belong to."""
+
+import re
+import string
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vsf_cli.errors import RequestError
+from vsf_cli.prompts.tokens import Token
+
+__all__ = ["token_ids", "told", "word_tokens"]
+
+MARKS = re.escape(string.punctuation + "\u201c\u201d\u201e\u2018\u2019\u2026\u3001\u3002\uff0c\uff01\uff1f")
+WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
+"""A word: letters and what else is neither space nor punctuation, apostrophes and hyphens inside it included."""
+
+
+def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
+    """The tokens of one negative prompt without padding, with shape (1, tokens).
+
+    Raises:
+        RequestError: If there are more than the text encoder takes.
+    """
+    ids: Tensor = tokenizer(prompt, return_tensors="pt").input_ids
+    if ids.shape[-1] > tokenizer.model_max_length:
+        raise RequestError(
+            f"negative prompt '{prompt}' has {ids.shape[-1]} tokens, but the text encoder takes"
+            f" {tokenizer.model_max_length}: shorten it, or give several"
+        )
+    return ids.to(pipe._execution_device)
+
+
+def told(tokenizer: Any, encoder: str, prompt: str, text: str, most: int | None = None) -> list[Token]:
+    """The tokens of one text; pieces and copies of the same word have the same `start`.
+
+    Tokenizers split words each in its own way, and some leave punctuation at them: words are told by the letters of the text.
+
+    Arguments:
+        tokenizer: The tokenizer.
+        encoder: The text encoder's name.
+        prompt: "positive" or "negative".
+        text: The text.
+        most: How many tokens the encoder gets, the end among them; None means all.
+    """
+    encoding = tokenizer(text, truncation=most is not None, max_length=most, verbose=False)
+    words = [(match.start(), match.end()) for match in WORD.finditer(text)]
+    told, meaningless = [], _special_ids(tokenizer)
+    for position, number in enumerate(encoding.input_ids):
+        special, chars = number in meaningless, encoding.token_to_chars(position)
+        first = chars.start if chars else 0
+        start, end = next((word for word in words if chars and word[0] < chars.end and first < word[1]), (first, first))
+        name = "" if special else text[start:end].lower()
+        told.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
+    return told
+
+
+def word_tokens(tokenizer: Any, ids: Tensor) -> Tensor:
+    """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
+    return ~torch.isin(ids[0], torch.tensor(sorted(_special_ids(tokenizer)), device=ids.device))
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    return {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}

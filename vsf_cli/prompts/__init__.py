@@ -1,0 +1,1 @@
+"""What stands in prompts: weights, vocabulary, search and replace."""

@@ -1,0 +1,1 @@
+"""Settings of a run: presets, the user's file, the environment, and which of them decides."""

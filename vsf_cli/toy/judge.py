@@ -1,0 +1,123 @@
+"""The judge: a small network that looks at a picture and says which object it shows, how its parts are, and how good it is."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vsf_cli.toy.drawing import SIDE
+from vsf_cli.toy.scenes import OBJECTS, PARTS
+
+__all__ = ["CELLS", "CLASSES", "NOTHING", "STATES", "Judge", "Verdict", "load_judge", "read_card"]
+
+NOTHING = "nothing"
+CLASSES = (*OBJECTS, NOTHING)
+STATES = ("present", "absent", "damaged")
+"""What a part can be. One that is faded, smeared, bent or half there is damaged: it does not count as absent."""
+
+CELLS = 24
+"""Along each side, the places of which the judge says what they show."""
+
+FOLDER = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "judge"
+FILE = FOLDER / "model.safetensors"
+CARD = FOLDER / "agreement.json"
+"""How far this judge agrees with labels that were made by eye, written by `training.labels`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees in a picture.
+
+    Arguments:
+        object: A key of `OBJECTS`, or `NOTHING`.
+        parts: The probabilities of `STATES`, for every part of any object.
+        quality: 1 for a drawing without fault, towards 0 by blur, noise, over-saturation, double exposure and broken shapes.
+    """
+
+    object: str
+    parts: dict[str, tuple[float, ...]]
+    quality: float
+
+    def state(self, part: str) -> str:
+        """The likeliest of `STATES`."""
+        return STATES[max(range(len(STATES)), key=self.parts[part].__getitem__)]
+
+
+def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU())
+
+
+class Judge(nn.Module):
+    """A convolutional network: 96 x 96 pixels to logits of objects, of the parts' states and of the quality.
+
+    On its way it says what each of `CELLS` x `CELLS` places shows: training asks for that too, since a part that is there in
+    pieces is easier to learn where it is than from the whole picture's verdict.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 32, 64, 96, 128)
+        self.down = nn.ModuleList(nn.Sequential(_conv(a, b, 2), _conv(b, b)) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(nn.Conv2d(width, widths[2], 1) for width in widths[2:])
+        self.mix = _conv(widths[2], widths[2])
+        self.places = nn.Conv2d(widths[2], 1 + 2 * len(PARTS), 1)
+        self.hidden = nn.Linear(widths[-1] * (SIDE // 16) ** 2 + 2 * len(PARTS), 192)
+        self.drop = nn.Dropout(0.2)
+        self.objects = nn.Linear(192, len(CLASSES))
+        self.parts = nn.Linear(192 + 2 * len(PARTS), len(PARTS) * len(STATES))
+        self.quality = nn.Linear(192, 1)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Looks at pixels of -1 to 1, with shape (B, 3, 96, 96).
+
+        Returns:
+            Logits of classes (B, classes), of the parts' states (B, parts, states), of the quality (B,), and of what each place
+            shows (B, 1 + 2 parts, cells, cells): no part, each part whole, each part damaged.
+        """
+        levels = []
+        for layer in self.down:
+            images = layer(images)
+            levels.append(images)
+        features: Tensor = self.up[-1](levels[-1])
+        for lateral, level in zip(self.up[-2::-1], levels[-2:0:-1], strict=True):
+            features = F.interpolate(features, scale_factor=2) + lateral(level)
+        places: Tensor = self.places(self.mix(features))
+        found = places.float().softmax(1)[:, 1:].flatten(2)
+        seen = found.topk(4).values.mean(-1).clamp_min(1e-4).log()
+        hidden = self.drop(F.silu(self.hidden(torch.cat([levels[-1].flatten(1), seen], dim=1))))
+        parts = self.parts(torch.cat([hidden, seen], dim=1)).unflatten(-1, (len(PARTS), -1))
+        return self.objects(hidden), parts, self.quality(hidden)[:, 0], places
+
+    @torch.no_grad()
+    def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
+        """Judges pictures; another size is brought to 96 x 96 first. Training has seen 64 x 64, enlarged, as well."""
+        arrays = [np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        objects, parts, quality, _ = self(pixels)
+        rows = zip(objects.argmax(-1).tolist(), parts.softmax(-1).tolist(), quality.sigmoid().tolist(), strict=True)
+        return [
+            Verdict(CLASSES[index], dict(zip(PARTS, map(tuple, states), strict=True)), number) for index, states, number in rows
+        ]
+
+
+def load_judge() -> Judge:
+    """The judge that ships with the package."""
+    judge = Judge()
+    judge.load_state_dict({key: tensor.float() for key, tensor in load_file(FILE).items()})
+    return judge.eval()
+
+
+def read_card() -> dict[str, Any]:
+    """How far the judge that ships agrees with a person's eye, as `training.labels.agreement` says it."""
+    card: dict[str, Any] = json.loads(CARD.read_text("utf-8"))
+    return card

@@ -1,4 +1,4 @@
-"""Makes the results behind docs/performance.md: python benchmarks/run.py cpu-sd3.5-large, then python benchmarks/tables.py
+"""Makes the results behind docs/benchmark.md: python benchmarks/run.py cpu-sd3.5-large, then python benchmarks/tables.py
 
 Each suite is one call of `vsf bench`, whose results go to benchmarks/results/NAME.json with the machine, the versions and the
 date, and whose chart goes to docs/images/bench-NAME.png. Times want a machine that does nothing else.

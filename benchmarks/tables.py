@@ -1,22 +1,39 @@
-"""Writes the tables of docs/performance.md from benchmarks/results/*.json: python benchmarks/tables.py [--check]"""
+"""Fills the tables and figures of README.md and docs/ from the results: python benchmarks/tables.py [--check]
+
+A page names what it wants, and holds it between two comments, which no reader sees:
+
+    <!-- table: eval table none vsf -->   a table, on lines of its own
+    <!-- end -->
+
+    <!-- figure: table rows/vsf/both .3f -->0.650<!-- end -->   a number within a sentence
+
+The first word of a table is a function of `TABLES`, the others are its arguments. A figure has a result, the keys that lead to
+its number, and its format. Results are the JSON files of benchmarks/results and docs/results, by their names.
+"""
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 from run import RESULTS, ROOT, SUITES
 
 from vsf_cli.bench.report import markdown
 
-PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- results: by benchmarks/tables.py -->\n", "<!-- end of results -->"
+FOLDERS = (RESULTS, ROOT / "docs" / "results")
+BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!-- figure: (\S+) (\S+) (\S+) -->).*?(<!-- end -->)")
 
 TITLES = {
     "count-sd3.5-large": "Stable Diffusion 3.5 Large, 1024 px, counted",
     "count-wan-1.3b": "Wan 2.1 1.3B, 81 frames of 832 x 480, counted",
-    "embedded": "The embedded model, timed",
-    "embedded-clip": "The embedded model of clips, timed",
+    "embedded": "The embedded image model, timed",
+    "embedded-clip": "The embedded video model, timed",
     "cpu-sd3.5-large": "Two blocks of Stable Diffusion 3.5 Large on a CPU, timed",
     "cpu-wan-1.3b": "One block of Wan 2.1 1.3B on a CPU, timed",
     "gpu-sd3.5-large": "Stable Diffusion 3.5 Large on a GPU, timed",
@@ -26,30 +43,261 @@ TITLES = {
 }
 
 
+def pages() -> list[Path]:
+    """README.md and the pages of docs/."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@cache
+def result(name: str) -> Any:
+    """The result of that name, from its JSON file."""
+    (path,) = (path for folder in FOLDERS if (path := folder / f"{name}.json").is_file())
+    return json.loads(path.read_text("utf-8"))
+
+
+def value_at(report: Any, keys: str) -> Any:
+    """The value behind keys, joined by slashes; a key of a list is the `arm`, `name` or `setting` of its entry."""
+    for key in keys.split("/"):
+        report = entry(report, key) if isinstance(report, list) else report[key]
+    return report
+
+
+def entry(rows: Iterable[Mapping[str, Any]], key: str) -> Mapping[str, Any]:
+    """The row of that `arm`, `name` or `setting`."""
+    return next(row for row in rows if key in (row.get("arm"), row.get("name"), row.get("setting")))
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    heads = list(head)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+def spread(value: float, interval: Iterable[float], digits: int = 2) -> str:
+    """A value with its interval."""
+    return f"{value:.3f} [{', '.join(f'{end:.{digits}f}' for end in interval)}]"
+
+
+def front() -> str:
+    """The README's table: what each method reaches on the embedded models, and what a step costs at full size."""
+    images, videos = result("table")["rows"], result("video")["rows"]
+    costs = result("count-sd3.5-large")["methods"]
+    methods = {"none": ("none", "none"), "CFG": ("cfg", "cfg"), "NASA": ("nasa", "nasa"), "NAG": ("nag", "nag")}
+    rows = []
+    for label, (arm, costed) in {**methods, "**VSF**": ("vsf", "vsf-bias")}.items():
+        image = entry(images, arm)
+        video = next((row for row in videos if row["arm"] == arm), None)
+        moving = [f"{video[kind]:.3f}" if video else "" for kind in ("positive", "negative")]
+        still = [f"{image[kind]:.3f}" for kind in ("positive", "negative", "quality")]
+        rows.append([label, *still, *moving, f"{entry(costs, costed)['flops_times']:.3f} x"])
+    kinds = ["images: object kept", "part gone", "quality", "videos: object kept", "part gone"]
+    return table(["method", *kinds, "FLOPs a step, SD3.5-Large"], rows)
+
+
+def evaluation(name: str, *arms: str) -> str:
+    """A report of `vsf eval`: all its methods, or some."""
+    rows = result(name)["rows"]
+    chosen = [entry(rows, arm) for arm in arms] if arms else rows
+    head = ["method", "object right", "part absent", "both", "quality", "p of both against VSF"]
+    return table(head, map(evaluated, chosen))
+
+
+def evaluated(row: Mapping[str, Any]) -> list[str]:
+    """The cells of a method in a report of `vsf eval`."""
+    shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("positive", "negative")]
+    chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
+    return [row["label"], *shares, f"{row['both']:.3f}", f"{row['quality']:.3f}", chance]
+
+
+def areas(positive: str, quality: str, *arms: str) -> str:
+    """The areas below two fronts of `vsf eval tradeoff`."""
+    fronts = [result(positive), result(quality)]
+    rows = [
+        [fronts[0][arm]["facts"]["label"].partition(" (")[0], searched(fronts[0][arm]["facts"]["space"])]
+        + [spread(front[arm]["hypervolume"], front[arm]["hypervolume_interval"], 3) for front in fronts]
+        for arm in arms or fronts[0]
+    ]
+    return table(["method", "searched", "positive against negative", "quality against negative"], rows)
+
+
+def searched(space: Mapping[str, tuple[float, float]]) -> str:
+    """The settings that a sweep searched, with their bounds."""
+    return ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in space.items())
+
+
+def score() -> str:
+    """The benchmark of the embedded image model."""
+    runs = {name: result("score")[name] for name in ("none", "vsf")}
+    rows = [[run["conditions"]["method"], *scored(run["rates"])] for run in runs.values()]
+    return table(["method", "object right", "part absent", "part damaged", "both right", "quality"], rows)
+
+
+def scored(rates: Mapping[str, Any]) -> list[str]:
+    """The cells of a run of the benchmark."""
+    shares = [spread(rates[kind], rates[f"{kind}_interval"]) for kind in ("positive", "negative")]
+    return [*shares, *(f"{rates[kind]:.3f}" for kind in ("damaged", "both", "quality"))]
+
+
+def parts() -> str:
+    """The same for every part of every object."""
+    vsf, none = (result("score")[name]["parts"] for name in ("vsf", "none"))
+    rows = [
+        [name.replace("/", " / "), str(one["pairs"])]
+        + [f"{share:.2f}" for share in (one["positive"], one["negative"], none[name]["negative"])]
+        for name, one in vsf.items()
+    ]
+    return table(["object / part", "pairs", "object right", "part absent", "without guidance"], rows)
+
+
+def settings(name: str) -> str:
+    """The settings that were compared on the dev split."""
+    kinds = {"positive": "object right", "negative": "part absent", "damaged": "part damaged", "quality": "quality"}
+    runs = result(name)["rows"]
+    shown = [kind for kind in kinds if any(kind in run for run in runs)]
+    rows = ([run["setting"], *(f"{run[kind]:.3f}" if kind in run else "" for kind in shown)] for run in runs)
+    return table(["setting", *(kinds[kind] for kind in shown)], rows)
+
+
+def localise() -> str:
+    """How well each kind of map finds a part: the area under the ROC curve, and how often the greatest value is on it."""
+    scores = result("localise")["scores"]
+    heads = {
+        "share": "`share`",
+        "negative": "`logits`, as negative",
+        "positive": "`logits`, in the positive prompt",
+        "chance": "chance",
+    }
+    rows = [
+        [axis if axis == "all" else f"{axis} {place + 1}"]
+        + [f"{(cell := scores[kind][axis][place])['auc']:.3f} / {cell['pointing']:.3f}" for kind in heads]
+        for axis in ("step", "block", "all")
+        for place in range(len(scores["share"][axis]))
+    ]
+    return table(["", *heads.values()], rows)
+
+
+def bench() -> str:
+    """A heading, the chart if there is one, and the table of every suite that was run."""
+    return "\n" + "\n".join(section(name, RESULTS / f"{name}.json") for name in SUITES if (RESULTS / f"{name}.json").is_file())
+
+
 def section(name: str, path: Path) -> str:
-    """A heading, the chart if there is one, and the table."""
-    report = json.loads(path.read_text("utf-8"))
-    picture = ROOT / "docs" / "images" / f"bench-{name}.png"
-    chart = f"![Bars of the time of each method](images/{picture.name})\n\n" if picture.is_file() else ""
-    return f"### {TITLES[name]}\n\n{chart}{markdown(report)}\n"
+    """A suite with its heading."""
+    image = ROOT / "docs" / "images" / f"bench-{name}.png"
+    chart = f"![Bars of the time of each method](images/{image.name})\n\n" if image.is_file() else ""
+    return f"### {TITLES[name]}\n\n{chart}{markdown(json.loads(path.read_text('utf-8')))}"
+
+
+def cross_attention() -> str:
+    """The cross attention of Wan, timed alone."""
+    rows = []
+    for row in result("cross-attention")["methods"].values():
+        took, added = row["seconds"], row["added"]
+        seconds = f"{took['median']:.3f} ({took['low']:.3f} to {took['high']:.3f})"
+        rows.append([row["label"], seconds, f"{added['median']:+.2%} ({added['low']:+.2%} to {added['high']:+.2%})"])
+    return table(["method", "cross attention, s (quartiles)", "added to a step"], rows)
+
+
+def profile(name: str, *operations: str) -> str:
+    """What VSF adds to the operations of a step."""
+    report = result(name)
+    none, vsf = report["none"], report["vsf"]
+    whole = sum(none.values())
+
+    def row(operation: str) -> list[str]:
+        before, after = none.get(operation, 0.0), vsf.get(operation, 0.0)
+        return [f"`{operation}`", f"{before:.3f} s", f"{after:.3f} s", f"{(after - before) / whole:+.2%}"]
+
+    return table(["operation", "no guidance", "VSF", "added to the step"], map(row, operations))
+
+
+def batch() -> str:
+    """What `vsf batch` costs beside calls of the library."""
+    report = result("batch")
+    labels = {"calls": "calls of the library", "batch": "`vsf batch`"}
+    rows = []
+    for name, took in report["seconds"].items():
+        label = labels.get(name, f"`vsf batch --batch-size {report['size']}`")
+        ratios = sorted(one / bare for one, bare in zip(took, report["seconds"]["calls"], strict=True))
+        times = f"{median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        rows.append([label, f"{median(took):.1f}", times, f"{report['items'] / median(took):.1f}"])
+    return table(["", "s", "x the calls (range)", "images a second"], rows)
+
+
+def start_up(part: str) -> str:
+    """CPU seconds of commands, or seconds of imports."""
+    head = {"cpu_seconds": ("command", "CPU seconds"), "image_imports": ("import in `vsf image`", "seconds")}[part]
+    prefix = "vsf " if part == "cpu_seconds" else ""
+    return table(head, ([f"`{prefix}{name}`", f"{number:.2f}"] for name, number in result("start-up")[part].items()))
+
+
+def tried() -> str:
+    """What was tried for the small parts, in milliseconds."""
+    columns = result("tried")["seconds"]
+    names = next(iter(columns.values()))
+    rows = ([name, *(f"{1000 * column[name]:.1f}" for column in columns.values())] for name in names)
+    return table(["ms", *columns], rows)
+
+
+KERNELS = {
+    "stock sdpa": "the unguided attention",
+    "stock cudnn with lse": "the same by cuDNN, with its log-sum-exp",
+    "today: neg cudnn + contiguous": "attention to the negative prompt by cuDNN, as now",
+    "fused merge BM=64 warps=4": "prototype: attention to the negative prompt and the merge",
+    "negative's rows: flash": "the rows of the negative prompt, flash",
+}
+"""The calls that the page shows, with their plain names."""
+
+
+def kernels() -> str:
+    """The calls of attention that were timed on a GPU, in microseconds."""
+    report = result("gpu-kernels-h200")
+    took = {(row["shape"], row["call"]): f"{row['microseconds']:.1f}" for row in report["calls"]}
+    rows = ([label, *(took.get((shape, call), "") for shape in report["shapes"])] for call, label in KERNELS.items())
+    return table(["µs", *report["shapes"]], rows)
+
+
+TABLES: dict[str, Callable[..., str]] = {
+    "front": front,
+    "eval": evaluation,
+    "areas": areas,
+    "score": score,
+    "parts": parts,
+    "settings": settings,
+    "localise": localise,
+    "bench": bench,
+    "cross-attention": cross_attention,
+    "profile": profile,
+    "batch": batch,
+    "start-up": start_up,
+    "tried": tried,
+    "kernels": kernels,
+}
 
 
 def filled(page: str) -> str:
-    """The page with a section for each result that is there."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    known = [(name, RESULTS / f"{name}.json") for name in SUITES]
-    return before + BEGIN + "\n" + "".join(section(name, path) for name, path in known if path.is_file()) + END + after
+    """The page with every table and figure as the results have them."""
+
+    def block(found: re.Match[str]) -> str:
+        name, *arguments = found[2].split()
+        return f"{found[1]}\n{TABLES[name](*arguments).strip()}\n\n{found[3]}"
+
+    def figure(found: re.Match[str]) -> str:
+        return f"{found[1]}{value_at(result(found[2]), found[3]):{found[4]}}{found[5]}"
+
+    return FIGURE.sub(figure, BLOCK.sub(block, page))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="Write nothing; fail if the page is not as it would be written.")
-    page = PAGE.read_text("utf-8")
-    if not parser.parse_args().check:
-        PAGE.write_text(filled(page), "utf-8")
-    elif filled(page) != page:
-        sys.exit(f"{PAGE.name} is not what the results say: run python benchmarks/tables.py")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail if a page is not as it would be written.")
+    check = parser.parse_args().check
+    stale = {path: text for path in pages() if (text := filled(path.read_text("utf-8"))) != path.read_text("utf-8")}
+    if check and stale:
+        names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
+        sys.exit(f"{names}: not what the results say. Run python benchmarks/tables.py")
+    for path, text in stale.items():
+        path.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

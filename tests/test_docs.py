@@ -1,0 +1,105 @@
+"""README.md and docs/: links lead somewhere, and commands, options and modules exist."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from vsf_cli.cli.app import app
+from vsf_cli.errors import VSFError
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app)
+
+
+def commands(group: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    """Every command of the command line with the words that lead to it."""
+    children = getattr(group, "commands", {})
+    if not children:
+        yield path, group
+    for name, child in children.items():
+        yield from commands(child, (*path, name))
+
+
+OPTIONS = {
+    path: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
+    for path, command in commands(COMMANDS)
+}
+
+
+def read(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of the headings of a page, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.+)$", read(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_the_readme_is_a_front_page() -> None:
+    assert len(read(ROOT / "README.md").splitlines()) <= 120
+
+
+def test_every_command_has_a_page() -> None:
+    text = "".join(map(read, PAGES))
+    readme = read(ROOT / "README.md")
+    for path in OPTIONS:
+        assert f"vsf {path[0]}" in readme and f"vsf {' '.join(path)}" in text, path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_have_their_options(page: Path) -> None:
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", read(page), re.S)).replace("\\\n", " ")
+    lines = [*blocks.splitlines(), *re.findall(r"`([^`\n]+)`", read(page))]
+    for call in (call for line in lines for call in re.findall(r"\bvsf ([a-z][^#]*)", line)):
+        words = call.split()
+        path = next((path for path in OPTIONS if tuple(words[: len(path)]) == path), None)
+        if path:
+            given = {option for option in re.findall(r"(?<!\S)--?[a-zA-Z][\w-]*", call) if not option[1:].isdigit()}
+            assert given <= OPTIONS[path], (call, given - OPTIONS[path])
+
+
+def test_options_of_the_pages_exist() -> None:
+    known = set().union(*OPTIONS.values())
+    for page in PAGES[2:]:
+        for option in re.findall(r"`(--[a-z][\w-]+)[^`]*`", read(page)):
+            source = ROOT.joinpath("benchmarks").glob("*.py"), ROOT.joinpath("training").glob("*.py")
+            assert option in known or any(f'"{option}"' in read(path) for paths in source for path in paths), (page, option)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_scripts_and_pages_that_are_named_exist(page: Path) -> None:
+    for module in re.findall(r"python -m ([\w.]+)", read(page)):
+        assert importlib.util.find_spec(module), module
+    for path in re.findall(r"\b(?:benchmarks|examples|tests|training|vsf_cli)/[\w./-]+\.(?:py|sh|toml|csv|json)", read(page)):
+        assert (ROOT / path).is_file(), path
+
+
+def test_every_exit_code_is_documented() -> None:
+    def classes(kind: type[VSFError]) -> set[type[VSFError]]:
+        return {kind}.union(*(classes(child) for child in kind.__subclasses__()))
+
+    page = read(ROOT / "docs" / "images.md")
+    for code in {kind.exit_code for kind in classes(VSFError)} | {0, 2, 3, 130}:
+        assert f"| {code} |" in page
+
+
+def test_every_image_of_the_pages_is_used() -> None:
+    text = "".join(map(read, PAGES))
+    assert not [path.name for path in (ROOT / "docs" / "images").iterdir() if f"images/{path.name}" not in text]

@@ -1,18 +1,22 @@
 """README.md and docs/: links lead somewhere, and commands, options and modules exist."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from vsf_cli.cli.app import app
 from vsf_cli.errors import VSFError
+from vsf_cli.settings.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPTS = [path for folder in ("examples", "benchmarks") for path in sorted((ROOT / folder).glob("*.sh"))]
 COMMANDS = typer.main.get_command(app)
 
 
@@ -63,9 +67,10 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(path), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_of_the_pages_have_their_options(page: Path) -> None:
-    blocks = "\n".join(re.findall(r"```\n(.*?)```", read(page), re.S)).replace("\\\n", " ")
+@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=lambda page: page.name)
+def test_commands_of_pages_and_scripts_have_their_options(page: Path) -> None:
+    blocks = read(page) if page in SCRIPTS else "\n".join(re.findall(r"```\n(.*?)```", read(page), re.S))
+    blocks = blocks.replace("\\\n", " ")
     lines = [*blocks.splitlines(), *re.findall(r"`([^`\n]+)`", read(page))]
     for call in (call for line in lines for call in re.findall(r"\bvsf ([a-z][^#]*)", line)):
         words = call.split()
@@ -89,6 +94,26 @@ def test_modules_scripts_and_pages_that_are_named_exist(page: Path) -> None:
         assert importlib.util.find_spec(module), module
     for path in re.findall(r"\b(?:benchmarks|examples|tests|training|vsf_cli)/[\w./-]+\.(?:py|sh|toml|csv|json)", read(page)):
         assert (ROOT / path).is_file(), path
+
+
+def test_the_python_examples_run() -> None:
+    """All but the first, which needs a download."""
+    _, *blocks = re.findall(r"```python\n(.*?)```", read(ROOT / "docs" / "python.md"), re.S)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["image"].size == (96, 96) and len(names["images"]) == 3
+
+
+def test_presets_say_what_the_results_say() -> None:
+    score = json.loads(read(ROOT / "docs" / "results" / "score.json"))
+    rates = {name: score[name]["rates"] for name in ("vsf", "none")}
+    video = {row["arm"]: row for row in json.loads(read(ROOT / "docs" / "results" / "video.json"))["rows"]}
+    for preset, found in {"tiny-sd3-turbo": rates, "tiny-wan-causvid": video}.items():
+        measured = load_preset(preset).measured
+        for name in ("vsf", "none"):
+            for kind in ("positive", "negative"):
+                assert f"{found[name][kind]:.3f}" in measured
 
 
 def test_every_exit_code_is_documented() -> None:

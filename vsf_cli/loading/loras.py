@@ -138,7 +138,7 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
         ModelError: If the file is missing or damaged.
         RequestError: If no key matches the model, or a size does not.
     """
-    from vsf_cli.loading.lora_keys import expected, fitted
+    from vsf_cli.loading.lora_keys import example_keys, match_keys
 
     two = getattr(pipe, "transformer_2", None) is not None
     told = Path(lora.place).name
@@ -146,12 +146,12 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
         raise RequestError(f"--lora '{lora.stage}={told}' is for models with two transformers, and this has one")
     with translated(lora.place, offline):
         raw, metadata = _read(_file_of(lora, offline))
-    state, unmatched = fitted(raw, pipe)
+    state, unmatched = match_keys(raw, pipe)
     first = ", ".join(unmatched[:3])
     if not state:
         raise RequestError(
             f"--lora '{told}' has no key that matches this model: found {first or 'nothing'};"
-            f" expected keys such as {', '.join(expected(pipe.transformer))}"
+            f" expected keys such as {', '.join(example_keys(pipe))}"
         )
     try:
         with warnings.catch_warnings():
@@ -167,7 +167,7 @@ def load_lora(pipe: Any, lora: Lora, name: str, offline: bool) -> None:
 
 def _put(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any] | None, stage: str | None) -> None:
     """Gives the parts of a pipeline what is theirs."""
-    from vsf_cli.loading.lora_keys import encoders
+    from vsf_cli.loading.lora_keys import loadable_text_encoders
 
     told = {"adapter_name": name, "metadata": metadata, "_pipeline": pipe}
     stages = {"transformer": "high-noise", "transformer_2": "low-noise"}
@@ -175,7 +175,7 @@ def _put(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any] | None
         model = getattr(pipe, part, None)
         if model is not None and stage in (None, own):
             pipe.load_lora_into_transformer(state, transformer=model, **told)
-    for part in encoders(pipe):
+    for part in loadable_text_encoders(pipe):
         if any(key.startswith(f"{part}.") for key in state):
             encoder, scale = getattr(pipe, part), pipe.lora_scale
             pipe.load_lora_into_text_encoder(state, None, encoder, prefix=part, lora_scale=scale, **told)

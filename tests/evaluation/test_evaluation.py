@@ -35,7 +35,7 @@ from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
-from vsf_cli.loading.pipelines import Runtime
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
 from vsf_cli.settings.presets import Settings, load_preset, preset_names
 from vsf_cli.toy.image_recipe import build_clip_tokenizer

@@ -235,7 +235,7 @@ def test_a_file_of_the_hub_is_found_by_its_name_or_as_the_only_one(
         pipe = load(str(folder), "float32", loras=(text,))
         assert layer(pipe, OWN[0]).scaling == {"vsf_0": 1.0}
     assert asked == [("owner/name", "in/x.safetensors", False), ("owner/name", "in/only.safetensors", False)]
-    assert loras._only(Lora("a/b"), ["a.safetensors", loras.USUAL]) == loras.USUAL
+    assert loras._only(Lora("a/b"), ["a.safetensors", loras.DEFAULT_NAME]) == loras.DEFAULT_NAME
 
 
 def test_what_a_folder_or_repository_lacks_is_said(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from training.image_flow import TextEncoders, attended_tokens
 from training.loop import Checkpoint, autocast, steps
 from training.regions import NAMES, RegionHeads, Regions
 from training.score import main, measure
-from vsf_cli.loading.pipelines import load, source_of, vocabulary_of
+from vsf_cli.loading.pipelines import load
+from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import load_preset
 from vsf_cli.toy import scenes

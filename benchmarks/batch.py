@@ -25,7 +25,7 @@ from vsf_cli.bench.report import conditions
 from vsf_cli.cli.generating import quiet_libraries
 from vsf_cli.generation.generate import generate
 from vsf_cli.generation.run import load_for
-from vsf_cli.loading.pipelines import Runtime
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.toy.scenes import pairs
 
 RESULT = Path(__file__).parent / "results" / "batch.json"

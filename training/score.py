@@ -7,7 +7,6 @@ is (quality, 0 to 1). Seeds are fixed: the number of the pair.
 
 import argparse
 import json
-import math
 import platform
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from vsf_cli.errors import VSFError
+from vsf_cli.evaluation.statistics import wilson_interval
 from vsf_cli.generation.guided import guided
 from vsf_cli.loading.pipelines import load
 from vsf_cli.media.metadata import versions
@@ -28,7 +28,7 @@ from vsf_cli.settings.presets import Preset, load_preset
 from vsf_cli.toy.judge import Judge, load_judge, read_card
 from vsf_cli.toy.scenes import Split, pairs
 
-__all__ = ["Outcome", "main", "pictures", "score", "wilson"]
+__all__ = ["Outcome", "main", "pictures", "score"]
 
 BATCH = 20
 
@@ -48,16 +48,6 @@ class Outcome:
     def part_absent(self) -> bool:
         """Whether the part is gone; a damaged one is not."""
         return self.state == "absent"
-
-
-def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a proportion, by Wilson's formula."""
-    if count == 0:
-        return 0.0, 1.0
-    share = hits / count
-    center = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def pictures(
@@ -97,9 +87,9 @@ def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "pairs": count,
         "positive": positive / count,
-        "positive_interval": wilson(positive, count),
+        "positive_interval": wilson_interval(positive, count),
         "negative": negative / count,
-        "negative_interval": wilson(negative, count),
+        "negative_interval": wilson_interval(negative, count),
         "both": both / count,
         "damaged": sum(one.state == "damaged" for one in outcomes) / count,
         "quality": sum(one.quality for one in outcomes) / count,

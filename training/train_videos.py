@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.video_autoencoder import train_clip_autoencoder
 from training.video_flow import ClipExamples, train_clip_base, train_lora
-from vsf_cli.loading.lora_keys import original_name
+from training.wan_names import original_name
 from vsf_cli.toy.video_recipe import LORA_RANK, build_student_scheduler, build_transformer
 from vsf_cli.toy.video_scenes import clip_vocabulary
 

@@ -28,7 +28,7 @@ from vsf_cli.batch.table import TableErrors, read_table
 from vsf_cli.cli.app import app
 from vsf_cli.config.ranges import Numbers
 from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
-from vsf_cli.loading.pipelines import Runtime
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.images import read_metadata
 
 ROOT = Path(__file__).parents[2]

@@ -19,7 +19,6 @@ import optuna
 import pytest
 import torch
 from PIL import Image
-from scipy.stats import binomtest
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
 from typer.testing import CliRunner
 
@@ -31,13 +30,12 @@ from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
 from vsf_cli.evaluation.judging import Judgement, Kept, judge_all, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
-from vsf_cli.evaluation.report import interval, mcnemar
 from vsf_cli.evaluation.runs import Picture, Run, rows_of
 from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
-from vsf_cli.loading.pipelines import Runtime
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
 from vsf_cli.settings.presets import Settings, load_preset, preset_names
 from vsf_cli.toy.image_recipe import build_clip_tokenizer
@@ -308,16 +306,6 @@ def test_what_is_no_run_is_refused(tmp_path: Path, made: Path) -> None:
 
 
 # Numbers
-
-
-def test_tests_and_intervals_are_those_of_the_books() -> None:
-    # 9 pairs differ, 8 of them one way: 2 (C(9, 0) + C(9, 1)) / 2^9.
-    ours, theirs = [True] * 8 + [False] + [True] * 5, [False] * 8 + [True] + [True] * 5
-    assert mcnemar(ours, theirs) == pytest.approx(2 * 10 / 512)
-    assert mcnemar(ours, ours) == 1
-    low, high = interval(0, 10)
-    assert low == 0 and high == pytest.approx(0.2775, abs=1e-4)
-    assert binomtest(1, 9).pvalue == pytest.approx(mcnemar(ours, theirs))
 
 
 def test_the_majority_of_frames_decides() -> None:

@@ -16,7 +16,7 @@ from tests.models.test_wan import random_wan
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.loading import loras
-from vsf_cli.loading.lora_keys import fitted
+from vsf_cli.loading.lora_keys import match_keys
 from vsf_cli.loading.loras import Lora
 from vsf_cli.loading.pipelines import load
 
@@ -64,14 +64,14 @@ WANTED = matrices("lora_A", "lora_B", OWN, "transformer.")
 @pytest.mark.parametrize("names", [OWN, ORIGINAL], ids=["diffusers", "original"])
 @pytest.mark.parametrize("kinds", [("lora_down", "lora_up"), ("lora_A", "lora_B"), ("lora_A.default", "lora_B.default")])
 def test_every_name_of_a_layer_is_known(pipe: Any, prefix: str, names: tuple[str, ...], kinds: tuple[str, str]) -> None:
-    state, unmatched = fitted(matrices(*kinds, names, prefix), pipe)
+    state, unmatched = match_keys(matrices(*kinds, names, prefix), pipe)
     assert not unmatched and state.keys() == WANTED.keys()
     assert all(torch.equal(state[key], WANTED[key]) for key in state)
 
 
 def test_names_with_underscores_are_known(pipe: Any) -> None:
     names = tuple(name.replace(".", "_") for name in ORIGINAL)
-    state, unmatched = fitted(matrices(names=names, prefix="lora_unet_"), pipe)
+    state, unmatched = match_keys(matrices(names=names, prefix="lora_unet_"), pipe)
     assert not unmatched and state.keys() == WANTED.keys()
 
 
@@ -80,7 +80,7 @@ def test_names_strengths_and_biases_are_those_of_diffusers(pipe: Any) -> None:
     raw = matrices(prefix="diffusion_model.")
     raw |= {f"diffusion_model.{name}.alpha": torch.tensor(0.25 * number) for number, name in enumerate(ORIGINAL, 1)}
     raw |= {f"diffusion_model.{name}.diff_b": torch.randn(outer) for name, (_, outer) in zip(ORIGINAL, SIZES, strict=True)}
-    state, unmatched = fitted(raw, pipe)
+    state, unmatched = match_keys(raw, pipe)
     wanted = _convert_non_diffusers_wan_lora_to_diffusers(dict(raw))
     assert not unmatched and state.keys() == wanted.keys()
     for key in wanted:
@@ -235,7 +235,7 @@ def test_a_file_of_the_hub_is_found_by_its_name_or_as_the_only_one(
         pipe = load(str(folder), "float32", loras=(text,))
         assert layer(pipe, OWN[0]).scaling == {"vsf_0": 1.0}
     assert asked == [("owner/name", "in/x.safetensors", False), ("owner/name", "in/only.safetensors", False)]
-    assert loras._only(Lora("a/b"), ["a.safetensors", loras.USUAL]) == loras.USUAL
+    assert loras._only(Lora("a/b"), ["a.safetensors", loras.DEFAULT_NAME]) == loras.DEFAULT_NAME
 
 
 def test_what_a_folder_or_repository_lacks_is_said(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

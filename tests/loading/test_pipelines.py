@@ -9,9 +9,12 @@ from safetensors.torch import save_file
 
 from tests.conftest import random_pipeline
 from vsf_cli.errors import ModelError, OutOfMemory, RequestError
-from vsf_cli.loading.hub import translated
+from vsf_cli.loading.hub import as_model_error
 from vsf_cli.loading.loras import Lora
-from vsf_cli.loading.pipelines import Runtime, load, out_of_memory_advice, source_of, vocabulary_of
+from vsf_cli.loading.offload import out_of_memory_advice
+from vsf_cli.loading.pipelines import load
+from vsf_cli.loading.runtime import Runtime
+from vsf_cli.loading.sources import source_of, vocabulary_of
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +114,7 @@ def hub_error(kind: type[errors.HfHubHTTPError]) -> errors.HfHubHTTPError:
     ],
 )
 def test_errors_of_the_hub_are_one_line_however_deep(inner: BaseException, message: str) -> None:
-    with pytest.raises(ModelError, match=message) as found, translated("owner/name", False):
+    with pytest.raises(ModelError, match=message) as found, as_model_error("owner/name", False):
         raise raised_from(inner)
     assert "\n" not in str(found.value)
 

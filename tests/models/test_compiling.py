@@ -12,7 +12,8 @@ from tests.models.test_wan import random_wan
 from tests.models.test_wan import run as run_wan
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.loading.pipelines import Runtime, load
+from vsf_cli.loading.pipelines import load
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import VSF
 from vsf_cli.models.compile import compile_blocks, compiled_blocks
 

@@ -11,8 +11,9 @@ from training.curves import plot
 from training.image_flow import TextEncoders, attended_tokens
 from training.loop import Checkpoint, autocast, steps
 from training.regions import NAMES, RegionHeads, Regions
-from training.score import main, measure, wilson
-from vsf_cli.loading.pipelines import load, source_of, vocabulary_of
+from training.score import main, measure
+from vsf_cli.loading.pipelines import load
+from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import load_preset
 from vsf_cli.toy import scenes
@@ -124,12 +125,6 @@ def test_pairs_are_fixed_and_do_not_name_their_part() -> None:
     assert len(pairs("test", 600)) == 600
     with pytest.raises(ValueError, match="fewer than"):
         pairs("dev", 100_000)
-
-
-def test_wilsons_interval() -> None:
-    low, high = wilson(8, 10)
-    assert (round(low, 3), round(high, 3)) == (0.490, 0.943)
-    assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == 1 and wilson(0, 0) == (0.0, 1.0)
 
 
 @pytest.mark.parametrize(("processor", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])

@@ -15,7 +15,8 @@ from vsf_cli.evaluation.judging import Judgement, judge_frames
 from vsf_cli.evaluation.prompts import load_prompts
 from vsf_cli.generation.generate import generate_together
 from vsf_cli.generation.plan import request_of
-from vsf_cli.loading.pipelines import load, source_of, vocabulary_of
+from vsf_cli.loading.pipelines import load
+from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.toy.video_scenes import FPS, FRAMES, SIDE, clip_vocabulary
 

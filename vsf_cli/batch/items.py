@@ -20,7 +20,7 @@ from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import DEFAULT_FPS, weights_of
 from vsf_cli.loading.loras import hashes_of
-from vsf_cli.loading.pipelines import grid_of, source_of, vocabulary_of
+from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.images import FORMATS
 from vsf_cli.media.videos import CLIP_FORMATS, CODECS, check_crf, check_fps
 from vsf_cli.methods import METHODS

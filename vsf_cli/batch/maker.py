@@ -14,7 +14,8 @@ from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
 from vsf_cli.generation.capture import folder_beside, watch, write
 from vsf_cli.generation.generate import Progress, Result, alike, generate_together, is_out_of_memory
 from vsf_cli.generation.run import advising, describe_result, encode_result, load_for, weights_of
-from vsf_cli.loading.pipelines import OFFLOADS, Runtime, device_named, offload_of
+from vsf_cli.loading.offload import offload_of
+from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.images import write_bytes, write_frames
 from vsf_cli.models.encoder_cache import caching_encoders
@@ -281,7 +282,7 @@ def next_offload(runtime: Runtime, used: str | None) -> Runtime | None:
 
     Arguments:
         runtime: Where and how the model was to run.
-        used: The level that it ran with, by `vsf_cli.loading.pipelines.offload_of`; None if it could not be loaded.
+        used: The level that it ran with, by `vsf_cli.loading.offload.offload_of`; None if it could not be loaded.
 
     Returns:
         None behind the last, and on a CPU, where there is none.

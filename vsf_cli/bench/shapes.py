@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import RequestError
-from vsf_cli.loading.pipelines import source_of
+from vsf_cli.loading.sources import source_of
 
 __all__ = ["Shape", "shape_of"]
 

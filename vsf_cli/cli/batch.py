@@ -24,7 +24,7 @@ from vsf_cli.cli.generating import quiet_libraries, stay_offline
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import MediaError, PartlyFailed, RequestError
 from vsf_cli.generation.plan import runtime_of
-from vsf_cli.loading.pipelines import is_here
+from vsf_cli.loading.sources import is_here
 from vsf_cli.media.images import check_writable, remove_partials
 from vsf_cli.settings.presets import SETTINGS, Settings
 

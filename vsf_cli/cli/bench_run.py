@@ -14,7 +14,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Request
 from vsf_cli.generation.plan import request_of, runtime_of
 from vsf_cli.generation.run import advising, load_for
-from vsf_cli.loading.pipelines import is_here
+from vsf_cli.loading.sources import is_here
 from vsf_cli.media.images import check_writable, write_bytes
 from vsf_cli.settings.presets import SETTINGS, Settings, load_preset
 
@@ -81,7 +81,7 @@ def _of_shape(settings: Settings, request: Request, arms: list[Arm], asked: Mapp
     from vsf_cli.bench.measure import count, measure_random
     from vsf_cli.bench.random_model import build
     from vsf_cli.bench.report import reported
-    from vsf_cli.loading.pipelines import device_named
+    from vsf_cli.loading.runtime import device_named
     from vsf_cli.models.compile import compile_blocks
 
     dtype, negatives = getattr(torch, request.dtype), asked["negative_tokens"] or 8

@@ -26,7 +26,7 @@ from vsf_cli.evaluation.sweep import SAMPLERS, Study, Sweep, space_of, studies_o
 from vsf_cli.evaluation.tradeoff import write_tradeoff
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
-from vsf_cli.loading.pipelines import Runtime
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import versions
 from vsf_cli.settings.presets import SETTINGS, Preset, Settings, load_preset
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vsf_cli.cli.console import Talk, as_line
 from vsf_cli.errors import MediaError, ModelError
-from vsf_cli.loading.pipelines import is_here
+from vsf_cli.loading.sources import is_here
 from vsf_cli.media.images import read_metadata
 from vsf_cli.media.metadata import parse_infotext, versions
 from vsf_cli.settings.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset

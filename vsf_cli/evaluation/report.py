@@ -10,15 +10,14 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from scipy.stats import binomtest
-
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import BASELINE
 from vsf_cli.evaluation.judging import Answers, place_of
 from vsf_cli.evaluation.runs import Picture, Run
+from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.media.images import write_bytes
 
-__all__ = ["Judged", "interval", "judged_pictures", "mcnemar", "tabulate", "write_report"]
+__all__ = ["Judged", "judged_pictures", "tabulate", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -70,20 +69,6 @@ def _in_words(name: str, settings: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def interval(hits: int, count: int) -> tuple[float, float]:
-    """The 95 % interval of a proportion, by Wilson's formula, with every picture taken as independent."""
-    found = binomtest(hits, count).proportion_ci(0.95, "wilson")
-    return round(found.low, 4), round(found.high, 4)
-
-
-def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
-    """McNemar's exact test of two methods on the same prompts and seeds: the p-value of the pairs in which they differ."""
-    only_ours = sum(a and not b for a, b in zip(ours, theirs, strict=True))
-    only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
-    differing = only_ours + only_theirs
-    return float(binomtest(only_ours, differing).pvalue) if differing else 1.0
-
-
 def tabulate(run: Run, judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """A row for each arm: over all pictures, then for each category."""
     by_arm: dict[str, list[Judged]] = {name: [] for name in run.arms}
@@ -109,7 +94,7 @@ def _rates(found: Sequence[Judged]) -> dict[str, Any]:
     kinds = {"positive": [one.positive for one in found], "negative": [one.negative for one in found], "both": both}
     rates: dict[str, Any] = {"pictures": count}
     for name, hits in kinds.items():
-        rates |= {name: round(sum(hits) / count, 4), f"{name}_interval": interval(sum(hits), count)}
+        rates |= {name: round(sum(hits) / count, 4), f"{name}_interval": wilson_interval(sum(hits), count)}
     return {**rates, "quality": round(sum(one.quality for one in found) / count, 4)}
 
 

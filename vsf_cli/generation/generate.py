@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
-from vsf_cli.loading.loras import BUILTIN, Lora
+from vsf_cli.loading.loras import Lora
+from vsf_cli.loading.sources import BUILTIN
 from vsf_cli.methods import METHODS, Method, method_named
 from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
 
@@ -139,7 +140,7 @@ class Request:
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What decides which pipeline is loaded: the arguments of `vsf_cli.loading.pipelines.load`, but for the machine's."""
+        """What decides which pipeline is loaded: the arguments of `vsf_cli.loading.load`, but for the machine's."""
         names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype", "vae_tiling"
         return {name: getattr(self, name) for name in names}
 
@@ -186,7 +187,7 @@ def _public(place: str) -> str:
 def _public_lora(text: str) -> str:
     """A LoRA's text with its place likewise."""
     try:
-        place = Lora.parse(text).place
+        place = Lora.parse(text).source
     except RequestError:
         return _public(text)
     return text.replace(place, _public(place), 1)
@@ -230,7 +231,7 @@ def generate(
     The same request on the same CPU and versions gives the same bits.
 
     Arguments:
-        pipe: The pipeline, by `vsf_cli.loading.pipelines.load`.
+        pipe: The pipeline, by `vsf_cli.loading.load`.
         request: What is asked.
         progress: Is told of every step.
         recorder: Keeps what the image attends to, around the request's own method.
@@ -263,7 +264,7 @@ def generate_together(
     Every picture has its own noise and its own negative prompt, so that it is the same to rounding, whatever stands beside it.
 
     Arguments:
-        pipe: The pipeline, by `vsf_cli.loading.pipelines.load`.
+        pipe: The pipeline, by `vsf_cli.loading.load`.
         requests: What is asked, at least one.
         progress: Is told of every step.
         recorder: Keeps what the image attends to.

@@ -14,8 +14,9 @@ from vsf_cli.generation.capture import check_watchable
 from vsf_cli.generation.generate import Request
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
-from vsf_cli.loading.loras import BUILTIN, Lora, hashes_of
-from vsf_cli.loading.pipelines import Runtime, check_dtype, device_named, vocabulary_of
+from vsf_cli.loading.loras import Lora, hashes_of
+from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
+from vsf_cli.loading.sources import BUILTIN, vocabulary_of
 from vsf_cli.media.images import FORMATS, read_metadata
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.videos import CLIP_FORMATS, check_crf, check_fps
@@ -260,11 +261,11 @@ def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> 
     found = hashes_of(request.loras).get("lora_hashes", [None] * len(request.loras))
     for number, text in enumerate(request.loras):
         lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
-        shipped = lora.place.startswith(BUILTIN)
-        known = before is not None or lora.place.endswith(".safetensors")
+        shipped = lora.source.startswith(BUILTIN)
+        known = before is not None or lora.source.endswith(".safetensors")
         if known and not shipped and (found[number] is None or before not in (None, found[number])):
             said = f", SHA-256 {before[:12]}" if before else ""
-            raise RequestError(f"{file} was made with the LoRA file '{lora.place}'{said}: say where it is with --lora")
+            raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{said}: say where it is with --lora")
 
 
 FIELDS = {

@@ -13,8 +13,12 @@ from vsf_cli.errors import MediaError, OutOfMemory
 from vsf_cli.generation.capture import Watched, folder_beside, watch, write
 from vsf_cli.generation.generate import Progress, Request, Result, generate
 from vsf_cli.generation.outputs import Outputs, slug
+from vsf_cli.loading.fingerprints import identify
 from vsf_cli.loading.loras import hashes_of
-from vsf_cli.loading.pipelines import Runtime, identify, is_here, load, offload_of, out_of_memory_advice, source_of
+from vsf_cli.loading.offload import offload_of, out_of_memory_advice
+from vsf_cli.loading.pipelines import load
+from vsf_cli.loading.runtime import Runtime
+from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING, Selection
 from vsf_cli.media.images import check_writable, encode, write_bytes, write_frames
 from vsf_cli.media.metadata import describe

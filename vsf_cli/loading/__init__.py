@@ -1,1 +1,17 @@
 """Makes diffusers pipelines ready: weights, LoRA files, schedulers, offload."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vsf_cli.loading.pipelines import load
+
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: what needs a part of this package need not import all of it.
+    if name != "load":
+        raise AttributeError(f"module 'vsf_cli.loading' has no attribute '{name}'")
+    from vsf_cli.loading.pipelines import load
+
+    return load

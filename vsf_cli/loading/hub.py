@@ -1,11 +1,11 @@
-"""Errors of loading from folders and from the hub, each turned into one line that says what to do."""
+"""Turns errors of loading from folders and from the hub into one line that says what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from vsf_cli.errors import ModelError
 
-__all__ = ["translated"]
+__all__ = ["as_model_error"]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -17,8 +17,16 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextmanager
-def translated(model: str, offline: bool) -> Iterator[None]:
-    """Turns every error of loading into one line."""
+def as_model_error(model: str, offline: bool) -> Iterator[None]:
+    """Raises errors of loading as one line.
+
+    Arguments:
+        model: The name or path that was asked for.
+        offline: Whether the network may not be used.
+
+    Raises:
+        ModelError: For every error of reading files and of the hub.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -28,38 +36,47 @@ def translated(model: str, offline: bool) -> Iterator[None]:
 
 
 def _transport_error() -> type[Exception]:
-    """The errors of the hub client's transport, whichever library that is: timeouts, refused connections."""
+    """Returns the base class of the transport's errors, such as time-outs, of the library that the hub's client uses."""
     from huggingface_hub import errors
 
     return next(kind for kind in errors.HfHubHTTPError.__mro__[1:] if kind.__name__ == "HTTPError")
 
 
 def _explain(model: str, offline: bool, error: BaseException) -> str:
+    """Returns the line for an error: the first message of which the error, or one that led to it, has the class."""
+    causes = list(_causes(error))
+    for classes, message in _hub_messages(model, offline):
+        if any(isinstance(cause, classes) for cause in causes):
+            return f"model '{model}' {message}"
+    return f"model '{model}' {_file_message(offline, causes)}"
+
+
+def _hub_messages(model: str, offline: bool) -> list[tuple[tuple[type[BaseException], ...], str]]:
+    """Returns classes of errors, each group with its message; subclasses stand before their bases."""
     from huggingface_hub import errors
+
+    page = f"https://huggingface.co/{model}"
+    missing: tuple[type[BaseException], ...] = (errors.LocalEntryNotFoundError,)
+    offline_errors = (errors.OfflineModeIsEnabled, *(missing if offline else ()))
+    network_errors = (*missing, ConnectionError, TimeoutError, _transport_error())
+    return [
+        ((errors.GatedRepoError,), f"is gated: accept its licence on {page}, then run 'hf auth login'"),
+        ((errors.RevisionNotFoundError,), "has no such revision: leave the revision out, or look at its branches on the hub"),
+        (offline_errors, "is not in the cache, and --offline forbids to download it: run once without --offline"),
+        ((errors.RepositoryNotFoundError,), "does not exist on the hub, or is private: check the name, or run 'hf auth login'"),
+        ((errors.RemoteEntryNotFoundError,), f"has no such file: see {page}/tree/main for those that it has"),
+        (network_errors, "is not in the cache, and the hub cannot be reached: check the network"),
+    ]
+
+
+def _file_message(offline: bool, causes: Sequence[BaseException]) -> str:
     from safetensors import SafetensorError
 
-    causes = list(_causes(error))
-
-    def has(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(cause, kinds) for cause in causes)
-
-    if has(errors.GatedRepoError):
-        return f"model '{model}' is gated: accept its licence on https://huggingface.co/{model}, then run 'hf auth login'"
-    if has(errors.RevisionNotFoundError):
-        return f"model '{model}' has no such revision: leave the revision out, or look at its branches on the hub"
-    if has(errors.OfflineModeIsEnabled) or (offline and has(errors.LocalEntryNotFoundError)):
-        return f"model '{model}' is not in the cache, and --offline forbids to download it: run once without --offline"
-    if has(errors.RepositoryNotFoundError):
-        return f"model '{model}' does not exist on the hub, or is private: check the name, or run 'hf auth login'"
-    if has(errors.RemoteEntryNotFoundError):
-        return f"model '{model}' has no such file: see https://huggingface.co/{model}/tree/main for those that it has"
-    if has(errors.LocalEntryNotFoundError, ConnectionError, TimeoutError, _transport_error()):
-        return f"model '{model}' is not in the cache, and the hub cannot be reached: check the network"
-    text = " ".join(str(error).split())
-    if has(SafetensorError):
-        return f"model '{model}' has a file that is damaged or no safetensors: {text[:200]}"
+    text = " ".join(str(causes[0]).split())
+    if any(isinstance(cause, SafetensorError) for cause in causes):
+        return f"has a file that is damaged or no safetensors: {text[:200]}"
     if offline and "no file named" in text:
-        return f"model '{model}' is not whole in the cache, and --offline forbids to download the rest"
+        return "is not whole in the cache, and --offline forbids to download the rest"
     if "no file named" in text or "safetensors files" in text or ".bin" in text:
-        return f"model '{model}' has no safetensors weights that can be read: pickled weights are not loaded"
-    return f"model '{model}' cannot be loaded: {text[:300]}"
+        return "has no safetensors weights that can be read: pickled weights are not loaded"
+    return f"cannot be loaded: {text[:300]}"

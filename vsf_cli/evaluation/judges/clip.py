@@ -8,7 +8,7 @@ from PIL import Image
 
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.loading.hub import translated
+from vsf_cli.loading.hub import as_model_error
 
 __all__ = ["ClipJudge"]
 
@@ -42,7 +42,7 @@ class ClipJudge:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import CLIPModel, CLIPProcessor
 
-        with translated(self._model, False):
+        with as_model_error(self._model, False):
             model = CLIPModel.from_pretrained(self._model, use_safetensors=True).eval()
             return model, CLIPProcessor.from_pretrained(self._model)
 

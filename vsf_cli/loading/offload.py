@@ -1,0 +1,69 @@
+"""Moves pipelines to a device, as a whole or part by part."""
+
+from typing import Any
+
+from vsf_cli.errors import OutOfMemory
+from vsf_cli.loading.runtime import OFFLOADS
+
+__all__ = ["move_to_device", "offload_of", "out_of_memory_advice"]
+
+
+def move_to_device(pipe: Any, device: Any, offload: str) -> None:
+    """Moves a pipeline to a device at a level of offloading; on a CPU it is not offloaded.
+
+    Raises:
+        OutOfMemory: If it does not fit.
+    """
+    import torch
+
+    if offload == "auto":
+        offload = _choose_offload(pipe, device)
+    try:
+        if device.type == "cpu" or offload == "none":
+            pipe.to(device)
+        elif offload == "model":
+            pipe.enable_model_cpu_offload(device=device)
+        elif offload == "group":
+            pipe.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+        else:
+            pipe.enable_sequential_cpu_offload(device=device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(out_of_memory_advice(offload)) from error
+
+
+def offload_of(pipe: Any) -> str:
+    """Returns the level of offloading of a loaded pipeline; "cpu" if it runs there."""
+    if pipe._execution_device.type == "cpu":
+        return "cpu"
+    if getattr(pipe, "_all_hooks", None):
+        return "model"
+    if any(hasattr(module, "_diffusers_hook") for module in pipe.transformer.modules()):
+        return "group"
+    hooked = any(hasattr(module, "_hf_hook") for module in pipe.transformer.modules())
+    return "sequential" if hooked else "none"
+
+
+def _choose_offload(pipe: Any, device: Any) -> str:
+    """Returns "none" if all weights fit with a quarter to spare, "model" if the largest component does, else "sequential"."""
+    import torch
+
+    if device.type != "cuda":
+        return "none"
+    sizes = [
+        sum(tensor.numel() * tensor.element_size() for tensor in component.parameters())
+        for component in pipe.components.values()
+        if isinstance(component, torch.nn.Module)
+    ]
+    free, _ = torch.cuda.mem_get_info(device)
+    if 1.25 * sum(sizes) < free:
+        return "none"
+    return "model" if 1.25 * max(sizes) < free else "sequential"
+
+
+def out_of_memory_advice(offload: str) -> str:
+    """Returns a message with the option to try next when memory runs out at a level of offloading."""
+    if offload == "cpu":
+        return "out of memory: try --dtype bfloat16, --vae-tiling, or a smaller --size"
+    order = [level for level in OFFLOADS if level != "auto"]
+    after = order[order.index(offload) + 1 :] if offload in order else order[1:]
+    return f"out of memory: try --offload {after[0]}" if after else "out of memory: try --vae-tiling, or a smaller --size"

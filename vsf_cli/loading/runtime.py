@@ -1,0 +1,67 @@
+"""Where and how a model runs: device, offload, network, dtype."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vsf_cli.errors import RequestError
+
+__all__ = ["OFFLOADS", "Runtime", "check_dtype", "device_named"]
+
+OFFLOADS = ("auto", "none", "model", "group", "sequential")
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a model runs; none of it changes the image on a CPU.
+
+    Arguments:
+        device: "auto", or a device of torch.
+        offload: One of "auto", "none", "model", "group", "sequential"; each needs less memory than the one before it.
+        offline: Whether the network may not be used.
+        cache_text: Whether the keys and values of the text are computed once for all steps.
+        compile: Whether the blocks of the transformer are compiled.
+
+    Raises:
+        RequestError: If a value is not known.
+    """
+
+    device: str = "auto"
+    offload: str = "auto"
+    offline: bool = False
+    cache_text: bool = False
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload not in OFFLOADS:
+            raise RequestError(f"--offload is '{self.offload}', but must be one of {', '.join(OFFLOADS)}")
+
+
+def check_dtype(dtype: str) -> None:
+    """Checks the name of a dtype.
+
+    Raises:
+        RequestError: If it is not one of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
+
+
+def device_named(name: str) -> Any:
+    """Returns a device of torch by its name; for "auto" the accelerator of this machine, or else the CPU.
+
+    Raises:
+        RequestError: If this machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()
+    # torch raises one of three errors: for an unknown name, a build without the device, or a missing plug-in.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise RequestError(f"--device is '{name}', which this machine does not have: see 'vsf doctor'") from error
+    return device

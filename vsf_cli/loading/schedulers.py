@@ -1,0 +1,31 @@
+"""Sets the scheduler of a pipeline and the shift of its sigmas."""
+
+from typing import Any
+
+from vsf_cli.errors import RequestError
+
+__all__ = ["check_scheduler", "set_scheduler"]
+
+SCHEDULERS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+"""The schedulers of flow matching that can be chosen, with their parameter for the shift of the sigmas."""
+
+
+def check_scheduler(name: str | None) -> None:
+    """Checks the name of a scheduler; None stands for the model's own.
+
+    Raises:
+        RequestError: If it is not one of `SCHEDULERS`.
+    """
+    if name is not None and name not in SCHEDULERS:
+        raise RequestError(f"scheduler is '{name}', but must be one of {', '.join(SCHEDULERS)}")
+
+
+def set_scheduler(pipe: Any, name: str | None, flow_shift: float | None) -> None:
+    """Gives a pipeline a scheduler of a class of `SCHEDULERS`, or a shift, or both; None keeps the model's own."""
+    import diffusers
+
+    if name is None and flow_shift is None:
+        return
+    kind = getattr(diffusers, name) if name else type(pipe.scheduler)
+    shift = {} if flow_shift is None else {SCHEDULERS[kind.__name__]: flow_shift}
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **shift)

@@ -1,0 +1,110 @@
+"""Finds models: in the package, in folders, on the hub; and reads what their files say without loading them."""
+
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.config.values import parse_path
+from vsf_cli.errors import ModelError
+
+__all__ = ["BUILTIN", "Source", "grid_of", "is_here", "source_of", "vocabulary_of"]
+
+BUILTIN = "builtin:"
+"""The prefix of models and LoRA files that ship with the package."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are.
+
+    Arguments:
+        name: The model's name as the person wrote it.
+        folder: The folder on this machine; None for a hub id.
+    """
+
+    name: str
+    folder: Path | None
+
+    @property
+    def location(self) -> str:
+        """The path or hub id that diffusers loads from."""
+        return str(self.folder) if self.folder else self.name
+
+
+def source_of(model: str) -> Source:
+    """Returns where a model is, by `builtin:NAME`, a folder, or a hub id.
+
+    Raises:
+        ModelError: If the folder does not exist, or the text is none of these.
+    """
+    if model.startswith(BUILTIN):
+        folder = Path(str(resources.files("vsf_cli") / "toy" / "weights" / model.removeprefix(BUILTIN)))
+        if not folder.is_dir():
+            raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
+        return Source(model, folder)
+    path = parse_path(model)
+    if path.is_dir():
+        return Source(model, path)
+    if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
+        raise ModelError(
+            f"model '{model}' is neither a folder on this machine nor a hub id of the form owner/name: name it with -m"
+        )
+    return Source(model, None)
+
+
+def vocabulary_of(model: str) -> frozenset[str] | None:
+    """Returns the words that a model knows, from `vocabulary.txt` in its folder; None, for any word, without such a file."""
+    folder = source_of(model).folder
+    path = folder / "vocabulary.txt" if folder else None
+    return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
+
+
+def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
+    """Returns the pixels along a token's side, and the largest number of tokens along a side, which may be None.
+
+    Both come from configuration files, before a model is loaded; None if they are not on this machine.
+    """
+    transformer, autoencoder = (_configuration(model, revision, part) for part in ("transformer", "vae"))
+    patch = transformer.get("patch_size")
+    halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
+    if patch is None or halvings < 0:
+        return None
+    factor = autoencoder.get("scale_factor_spatial") or 2**halvings
+    return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
+
+
+def _configuration(model: str, revision: str | None, part: str) -> dict[str, Any]:
+    folder, name = source_of(model).folder, f"{part}/config.json"
+    if folder is None:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(model, name, revision=revision)
+        path = Path(cached) if isinstance(cached, str) else None
+    else:
+        path = folder / name
+    try:
+        config = json.loads(path.read_text("utf-8")) if path else {}
+    except (OSError, ValueError):
+        return {}  # `load` raises the error, with its cause.
+    return config if isinstance(config, dict) else {}
+
+
+def is_here(model: str, revision: str | None) -> bool:
+    """Returns whether a model's weights are on this machine: in a folder, or its transformer in the hub's cache.
+
+    Raises:
+        ModelError: If the model is neither a folder nor a hub id.
+    """
+    if source_of(model).folder is not None:
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+    try:
+        return any(isinstance(try_to_load_from_cache(model, f"transformer/{name}", revision=revision), str) for name in names)
+    except HFValidationError as error:
+        raise ModelError(f"model '{model}' is no name of the hub: {error}") from error

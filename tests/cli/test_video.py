@@ -324,10 +324,10 @@ def fake_ffmpeg(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("echo [mp4 @ 0x1f] no such codec >&2; exit 7", "code 7 and 0 of 9 frames: no such codec"),
-        ("cat > /dev/null; echo No space left on device >&2; exit 228", "code 228 and 0 of 9 frames: No space left on device"),
-        ("cat > /dev/null", "code 0 and 0 of 9 frames: it said nothing"),
-        ('cat > /dev/null; for last; do :; done; echo nonsense > "$last"', "code 0 and 0 of 9 frames"),
+        ("echo [mp4 @ 0x1f] no such codec >&2; exit 7", "ffmpeg wrote 0 of 9 frames: no such codec"),
+        ("cat > /dev/null; echo No space left on device >&2; exit 228", "ffmpeg wrote 0 of 9 frames: No space left on device"),
+        ("cat > /dev/null", "ffmpeg wrote 0 of 9 frames: it gave no reason"),
+        ('cat > /dev/null; for last; do :; done; echo nonsense > "$last"', "ffmpeg wrote 0 of 9 frames: it gave no reason"),
     ],
     ids=["at once", "at the end", "nothing written", "nonsense written"],
 )
@@ -341,9 +341,9 @@ def test_what_ffmpeg_did_is_looked_at(
 
 
 def test_half_a_clip_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = clip_files._frames_in
-    monkeypatch.setattr(clip_files, "_frames_in", lambda path: whole(path) - 1)
-    with pytest.raises(MediaError, match="code 0 and 2 of 3 frames"):
+    count = clip_files.count_frames
+    monkeypatch.setattr(clip_files, "count_frames", lambda path: count(path) - 1)
+    with pytest.raises(MediaError, match="ffmpeg wrote 2 of 3 frames: it gave no reason"):
         clip_files.encode_clip([Image.new("RGB", (32, 32))] * 3, 8, "mp4", None)
 
 

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -341,3 +342,11 @@ def test_what_has_no_frames_is_one_line(tmp_path: Path) -> None:
         (tmp_path / name).write_text("no clip", "utf-8")
         with pytest.raises(MediaError, match="cannot be read as a"):
             read_frames(tmp_path / name)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names have no colon there")
+def test_a_name_may_hold_a_colon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a:b.mp4").write_bytes(encode_clip([IMAGE] * 3, 8, "mp4", description(Request("a bike", "owner/name", 1))))
+    found = read_metadata(Path("a:b.mp4")).description
+    assert found is not None and found["request"]["prompt"] == "a bike" and len(read_frames(Path("a:b.mp4"))) == 3

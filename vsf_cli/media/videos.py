@@ -1,4 +1,11 @@
-"""Clips as files: MP4 and WebM by ffmpeg, animated WebP and GIF by Pillow, each with what it says of how it was made."""
+"""Clips as files: MP4 and WebM by ffmpeg, animated WebP and GIF by Pillow, each with its metadata.
+
+imageio writes and reads the frames. ffmpeg is run directly for what imageio does not have:
+
+- the tags of a file: imageio reads the size, the rate and the codec alone;
+- whether a file is whole: imageio counts frames, but drops ffmpeg's messages about those that are damaged;
+- why a file could not be written: imageio drops ffmpeg's exit code and its messages.
+"""
 
 import io
 import itertools
@@ -6,8 +13,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,69 +126,66 @@ def _by_ffmpeg(
     crf: int | None,
     progress: Progress | None,
 ) -> bytes:
+    import imageio.v3 as iio
+
     codec, usual, _, options = CODECS[format]
-    said = [word for key, value in tags.items() for word in ("-metadata", f"{key}={value}")]
+    pairs = [word for key, value in tags.items() for word in ("-metadata", f"{key}={value}")]
     # Half of the pixels have a colour: sides must be even.
     even = [] if not any(side % 2 for side in frames[0].size) else ["-vf", "scale=ceil(iw/2)*2:ceil(ih/2)*2"]
-    params = ["-vcodec", codec, "-pix_fmt", "yuv420p", *even, "-crf", str(usual if crf is None else crf), *options, *said]
+    params = [*even, "-crf", str(usual if crf is None else crf), *options, *pairs]
+    writer = {"codec": codec, "pixelformat": "yuv420p", "macro_block_size": 1, "ffmpeg_log_level": "quiet"}
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         path = Path(folder) / f"clip.{format}"
-        code, told = _fed([*_raw_input(frames[0].size, fps), *params, str(path)], frames, progress)
-        # Not by the code alone: of a disk that is full ffmpeg may end with 0 and half a file.
-        written = _frames_in(path)
-        if code or written != len(frames):
+        # Where ffmpeg ends early, the number of frames says so.
+        with suppress(OSError):
+            pixels: Any = _pixels(frames, progress)
+            iio.imwrite(path, pixels, plugin="FFMPEG", is_batch=True, fps=fps, output_params=[*params], **writer)
+        # ffmpeg may end without an error and leave half a file when the disk is full.
+        written = _count_written(path)
+        if written != len(frames):
+            reason = _reason(frames[0], fps, codec, params, path)
             raise MediaError(
-                f"the clip cannot be written as {format}: ffmpeg ended with code {code} and {written} of {len(frames)} frames:"
-                f" {told[:200] or 'it said nothing'}; look for space in {Path(folder).parent}, or set TMPDIR"
+                f"the clip cannot be written as {format}: ffmpeg wrote {written} of {len(frames)} frames: {reason};"
+                f" look for space in {Path(folder).parent}, or set TMPDIR"
             )
         return path.read_bytes()
 
 
-def _raw_input(size: tuple[int, int], fps: int) -> list[str]:
-    """The start of ffmpeg's command: it reads the pixels of frames."""
-    from imageio_ffmpeg import get_ffmpeg_exe
+def _pixels(frames: Sequence["Image"], progress: Progress | None) -> Iterator[Any]:
+    """Yields the pixels of each frame with shape (height, width, 3); a frame is encoded when the next is asked for."""
+    import numpy as np
 
-    pixels = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", str(fps)]
-    return [get_ffmpeg_exe(), "-y", "-v", "error", *pixels, "-i", "-", "-an"]
-
-
-def _fed(command: Sequence[str], frames: Sequence["Image"], progress: Progress | None) -> tuple[int, str]:
-    """Runs ffmpeg on frames, and gives its exit code and what it said.
-
-    Whatever happens, it has ended when this returns.
-    """
-    # In a session of its own the terminal's Ctrl-C reaches us alone.
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    with ThreadPoolExecutor(1) as pool, process:
-        assert process.stdin is not None and process.stderr is not None
-        # Read beside: it would stand still before a pipe that is full.
-        told = pool.submit(process.stderr.read)
-        try:
-            # When it has ended early, its code says more than the broken pipe.
-            with suppress(BrokenPipeError):
-                for number, frame in enumerate(frames, 1):
-                    process.stdin.write(frame.convert("RGB").tobytes())
-                    if progress is not None:
-                        progress(number, len(frames))
-                process.stdin.close()
-            said = re.sub(r"\[[^]]* @ 0x\w+\]", "", told.result().decode(errors="replace"))
-            return process.wait(), " ".join(said.split())
-        finally:
-            process.kill()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+    for number, frame in enumerate(frames, 1):
+        yield np.asarray(frame.convert("RGB"))
+        if progress is not None:
+            progress(number, len(frames))
 
 
-def _frames_in(path: Path) -> int:
-    """How many frames a clip's file has; 0 if it cannot be read."""
+def _count_written(path: Path) -> int:
     try:
-        found, _ = _read_by_ffmpeg(path, ["-c", "copy", "-f", "null", "-progress", "-", "-"])
+        return count_frames(path)
     except MediaError:
         return 0
-    counts = re.findall(rb"^frame=\s*(\d+)", found, re.MULTILINE)
-    return int(counts[-1]) if counts else 0
+
+
+def _reason(frame: "Image", fps: int, codec: str, params: Sequence[str], path: Path) -> str:
+    """Returns ffmpeg's messages when it writes one frame beside a path, since imageio drops those of the whole video."""
+    size = f"{frame.width}x{frame.height}"
+    source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps), "-i", "-"]
+    output = ["-vcodec", codec, "-pix_fmt", "yuv420p", *params, str(path.with_stem("frame"))]
+    done = _run([*source, *output], frame.convert("RGB").tobytes())
+    return _message(done.stderr) or "it gave no reason"
+
+
+def _run(arguments: Sequence[str], data: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    return subprocess.run([get_ffmpeg_exe(), "-v", "error", *arguments], input=data, capture_output=True, check=False)
+
+
+def _message(output: bytes) -> str:
+    """Returns ffmpeg's messages as one line, without the addresses of its modules."""
+    return " ".join(re.sub(r"\[[^]]* @ 0x\w+\]", "", output.decode(errors="replace")).split())[:200]
 
 
 def _animation(frames: Sequence["Image"], fps: int, format: str, tags: Mapping[str, str], progress: Progress | None) -> bytes:
@@ -242,17 +245,17 @@ def read_clip_tags(path: Path) -> dict[str, str]:
     return {key.lower(): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
 
 
-def _read_by_ffmpeg(path: Path, output: Sequence[str], before: Sequence[str] = ()) -> tuple[bytes, str]:
-    """What ffmpeg writes to stdout, and what it says of errors that did not stop it."""
-    from imageio_ffmpeg import get_ffmpeg_exe
+def _read_by_ffmpeg(path: Path, output: Sequence[str]) -> tuple[bytes, str]:
+    """Returns what ffmpeg writes to stdout, and its messages about errors that did not stop it."""
+    # A name with a colon would be a protocol.
+    done = _run(["-i", str(path.absolute()), *output])
+    if done.returncode:
+        raise _unreadable(path, _message(done.stderr))
+    return done.stdout, _message(done.stderr)
 
-    # Not by imageio's readers, which leave pipes open.
-    command = [get_ffmpeg_exe(), "-v", "error", *before, "-i", str(path), *output]
-    found = subprocess.run(command, capture_output=True, check=False)
-    said = " ".join(found.stderr.decode(errors="replace").split())[:200]
-    if found.returncode:
-        raise MediaError(f"{path} cannot be read as a clip: {said}")
-    return found.stdout, said
+
+def _unreadable(path: Path, reason: str) -> MediaError:
+    return MediaError(f"{path} cannot be read as a clip: {reason}")
 
 
 def count_frames(path: Path) -> int:
@@ -267,32 +270,37 @@ def count_frames(path: Path) -> int:
     return sum(not line.startswith(b"#") for line in found.splitlines())
 
 
-def read_clip_frame(path: Path, seconds: float) -> "Image":
-    """The frame of an MP4 or WebM file that is shown at some time.
-
-    Raises:
-        MediaError: If it cannot be read, or has no such frame.
-    """
-    from PIL import Image
-
-    options = ["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"]
-    found, said = _read_by_ffmpeg(path, options, ["-ss", f"{seconds:.4f}"])
-    if not found:
-        raise MediaError(f"{path} has no frame at {seconds:.2f} s: {said}")
-    return Image.open(io.BytesIO(found)).convert("RGB")
-
-
 def read_clip(path: Path) -> list["Image"]:
-    """The frames of an MP4 or WebM file.
+    """Returns the frames of an MP4 or WebM file.
 
     Raises:
         MediaError: If it cannot be read as a clip.
     """
+    # Each frame once, however long it is shown.
+    frames = _read_frames(path, output_params=["-fps_mode", "passthrough"])
+    if not frames:
+        raise _unreadable(path, "it has no frames")
+    return frames
+
+
+def read_clip_frame(path: Path, seconds: float) -> "Image":
+    """Returns the frame of an MP4 or WebM file that is shown at a time, in seconds from the start.
+
+    Raises:
+        MediaError: If it cannot be read, or has no such frame.
+    """
+    frames = _read_frames(path, input_params=["-ss", f"{seconds:.4f}"], output_params=["-frames:v", "1"])
+    if not frames:
+        raise MediaError(f"{path} has no frame at {seconds:.2f} s")
+    return frames[0]
+
+
+def _read_frames(path: Path, **params: list[str]) -> list["Image"]:
+    import imageio.v3 as iio
     from PIL import Image
 
-    with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
-        _, said = _read_by_ffmpeg(path, ["-fps_mode", "passthrough", f"{folder}/%06d.png"])
-        files = sorted(Path(folder).iterdir())
-        if not files:
-            raise MediaError(f"{path} cannot be read as a clip: {said}")
-        return [Image.open(file).convert("RGB") for file in files]
+    try:
+        return [Image.fromarray(pixels) for pixels in iio.imiter(path, plugin="FFMPEG", **params)]
+    except (OSError, RuntimeError, IndexError) as error:
+        # ffmpeg's build comes first in its messages, and the cause last.
+        raise _unreadable(path, _message(str(error).strip().rpartition("\n")[2].encode())) from error

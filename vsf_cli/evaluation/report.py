@@ -16,7 +16,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import BASELINE
 from vsf_cli.evaluation.judging import Answers, place_of
 from vsf_cli.evaluation.runs import Picture, Run
-from vsf_cli.media.images import write_bytes
+from vsf_cli.media.files import write_bytes
 
 __all__ = ["Judged", "interval", "judged_pictures", "mcnemar", "tabulate", "write_report"]
 

@@ -16,9 +16,10 @@ from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.pipelines import Runtime, identify, is_here, load, offload_of, out_of_memory_advice, source_of
 from vsf_cli.maps.data import EVERYTHING, Selection
-from vsf_cli.media.images import check_writable, encode, write_bytes, write_frames
+from vsf_cli.media.files import check_writable, write_bytes
+from vsf_cli.media.formats import encode_image, encode_video
+from vsf_cli.media.frames import write_frames
 from vsf_cli.media.metadata import describe
-from vsf_cli.media.videos import encode_clip
 from vsf_cli.methods import parameters_by_setting, setting_name
 from vsf_cli.models.compile import compiled_blocks
 from vsf_cli.settings.presets import Settings
@@ -232,8 +233,8 @@ def encode_result(
 ) -> bytes:
     """A picture or a clip as the bytes of a file."""
     if result.request.num_frames is None:
-        return encode(result.image, format, told)
-    return encode_clip(result.frames, result.request.fps or DEFAULT_FPS, format, told, crf, progress)
+        return encode_image(result.image, format, told)
+    return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, told, crf, progress)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.score import pictures
 from vsf_cli.loading.pipelines import load
-from vsf_cli.media.images import write_picture
+from vsf_cli.media.formats import write_image
 from vsf_cli.media.montage import sheet
 from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
@@ -42,7 +42,7 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m training.wall", description=__doc__)
     parser.add_argument("picture", type=Path)
-    write_picture(parser.parse_args().picture, wall(), "png", None)
+    write_image(parser.parse_args().picture, wall(), "png", None)
 
 
 if __name__ == "__main__":

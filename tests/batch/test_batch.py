@@ -29,7 +29,7 @@ from vsf_cli.cli.app import app
 from vsf_cli.config.ranges import Numbers
 from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
 from vsf_cli.loading.runtime import Runtime
-from vsf_cli.media.images import read_metadata
+from vsf_cli.media.reading import read_metadata
 
 ROOT = Path(__file__).parents[2]
 TABLE = "prompt,neg,alpha,Category\na red bike on a road,wheels,,x\na tree on sand,leaves,2,y\na blue house on snow,roof,3,x\n"

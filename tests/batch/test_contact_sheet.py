@@ -13,7 +13,7 @@ from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.table import Row, read_table
 from vsf_cli.config.ranges import Numbers
 from vsf_cli.errors import RequestError
-from vsf_cli.media.images import write_picture
+from vsf_cli.media.formats import write_image
 
 TWO = "prompt\na red bike\na blue house\n"
 
@@ -57,7 +57,7 @@ def test_pictures_keep_their_proportions_and_missing_ones_their_places(tmp_path:
     items, rows = planned(TWO, [1], alpha=Numbers([0, 2]))
     sizes = {0: (400, 200), 1: (200, 400), 3: (1000, 1000)}
     for number, size in sizes.items():
-        write_picture(tmp_path / items[number].name, Image.new("RGB", size, (255, 0, number)), "png", None)
+        write_image(tmp_path / items[number].name, Image.new("RGB", size, (255, 0, number)), "png", None)
     (path,) = write_sheets(tmp_path, items, rows)
     with Image.open(path) as sheet:
         pixels = sheet.convert("RGB").getcolors(sheet.width * sheet.height)

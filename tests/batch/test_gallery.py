@@ -19,8 +19,10 @@ from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.table import Row, read_table
 from vsf_cli.cli.app import app
 from vsf_cli.config.ranges import Numbers
-from vsf_cli.media.images import read_middle, write_bytes, write_frames, write_picture
-from vsf_cli.media.videos import encode_clip
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.formats import encode_video, write_image
+from vsf_cli.media.frames import write_frames
+from vsf_cli.media.reading import read_middle
 from vsf_cli.prompts.replacements import Replacement
 
 TABLE = "prompt,neg,theme\na red bike on a road,wheels,street\na blue house on snow,roof,<b>home</b>\n"
@@ -46,7 +48,7 @@ def large(folder: Path, count: int) -> str:
     rows = read_table(Path("a.csv"), "prompt\na red bike\n")
     items, _ = items_of("a.csv", rows, {"alpha": Numbers(number / 10 for number in range(count // 10))}, ["wheels"], range(10))
     for item in items:
-        write_picture(folder / item.name, image, "png", None)
+        write_image(folder / item.name, image, "png", None)
     return gallery(folder, items, rows, {})
 
 
@@ -188,7 +190,7 @@ def test_clips_have_a_picture_and_play_when_enlarged(browser: Any, tmp_path: Pat
     items, rows = two_items()
     items = [replace(items[0], name="a car.webm"), replace(items[1], name="frames")]
     frames = [Image.new("RGB", (64, 48), color) for color in ("red", "green", "blue")]
-    write_bytes(tmp_path / "a car.webm", encode_clip(frames, 8, "webm", None))
+    write_bytes(tmp_path / "a car.webm", encode_video(frames, 8, "webm", None))
     write_frames(tmp_path / "frames", frames, None)
     write_gallery(tmp_path, items, rows, {})
     browser.get((tmp_path / "index.html").as_uri())
@@ -208,13 +210,13 @@ def test_thumbnails_are_made_once_unless_the_picture_changes(tmp_path: Path, mon
     read: list[str] = []
     monkeypatch.setattr(galleries, "read_middle", lambda path, at: read.append(path.name) or read_middle(path, at))
     for item in items:
-        write_picture(tmp_path / item.name, Image.new("RGB", (20, 20), "red"), "png", None)
+        write_image(tmp_path / item.name, Image.new("RGB", (20, 20), "red"), "png", None)
     write_gallery(tmp_path, items, rows, {})
     page = (tmp_path / "index.html").read_bytes()
     assert len(read) == 2
     write_gallery(tmp_path, items, rows, {})
     assert len(read) == 2 and (tmp_path / "index.html").read_bytes() == page
-    write_picture(tmp_path / items[1].name, Image.new("RGB", (30, 20), "blue"), "png", None)
+    write_image(tmp_path / items[1].name, Image.new("RGB", (30, 20), "blue"), "png", None)
     write_gallery(tmp_path, items, rows, {})
     assert read[2:] == [items[1].name] and (tmp_path / "index.html").read_bytes() != page
     (tmp_path / "index.html").write_text('const data = {"cells": [1]};', "utf-8")

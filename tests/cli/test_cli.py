@@ -27,7 +27,7 @@ from vsf_cli.cli import app as cli
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Talk
 from vsf_cli.errors import OutOfMemory
-from vsf_cli.media.images import read_metadata
+from vsf_cli.media.reading import read_metadata
 
 ROOT = Path(__file__).parents[2]
 BIKE = ["image", "a red bike on a road", "--seed", "1"]

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from tests.cli.test_video import folder  # noqa: F401
 from vsf_cli.cli.app import app
-from vsf_cli.media.images import read_metadata
 from vsf_cli.media.montage import MARGIN, TEXT_HEIGHT
+from vsf_cli.media.reading import read_metadata
 
 
 @pytest.fixture(autouse=True)

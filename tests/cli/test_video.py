@@ -23,8 +23,10 @@ from vsf_cli.cli.app import app
 from vsf_cli.errors import MediaError
 from vsf_cli.generation import capture as attn_map
 from vsf_cli.maps.data import load
-from vsf_cli.media import videos as clip_files
-from vsf_cli.media.images import read_metadata, write_frames
+from vsf_cli.media import formats, videos
+from vsf_cli.media.formats import encode_video
+from vsf_cli.media.frames import write_frames
+from vsf_cli.media.reading import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def test_frames_say_how_they_were_made_and_are_made_again(folder: Path, here: Pa
 def test_every_frame_is_told_as_it_is_encoded(format: str) -> None:
     seen: list[tuple[int, int]] = []
     frames = [Image.new("RGB", (32, 32), (40 * number, 0, 0)) for number in range(5)]
-    clip_files.encode_clip(frames, 8, format, None, progress=lambda done, all: seen.append((done, all)))
+    encode_video(frames, 8, format, None, progress=lambda done, all: seen.append((done, all)))
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
@@ -150,7 +152,7 @@ def test_every_picture_of_a_folder_is_told(here: Path) -> None:
 @pytest.mark.parametrize(("fps", "wanted"), [(15, 1000), (24, 1000), (50, 1000), (7, 1000)])
 def test_a_gif_plays_as_long_as_it_should(here: Path, fps: int, wanted: int) -> None:
     frames = [Image.new("RGB", (32, 32), (number, 99, 0)) for number in range(fps)]
-    (here / "a.gif").write_bytes(clip_files.encode_clip(frames, fps, "gif", None))
+    (here / "a.gif").write_bytes(encode_video(frames, fps, "gif", None))
     with Image.open(here / "a.gif") as image:
         shown = [frame.info["duration"] for frame in ImageSequence.Iterator(image)]
     assert len(shown) == fps and sum(shown) == wanted and max(shown) - min(shown) <= 10
@@ -324,10 +326,10 @@ def fake_ffmpeg(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 @pytest.mark.parametrize(
     ("script", "said"),
     [
-        ("echo [mp4 @ 0x1f] no such codec >&2; exit 7", "code 7 and 0 of 9 frames: no such codec"),
-        ("cat > /dev/null; echo No space left on device >&2; exit 228", "code 228 and 0 of 9 frames: No space left on device"),
-        ("cat > /dev/null", "code 0 and 0 of 9 frames: it said nothing"),
-        ('cat > /dev/null; for last; do :; done; echo nonsense > "$last"', "code 0 and 0 of 9 frames"),
+        ("echo [mp4 @ 0x1f] no such codec >&2; exit 7", "ffmpeg wrote 0 of 9 frames: no such codec"),
+        ("cat > /dev/null; echo No space left on device >&2; exit 228", "ffmpeg wrote 0 of 9 frames: No space left on device"),
+        ("cat > /dev/null", "ffmpeg wrote 0 of 9 frames: it gave no reason"),
+        ('cat > /dev/null; for last; do :; done; echo nonsense > "$last"', "ffmpeg wrote 0 of 9 frames: it gave no reason"),
     ],
     ids=["at once", "at the end", "nothing written", "nonsense written"],
 )
@@ -341,10 +343,10 @@ def test_what_ffmpeg_did_is_looked_at(
 
 
 def test_half_a_clip_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = clip_files._frames_in
-    monkeypatch.setattr(clip_files, "_frames_in", lambda path: whole(path) - 1)
-    with pytest.raises(MediaError, match="code 0 and 2 of 3 frames"):
-        clip_files.encode_clip([Image.new("RGB", (32, 32))] * 3, 8, "mp4", None)
+    count = videos.count_frames
+    monkeypatch.setattr(videos, "count_frames", lambda path: count(path) - 1)
+    with pytest.raises(MediaError, match="ffmpeg wrote 2 of 3 frames: it gave no reason"):
+        encode_video([Image.new("RGB", (32, 32))] * 3, 8, "mp4", None)
 
 
 @pytest.fixture
@@ -364,7 +366,7 @@ def test_a_disk_that_is_full_under_ffmpeg_is_one_line(tiny_disk: Path, monkeypat
     monkeypatch.setattr(tempfile, "tempdir", str(tiny_disk))
     noise = random.Random(1).randbytes
     with pytest.raises(MediaError, match=r"No space left on device.*TMPDIR"):
-        clip_files.encode_clip([Image.frombytes("RGB", (256, 256), noise(3 * 256**2)) for _ in range(9)], 8, format, None)
+        encode_video([Image.frombytes("RGB", (256, 256), noise(3 * 256**2)) for _ in range(9)], 8, format, None)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
@@ -387,7 +389,7 @@ def test_a_disk_that_is_full_leaves_no_half_file(folder: Path, here: Path, monke
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(clip_files, "_by_ffmpeg", full)
+    monkeypatch.setattr(formats, "encode_by_ffmpeg", full)
     result = video(folder, "-o", "out/a.mp4", code=1)
     assert "No space left" in result.stderr and not list((here / "out").glob("*")) and "Traceback" not in result.output
 
@@ -396,12 +398,12 @@ def test_an_interrupt_while_encoding_leaves_no_half_file(folder: Path, here: Pat
     def interrupted(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(clip_files, "_by_ffmpeg", interrupted)
+    monkeypatch.setattr(formats, "encode_by_ffmpeg", interrupted)
     video(folder, "-o", "out/a.mp4", code=130)
     assert not list(here.glob("out/*"))
 
 
 def test_a_file_that_is_no_clip_is_said(here: Path) -> None:
     (here / "a.mp4").write_bytes(b"no clip")
-    with pytest.raises(MediaError, match="cannot be read as a clip"):
+    with pytest.raises(MediaError, match="cannot be read as a video"):
         read_metadata(here / "a.mp4")

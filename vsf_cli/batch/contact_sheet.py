@@ -11,7 +11,8 @@ from vsf_cli.batch.grids import CELLS_OF_A_SHEET, Grid, captions, sheets_of
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media.images import read_middle, write_picture
+from vsf_cli.media.formats import write_image
+from vsf_cli.media.reading import read_middle
 
 __all__ = ["check_sheets", "write_sheets"]
 
@@ -57,7 +58,7 @@ def write_sheets(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> li
         images = {each: image for each in sorted(shown) if (image := _image(folder / items[each].name, items[each]))}
         if images:
             paths.append(folder / f"sheet-{number}.png")
-            write_picture(paths[-1], _drawn(grids, images, below, footer), "png", None)
+            write_image(paths[-1], _drawn(grids, images, below, footer), "png", None)
     return paths
 
 

@@ -14,7 +14,7 @@ from vsf_cli.batch.items import Item
 from vsf_cli.batch.maker import Held, Maker, Outcome
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.generate import Progress
-from vsf_cli.media.images import remove_partials
+from vsf_cli.media.files import remove_partials
 
 __all__ = ["ENGINES", "Engine", "Watching", "engine_named", "local", "on_ray", "work_of"]
 

@@ -14,8 +14,10 @@ from vsf_cli.batch.facts import axes_of, columns_of, in_common
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError
-from vsf_cli.media.html import rendered
-from vsf_cli.media.images import read_middle, write_bytes
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.formats import VIDEO_ENDINGS
+from vsf_cli.media.html import render
+from vsf_cli.media.reading import read_middle
 
 __all__ = ["MOST_CELLS", "gallery", "write_gallery"]
 
@@ -24,7 +26,6 @@ MOST_CELLS = 2_000
 SIDE, SMALL_SIDE, MANY = 160, 112, 300
 """Pixels of a thumbnail; the smaller ones where there are many."""
 QUALITY = 72
-CLIPS = (".mp4", ".webm")
 
 
 def write_gallery(
@@ -71,7 +72,7 @@ def gallery(
     ]
     common, told = in_common(shown, facts, varying)
     data = {"cells": cells, "varying": varying, "common": common, "told": told, "axes": axes_of(varying, swept), "side": side}
-    return rendered("batch.html.j2", title=folder.name or "run", data=data, left_out=len(items) - len(shown))
+    return render("batch.html.j2", title=folder.name or "run", data=data, left_out=len(items) - len(shown))
 
 
 def _cells_before(path: Path) -> dict[str, dict[str, Any]]:
@@ -87,7 +88,7 @@ def _cell(folder: Path, item: Item, line: Mapping[str, Any], side: int, before: 
     path = folder / item.name
     whole = path / "0000.png" if path.is_dir() else path
     file = quote(str(whole.relative_to(folder)).replace(os.sep, "/"))
-    cell = {"file": file, "name": item.name, "error": "", "thumb": "", "clip": path.suffix in CLIPS, "stamp": ""}
+    cell = {"file": file, "name": item.name, "error": "", "thumb": "", "clip": path.suffix in VIDEO_ENDINGS, "stamp": ""}
     if line.get("status") == "failed":
         return {**cell, "error": str(line.get("error", "failed"))}
     if not whole.is_file():

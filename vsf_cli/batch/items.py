@@ -21,8 +21,7 @@ from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import DEFAULT_FPS, weights_of
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
-from vsf_cli.media.images import FORMATS
-from vsf_cli.media.videos import CLIP_FORMATS, CODECS, check_crf, check_fps
+from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.presets import Settings, load_preset
@@ -33,7 +32,7 @@ MOST_ITEMS = 1_000_000
 NOT_OF_THE_NOISE = ("method", "parameters", "guidance_scale", "seed")
 """What the seed of a row without one does not depend on, so that a sweep compares pictures of the same noise."""
 NAME_BYTES = 200
-ENDINGS = {ending for formats in (FORMATS, CLIP_FORMATS) for endings in formats.values() for ending in endings} - {""}
+ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {""}
 OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
 """The names of what a run keeps beside its pictures."""
 MOST_NOTES = 10
@@ -49,7 +48,7 @@ class Item:
         row: The number of its row in the table, from 0.
         name: Its file's name, relative to the folder of the run.
         model: What says which weights it is made with, as far as it is known before they are there.
-        format: Its file's format, a key of `FORMATS` or `CLIP_FORMATS`.
+        format: Its file's format, a key of `IMAGE_FORMATS` or `VIDEO_FORMATS`.
         crf: The constant rate factor of a clip's encoder; None means the format's own.
     """
 
@@ -174,7 +173,7 @@ def items_of(
     if errors:
         raise TableErrors(place, list(dict.fromkeys(errors)))
     if maker.crf_unused(items):
-        raise RequestError(f"--crf is for {' and '.join(CODECS)}, but {place} makes no such clip: leave it out")
+        raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {place} makes no such clip: leave it out")
     return items, [f"{note} ({count} pictures)" for note, count in maker.notes.most_common(MOST_NOTES)]
 
 
@@ -248,7 +247,7 @@ class _Maker:
             self._check_size(request)
             format = Outputs("", format=own["format"], formats=_formats(request)).file_format
             # An option is for those of a mixed table that take it; a cell means its own row.
-            crf = own["crf"] if format in CODECS or "crf" in row.settings else None
+            crf = own["crf"] if format in CRF_FORMATS or "crf" in row.settings else None
             check_crf(crf, format)
             check_fps(request.fps, format)
             added = f"-crf{crf}" if "crf" in sweeps else ""
@@ -258,7 +257,7 @@ class _Maker:
 
     def crf_unused(self, items: Sequence[Item]) -> bool:
         """Whether the command line has a constant rate factor that no item takes."""
-        return self.options.get("crf") is not None and all(item.format not in CODECS for item in items)
+        return self.options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items)
 
     def _check_size(self, request: Request) -> None:
         """Refuses a size that the model cannot make, where its configuration is here."""
@@ -321,7 +320,7 @@ _NEAR = ("preset", "model")
 
 
 def _formats(request: Request) -> Mapping[str, tuple[str, ...]]:
-    return FORMATS if request.num_frames is None else CLIP_FORMATS
+    return IMAGE_FORMATS if request.num_frames is None else VIDEO_FORMATS
 
 
 def _canonical(request: Request, model: Mapping[str, Any]) -> dict[str, Any]:

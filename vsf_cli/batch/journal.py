@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError
-from vsf_cli.media.images import write_bytes
+from vsf_cli.media.files import write_bytes
 
 __all__ = ["MANIFEST", "Journal", "read_journals", "write_table"]
 

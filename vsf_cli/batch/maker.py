@@ -17,7 +17,8 @@ from vsf_cli.generation.run import advising, describe_result, encode_result, loa
 from vsf_cli.loading.offload import offload_of
 from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
 from vsf_cli.maps.data import EVERYTHING
-from vsf_cli.media.images import write_bytes, write_frames
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.frames import write_frames
 from vsf_cli.models.encoder_cache import caching_encoders
 
 __all__ = ["Failure", "Held", "Maker", "Outcome", "next_offload"]

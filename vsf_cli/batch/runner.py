@@ -12,7 +12,7 @@ from vsf_cli.batch.items import Item, Shard
 from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.errors import MediaError
-from vsf_cli.media.images import check_whole, read_metadata
+from vsf_cli.media.reading import check_whole, read_metadata
 
 __all__ = ["Batch", "State"]
 

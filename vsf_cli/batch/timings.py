@@ -9,7 +9,7 @@ import platformdirs
 
 from vsf_cli.batch.items import Item
 from vsf_cli.errors import MediaError
-from vsf_cli.media.images import write_bytes
+from vsf_cli.media.files import write_bytes
 
 __all__ = ["estimate", "remember"]
 

@@ -13,8 +13,8 @@ from vsf_cli.bench.arms import Arm
 from vsf_cli.bench.timing import Sample, clock
 from vsf_cli.generation.generate import Request
 from vsf_cli.generation.guided import guided
-from vsf_cli.media.images import encode, write_bytes
-from vsf_cli.media.videos import encode_clip
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.models import family_of
 
 __all__ = ["STAGES", "timed_picture"]
@@ -64,9 +64,9 @@ def _write(frames: Any, request: Request) -> None:
     """Encodes, and writes a file, which waits for the disk."""
     with tempfile.TemporaryDirectory() as folder:
         if request.num_frames:
-            write_bytes(Path(folder) / "clip.mp4", encode_clip(frames, request.fps or 16, "mp4", None))
+            write_bytes(Path(folder) / "clip.mp4", encode_video(frames, request.fps or 16, "mp4", None))
         else:
-            write_bytes(Path(folder) / "picture.png", encode(frames, "png", None))
+            write_bytes(Path(folder) / "picture.png", encode_image(frames, "png", None))
 
 
 def _stages(pipe: Any) -> Mapping[str, list[Any]]:

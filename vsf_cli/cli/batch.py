@@ -25,7 +25,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import MediaError, PartlyFailed, RequestError
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.loading.sources import is_here
-from vsf_cli.media.images import check_writable, remove_partials
+from vsf_cli.media.files import check_writable, remove_partials
 from vsf_cli.settings.presets import SETTINGS, Settings
 
 __all__ = ["carry_out", "run", "say_plan"]

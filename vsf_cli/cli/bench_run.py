@@ -15,7 +15,7 @@ from vsf_cli.generation.generate import Request
 from vsf_cli.generation.plan import request_of, runtime_of
 from vsf_cli.generation.run import advising, load_for
 from vsf_cli.loading.sources import is_here
-from vsf_cli.media.images import check_writable, write_bytes
+from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.settings.presets import SETTINGS, Settings, load_preset
 
 __all__ = ["run"]

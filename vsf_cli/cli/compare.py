@@ -15,7 +15,8 @@ from vsf_cli.generation.generate import Request, Result, generate
 from vsf_cli.generation.outputs import Outputs
 from vsf_cli.generation.plan import plan, request_of
 from vsf_cli.generation.run import Plan, advising
-from vsf_cli.media.images import FORMATS, encode, write_bytes
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import sheet
 from vsf_cli.methods import METHODS, Method, parameters_by_setting, resolved
 from vsf_cli.settings.presets import Settings
@@ -82,7 +83,7 @@ def plan_comparison(
     )
     given = settings.origin("output")
     template = f"{given.value}-compare" if given.origin == "default" else given.value
-    outputs = Outputs(template, settings["exists"], settings["format"], ("seed",) if len(seeds) > 1 else (), FORMATS)
+    outputs = Outputs(template, settings["exists"], settings["format"], ("seed",) if len(seeds) > 1 else (), IMAGE_FORMATS)
     acting = next((request for request in requests if request.method != "none"), requests[0])
     strips = tuple(replace(acting, seed=seed) for seed in seeds)
     return replace(first, requests=strips, outputs=outputs), requests
@@ -118,7 +119,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json:
                     whole(place * len(requests) + len(results), len(pending) * len(requests))
             path = plan.outputs.free(plan.path(strip, number)) if not plan.to_stdout else None
             facts = _facts(plan, pipe, results)
-            data = encode(_strip(results), plan.outputs.file_format, facts if plan.metadata else None)
+            data = encode_image(_strip(results), plan.outputs.file_format, facts if plan.metadata else None)
             _hand_over(path, data, facts, talk, as_json)
 
 

@@ -16,8 +16,8 @@ from vsf_cli.generation.generate import Request, Result
 from vsf_cli.generation.plan import differences, plan, plan_again
 from vsf_cli.generation.run import Plan, Written
 from vsf_cli.maps.data import Selection
-from vsf_cli.media.images import FORMATS, check_writable
-from vsf_cli.media.videos import CLIP_FORMATS
+from vsf_cli.media.files import check_writable
+from vsf_cli.media.formats import FORMATS
 from vsf_cli.methods import parameters_by_setting
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.presets import SETTINGS, Settings
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 
-ENDINGS = [ending for formats in (FORMATS, CLIP_FORMATS) for endings in formats.values() for ending in endings]
+ENDINGS = [ending for entry in FORMATS.values() for ending in entry.endings]
 PICTURES = (".json", *filter(None, ENDINGS))
 
 DECIDING = (

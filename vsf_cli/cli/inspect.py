@@ -9,8 +9,8 @@ from typing import Any
 from vsf_cli.cli.console import Talk, as_line
 from vsf_cli.errors import MediaError, ModelError
 from vsf_cli.loading.sources import is_here
-from vsf_cli.media.images import read_metadata
 from vsf_cli.media.metadata import parse_infotext, versions
+from vsf_cli.media.reading import read_metadata
 from vsf_cli.settings.presets import SETTINGS, Preset, Settings, load_preset, preset_names, remember_preset
 
 __all__ = ["list_presets", "show_doctor", "show_info", "show_preset", "use_preset", "where_setting"]

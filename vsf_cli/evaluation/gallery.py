@@ -6,7 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from vsf_cli.evaluation.runs import Run
-from vsf_cli.media.html import rendered
+from vsf_cli.media.formats import VIDEO_ENDINGS
+from vsf_cli.media.html import render
 
 __all__ = ["gallery"]
 
@@ -27,7 +28,7 @@ def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Seq
         line = lines.setdefault((record.id, one.picture.seed), {"record": record, "seed": one.picture.seed, "cells": {}})
         line["cells"][one.picture.arm] = {
             "source": quote(os.path.relpath(one.picture.path, run.folder).replace(os.sep, "/")),
-            "clip": one.picture.path.suffix in (".mp4", ".webm"),
+            "clip": one.picture.path.suffix in VIDEO_ENDINGS,
             "positive": one.positive,
             "negative": one.negative,
             "quality": one.quality,
@@ -36,4 +37,4 @@ def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Seq
     ordered = sorted(lines.values(), key=lambda line: (line["record"].id, line["seed"]))
     categories = sorted({line["record"].category for line in ordered} - {""})
     told = {"judge": judge, "rows": rows, "arms": arms, "lines": ordered, "categories": categories}
-    return rendered("comparison.html.j2", title=f"{run.prompts.name}, {run.preset}", **told)
+    return render("comparison.html.j2", title=f"{run.prompts.name}, {run.preset}", **told)

@@ -15,7 +15,7 @@ from PIL import Image
 from vsf_cli.errors import MediaError, ModelError, VSFError
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.runs import Picture, Run
-from vsf_cli.media.images import read_frames
+from vsf_cli.media.reading import read_frames
 
 __all__ = ["Answers", "Judge", "Judgement", "Kept", "judge_all", "judge_frames", "place_of"]
 

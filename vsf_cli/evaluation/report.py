@@ -15,7 +15,7 @@ from vsf_cli.evaluation.arms import BASELINE
 from vsf_cli.evaluation.judging import Answers, place_of
 from vsf_cli.evaluation.runs import Picture, Run
 from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
-from vsf_cli.media.images import write_bytes
+from vsf_cli.media.files import write_bytes
 
 __all__ = ["Judged", "judged_pictures", "tabulate", "write_report"]
 

@@ -12,7 +12,7 @@ from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.evaluation.arms import Arm
 from vsf_cli.evaluation.prompts import PromptSet, Record, load_prompts
-from vsf_cli.media.images import write_bytes
+from vsf_cli.media.files import write_bytes
 
 __all__ = ["Picture", "Run", "rows_of"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vsf_cli.evaluation.sweep import Trial
-from vsf_cli.media.images import write_bytes
+from vsf_cli.media.files import write_bytes
 
 __all__ = ["front", "hypervolume", "tradeoff", "write_tradeoff"]
 

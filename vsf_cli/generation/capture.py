@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.generate import Progress, Request, Result, generate
 from vsf_cli.maps.data import EVERYTHING, Maps, Selection, check_method, save
-from vsf_cli.media.images import write_bytes, write_picture
-from vsf_cli.media.videos import encode_clip
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.formats import encode_video, write_image
 from vsf_cli.methods import METHODS
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def write(
     written = list(before)
     with _telling(written):
         for name, image in _pictures(watched):
-            write_picture(folder / name, image, "png", description if metadata and image is watched.result.image else None)
+            write_image(folder / name, image, "png", description if metadata and image is watched.result.image else None)
             written.append(folder / name)
         save(maps, folder)
         written += [folder / "maps.npz", folder / "summary.json"]
@@ -204,7 +204,7 @@ def _drawn(watched: Watched, maps: Maps) -> dict[str, Callable[[], bytes]]:
     def overlay() -> bytes:
         shown = watched.result
         frames = plots.overlaid(maps, shown.frames, shown.request.drop_frames)
-        return encode_clip(frames, shown.request.fps or DEFAULT_FPS, "webp", None)
+        return encode_video(frames, shown.request.fps or DEFAULT_FPS, "webp", None)
 
     pictures = watched.final, watched.unguided, watched.estimates
     figures: dict[str, Callable[[], bytes]] = {

@@ -10,7 +10,8 @@ from typing import Any
 
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media.images import FORMATS, holds_frames
+from vsf_cli.media.formats import IMAGE_FORMATS
+from vsf_cli.media.frames import holds_frames
 from vsf_cli.methods import parameters_by_setting
 
 __all__ = ["EXISTS", "Outputs", "slug"]
@@ -37,7 +38,7 @@ class Outputs:
     Arguments:
         template: A file, a folder (with a slash at its end, or one that exists), or a template with fields in braces.
         exists: What happens if a file exists: one of `EXISTS`.
-        format: A key of `FORMATS`; None takes it from the ending.
+        format: A key of `IMAGE_FORMATS`; None takes it from the ending.
         varying: The fields in which the pictures of the run differ: those that the template lacks are added to it.
         formats: The formats that there are, with the endings of their files; the first is the default.
 
@@ -49,7 +50,7 @@ class Outputs:
     exists: str = "suffix"
     format: str | None = None
     varying: tuple[str, ...] = ()
-    formats: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: FORMATS)
+    formats: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: IMAGE_FORMATS)
 
     def __post_init__(self) -> None:
         if self.exists not in EXISTS:

@@ -17,9 +17,9 @@ from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.sources import BUILTIN, vocabulary_of
-from vsf_cli.media.images import FORMATS, read_metadata
+from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.metadata import versions
-from vsf_cli.media.videos import CLIP_FORMATS, check_crf, check_fps
+from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, parameters_by_setting, resolved, setting_name
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
@@ -79,7 +79,7 @@ def plan(
     first, notes = asked[0][0], dict.fromkeys(note for _, note in asked if note)
     requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
 
-    formats = CLIP_FORMATS if video else FORMATS
+    formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     words = tuple(slug(" ".join(chosen)) for (chosen, *_), _ in replaced for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *sweeps, *(["seed"] if len(seeds) > 1 else []))
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
@@ -247,7 +247,7 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any],
         _check_loras(file, request, description.get("lora_hashes", []))
     video = request.num_frames is not None
     settings = Settings({**machine, "model": request.model}, video=video)
-    formats = CLIP_FORMATS if video else FORMATS
+    formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
     return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))
 

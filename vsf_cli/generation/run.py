@@ -20,9 +20,10 @@ from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING, Selection
-from vsf_cli.media.images import check_writable, encode, write_bytes, write_frames
+from vsf_cli.media.files import check_writable, write_bytes
+from vsf_cli.media.formats import encode_image, encode_video
+from vsf_cli.media.frames import write_frames
 from vsf_cli.media.metadata import describe
-from vsf_cli.media.videos import encode_clip
 from vsf_cli.methods import parameters_by_setting, setting_name
 from vsf_cli.models.compile import compiled_blocks
 from vsf_cli.settings.presets import Settings
@@ -236,8 +237,8 @@ def encode_result(
 ) -> bytes:
     """A picture or a clip as the bytes of a file."""
     if result.request.num_frames is None:
-        return encode(result.image, format, told)
-    return encode_clip(result.frames, result.request.fps or DEFAULT_FPS, format, told, crf, progress)
+        return encode_image(result.image, format, told)
+    return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, told, crf, progress)
 
 
 @contextmanager

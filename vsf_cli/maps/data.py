@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.media.images import write_atomically, write_bytes
+from vsf_cli.media.files import write_atomically, write_bytes
 from vsf_cli.methods import Method
 from vsf_cli.prompts.tokens import Token
 

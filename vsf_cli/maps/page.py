@@ -10,7 +10,7 @@ from PIL import Image
 
 from vsf_cli.maps.data import Maps
 from vsf_cli.maps.plots import Frames, palette
-from vsf_cli.media.html import rendered
+from vsf_cli.media.html import render
 
 __all__ = ["page"]
 
@@ -93,4 +93,4 @@ def page(
         "unguided": [_picture(image, side) for image in unguided or ()],
         "estimates": [[_picture(image, side) for image in frames] for frames in estimates],
     }
-    return rendered("maps.html.j2", title=title, facts=facts, data=data)
+    return render("maps.html.j2", title=title, facts=facts, data=data)

@@ -1,4 +1,4 @@
-"""What a file says of how it was made: our own JSON, and the text that other tools read.
+"""The metadata of files, which say how they were made: our own JSON, and the text that other tools read.
 
 The JSON, under the key `vsf`, holds everything. The text, under the key `parameters`, follows A1111's grammar in the form that
 Civitai's scanner reads too: `Steps` first on the last line, and values of one word or a number.
@@ -8,12 +8,13 @@ import json
 import platform
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from vsf_cli import __version__
 
-__all__ = ["SCHEMA", "describe", "infotext", "parse_infotext"]
+__all__ = ["SCHEMA", "Metadata", "describe", "infotext", "metadata_of", "parse_infotext", "tags_of", "versions"]
 
 SCHEMA = 1
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
@@ -21,9 +22,40 @@ PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
+@dataclass(frozen=True)
+class Metadata:
+    """The metadata of a file.
+
+    Arguments:
+        description: Our own JSON; None if the file has none.
+        parameters: The text in A1111's grammar; None if the file has none.
+    """
+
+    description: dict[str, Any] | None
+    parameters: str | None
+
+
+def tags_of(metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """Returns the tags of a file: our JSON as `vsf`, and A1111's text as `parameters`; none without metadata."""
+    if not metadata:
+        return {}
+    own = json.dumps(metadata, ensure_ascii=True, sort_keys=True, allow_nan=False)
+    return {"vsf": own, "parameters": infotext(metadata)}
+
+
+def metadata_of(tags: Mapping[str, str]) -> Metadata:
+    """Returns the metadata that a file has as its tags; somebody else's image description is not ours."""
+    try:
+        own = json.loads(tags.get("vsf") or "null")
+    except ValueError:
+        own = None
+    complete = isinstance(own, dict) and {"schema", "request", "versions"} <= own.keys()
+    return Metadata(own if complete else None, tags.get("parameters"))
+
+
 @cache
 def versions() -> dict[str, str]:
-    """The versions that decide a picture's bits."""
+    """Returns the versions of the packages that decide an image's bits, by their names."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"vsf": __version__, "python": platform.python_version()}
@@ -36,17 +68,17 @@ def versions() -> dict[str, str]:
 
 
 def describe(request: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
-    """The JSON of a file.
+    """Returns the JSON of a file.
 
     Arguments:
-        request: Everything that decides the picture, as JSON; without paths of this machine.
-        facts: What else is worth knowing: what was done to the negative, the device, the model's hash.
+        request: Everything that decides the image, as JSON, without paths of this machine.
+        facts: What else is worth knowing: how the negative prompt was applied, the device, the model's hash.
     """
     return {"schema": SCHEMA, "request": dict(request), **facts, "versions": dict(versions())}
 
 
 def _plain(text: str) -> str:
-    """Text on lines that no reader takes for the line of the negative prompt or of the parameters."""
+    """Returns text whose lines no reader takes for the negative prompt or the parameters."""
     lines = (line.strip() for line in text.splitlines())
     joined = "\n".join(line for line in lines if line)
     joined = re.sub(r"(?i)negative prompt:", "negative prompt -", joined)
@@ -58,19 +90,19 @@ def _value(value: Any) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r"[,:\n]", text) else text
 
 
-def infotext(description: Mapping[str, Any]) -> str:
-    """The text that A1111, Civitai and their like read."""
-    request = description["request"]
+def infotext(metadata: Mapping[str, Any]) -> str:
+    """Returns the text that A1111, Civitai and similar tools read."""
+    request = metadata["request"]
     pairs: dict[str, Any] = {
         "Steps": request["num_inference_steps"],
         "Sampler": "Euler",
         "CFG scale": float(request["guidance_scale"]),
         "Seed": request["seed"],
     }
-    if description.get("size"):
-        pairs["Size"] = "x".join(str(side) for side in description["size"])
-    if description.get("model_hash"):
-        pairs["Model hash"] = description["model_hash"][:10]
+    if metadata.get("size"):
+        pairs["Size"] = "x".join(str(side) for side in metadata["size"])
+    if metadata.get("model_hash"):
+        pairs["Model hash"] = metadata["model_hash"][:10]
     pairs["Model"] = re.sub(r"[^\w.\-]", "-", request["model"].rsplit("/", 1)[-1].removeprefix("builtin:"))
     if request["negative"]:
         pairs["Guidance method"] = request["method"].upper()
@@ -86,7 +118,7 @@ def infotext(description: Mapping[str, Any]) -> str:
 
 
 def _unquoted(value: str) -> str:
-    """A value of the grammar; one that others quoted by other rules stays as it is."""
+    """Returns a value of the grammar; one that is quoted by other rules stays as it is."""
     try:
         return str(json.loads(value)) if value.startswith('"') else value
     except ValueError:
@@ -94,9 +126,9 @@ def _unquoted(value: str) -> str:
 
 
 def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
-    """The prompt, the negative prompt and the parameters of a text in A1111's grammar.
+    """Returns the prompt, the negative prompt and the parameters of a text in A1111's grammar.
 
-    The last line holds parameters only if there are at least three of them, as A1111 has it.
+    The last line holds parameters only if there are at least three of them, as in A1111.
     """
     *lines, last = text.strip().split("\n")
     pairs = {key: _unquoted(value.strip()) for key, value in PAIR.findall(last)}

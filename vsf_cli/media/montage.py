@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from vsf_cli.errors import MediaError
-from vsf_cli.media.images import read_metadata, write_picture
+from vsf_cli.media.formats import write_image
+from vsf_cli.media.reading import read_metadata
 
 __all__ = ["label_of", "main", "sheet"]
 
@@ -80,7 +81,7 @@ def main() -> None:
     try:
         labels = [label_of(read_metadata(path).description, options.label) for path in options.pictures]
         images = [_opened(path) for path in options.pictures]
-        write_picture(options.output, sheet(images, labels, options.columns, options.scale), "png", None)
+        write_image(options.output, sheet(images, labels, options.columns, options.scale), "png", None)
     except MediaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
     print(options.output)

@@ -1,0 +1,84 @@
+"""Files that are never half there: each is written under another name in its folder and then renamed."""
+
+import glob
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from vsf_cli.errors import MediaError
+
+__all__ = ["check_writable", "partial_prefix", "remove_partials", "write_atomically", "write_bytes", "write_error"]
+
+
+def partial_prefix() -> str:
+    """Returns how the names of unfinished files of this machine start; the number of their process follows."""
+    return f".vsf-{platform.node()}-"
+
+
+def write_error(path: Path, error: OSError) -> MediaError:
+    """Returns the error for a file or folder that cannot be written, with the next step."""
+    return MediaError(f"{path} cannot be written: {error.strerror or error}; choose another place with -o")
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under another name and renames it, so that half a file never stands at its path.
+
+    Arguments:
+        path: The file; its folder is made where it is missing.
+        write: Writes the content to an open binary file.
+
+    Raises:
+        MediaError: If the folder cannot be made or the file cannot be written.
+    """
+    partial = path.with_name(f"{partial_prefix()}{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes bytes as `write_atomically` does.
+
+    Raises:
+        MediaError: If the file cannot be written.
+    """
+    write_atomically(path, lambda file: file.write(data))
+
+
+def remove_partials(folder: Path) -> None:
+    """Removes unfinished files of this machine's dead processes from a folder and its subfolders."""
+    import psutil
+
+    for path in folder.rglob(f"{glob.escape(partial_prefix())}*.partial"):
+        number = path.name.removeprefix(partial_prefix()).removesuffix(".partial").split("-")[0]
+        if not number.isdigit() or psutil.pid_exists(int(number)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Checks that a file could be written, and makes nothing: an error is better before the work than after it.
+
+    Raises:
+        MediaError: If it could not.
+    """
+    parent = next(folder for folder in (path.parent, *path.parent.parents, Path()) if folder.exists())
+    if not parent.is_dir():
+        raise MediaError(f"{path} cannot be written: {parent} is not a folder; choose another place with -o")
+    if not os.access(parent, os.W_OK):
+        raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")

@@ -1,0 +1,126 @@
+"""Images, videos and folders of frames, read back from files."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vsf_cli.errors import MediaError
+from vsf_cli.media.formats import FORMATS, VIDEO_ENDINGS
+from vsf_cli.media.frames import frame_paths
+from vsf_cli.media.metadata import Metadata, metadata_of
+from vsf_cli.media.videos import count_frames, read_tags, read_video, read_video_frame
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["check_whole", "read_frames", "read_metadata", "read_middle"]
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns the errors of a file that is missing or damaged into ours.
+
+    Raises:
+        MediaError: For each of them.
+    """
+    from PIL.Image import DecompressionBombError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: there is no such file") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, DecompressionBombError) as error:
+        raise MediaError(f"{path} cannot be read as an image: {error}") from error
+
+
+def _is_video(path: Path) -> bool:
+    """Returns whether ffmpeg reads a file."""
+    return path.suffix.lower() in VIDEO_ENDINGS
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Returns the metadata of an image, of a video, of a sidecar, or of the first frame of a folder.
+
+    Raises:
+        MediaError: If the file cannot be read.
+    """
+    from PIL import Image
+
+    with _reading(path):
+        if path.is_dir():
+            frames = frame_paths(path)
+            if not frames:
+                raise MediaError(f"{path} is a folder without frames: name a file")
+            return read_metadata(frames[0])
+        if path.suffix == ".json":
+            return metadata_of({"vsf": path.read_text("utf-8")})
+        if _is_video(path) and path.exists():
+            return metadata_of(read_tags(path))
+        with Image.open(path) as image:
+            image.load()
+            # Other tools write formats that are not ours.
+            entry = FORMATS.get((image.format or "").lower(), FORMATS["jpeg"])
+            return metadata_of(entry.read_tags(image))
+
+
+def read_frames(path: Path) -> list["Image.Image"]:
+    """Returns the frames of a video or of a folder of frames; an image is one frame.
+
+    Raises:
+        MediaError: If they cannot be read.
+    """
+    from PIL import Image, ImageSequence
+
+    with _reading(path):
+        if path.is_dir():
+            return [frame for file in frame_paths(path) for frame in read_frames(file)]
+        if _is_video(path):
+            return read_video(path)
+        with Image.open(path) as image:
+            return [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+
+
+def check_whole(path: Path, count: int) -> None:
+    """Decodes all of an image, a video or a folder of frames.
+
+    Arguments:
+        path: The file or folder.
+        count: How many frames it has. Those of GIF and WebP are not counted, since equal frames are kept as one there.
+
+    Raises:
+        MediaError: If it is not whole.
+    """
+    if path.is_dir():
+        for number in range(count):
+            read_metadata(path / f"{number:04}.png")
+    elif _is_video(path):
+        if (frames := count_frames(path)) != count:
+            raise MediaError(f"{path} has {frames} frames, but was made with {count}")
+    else:
+        read_frames(path)
+        end = next((entry.end for entry in FORMATS.values() if path.suffix.lower() in entry.endings), b"")
+        if not path.read_bytes().endswith(end):
+            raise MediaError(f"{path} has no end: it was cut off")
+
+
+def read_middle(path: Path, seconds: float = 0.0) -> "Image.Image":
+    """Returns an image, or the middle frame of a video or of a folder of frames.
+
+    Arguments:
+        path: The file or folder.
+        seconds: When the middle of an MP4 or WebM file is shown, from its start.
+
+    Raises:
+        MediaError: If it cannot be read.
+    """
+    from PIL import Image
+
+    if path.is_dir():
+        files = frame_paths(path)
+        path = files[len(files) // 2] if files else path / "0000.png"
+    if _is_video(path):
+        return read_video_frame(path, seconds)
+    with _reading(path), Image.open(path) as image:
+        image.seek(getattr(image, "n_frames", 1) // 2)
+        return image.convert("RGB")

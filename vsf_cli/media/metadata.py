@@ -13,7 +13,7 @@ from typing import Any
 
 from vsf_cli import __version__
 
-__all__ = ["SCHEMA", "describe", "infotext", "parse_infotext"]
+__all__ = ["SCHEMA", "describe", "infotext", "parse_infotext", "versions"]
 
 SCHEMA = 1
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")

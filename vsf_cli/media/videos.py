@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CLIP_FORMATS",
     "CODECS",
+    "EXIF_IFD",
+    "IMAGE_DESCRIPTION",
+    "UNICODE",
+    "USER_COMMENT",
     "check_crf",
     "check_fps",
     "count_frames",

@@ -2,15 +2,24 @@
 
 import copy
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from tests.environment import isolate
+
+# Before the libraries are imported: they read their variables then.
+isolate()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before PyTorch is imported: workers that each start a thread for every core wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
@@ -30,6 +39,25 @@ CONFIGURATIONS = {
     "sd3.5-medium": {"dual_attention_layers": (0, 1)},
     "sd3-without-qk-norm": {"dual_attention_layers": (), "qk_norm": None},
 }
+
+
+# The same examples in every run; no time limit on one, since machines and their load differ.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Settings and a cache for each test alone, the same random numbers in every run, and the variables restored after it."""
+    before = dict(os.environ)
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @cache

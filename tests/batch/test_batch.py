@@ -6,11 +6,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import vsf_cli.batch.maker as maker
+from tests.processes import TIMEOUT, run_python, running_vsf, wait_until
 from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.table import TableErrors, read_table
@@ -31,16 +31,11 @@ from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.reading import read_metadata
 
-ROOT = Path(__file__).parents[2]
 TABLE = "prompt,neg,alpha,Category\na red bike on a road,wheels,,x\na tree on sand,leaves,2,y\na blue house on snow,roof,3,x\n"
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in [name for name in os.environ if name.startswith("VSF_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -374,19 +369,27 @@ def test_rows_that_are_the_same_give_different_pictures_and_sweeps_the_same_nois
     assert len({item.request.seed for item in swept}) == 1 and len({item.id for item in swept}) == 3
 
 
-def test_a_thousand_rows_are_planned_at_once_and_without_torch(here: Path) -> None:
-    lines = [f"a red bike on a road,wheels,{number},{number / 1000}" for number in range(1000)]
-    (here / "many.csv").write_text("prompt,neg,seed,alpha\n" + "\n".join(lines) + "\n")
-    code = (
-        "import sys, time; from vsf_cli.batch.items import items_of; from vsf_cli.batch.table import read_table\n"
-        "from pathlib import Path; text = open('many.csv').read(); started = time.process_time()\n"
-        "items, _ = items_of('many.csv', read_table(Path('many.csv'), text), {})\n"
-        "print(len({item.id for item in items}), 'torch' in sys.modules, time.process_time() - started)"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    count, torch, seconds = found.stdout.split()
-    assert (count, torch) == ("1000", "False") and float(seconds) < 1
+PLANNED = """
+import sys, time
+from pathlib import Path
+from vsf_cli.batch.items import items_of
+from vsf_cli.batch.table import read_table
+
+def seconds(count):
+    lines = [f"a red bike on a road,wheels,{number},{number / count}" for number in range(count)]
+    started = time.process_time()
+    items, _ = items_of("many.csv", read_table(Path("many.csv"), "prompt,neg,seed,alpha\\n" + "\\n".join(lines)), {})
+    assert len({item.id for item in items}) == count
+    return time.process_time() - started
+
+few, many = (min(seconds(count) for _ in range(2)) for count in (500, 2000))
+print(many < 8 * few, "torch" in sys.modules)
+"""
+
+
+def test_rows_are_planned_in_time_that_grows_as_they_do_and_without_torch() -> None:
+    found = run_python("-c", PLANNED)
+    assert found.stdout.split() == ["True", "False"], found.stderr
 
 
 def test_a_run_writes_each_picture_its_journal_and_a_table() -> None:
@@ -661,41 +664,29 @@ def test_a_dry_run_makes_nothing_and_estimates_from_what_was_made(here: Path) ->
     assert found["left"] == 3 and found["estimated_seconds"] > 0
 
 
-def process(*arguments: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "vsf_cli", "batch", "prompts.csv", "--steps", "2", *arguments]
-    return subprocess.Popen(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+def running(*arguments: str) -> AbstractContextManager[Any]:
+    return running_vsf("batch", "prompts.csv", "--steps", "2", *arguments)
 
 
 def test_a_run_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(here: Path) -> None:
-    """At moments that are uniform over the length of a whole run: KILLS=30 in the environment for as many."""
-    (here / "prompts.csv").write_text("prompt,neg,seed\na red bike on a road,wheels,1..40\n")
-    started = time.monotonic()
-    process("-o", "whole").communicate()
-    length = time.monotonic() - started
+    """Each kill comes one to six pictures after the start, within the work on the next: KILLS=30 in the environment for 30."""
+    table = "prompt,neg,seed\na red bike on a road,wheels,1..40\n"
+    batch("-o", "whole", table=table)
     whole = {path.name: path.read_bytes() for path in (here / "whole").glob("*.png")}
     assert len(whole) == 40
     chance = random.Random(int(os.environ.get("KILLS_SEED", "0")))
-    folder, kills, ends = here / "killed", 0, 0
-    while kills < int(os.environ.get("KILLS", "3")) or folder.exists():
-        started, new = time.monotonic(), not folder.exists()
-        running = process("-o", "killed")
-        try:
-            wanted = kills < int(os.environ.get("KILLS", "3"))
-            _, talk = running.communicate(timeout=chance.uniform(0, length) if wanted else 120)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.communicate()
-            kills += 1
-            continue
-        assert running.returncode == 0, talk
-        check_as_undisturbed(folder, whole)
-        shutil.rmtree(folder)
-        ends += 1
-        # A machine that is less busy than before is faster.
-        length = time.monotonic() - started if new else length
-    print(f"{kills} kills, {ends} runs to the end; an undisturbed one took {length:.1f} s")
+    folder, kills = here / "killed", 0
+    while kills < int(os.environ.get("KILLS", "3")):
+        wanted = len(list(folder.glob("*.png"))) + chance.randint(1, 6)
+        with running("-o", "killed") as process:
+            wait_until(lambda wanted=wanted: process.poll() is not None or len(list(folder.glob("*.png"))) >= wanted)
+            time.sleep(chance.uniform(0, 0.2))
+        kills += process.returncode == -signal.SIGKILL
+        if process.returncode == 0:
+            check_as_undisturbed(folder, whole)
+            shutil.rmtree(folder)
+    batch("-o", "killed", table=table)
+    check_as_undisturbed(folder, whole)
 
 
 def check_as_undisturbed(folder: Path, whole: dict[str, bytes]) -> None:
@@ -707,13 +698,12 @@ def check_as_undisturbed(folder: Path, whole: dict[str, bytes]) -> None:
 
 def test_ctrl_c_finishes_the_picture_at_hand(here: Path) -> None:
     Path("prompts.csv").write_text("prompt,seed\na red bike,1..500\n")
-    running = process()
-    folder, limit = here / "outputs" / "prompts", time.monotonic() + 60
-    while len(list(folder.glob("*.png"))) < 2 and time.monotonic() < limit:
-        os.sched_yield()
-    running.send_signal(signal.SIGINT)
-    _, talk = running.communicate(timeout=60)
-    assert running.returncode == 130 and b"the same command goes on" in talk and b"Traceback" not in talk
+    folder = here / "outputs" / "prompts"
+    with running() as process:
+        wait_until(lambda: process.poll() is not None or len(list(folder.glob("*.png"))) >= 2)
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130 and "the same command goes on" in talk and "Traceback" not in talk
     made = list(folder.glob("*.png"))
     assert 2 <= len(made) < 500 and all(read_metadata(path).description for path in made) and not list(folder.glob(".vsf-*"))
     assert [row["status"] for row in manifest()].count("done") == len(made)
@@ -722,19 +712,16 @@ def test_ctrl_c_finishes_the_picture_at_hand(here: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_twice_stops_at_once(here: Path, workers: int) -> None:
     Path("prompts.csv").write_text("prompt,seed\na red bike,1..500\n")
-    running = process("--workers", str(workers))
-    folder, limit = here / "outputs" / "prompts", time.monotonic() + 120
-    while len(list(folder.glob("*.png"))) < 2 and time.monotonic() < limit:
-        os.sched_yield()
-    children = [child for child in psutil.Process(running.pid).children() if "spawn_main" in " ".join(child.cmdline())]
-    assert len(children) == (workers if workers > 1 else 0)
-    running.send_signal(signal.SIGINT)
-    assert running.stderr is not None
-    while b"Ctrl-C again" not in running.stderr.readline():
-        pass
-    running.send_signal(signal.SIGINT)
-    _, talk = running.communicate(timeout=60)
-    assert running.returncode == 130 and b"Traceback" not in talk
+    folder = here / "outputs" / "prompts"
+    with running("--workers", str(workers)) as process:
+        wait_until(lambda: process.poll() is not None or len(list(folder.glob("*.png"))) >= 2)
+        children = [child for child in psutil.Process(process.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+        assert len(children) == (workers if workers > 1 else 0)
+        process.send_signal(signal.SIGINT)
+        assert any("Ctrl-C again" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, talk = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130 and "Traceback" not in talk
     assert all(not child.is_running() or child.status() == psutil.STATUS_ZOMBIE for child in children)
     made = list(folder.glob("*.png"))
     assert 2 <= len(made) < 500 and not (folder / "manifest.csv").exists() and not (folder / "index.html").exists()

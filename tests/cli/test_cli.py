@@ -20,25 +20,23 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import vsf_cli
+from tests.processes import ROOT, TIMEOUT, run_python, run_vsf, running_vsf
 from vsf_cli.cli import app as cli
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Talk
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.media.reading import read_metadata
 
-ROOT = Path(__file__).parents[2]
 BIKE = ["image", "a red bike on a road", "--seed", "1"]
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, and no settings of the person who runs the tests."""
-    for name in [name for name in os.environ if name.startswith("VSF_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
+    """An empty folder to work in."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -53,9 +51,7 @@ def opened(path: Path) -> Image.Image:
 
 
 def process(*arguments: str, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "vsf_cli"] if code is None else [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, check=False)
+    return run_vsf(*arguments, **variables) if code is None else run_python("-c", code, *arguments, **variables)
 
 
 def test_the_main_job(here: Path) -> None:
@@ -392,14 +388,10 @@ def test_memory_that_does_not_suffice_is_5(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_interrupt_is_130_and_leaves_no_half_file(here: Path) -> None:
-    command = [sys.executable, "-m", "vsf_cli", *BIKE, "--seed", "1..5000", "-o", "out/"]
-    running = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert running.stdout is not None
-    first = running.stdout.readline().strip()
-    running.send_signal(signal.SIGINT)
-    rest, talk = running.communicate()
+    with running_vsf(*BIKE, "--seed", "1..5000", "-o", "out/") as running:
+        first = running.stdout.readline().strip()
+        running.send_signal(signal.SIGINT)
+        rest, talk = running.communicate(timeout=TIMEOUT)
     assert running.returncode == 130 and "interrupted" in talk and "Traceback" not in talk
     paths = [first, *rest.split()]
     assert sorted(path.name for path in (here / "out").iterdir()) == sorted(Path(path).name for path in paths)
@@ -438,10 +430,6 @@ LISTED = "import sys; from vsf_cli.cli.app import app\ntry: app()\nfinally: prin
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--help"],
-        ["image", "--help"],
-        ["bench", "--help"],
-        ["eval", "run", "--help"],
         ["presets", "list"],
         ["presets", "show", "tiny-sd3"],
         [*BIKE, "--dry-run"],
@@ -453,9 +441,33 @@ def test_what_needs_no_model_imports_no_torch(arguments: list[str]) -> None:
     assert found.returncode == 0 and found.stderr.strip().endswith("False"), found.stderr
 
 
+HELP = """
+import sys
+from vsf_cli.cli.app import app
+for command in sys.argv[1:]:
+    assert app([*command.split(), "--help"], standalone_mode=False) == 0
+print("torch" in sys.modules, file=sys.stderr)
+"""
+
+
+def commands(group: Any, start: str = "") -> list[str]:
+    """The commands and groups below a group, such as `presets` and `presets list`."""
+    below = {f"{start} {name}".strip(): command for name, command in getattr(group, "commands", {}).items()}
+    return [*below, *(name for start, command in below.items() for name in commands(command, start))]
+
+
+COMMANDS = commands(get_command(app))
+
+
+def test_help_of_every_command_imports_no_torch() -> None:
+    found = process("", *COMMANDS, code=HELP)
+    assert found.returncode == 0 and found.stderr.strip().endswith("False"), found.stderr
+    assert found.stdout.count("Usage: ") == len(COMMANDS) + 1
+
+
 CPU_TIME = """
 import resource, subprocess, sys
-subprocess.run([sys.executable, *sys.argv[1:]], capture_output=True)
+subprocess.run([sys.executable, *sys.argv[1:]], capture_output=True, timeout=120)
 used = resource.getrusage(resource.RUSAGE_CHILDREN)
 print(used.ru_utime + used.ru_stime)
 """
@@ -515,13 +527,11 @@ def test_data_reach_stdout_even_with_a_bar_on_the_terminal(here: Path) -> None:
     import pty
 
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "vsf_cli", *BIKE, "--steps", "2", "-o", "x.png"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True, env=environment)
-    os.close(theirs)
-    reader = threading.Thread(target=drain, args=(ours,))
-    reader.start()
-    data, _ = running.communicate()
+    with running_vsf(*BIKE, "--steps", "2", "-o", "x.png", stderr=theirs, TERM="xterm") as running:
+        os.close(theirs)
+        reader = threading.Thread(target=drain, args=(ours,))
+        reader.start()
+        data, _ = running.communicate(timeout=TIMEOUT)
     reader.join()
     assert data == "x.png\n"
 

@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from PIL import Image, ImageSequence
 from typer.testing import CliRunner, Result
 
 from tests.models.test_wan import random_wan
+from tests.processes import TIMEOUT, run_vsf
 from vsf_cli.cli.app import app
 from vsf_cli.errors import MediaError
 from vsf_cli.generation import capture as attn_map
@@ -353,11 +353,11 @@ def test_half_a_clip_is_no_clip(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place], capture_output=True, timeout=TIMEOUT)
     if mounted.returncode:
         pytest.skip("only root can mount a small disk")
     yield place
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", place], check=True, timeout=TIMEOUT)
 
 
 @pytest.mark.skipif(not shutil.which("mount"), reason="a small disk is mounted")
@@ -375,10 +375,7 @@ def test_ctrl_c_while_encoding_ends_ffmpeg_and_leaves_nothing(here: Path, monkey
     fake_ffmpeg(here, monkeypatch, f"echo $$ > {here}/number; head -c 1 > /dev/null; kill -INT $PPID; exec tail -f /dev/null")
     (here / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(here / "tmp"))
-    # Shells let what runs behind them ignore the signal.
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from vsf_cli.cli.app import app; app()"
-    command = [sys.executable, "-c", start, "video", "a red car", "--steps", "2", "--frames", "5", "-o", "out/a.mp4"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_vsf("video", "a red car", "--steps", "2", "--frames", "5", "-o", "out/a.mp4")
     assert done.returncode == 130 and "interrupted" in done.stderr and "Traceback" not in done.stderr
     assert not list(here.glob("out/*")) and not list((here / "tmp").iterdir())
     with pytest.raises(ProcessLookupError):

@@ -1,9 +1,8 @@
-import subprocess
-import sys
 from dataclasses import FrozenInstanceError
 
 import pytest
 
+from tests.processes import run_python
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import METHODS, VARIANTS, VSF, Context, KeyValue, Negative, method_named
@@ -45,7 +44,7 @@ def test_unknown_methods_and_numbers_are_refused_by_name() -> None:
 
 def test_the_table_of_methods_is_read_without_torch() -> None:
     code = "import sys, vsf_cli.methods; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert run_python("-c", code).returncode == 0
 
 
 def test_a_context_splits_without_copies() -> None:

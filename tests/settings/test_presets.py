@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import ROOT
 from vsf_cli.errors import PresetError
 from vsf_cli.settings.presets import (
     SETTINGS,
@@ -23,7 +24,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "user"
 
 
-@pytest.mark.parametrize("name", ["tiny-sd3-turbo", "tiny-sd3", "sd3.5-large-turbo", "sd3.5-large", "sd3.5-medium-turbo"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.toml")))
 def test_shipped_presets_say_source_measure_and_licence(name: str) -> None:
     preset = load_preset(name)
     assert name in preset_names()

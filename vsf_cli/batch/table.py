@@ -19,7 +19,7 @@ from vsf_cli.config.values import parse_given_seeds, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.settings.presets import SETTINGS
 
-__all__ = ["Row", "TableErrors", "parse_table", "read_table", "usual_name"]
+__all__ = ["ALIASES", "Row", "TableErrors", "parse_table", "read_table", "usual_name"]
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompts", "text", "caption"),

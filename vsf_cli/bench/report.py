@@ -15,7 +15,7 @@ from vsf_cli.bench.measure import Row
 from vsf_cli.bench.timing import ratios, spread
 from vsf_cli.media.metadata import versions
 
-__all__ = ["chart", "columns", "conditions", "machine", "markdown", "reported"]
+__all__ = ["chart", "columns", "conditions", "machine", "markdown", "reported", "told"]
 
 SCHEMA = 2
 

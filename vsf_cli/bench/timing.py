@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-__all__ = ["Sample", "Spread", "clock", "interleaved", "ratios", "spread"]
+__all__ = ["Progress", "Sample", "Spread", "clock", "interleaved", "ratios", "spread"]
 
 Sample = Mapping[str, float]
 """Seconds by stage."""

@@ -16,6 +16,8 @@ from vsf_cli.cli.options import batching, clips, guidance, making, running, shar
 from vsf_cli.config.ranges import Numbers
 from vsf_cli.errors import RequestError
 
+__all__ = ["app"]
+
 Value = TypeVar("Value")
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
 
-__all__ = ["Request", "Result", "alike", "check_size", "generate", "generate_together", "is_out_of_memory"]
+__all__ = ["Progress", "Request", "Result", "alike", "check_size", "generate", "generate_together", "is_out_of_memory"]
 
 Progress = Callable[[int, int], None]
 """Is told the steps done and the steps in all."""

@@ -30,7 +30,7 @@ from vsf_cli.settings.presets import Settings
 
 DEFAULT_FPS = 16
 
-__all__ = ["Plan", "Written", "advising", "describe_result", "encode_result", "load_for", "weights_of"]
+__all__ = ["DEFAULT_FPS", "Plan", "Written", "advising", "describe_result", "encode_result", "load_for", "weights_of"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from PIL import Image
 from vsf_cli.maps.data import Maps
 from vsf_cli.prompts.vocabulary import STOP_WORDS
 
-__all__ = ["COLORS", "curves", "frames", "grid", "middle_frame", "overlaid", "palette", "words"]
+__all__ = ["COLORS", "Frames", "curves", "frames", "grid", "middle_frame", "overlaid", "palette", "words"]
 
 Frames = Sequence[Image.Image]
 """A picture at each frame of the maps; of a picture there is one."""

@@ -22,11 +22,13 @@ from vsf_cli.methods import METHODS, Method, method_named, parameters_by_setting
 
 __all__ = [
     "DEFAULT_PRESET",
+    "FAMILY_DEFAULTS",
     "SETTINGS",
     "Preset",
     "Setting",
     "Settings",
     "load_preset",
+    "nearest",
     "preset_for_model",
     "preset_names",
     "remember_preset",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vsf_cli.toy.drawing import SIDE
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
-__all__ = ["CELLS", "CLASSES", "NOTHING", "STATES", "Judge", "Verdict", "load_judge", "read_card"]
+__all__ = ["CARD", "CELLS", "CLASSES", "FILE", "NOTHING", "STATES", "Judge", "Verdict", "load_judge", "read_card"]
 
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)

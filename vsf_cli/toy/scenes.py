@@ -17,6 +17,8 @@ __all__ = [
     "GROUNDS",
     "OBJECTS",
     "PARTS",
+    "SINGULAR",
+    "SKIES",
     "Part",
     "Scene",
     "Split",

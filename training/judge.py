@@ -11,7 +11,7 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.labelled_images import NOT_ASKED, Shown, Wear, show_damaged
+from training.labelled_images import UNLABELLED, Artifacts, LabelledImages, damaged_images
 from training.loop import Checkpoint, autocast, steps
 from vsf_cli.toy.judge import STATES, Judge
 from vsf_cli.toy.scenes import PARTS
@@ -29,16 +29,18 @@ PART_WEIGHT = 4.0
 """Of a place that shows a part, since most show none."""
 
 
-def _examples(wear: Wear, folder: Path) -> Shown:
+def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
     """Pictures of the train split, kept in `folder`: to make them takes some minutes."""
     path = folder / "judged.safetensors"
     if not path.exists():
         chunks = []
         for number in track(range(SCENES // CHUNK), "pictures for the judge", console=Console(stderr=True)):
             torch.manual_seed(number)
-            chunks.append(Shown(**show_damaged(random.Random(f"judge {number}"), "train", CHUNK, wear).packed()))
-        save_file(vars(Shown.join(chunks)), path)
-    return Shown(**load_file(path))
+            chunks.append(
+                LabelledImages(**damaged_images(random.Random(f"judge {number}"), "train", CHUNK, artifacts).packed())
+            )
+        save_file(vars(LabelledImages.join(chunks)), path)
+    return LabelledImages(**load_file(path))
 
 
 def _seen(images: Tensor) -> Tensor:
@@ -49,9 +51,9 @@ def _seen(images: Tensor) -> Tensor:
     return images * (1 + 0.05 * torch.randn(len(images), 1, 1, 1)) + 0.03 * torch.randn(images.shape)
 
 
-def _varied(shown: Shown) -> Shown:
+def _varied(labelled: LabelledImages) -> LabelledImages:
     """Labelled pictures, which are few, turned, zoomed and moved a little, and in other colours; of places nothing is asked."""
-    images, count = shown.images, len(shown.images)
+    images, count = labelled.images, len(labelled.images)
     angle, zoom = 0.15 * torch.randn(count), 1 + 0.08 * torch.randn(count)
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], 1)
     moved = torch.cat([turn * zoom.view(-1, 1, 1), 0.1 * torch.randn(count, 2, 1)], dim=-1)
@@ -59,14 +61,14 @@ def _varied(shown: Shown) -> Shown:
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     order = torch.rand(count, 3).argsort(-1)
     order[torch.rand(count) < 0.4] = torch.arange(3)
-    return replace(shown, images=images.gather(1, order[:, :, None, None].expand_as(images)))
+    return replace(labelled, images=images.gather(1, order[:, :, None, None].expand_as(images)))
 
 
-def train_judge(wear: Wear, labelled: Shown, folder: Path, total: int) -> Judge:
+def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, total: int) -> Judge:
     """Trains the judge for `total` steps on the train split.
 
     Arguments:
-        wear: What some of the pictures go through, so that they look as generated ones do.
+        artifacts: What some of the pictures go through, so that they look as generated ones do.
         labelled: Generated pictures that were labelled by eye.
         folder: Where its checkpoint is.
         total: Steps.
@@ -78,13 +80,13 @@ def train_judge(wear: Wear, labelled: Shown, folder: Path, total: int) -> Judge:
     model = Judge()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
     checkpoint = Checkpoint(folder / "judge.safetensors", {"judge": model}, [optimizer], 0.995)
-    examples = None if checkpoint.finished(total) else _examples(wear, folder)
+    examples = None if checkpoint.finished(total) else _examples(artifacts, folder)
     rare = torch.full((1 + 2 * len(PARTS),), PART_WEIGHT)
     rare[0] = 1.0
 
     for chance in steps("judge", checkpoint, total, 1.0):
         assert examples is not None
-        batch = Shown.join([examples.some(chance, BATCH - LABELLED), _varied(labelled.some(chance, LABELLED))])
+        batch = LabelledImages.join([examples.sample(chance, BATCH - LABELLED), _varied(labelled.sample(chance, LABELLED))])
         with autocast():
             objects, parts, quality, places = (output.float() for output in model(_seen(batch.images)))
         asked = ~batch.quality.isnan()
@@ -92,7 +94,7 @@ def train_judge(wear: Wear, labelled: Shown, folder: Path, total: int) -> Judge:
             F.cross_entropy(objects, batch.objects)
             + 3 * F.cross_entropy(parts.flatten(0, 1), batch.parts.flatten())
             + 2 * F.binary_cross_entropy_with_logits(quality[asked], batch.quality[asked])
-            + 3 * F.cross_entropy(places, batch.what_places_show(), rare)
+            + 3 * F.cross_entropy(places, batch.place_classes(), rare)
         )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -104,18 +106,18 @@ def train_judge(wear: Wear, labelled: Shown, folder: Path, total: int) -> Judge:
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, shown: Shown) -> dict[str, float]:
+def accuracy(judge: Judge, labelled: LabelledImages) -> dict[str, float]:
     """How often the judge is right where it is asked: of objects, of parts, of each state; and its error of quality."""
-    objects, parts, quality, _ = judge(shown.images.float())
-    right = parts.argmax(-1) == shown.parts
-    asked = shown.parts != NOT_ASKED
+    objects, parts, quality, _ = judge(labelled.images.float())
+    right = parts.argmax(-1) == labelled.parts
+    asked = labelled.parts != UNLABELLED
     result = {
-        "objects": (objects.argmax(-1) == shown.objects)[shown.objects != NOT_ASKED].float().mean().item(),
+        "objects": (objects.argmax(-1) == labelled.objects)[labelled.objects != UNLABELLED].float().mean().item(),
         "parts": right[asked].float().mean().item(),
-        "quality error": (quality.sigmoid() - shown.quality).abs().nanmean().item(),
+        "quality error": (quality.sigmoid() - labelled.quality).abs().nanmean().item(),
     }
     return result | {
-        state: right[shown.parts == index].float().mean().item()
+        state: right[labelled.parts == index].float().mean().item()
         for index, state in enumerate(STATES)
-        if (shown.parts == index).any()
+        if (labelled.parts == index).any()
     }

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vsf_cli.toy.drawing import shown
+from vsf_cli.toy.drawing import part_map
 from vsf_cli.toy.image_recipe import IMAGE_TOKENS_SIDE, WIDTH
 from vsf_cli.toy.scenes import COLORS, OBJECTS, PARTS, Scene
 
 __all__ = ["RegionHeads", "Regions"]
 
 NAMES = (*OBJECTS, *PARTS)
-MOST_CHANNELS = 1 + max(len(parts) for parts in OBJECTS.values())
+MAX_CHANNELS = 1 + max(len(parts) for parts in OBJECTS.values())
 BLOCK = 3
 """The block whose output is asked: the text must have been read before it."""
 
@@ -36,7 +36,7 @@ class Regions:
         for scene in scenes:
             parts = OBJECTS[scene.object]
             there = {part.name: part.color for part in scene.parts}
-            spare = [""] * (MOST_CHANNELS - 1 - len(parts))
+            spare = [""] * (MAX_CHANNELS - 1 - len(parts))
             names.append([1 + NAMES.index(name) if name else 0 for name in (scene.object, *parts, *spare)])
             found = (scene.color, *(there.get(part) for part in parts), *spare)
             colors.append([1 + list(COLORS).index(color) if color else 0 for color in found])
@@ -60,10 +60,10 @@ class Regions:
 
 
 def _shares(scene: Scene, side: int) -> np.ndarray:
-    picture = shown(scene)
+    picture = part_map(scene)
     cell = picture.shape[0] // side
     cells = picture.reshape(side, cell, side, cell)
-    channels = [(cells == number).mean((1, 3)).ravel() for number in range(1, 1 + MOST_CHANNELS)]
+    channels = [(cells == number).mean((1, 3)).ravel() for number in range(1, 1 + MAX_CHANNELS)]
     return (np.stack(channels, -1) * 255).round().astype(np.uint8)
 
 

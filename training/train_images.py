@@ -18,8 +18,8 @@ from safetensors.torch import save_file
 from training.image_autoencoder import train_autoencoder
 from training.image_flow import Examples, TextEncoders, train_base, train_student
 from training.judge import accuracy, train_judge
-from training.labelled_images import show_damaged, show_labelled, show_whole
-from training.model_artifacts import ModelWear
+from training.labelled_images import damaged_images, read_labelled_images, whole_images
+from training.model_artifacts import ModelArtifacts
 from vsf_cli.loading.pipelines import load
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
 from vsf_cli.toy.image_recipe import build_scheduler, build_student_scheduler
@@ -100,11 +100,11 @@ def main() -> None:
         preset = load_preset(DEFAULT_PRESET)
         if "student" not in wanted:
             pipe = load(preset.model, "float32")
-        wear = ModelWear(pipe.components, preset.guidance())
-        judge = train_judge(wear, show_labelled(options.labels), folder, options.judge_steps)
-        whole = show_whole([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
-        harmed = show_damaged(random.Random("judge"), "dev", 1000, wear)
-        print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, harmed)}))
+        artifacts = ModelArtifacts(pipe.components, preset.guidance())
+        judge = train_judge(artifacts, read_labelled_images(options.labels), folder, options.judge_steps)
+        whole = whole_images([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
+        damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts)
+        print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, damaged)}))
     if options.export:
         # The judge goes first: casting the pipelines to bfloat16 changes the parts that they share.
         if "judge" in wanted:

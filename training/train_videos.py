@@ -13,11 +13,11 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.video_autoencoder import train_clip_autoencoder
+from training.video_autoencoder import train_video_autoencoder
 from training.video_flow import ClipExamples, train_clip_base, train_lora
 from vsf_cli.loading.lora_keys import original_name
 from vsf_cli.toy.video_recipe import LORA_RANK, build_student_scheduler, build_transformer
-from vsf_cli.toy.video_scenes import clip_vocabulary
+from vsf_cli.toy.video_scenes import video_vocabulary
 
 __all__ = ["main", "published", "read_published"]
 
@@ -66,7 +66,7 @@ def main() -> None:
     torch.set_default_device(options.device)
 
     start = WanPipeline.from_pretrained(options.start_from, torch_dtype=torch.float32) if options.start_from else None
-    vae = start.vae if start else train_clip_autoencoder(folder, options.autoencoder_steps)
+    vae = start.vae if start else train_video_autoencoder(folder, options.autoencoder_steps)
     if "base" not in wanted:
         return
     stills, clips = ClipExamples.stills(vae, folder), ClipExamples.clips(vae, folder)
@@ -90,7 +90,7 @@ def main() -> None:
     for path in place.rglob("*.json"):
         # diffusers notes the folder that a part was loaded from.
         path.write_text("".join(line for line in path.open() if '"_name_or_path"' not in line), "utf-8")
-    (place / "vocabulary.txt").write_text("\n".join(clip_vocabulary()) + "\n", "utf-8")
+    (place / "vocabulary.txt").write_text("\n".join(video_vocabulary()) + "\n", "utf-8")
     save_file(published(lora), place.parent / "tiny-wan-causvid-lora.safetensors")
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from training.image_autoencoder import pixels, reconstruction_loss
 from training.loop import Checkpoint, autocast, minimize, steps
 from vsf_cli.toy.video_recipe import build_autoencoder
-from vsf_cli.toy.video_scenes import draw_clip, sample_clip
+from vsf_cli.toy.video_scenes import draw_video, sample_video
 
-__all__ = ["train_clip_autoencoder"]
+__all__ = ["train_video_autoencoder"]
 
 CLIPS = 3_000
 MEASURED = 32
@@ -33,7 +33,7 @@ def _crops(clips: np.ndarray, rng: random.Random) -> Tensor:
     return pixels(crops.reshape(-1, CROP, CROP, 3)).unflatten(0, (BATCH, -1)).transpose(1, 2)
 
 
-def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
+def train_video_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
     """Trains the autoencoder for `total` steps, or goes on from the checkpoint in `folder`.
 
     Returns:
@@ -49,7 +49,7 @@ def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
     count = MEASURED if checkpoint.finished(total) else CLIPS
-    clips = np.stack([draw_clip(sample_clip(rng)) for _ in range(count)])
+    clips = np.stack([draw_video(sample_video(rng)) for _ in range(count)])
 
     for chance in steps("autoencoder", checkpoint, total, 1.0):
         target = _crops(clips, chance)

@@ -20,7 +20,7 @@ from training.regions import RegionHeads, Regions
 from vsf_cli.toy.image_recipe import build_t5_tokenizer
 from vsf_cli.toy.scenes import Scene
 from vsf_cli.toy.video_recipe import LORA_RANK, SHIFT, TEXT_LENGTH, TOKENS_SIDE, build_encoder, build_transformer
-from vsf_cli.toy.video_scenes import FRAMES, clip_caption, draw_clip, moving, sample_clip, sample_part
+from vsf_cli.toy.video_scenes import FRAMES, draw_video, moving, sample_part, sample_video, video_caption
 
 __all__ = ["LORA_TARGETS", "ClipExamples", "TextEncoder", "train_clip_base", "train_lora"]
 
@@ -47,12 +47,12 @@ class ClipExamples:
     @classmethod
     def clips(cls, vae: AutoencoderKLWan, folder: Path) -> "ClipExamples":
         """Whole clips."""
-        return cls._encode(vae, folder, "clips", sample_clip, CLIPS, FRAMES)
+        return cls._encode(vae, folder, "clips", sample_video, CLIPS, FRAMES)
 
     @classmethod
     def stills(cls, vae: AutoencoderKLWan, folder: Path) -> "ClipExamples":
         """First frames of clips, and pictures of a part alone."""
-        whole = cls._encode(vae, folder, "stills", sample_clip, STILLS, 1)
+        whole = cls._encode(vae, folder, "stills", sample_video, STILLS, 1)
         alone = cls._encode(vae, folder, "parts", sample_part, PARTS, 1)
         scenes = [*whole.scenes, *alone.scenes]
         shares = torch.cat([whole.regions.shares, alone.regions.shares])
@@ -80,13 +80,13 @@ class ClipExamples:
     def batch(self, rng: random.Random, count: int, empty: float) -> tuple[Tensor, list[str], list[int]]:
         """Latents with shape (count, ...), a fresh caption of each, and their numbers."""
         chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
-        captions = ["" if rng.random() < empty else clip_caption(self.scenes[index], rng) for index in chosen]
+        captions = ["" if rng.random() < empty else video_caption(self.scenes[index], rng) for index in chosen]
         return self.latents[chosen].to(torch.get_default_device()).float(), captions, chosen
 
 
 @torch.no_grad()
 def _encoded(vae: AutoencoderKLWan, scenes: list[Scene], frames: int) -> np.ndarray:
-    drawn = np.stack([draw_clip(scene, max(frames, 2))[:frames] for scene in scenes])
+    drawn = np.stack([draw_video(scene, max(frames, 2))[:frames] for scene in scenes])
     clips = pixels(drawn.reshape(-1, *drawn.shape[2:])).unflatten(0, (len(scenes), frames)).transpose(1, 2)
     with autocast():
         mean = vae.encode(clips).latent_dist.mean.float()
@@ -110,7 +110,7 @@ class TextEncoder(nn.Module):
         if place.is_dir():
             return cls(T5Tokenizer.from_pretrained(place))
         rng = random.Random("clip captions")
-        tokenizer = build_t5_tokenizer([clip_caption(sample_clip(rng), rng) for _ in range(20_000)])
+        tokenizer = build_t5_tokenizer([video_caption(sample_video(rng), rng) for _ in range(20_000)])
         tokenizer.save_pretrained(place)
         return cls(tokenizer)
 

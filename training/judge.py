@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.labelled_images import UNLABELLED, Artifacts, LabelledImages, damaged_images
-from training.loop import Checkpoint, autocast, steps
+from training.loop import Budget, Checkpoint, autocast, minimize, steps
 from vsf_cli.toy.judge import STATES, Judge
 from vsf_cli.toy.scenes import PARTS
 
@@ -43,7 +44,7 @@ def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
     return LabelledImages(**load_file(path))
 
 
-def _seen(images: Tensor) -> Tensor:
+def _augmented(images: Tensor) -> Tensor:
     """Pictures as training sees them: moved a little, in another light, with a little noise."""
     left, top = torch.randint(2 * SHIFT + 1, (2,)).tolist()
     side = images.shape[-1]
@@ -64,14 +65,14 @@ def _varied(labelled: LabelledImages) -> LabelledImages:
     return replace(labelled, images=images.gather(1, order[:, :, None, None].expand_as(images)))
 
 
-def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, total: int) -> Judge:
-    """Trains the judge for `total` steps on the train split.
+def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, budget: Budget) -> Judge:
+    """Trains the judge on the train split, or continues from the checkpoint in `folder`.
 
     Arguments:
-        artifacts: What some of the pictures go through, so that they look as generated ones do.
+        artifacts: Adds artifacts to some of the images, so that they look like generated ones.
         labelled: Generated pictures that were labelled by eye.
         folder: Where its checkpoint is.
-        total: Steps.
+        budget: The length of the training.
 
     Returns:
         The judge with averaged weights.
@@ -80,26 +81,26 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, to
     model = Judge()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
     checkpoint = Checkpoint(folder / "judge.safetensors", {"judge": model}, [optimizer], 0.995)
-    examples = None if checkpoint.finished(total) else _examples(artifacts, folder)
+    examples = None if checkpoint.finished(budget) else _examples(artifacts, folder)
     rare = torch.full((1 + 2 * len(PARTS),), PART_WEIGHT)
     rare[0] = 1.0
 
-    for chance in steps("judge", checkpoint, total, 1.0):
-        assert examples is not None
-        batch = LabelledImages.join([examples.sample(chance, BATCH - LABELLED), _varied(labelled.sample(chance, LABELLED))])
+    def loss_of(batch: LabelledImages) -> tuple[Tensor, float]:
         with autocast():
-            objects, parts, quality, places = (output.float() for output in model(_seen(batch.images)))
-        asked = ~batch.quality.isnan()
+            objects, parts, quality, places = (output.float() for output in model(_augmented(batch.images)))
+        known = ~batch.quality.isnan()
         loss = (
             F.cross_entropy(objects, batch.objects)
             + 3 * F.cross_entropy(parts.flatten(0, 1), batch.parts.flatten())
-            + 2 * F.binary_cross_entropy_with_logits(quality[asked], batch.quality[asked])
+            + 2 * F.binary_cross_entropy_with_logits(quality[known], batch.quality[known])
             + 3 * F.cross_entropy(places, batch.place_classes(), rare)
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        checkpoint.losses.append(loss.item())
+        return loss, 0.0
+
+    for chance in steps("judge", checkpoint, budget):
+        assert examples is not None
+        samples = [examples.sample(chance, BATCH - LABELLED), _varied(labelled.sample(chance, LABELLED))]
+        minimize(checkpoint, partial(loss_of, LabelledImages.join(samples)))
 
     model.load_state_dict(checkpoint.averaged("judge"), strict=False)
     return model.eval()

@@ -24,15 +24,15 @@ __all__ = [
     "warp",
 ]
 
-MOST_BLUR = 4.0
+MAX_BLUR = 4.0
 """Pixels: the standard deviation at severity 1."""
-MOST_NOISE = 0.5
+MAX_NOISE = 0.5
 """The standard deviation at severity 1, where -1 to 1 is black to white."""
-MOST_CHROMA = 3.0
+MAX_CHROMA = 3.0
 """How many times the chroma grows at severity 1; the contrast grows by a fifth of that."""
-MOST_WARP = 5.0
+MAX_WARP = 5.0
 """Pixels: the standard deviation of the displacement at severity 1."""
-MOST_SHIFT = 14.0
+MAX_SHIFT = 14.0
 """Pixels: how far the bands of a broken picture are shifted at severity 1."""
 
 
@@ -41,11 +41,11 @@ def _column(values: Tensor) -> Tensor:
 
 
 def blur(images: Tensor, severity: Tensor) -> Tensor:
-    """Gaussian blur of up to `MOST_BLUR` pixels."""
+    """Gaussian blur of up to `MAX_BLUR` pixels."""
     count, channels, height, width = images.shape
-    reach = round(3 * MOST_BLUR)
+    reach = round(3 * MAX_BLUR)
     offsets = torch.arange(-reach, reach + 1.0)
-    kernel = torch.exp(-(offsets**2) / (2 * (MOST_BLUR * severity[:, None]).clamp_min(1e-3) ** 2))
+    kernel = torch.exp(-(offsets**2) / (2 * (MAX_BLUR * severity[:, None]).clamp_min(1e-3) ** 2))
     kernel = (kernel / kernel.sum(-1, keepdim=True)).repeat_interleave(channels, 0)
     flat = F.pad(images.reshape(1, -1, height, width), (reach,) * 4, "replicate")
     flat = F.conv2d(flat, kernel[:, None, :, None], groups=count * channels)
@@ -53,14 +53,14 @@ def blur(images: Tensor, severity: Tensor) -> Tensor:
 
 
 def sprinkle(images: Tensor, severity: Tensor) -> Tensor:
-    """Gaussian noise of up to `MOST_NOISE`."""
-    return (images + MOST_NOISE * _column(severity) * torch.randn_like(images)).clamp(-1, 1)
+    """Gaussian noise of up to `MAX_NOISE`."""
+    return (images + MAX_NOISE * _column(severity) * torch.randn_like(images)).clamp(-1, 1)
 
 
 def oversaturate(images: Tensor, severity: Tensor) -> Tensor:
     """Chroma and contrast beyond what was drawn."""
     weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-    grey, factor = (images * weights).sum(1, keepdim=True), MOST_CHROMA * _column(severity)
+    grey, factor = (images * weights).sum(1, keepdim=True), MAX_CHROMA * _column(severity)
     return (grey * (1 + factor / 5) + (images - grey) * (1 + factor)).clamp(-1, 1)
 
 
@@ -81,13 +81,13 @@ def warp(images: Tensor, severity: Tensor) -> Tensor:
     """A smooth displacement that changes over an eighth of the side: straight lines become waves."""
     coarse = torch.randn(len(images), 2, 8, 8)
     field = F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=False)
-    return _sample(images, MOST_WARP * _column(severity) * field)
+    return _sample(images, MAX_WARP * _column(severity) * field)
 
 
 def break_shapes(images: Tensor, severity: Tensor) -> Tensor:
     """Bands of an eighth of the height are shifted sideways, each by its own amount: shapes come apart."""
     shifts = F.interpolate(torch.rand(len(images), 1, 8, 1) * 2 - 1, images.shape[-2:], mode="nearest")
-    return _sample(images, MOST_SHIFT * _column(severity) * torch.cat([shifts, torch.zeros_like(shifts)], dim=1))
+    return _sample(images, MAX_SHIFT * _column(severity) * torch.cat([shifts, torch.zeros_like(shifts)], dim=1))
 
 
 def patches(count: int, side: int, cells: int = 6) -> Tensor:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from training.loop import Checkpoint, autocast, minimize, render, steps
+from training.loop import Budget, Checkpoint, autocast, minimize, render, steps
 from vsf_cli.toy.image_recipe import build_autoencoder
 from vsf_cli.toy.scenes import sample_part_alone, sample_scene
 
-__all__ = ["normalised_latents", "pixels", "reconstruction_loss", "train_autoencoder"]
+__all__ = ["normalised_latents", "pixels", "reconstruction_loss", "scale_penalty", "train_autoencoder"]
 
 SCENES = 16_000
 CROP = 64
@@ -41,6 +41,12 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return error.abs().mean() + 0.5 * edges + F.avg_pool2d(error, 8).abs().mean()
 
 
+def scale_penalty(mean: Tensor) -> Tensor:
+    """Keeps the latents' standard deviation near one and their mean near zero, so that their scale does not drift."""
+    mean = mean.float()
+    return 0.01 * (mean.std() - 1).square() + 1e-3 * mean.mean().square()
+
+
 def _crops(images: np.ndarray, rng: random.Random) -> Tensor:
     span = images.shape[1] - CROP
     chosen = []
@@ -50,10 +56,10 @@ def _crops(images: np.ndarray, rng: random.Random) -> Tensor:
     return pixels(np.stack(chosen))
 
 
-def train_autoencoder(folder: Path, total: int) -> AutoencoderKL:
-    """Trains the autoencoder for `total` steps, or goes on from the checkpoint in `folder`.
+def train_autoencoder(folder: Path, budget: Budget, device: torch.device) -> AutoencoderKL:
+    """Trains the autoencoder, or continues from the checkpoint in `folder`.
 
-    The latent gets noise before it is decoded, so that the decoder forgives what the transformer gets slightly wrong.
+    The latent gets noise before it is decoded, so that the decoder tolerates small errors of the transformer.
 
     Returns:
         The autoencoder with averaged weights, its scaling factor set so that latents have unit variance.
@@ -61,26 +67,25 @@ def train_autoencoder(folder: Path, total: int) -> AutoencoderKL:
     rng = random.Random("autoencoder")
     scenes = [sample_part_alone(rng) if rng.random() < 0.1 else sample_scene(rng) for _ in range(SCENES)]
     torch.manual_seed(0)
-    model = build_autoencoder()
+    model = build_autoencoder().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
-    images = render(scenes[:MEASURED] if checkpoint.finished(total) else scenes)
+    images = render(scenes[:MEASURED] if checkpoint.finished(budget) else scenes)
 
-    def loss_of(target: Tensor) -> Tensor:
-        with autocast():
+    def loss_of(target: Tensor) -> tuple[Tensor, float]:
+        with autocast(device):
             mean = model.encode(target).latent_dist.mean
             spread = mean.float().std()
             output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample
-        output = output.float()
-        # A standard deviation near one keeps the latents' scale from drifting.
-        return reconstruction_loss(output, target) + 0.01 * (spread - 1).square() + 1e-3 * mean.float().mean().square()
+        return reconstruction_loss(output.float(), target) + scale_penalty(mean), 0.0
 
-    for chance in steps("autoencoder", checkpoint, total, 1.0):
-        minimize(loss_of(_crops(images, chance)), checkpoint)
+    for chance in steps("autoencoder", checkpoint, budget):
+        minimize(checkpoint, loss_of, _crops(images, chance).to(device))
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     model.eval()
     with torch.no_grad():
-        latents = torch.cat([model.encode(pixels(images[i : i + 64])).latent_dist.mean for i in range(0, MEASURED, 64)])
+        batches = [pixels(images[start : start + 64]).to(device) for start in range(0, MEASURED, 64)]
+        latents = torch.cat([model.encode(batch).latent_dist.mean for batch in batches])
     model.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
     return model

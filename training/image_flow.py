@@ -1,262 +1,252 @@
-"""Trains the base model by flow matching, then distils the student that runs in 8 steps without CFG."""
+"""The image models that are trained: the families of Stable Diffusion 3 and of Flux."""
 
-import copy
 import random
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from diffusers.models.attention_processor import Attention
+from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
 
-from training.image_autoencoder import normalised_latents, pixels
-from training.loop import Checkpoint, autocast, minimize, optimizers_for, render, steps
-from training.regions import RegionHeads, Regions
-from vsf_cli.models.processor import merge_heads
-from vsf_cli.models.sd3 import project_image, project_text
+from training.attention import FluxTrainingProcessor, SD3TrainingProcessor
+from training.examples import Drawing
+from training.flow import FlowModel
+from training.loop import autocast
+from training.regions import Regions
+from vsf_cli.toy.drawing import draw
 from vsf_cli.toy.image_recipe import (
     IMAGE_TOKENS_SIDE,
+    LATENT_CHANNELS,
+    LATENT_SIDE,
     TEXT_LENGTH,
+    WIDTH,
     build_clip,
     build_clip_tokenizer,
+    build_student_scheduler,
     build_t5,
     build_t5_tokenizer,
     build_transformer,
 )
 from vsf_cli.toy.scenes import Scene, caption, sample_part_alone, sample_scene
 
-__all__ = ["Examples", "TextEncoders", "attended_tokens", "train_base", "train_student"]
+__all__ = ["IMAGE_DRAWING", "IMAGE_MODELS", "FluxModel", "SD3Model", "load_tokenizers"]
 
-SCENES = 40_000
 PART_ALONE = 0.12
-EMPTY_CAPTION = 0.1
 WORDS_ALONE = 0.5
-"""In how many samples the text is its words alone, without padding, beginning and end: a word has to do by itself."""
-REGION_WEIGHT = 0.2
-BATCH = 96
-STUDENT_BATCH = 64
-TEACHER_GUIDANCE = 3.0
+"""The share of samples whose text has no padding, beginning and end: a word has to work by itself."""
+HEAD_DIM = 32
+IMAGE_TOKENS = IMAGE_TOKENS_SIDE**2
 
 
-@dataclass
-class Examples:
-    """Scenes with their latents, normalised, with shape (scenes, channels, side, side) in float16, and their regions."""
-
-    scenes: list[Scene]
-    latents: Tensor
-    regions: Regions
-
-    @classmethod
-    @torch.no_grad()
-    def encode(cls, vae: AutoencoderKL, folder: Path) -> "Examples":
-        """Draws and encodes the scenes of the train split; the latents are kept in `folder`."""
-        rng = random.Random("flow")
-        scenes = [sample_part_alone(rng) if rng.random() < PART_ALONE else sample_scene(rng) for _ in range(SCENES)]
-        path = folder / "latents.npy"
-        if not path.exists():
-            parts = []
-            for start in range(0, SCENES, 100):
-                images = pixels(render(scenes[start : start + 100]))
-                with autocast():
-                    parts.append(normalised_latents(vae, images).half().cpu().numpy())
-            np.save(path, np.concatenate(parts))
-        shares = folder / "regions.npy"
-        if not shares.exists():
-            np.save(shares, Regions.measure(scenes))
-        return cls(scenes, torch.from_numpy(np.load(path)), Regions(scenes, torch.from_numpy(np.load(shares))))
-
-    def batch(self, rng: random.Random, count: int, empty: float) -> tuple[Tensor, list[str], list[int]]:
-        """Latents with shape (count, channels, side, side), a fresh caption of each, and their numbers."""
-        chosen = [rng.randrange(len(self.scenes)) for _ in range(count)]
-        captions = ["" if rng.random() < empty else caption(self.scenes[index], rng) for index in chosen]
-        return self.latents[chosen].to(torch.get_default_device()).float(), captions, chosen
+def _sample(rng: random.Random) -> Scene:
+    return sample_part_alone(rng) if rng.random() < PART_ALONE else sample_scene(rng)
 
 
-class TextEncoders(nn.Module):
-    """The three text encoders with their tokenizers, joined as `StableDiffusion3Pipeline` joins them."""
+def _render(scene: Scene) -> np.ndarray:
+    return np.asarray(draw(scene))
+
+
+def _regions(scene: Scene) -> np.ndarray:
+    return Regions.measure([scene])[0]
+
+
+IMAGE_DRAWING = Drawing("images", _sample, _render, _regions)
+
+
+def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+    """The tokenizers of CLIP and of T5 in a folder. If there are none, they are trained on 20,000 captions and kept there."""
+    paths = folder / "tokenizer", folder / "tokenizer_3"
+    if not all(path.is_dir() for path in paths):
+        rng = random.Random("captions")
+        captions = [caption(sample_scene(rng), rng) for _ in range(18_000)]
+        captions += [caption(sample_part_alone(rng), rng) for _ in range(2_000)]
+        for tokenizer, path in zip((build_clip_tokenizer(captions), build_t5_tokenizer(captions)), paths, strict=True):
+            tokenizer.save_pretrained(path)
+    return CLIPTokenizer.from_pretrained(paths[0]), T5Tokenizer.from_pretrained(paths[1])
+
+
+class SD3Encoders(nn.Module):
+    """Two CLIP encoders and T5, joined as `StableDiffusion3Pipeline` joins them."""
 
     def __init__(self, clip_tokenizer: CLIPTokenizer, t5_tokenizer: T5Tokenizer) -> None:
         super().__init__()
-        self.clip_tokenizer = clip_tokenizer
-        self.t5_tokenizer = t5_tokenizer
         special = {name: getattr(clip_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         self.clip = build_clip(len(clip_tokenizer), **special)
         self.clip_2 = build_clip(len(clip_tokenizer), **special)
         self.t5 = build_t5(len(t5_tokenizer))
 
-    @classmethod
-    def for_captions(cls, folder: Path) -> "TextEncoders":
-        """Untrained encoders, with tokenizers trained on 20,000 captions.
-
-        The tokenizers are kept in `folder` and read from there again: weights belong to the tokenizers they grew up with.
-        """
-        places = folder / "tokenizer", folder / "tokenizer_3"
-        if all(place.is_dir() for place in places):
-            return cls(CLIPTokenizer.from_pretrained(places[0]), T5Tokenizer.from_pretrained(places[1]))
-        rng = random.Random("captions")
-        captions = [caption(sample_scene(rng), rng) for _ in range(18_000)]
-        captions += [caption(sample_part_alone(rng), rng) for _ in range(2_000)]
-        tokenizers = build_clip_tokenizer(captions), build_t5_tokenizer(captions)
-        for tokenizer, place in zip(tokenizers, places, strict=True):
-            tokenizer.save_pretrained(place)
-        return cls(*tokenizers)
-
-    def tokens(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids for the CLIP encoders and for the T5, each with shape (B, `TEXT_LENGTH`)."""
-        options = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True, "return_tensors": "pt"}
-        return self.clip_tokenizer(captions, **options).input_ids, self.t5_tokenizer(captions, **options).input_ids
-
-    def words(self, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
-        """Which tokens of the prompt embeddings belong to words, with shape (B, 2 `TEXT_LENGTH`)."""
-        special = zip((clip_ids, t5_ids), (self.clip_tokenizer, self.t5_tokenizer), strict=True)
-        return torch.cat([~torch.isin(ids, torch.tensor(tokenizer.all_special_ids)) for ids, tokenizer in special], dim=1)
-
     def forward(self, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
-        """Prompt embeddings with shape (B, 2 `TEXT_LENGTH`, width)."""
-        clip = torch.cat(
-            [model(clip_ids, output_hidden_states=True).hidden_states[-2] for model in (self.clip, self.clip_2)], dim=-1
-        )
-        t5 = self.t5(t5_ids)[0]
-        clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
-        return torch.cat([clip, t5.to(clip.dtype)], dim=1)
+        """Prompt embeddings with shape (B, 2 `TEXT_LENGTH`, `WIDTH`)."""
+        hidden = [model(clip_ids, output_hidden_states=True).hidden_states[-2] for model in (self.clip, self.clip_2)]
+        clip, t5 = torch.cat(hidden, dim=-1), self.t5(t5_ids)[0]
+        return torch.cat([F.pad(clip, (0, t5.shape[-1] - clip.shape[-1])), t5.to(clip.dtype)], dim=1)
 
 
-def _predict(
-    transformer: SD3Transformer2DModel, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
-) -> Tensor:
-    """The velocity; `attended` says which text tokens are keys, with shape (B, text tokens), and all are without it."""
-    shape = len(latents), IMAGE_TOKENS_SIDE**2 + text.shape[1]
-    mask = torch.zeros(shape)
-    if attended is not None:
-        mask[:, IMAGE_TOKENS_SIDE**2 :].masked_fill_(~attended, -torch.inf)
-    with autocast():
-        pooled = torch.zeros(len(latents), transformer.config.pooled_projection_dim)
-        besides = {"attention_mask": mask[:, None, None]}
-        return transformer(latents, text, pooled, sigma * 1000, joint_attention_kwargs=besides, return_dict=False)[0].float()
+class FluxEncoders(nn.Module):
+    """T5 alone: the pooled vector of CLIP is zero."""
+
+    def __init__(self, t5_tokenizer: T5Tokenizer) -> None:
+        super().__init__()
+        self.t5 = build_t5(len(t5_tokenizer))
+
+    def forward(self, t5_ids: Tensor) -> Tensor:
+        """Prompt embeddings with shape (B, `TEXT_LENGTH`, `WIDTH`)."""
+        hidden: Tensor = self.t5(t5_ids)[0]
+        return hidden
 
 
-def attended_tokens(encoders: TextEncoders, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:
-    """All text tokens of some samples, and the words alone of the others."""
-    return encoders.words(clip_ids, t5_ids) | (torch.rand(len(clip_ids), 1) >= WORDS_ALONE)
-
-
-class _TrainingProcessor:
-    """Joint attention written out: the gradient of the CPU's flash kernel takes twice as long at these sizes."""
-
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        images = hidden_states.shape[1]
-        query, image = project_image(attn, hidden_states)
-        text_query, text = project_text(attn, encoder_hidden_states)
-        query, tokens = torch.cat([query, text_query], dim=2), image.join(text)
-        value = tokens.value
-        with autocast(enabled=False):
-            logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ tokens.key.to(value.dtype).transpose(-1, -2)
-            logits = logits + attention_mask.to(logits.dtype)
-            output = merge_heads(logits.softmax(-1) @ value)
-        text_output = output[:, images:]
-        return attn.to_out[0](output[:, :images]), text_output if attn.context_pre_only else attn.to_add_out(text_output)
-
-
-def _prepare(transformer: SD3Transformer2DModel) -> None:
-    for block in transformer.transformer_blocks:
-        block.attn.set_processor(_TrainingProcessor())
-        # The call around it is left as it is: its hooks need not be compiled.
-        block.forward = torch.compile(block.forward)
-
-
-def train_base(examples: Examples, folder: Path, total: int) -> tuple[SD3Transformer2DModel, TextEncoders]:
-    """Trains the transformer and the text encoders together: flow matching, logit-normal times.
-
-    Returns:
-        Both, with averaged weights.
-    """
-    torch.manual_seed(0)
-    transformer = build_transformer()
-    encoders = TextEncoders.for_captions(folder)
-    heads = RegionHeads(transformer.transformer_blocks)
-    modules = {"encoders": encoders, "transformer": transformer, "heads": heads}
-    checkpoint = Checkpoint(folder / "base.safetensors", modules, optimizers_for(transformer, [encoders, heads]), 0.998)
-    _prepare(transformer)
-
-    for rng in steps("base", checkpoint, total, 1.0):
-        latents, captions, chosen = examples.batch(rng, BATCH, EMPTY_CAPTION)
-        sigma = torch.randn(BATCH).sigmoid()
-        noise = torch.randn_like(latents)
-        noised = torch.lerp(latents, noise, sigma[:, None, None, None])
-        ids = encoders.tokens(captions)
-        with autocast():
-            text = encoders(*ids)
-        loss = F.mse_loss(_predict(transformer, noised, sigma, text, attended_tokens(encoders, *ids)), noise - latents)
-        minimize(loss, checkpoint, REGION_WEIGHT * heads(*examples.regions.targets(chosen)))
-
-    averaged = build_transformer()
-    averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
-    encoders.load_state_dict(checkpoint.averaged("encoders"), strict=False)
-    return averaged.eval(), encoders.eval()
-
-
-def train_student(
-    base: SD3Transformer2DModel,
-    encoders: TextEncoders,
-    scheduler: FlowMatchEulerDiscreteScheduler,
-    examples: Examples,
-    folder: Path,
-    total: int,
-    num_inference_steps: int = 8,
-) -> SD3Transformer2DModel:
-    """Distils a student that makes one step where the base makes two with CFG.
-
-    For a noised scene at a sigma of the scheduler's own grid, the target velocity is that of two guided Euler steps to
-    the grid's next sigma.
+class _ImageModel(FlowModel):
+    """What both families share.
 
     Arguments:
-        scheduler: The student's scheduler, as it is shipped.
-        num_inference_steps: The step count it is distilled for.
+        tokenizers: Of CLIP and of T5.
+        heads: Heads of the transformer, each with 32 channels.
     """
-    scheduler.set_timesteps(num_inference_steps)
-    grid = scheduler.sigmas.to(torch.get_default_device())
-    torch.manual_seed(1)
-    student = copy.deepcopy(base).train()
-    base.requires_grad_(False)
-    encoders.requires_grad_(False)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=4e-4, betas=(0.9, 0.98), weight_decay=0.0)
-    checkpoint = Checkpoint(folder / "student.safetensors", {"transformer": student}, [optimizer], 0.99)
-    _prepare(student)
-    _prepare(base)
 
-    def teach(latents: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
-        velocity = _predict(base, latents.repeat(2, 1, 1, 1), sigma.repeat(2), text)
-        unconditional, conditional = velocity.chunk(2)
-        return unconditional + TEACHER_GUIDANCE * (conditional - unconditional)
+    latent_shape = (LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
 
-    with torch.no_grad():
-        nothing = encoders(*encoders.tokens([""])).expand(STUDENT_BATCH, -1, -1)
+    def __init__(self, tokenizers: tuple[CLIPTokenizer, T5Tokenizer], heads: int) -> None:
+        self.tokenizers = tokenizers
+        self.heads = heads
+        self.width = HEAD_DIM * heads
 
-    for rng in steps("student", checkpoint, total, 1.0, warmup=20):
-        latents, captions, _ = examples.batch(rng, STUDENT_BATCH, 0.05)
-        index = torch.randint(num_inference_steps, (STUDENT_BATCH,))
-        start, end = grid[index], grid[index + 1]
-        middle = (start + end) / 2
+    def caption(self, scene: Scene, rng: random.Random) -> str:
+        return caption(scene, rng)
 
-        with torch.no_grad():
-            ids = encoders.tokens(captions)
-            text = encoders(*ids)
-            both = torch.cat([nothing, text])
-            shape = (-1, 1, 1, 1)
-            noised = torch.lerp(latents, torch.randn_like(latents), start.view(shape))
-            halfway = noised + (middle - start).view(shape) * teach(noised, start, both)
-            arrived = halfway + (end - middle).view(shape) * teach(halfway, middle, both)
-            target = (arrived - noised) / (end - start).view(shape)
+    def tokens(self, captions: list[str]) -> tuple[Tensor, ...]:
+        options: dict[str, Any] = {"padding": "max_length", "max_length": TEXT_LENGTH, "truncation": True}
+        return tuple(tokenizer(captions, return_tensors="pt", **options).input_ids for tokenizer in self.tokenizers_in_use)
 
-        predicted = _predict(student, noised, start, text, attended_tokens(encoders, *ids))
-        minimize(F.mse_loss(predicted, target), checkpoint)
+    @property
+    def tokenizers_in_use(self) -> tuple[Any, ...]:
+        """One tokenizer for each tensor of tokens."""
+        return self.tokenizers
 
-    averaged = build_transformer()
-    averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
-    return averaged.eval()
+    def words(self, tokens: tuple[Tensor, ...]) -> Tensor:
+        """Which tokens belong to words, with shape (B, text)."""
+        special = zip(tokens, self.tokenizers_in_use, strict=True)
+        return torch.cat([~torch.isin(ids, ids.new_tensor(each.all_special_ids)) for ids, each in special], dim=1)
+
+    def attended(self, tokens: tuple[Tensor, ...]) -> Tensor:
+        """All tokens of some samples, the words alone of the others."""
+        whole = torch.rand(len(tokens[0]), 1, device=tokens[0].device) >= WORDS_ALONE
+        return self.words(tokens) | whole
+
+
+class SD3Model(_ImageModel):
+    """Stable Diffusion 3: 6 joint blocks, three text encoders, a student for 8 steps."""
+
+    name = "sd3"
+    processor = SD3TrainingProcessor
+
+    @property
+    def grid(self) -> Tensor:  # type: ignore[override]
+        scheduler = build_student_scheduler()
+        scheduler.set_timesteps(8)
+        sigmas: Tensor = scheduler.sigmas
+        return sigmas
+
+    def build_transformer(self) -> nn.Module:
+        return build_transformer(self.heads)
+
+    def build_encoders(self) -> nn.Module:
+        return SD3Encoders(*self.tokenizers)
+
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        return list(transformer.transformer_blocks)  # type: ignore[arg-type]
+
+    def region_block(self, transformer: nn.Module) -> nn.Module:
+        return self.blocks(transformer)[3]
+
+    def predict(
+        self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
+    ) -> Tensor:
+        options = {}
+        if attended is not None:
+            images = attended.new_ones(len(latents), IMAGE_TOKENS)
+            options = {"attention_mask": torch.cat([images, attended], dim=1)}
+        with autocast(latents.device):
+            pooled = torch.zeros(len(latents), WIDTH, device=latents.device)
+            velocity = transformer(latents, text, pooled, sigma * 1000, joint_attention_kwargs=options, return_dict=False)[0]
+        return velocity.float()
+
+
+class FluxModel(_ImageModel):
+    """Flux: 2 double and 5 single blocks, T5 alone, a student for 4 steps."""
+
+    name = "flux"
+    processor = FluxTrainingProcessor
+    grid = torch.linspace(1, 0, 5)
+    substeps = 8
+
+    @property
+    def tokenizers_in_use(self) -> tuple[Any, ...]:
+        return self.tokenizers[1:]
+
+    def build_transformer(self) -> nn.Module:
+        model = FluxTransformer2DModel(
+            patch_size=1,
+            in_channels=4 * LATENT_CHANNELS,
+            num_layers=2,
+            num_single_layers=5,
+            attention_head_dim=HEAD_DIM,
+            num_attention_heads=self.heads,
+            joint_attention_dim=WIDTH,
+            pooled_projection_dim=WIDTH,
+            guidance_embeds=False,
+            axes_dims_rope=(8, 12, 12),
+        )
+        # adaLN-zero: every block starts as the identity, and the output is zero.
+        double = [linear for block in model.transformer_blocks for linear in (block.norm1.linear, block.norm1_context.linear)]
+        single = [block.norm.linear for block in model.single_transformer_blocks]
+        for linear in (*double, *single, model.proj_out):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        return model
+
+    def build_encoders(self) -> nn.Module:
+        return FluxEncoders(self.tokenizers[1])
+
+    def blocks(self, transformer: nn.Module) -> list[nn.Module]:
+        return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]  # type: ignore[misc]
+
+    def region_block(self, transformer: nn.Module) -> nn.Module:
+        return self.blocks(transformer)[3]
+
+    def predict(
+        self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
+    ) -> Tensor:
+        options, device = {}, latents.device
+        if attended is not None:
+            images = attended.new_ones(len(latents), IMAGE_TOKENS)
+            options = {"attention_mask": torch.cat([attended, images], dim=1)}
+        positions = torch.zeros(IMAGE_TOKENS_SIDE, IMAGE_TOKENS_SIDE, 3, device=device)
+        positions[..., 1] = torch.arange(IMAGE_TOKENS_SIDE, device=device)[:, None]
+        positions[..., 2] = torch.arange(IMAGE_TOKENS_SIDE, device=device)
+        with autocast(device):
+            velocity = transformer(
+                hidden_states=_pack(latents),
+                encoder_hidden_states=text,
+                pooled_projections=torch.zeros(len(latents), WIDTH, device=device),
+                timestep=sigma,
+                img_ids=positions.view(-1, 3),
+                txt_ids=torch.zeros(text.shape[1], 3, device=device),
+                joint_attention_kwargs=options,
+                return_dict=False,
+            )[0]
+        return _unpack(velocity.float())
+
+
+def _pack(latents: Tensor) -> Tensor:
+    """Latents with shape (B, C, H, W) as tokens of 2 x 2, with shape (B, H W / 4, 4 C)."""
+    return F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def _unpack(tokens: Tensor) -> Tensor:
+    return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(-1, (IMAGE_TOKENS_SIDE, IMAGE_TOKENS_SIDE)), 2)
+
+
+IMAGE_MODELS: dict[str, type[SD3Model] | type[FluxModel]] = {"sd3": SD3Model, "flux": FluxModel}

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,8 +12,8 @@ from rich.progress import track
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.labelled_images import NOT_ASKED, Shown, Wear, show_damaged
-from training.loop import Checkpoint, autocast, steps
+from training.labelled_images import UNLABELLED, Artifacts, LabelledImages, damaged_images
+from training.loop import Budget, Checkpoint, autocast, minimize, steps
 from vsf_cli.toy.judge import STATES, Judge
 from vsf_cli.toy.scenes import PARTS
 
@@ -29,19 +30,21 @@ PART_WEIGHT = 4.0
 """Of a place that shows a part, since most show none."""
 
 
-def _examples(wear: Wear, folder: Path) -> Shown:
+def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
     """Pictures of the train split, kept in `folder`: to make them takes some minutes."""
     path = folder / "judged.safetensors"
     if not path.exists():
         chunks = []
         for number in track(range(SCENES // CHUNK), "pictures for the judge", console=Console(stderr=True)):
             torch.manual_seed(number)
-            chunks.append(Shown(**show_damaged(random.Random(f"judge {number}"), "train", CHUNK, wear).packed()))
-        save_file(vars(Shown.join(chunks)), path)
-    return Shown(**load_file(path))
+            chunks.append(
+                LabelledImages(**damaged_images(random.Random(f"judge {number}"), "train", CHUNK, artifacts).packed())
+            )
+        save_file(vars(LabelledImages.join(chunks)), path)
+    return LabelledImages(**load_file(path))
 
 
-def _seen(images: Tensor) -> Tensor:
+def _augmented(images: Tensor) -> Tensor:
     """Pictures as training sees them: moved a little, in another light, with a little noise."""
     left, top = torch.randint(2 * SHIFT + 1, (2,)).tolist()
     side = images.shape[-1]
@@ -49,9 +52,9 @@ def _seen(images: Tensor) -> Tensor:
     return images * (1 + 0.05 * torch.randn(len(images), 1, 1, 1)) + 0.03 * torch.randn(images.shape)
 
 
-def _varied(shown: Shown) -> Shown:
+def _varied(labelled: LabelledImages) -> LabelledImages:
     """Labelled pictures, which are few, turned, zoomed and moved a little, and in other colours; of places nothing is asked."""
-    images, count = shown.images, len(shown.images)
+    images, count = labelled.images, len(labelled.images)
     angle, zoom = 0.15 * torch.randn(count), 1 + 0.08 * torch.randn(count)
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], 1)
     moved = torch.cat([turn * zoom.view(-1, 1, 1), 0.1 * torch.randn(count, 2, 1)], dim=-1)
@@ -59,17 +62,17 @@ def _varied(shown: Shown) -> Shown:
     images = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     order = torch.rand(count, 3).argsort(-1)
     order[torch.rand(count) < 0.4] = torch.arange(3)
-    return replace(shown, images=images.gather(1, order[:, :, None, None].expand_as(images)))
+    return replace(labelled, images=images.gather(1, order[:, :, None, None].expand_as(images)))
 
 
-def train_judge(wear: Wear, labelled: Shown, folder: Path, total: int) -> Judge:
-    """Trains the judge for `total` steps on the train split.
+def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, budget: Budget) -> Judge:
+    """Trains the judge on the train split, or continues from the checkpoint in `folder`.
 
     Arguments:
-        wear: What some of the pictures go through, so that they look as generated ones do.
+        artifacts: Adds artifacts to some of the images, so that they look like generated ones.
         labelled: Generated pictures that were labelled by eye.
         folder: Where its checkpoint is.
-        total: Steps.
+        budget: The length of the training.
 
     Returns:
         The judge with averaged weights.
@@ -78,44 +81,44 @@ def train_judge(wear: Wear, labelled: Shown, folder: Path, total: int) -> Judge:
     model = Judge()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
     checkpoint = Checkpoint(folder / "judge.safetensors", {"judge": model}, [optimizer], 0.995)
-    examples = None if checkpoint.finished(total) else _examples(wear, folder)
+    examples = None if checkpoint.finished(budget) else _examples(artifacts, folder)
     rare = torch.full((1 + 2 * len(PARTS),), PART_WEIGHT)
     rare[0] = 1.0
 
-    for chance in steps("judge", checkpoint, total, 1.0):
-        assert examples is not None
-        batch = Shown.join([examples.some(chance, BATCH - LABELLED), _varied(labelled.some(chance, LABELLED))])
+    def loss_of(batch: LabelledImages) -> tuple[Tensor, float]:
         with autocast():
-            objects, parts, quality, places = (output.float() for output in model(_seen(batch.images)))
-        asked = ~batch.quality.isnan()
+            objects, parts, quality, places = (output.float() for output in model(_augmented(batch.images)))
+        known = ~batch.quality.isnan()
         loss = (
             F.cross_entropy(objects, batch.objects)
             + 3 * F.cross_entropy(parts.flatten(0, 1), batch.parts.flatten())
-            + 2 * F.binary_cross_entropy_with_logits(quality[asked], batch.quality[asked])
-            + 3 * F.cross_entropy(places, batch.what_places_show(), rare)
+            + 2 * F.binary_cross_entropy_with_logits(quality[known], batch.quality[known])
+            + 3 * F.cross_entropy(places, batch.place_classes(), rare)
         )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        checkpoint.losses.append(loss.item())
+        return loss, 0.0
+
+    for chance in steps("judge", checkpoint, budget):
+        assert examples is not None
+        samples = [examples.sample(chance, BATCH - LABELLED), _varied(labelled.sample(chance, LABELLED))]
+        minimize(checkpoint, partial(loss_of, LabelledImages.join(samples)))
 
     model.load_state_dict(checkpoint.averaged("judge"), strict=False)
     return model.eval()
 
 
 @torch.no_grad()
-def accuracy(judge: Judge, shown: Shown) -> dict[str, float]:
+def accuracy(judge: Judge, labelled: LabelledImages) -> dict[str, float]:
     """How often the judge is right where it is asked: of objects, of parts, of each state; and its error of quality."""
-    objects, parts, quality, _ = judge(shown.images.float())
-    right = parts.argmax(-1) == shown.parts
-    asked = shown.parts != NOT_ASKED
+    objects, parts, quality, _ = judge(labelled.images.float())
+    right = parts.argmax(-1) == labelled.parts
+    asked = labelled.parts != UNLABELLED
     result = {
-        "objects": (objects.argmax(-1) == shown.objects)[shown.objects != NOT_ASKED].float().mean().item(),
+        "objects": (objects.argmax(-1) == labelled.objects)[labelled.objects != UNLABELLED].float().mean().item(),
         "parts": right[asked].float().mean().item(),
-        "quality error": (quality.sigmoid() - shown.quality).abs().nanmean().item(),
+        "quality error": (quality.sigmoid() - labelled.quality).abs().nanmean().item(),
     }
     return result | {
-        state: right[shown.parts == index].float().mean().item()
+        state: right[labelled.parts == index].float().mean().item()
         for index, state in enumerate(STATES)
-        if (shown.parts == index).any()
+        if (labelled.parts == index).any()
     }

@@ -1,4 +1,4 @@
-"""Pictures of which everything is known: renders, whole and damaged, and some worn as generated pictures are."""
+"""Images with known labels: renders, whole and damaged, some with the artifacts of generated images."""
 
 import random
 from collections.abc import Callable
@@ -15,39 +15,48 @@ from training.corrupt import KINDS, blur, erase, expose_twice, half_plane, patch
 from training.image_autoencoder import pixels
 from training.labels import read_labels
 from training.loop import render
-from vsf_cli.toy.drawing import SIDE, draw
-from vsf_cli.toy.drawing import shown as shown_by
+from vsf_cli.toy.drawing import SIDE, draw, part_map
 from vsf_cli.toy.judge import CELLS, CLASSES, NOTHING, STATES
 from vsf_cli.toy.scenes import OBJECTS, PARTS, Part, Scene, Split, sample_part_alone, sample_scene
 
-__all__ = ["ABSENT", "DAMAGED", "NOT_ASKED", "Shown", "Wear", "show_damaged", "show_labelled", "show_whole", "upside_down"]
+__all__ = [
+    "ABSENT",
+    "DAMAGED",
+    "UNLABELLED",
+    "Artifacts",
+    "LabelledImages",
+    "damaged_images",
+    "read_labelled_images",
+    "upside_down",
+    "whole_images",
+]
 
 PART_ABSENT = 0.5
-PART_HARMED = 0.6
-HARMED = 0.5
+PART_CORRUPTED = 0.6
+CORRUPTED = 0.5
 REDUCED, REDUCED_SIDE = 0.2, 64
 UPSIDE_DOWN, OVERLAID, NOISE, EMPTY, ALONE = 0.03, 0.03, 0.02, 0.03, 0.05
-"""The shares of pictures that show no object, or not as it should be."""
+"""The shares of images without an object, or with one that is not as it should be."""
 
 PRESENT, ABSENT, DAMAGED = range(len(STATES))
-NOT_ASKED = -100
-"""What `F.cross_entropy` leaves out."""
-LEAST_VISIBLE = 12
-"""Pixels: of a part of which less is seen, nobody says that it is there."""
+UNLABELLED = -100
+"""`F.cross_entropy` ignores this class."""
+MIN_VISIBLE = 12
+"""Pixels. A part with fewer visible pixels counts as absent."""
 UNKNOWN = len(PARTS) + 1
-LEAST_COVERED = 0.2
-"""Of a place, for it to show a part."""
+MIN_COVERED = 0.2
+"""A place shows a part if the part covers at least this share of it."""
 
 
 @dataclass
-class Shown:
-    """Pictures, and what a judge should say of them.
+class LabelledImages:
+    """Images with the labels that a judge should give them.
 
     Arguments:
         images: Pixels of -1 to 1, or packed as bytes, with shape (B, 3, side, side).
-        objects: Indices of `CLASSES`, or `NOT_ASKED`, with shape (B,).
-        parts: Indices of `STATES`, or `NOT_ASKED`, with shape (B, parts).
-        quality: 0 to 1, or nan where it is not asked, with shape (B,).
+        objects: Indices of `CLASSES`, or `UNLABELLED`, with shape (B,).
+        parts: Indices of `STATES`, or `UNLABELLED`, with shape (B, parts).
+        quality: 0 to 1, or nan where it is unknown, with shape (B,).
         places: Which part each place shows, as 1 + its index of `PARTS`, 0 for none, or `UNKNOWN`; bytes with shape
             (B, cells, cells).
     """
@@ -59,14 +68,14 @@ class Shown:
     places: Tensor
 
     @classmethod
-    def join(cls, several: "list[Shown]") -> "Shown":
-        """All of them in one."""
+    def join(cls, several: "list[LabelledImages]") -> "LabelledImages":
+        """One record with the images of several."""
         return cls(*(torch.cat([getattr(one, field.name) for one in several]) for field in fields(cls)))
 
-    def some(self, rng: random.Random, count: int) -> "Shown":
-        """A draw of `count` pictures, about half of them mirrored; scenes are drawn in both directions anyway."""
+    def sample(self, rng: random.Random, count: int) -> "LabelledImages":
+        """`count` images drawn at random, about half of them mirrored: scenes exist in both directions."""
         chosen = [rng.randrange(len(self.images)) for _ in range(count)]
-        drawn = Shown(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        drawn = LabelledImages(*(getattr(self, field.name)[chosen] for field in fields(self)))
         if drawn.images.dtype == torch.uint8:
             drawn.images = drawn.images.float() / 127.5 - 1
         mirrored = torch.tensor([rng.random() < 0.5 for _ in chosen])
@@ -74,51 +83,51 @@ class Shown:
         return drawn
 
     def packed(self) -> dict[str, Tensor]:
-        """Everything by its name, the images as bytes."""
+        """All tensors by name, the images as bytes."""
         return vars(self) | {"images": ((self.images + 1) * 127.5).round().clamp(0, 255).byte().contiguous()}
 
-    def what_places_show(self) -> Tensor:
-        """What each place shows, as the judge counts it, with shape (B, cells, cells).
+    def place_classes(self) -> Tensor:
+        """The class of each place, as the judge counts them, with shape (B, cells, cells).
 
-        0 is no part, then each part whole, then each part damaged; `NOT_ASKED` where the part is not asked for.
+        0 is no part, then each part whole, then each part damaged; `UNLABELLED` where the part has no label.
         """
         states, places = self.parts, self.places.flatten(1).long()
         nothing = torch.zeros_like(states)
-        shown = torch.arange(1, len(PARTS) + 1).expand_as(states)
-        classes = torch.where(states == PRESENT, shown, torch.where(states == DAMAGED, shown + len(PARTS), nothing))
-        classes = torch.where(states == NOT_ASKED, NOT_ASKED, classes)
-        # Of a picture that is spoilt as a whole, no place is asked for.
-        spoilt = (states == NOT_ASKED).all(-1, keepdim=True)
-        background, unknown = torch.where(spoilt, NOT_ASKED, 0), torch.full_like(states[:, :1], NOT_ASKED)
+        whole = torch.arange(1, len(PARTS) + 1).expand_as(states)
+        classes = torch.where(states == PRESENT, whole, torch.where(states == DAMAGED, whole + len(PARTS), nothing))
+        classes = torch.where(states == UNLABELLED, UNLABELLED, classes)
+        # In an image that is spoilt as a whole, no place is labelled.
+        spoilt = (states == UNLABELLED).all(-1, keepdim=True)
+        background, unknown = torch.where(spoilt, UNLABELLED, 0), torch.full_like(states[:, :1], UNLABELLED)
         return torch.cat([background, classes, unknown], dim=1).gather(1, places).view(-1, CELLS, CELLS)
 
 
-def show_whole(scenes: list[Scene]) -> Shown:
-    """Renders as they are; parts that the object cannot have are not asked for."""
+def whole_images(scenes: list[Scene]) -> LabelledImages:
+    """Undamaged renders. Parts that the object cannot have are unlabelled."""
     objects = torch.tensor([CLASSES.index(NOTHING if scene.color is None else scene.object) for scene in scenes])
     states = [[_state(scene, part) for part in PARTS] for scene in scenes]
     places = torch.from_numpy(np.stack([_places(scene) for scene in scenes]))
-    return Shown(pixels(render(scenes)), objects, torch.tensor(states), torch.ones(len(scenes)), places)
+    return LabelledImages(pixels(render(scenes)), objects, torch.tensor(states), torch.ones(len(scenes)), places)
 
 
 def _places(scene: Scene) -> np.ndarray:
-    """Which part covers most of each place, at least `LEAST_COVERED` of it; bytes as `Shown.places` takes them."""
-    numbers = shown_by(scene)
+    """Which part covers most of each place, at least `MIN_COVERED` of it; bytes as `LabelledImages.places` takes them."""
+    numbers = part_map(scene)
     cell = numbers.shape[0] // CELLS
     parts = OBJECTS[scene.object]
     cells = numbers.reshape(CELLS, cell, CELLS, cell)
     shares = np.stack([(cells == 2 + index).mean((1, 3)) for index in range(len(parts))])
     indices = np.array([1 + PARTS.index(part) for part in parts], np.uint8)
-    return np.where(shares.max(0) >= LEAST_COVERED, indices[shares.argmax(0)], 0).astype(np.uint8)
+    return np.where(shares.max(0) >= MIN_COVERED, indices[shares.argmax(0)], 0).astype(np.uint8)
 
 
 def _state(scene: Scene, part: str) -> int:
     if scene.color is None or part not in OBJECTS[scene.object]:
-        return NOT_ASKED
+        return UNLABELLED
     return PRESENT if scene.has(part) else ABSENT
 
 
-def show_labelled(folder: Path) -> Shown:
+def read_labelled_images(folder: Path) -> LabelledImages:
     """Generated pictures that were labelled by eye, as `read_labels` reads them; several rows may be of one picture.
 
     The object is known of unguided ones, which show what their prompt says; guidance may spoil it. Of quality and of places
@@ -127,53 +136,53 @@ def show_labelled(folder: Path) -> Shown:
     rows = read_labels(folder)
     files = sorted({row["file"] for row in rows})
     images = np.stack([np.asarray(Image.open(folder / file).convert("RGB")) for file in files])
-    objects, parts = torch.full((len(files),), NOT_ASKED), torch.full((len(files), len(PARTS)), NOT_ASKED)
+    objects, parts = torch.full((len(files),), UNLABELLED), torch.full((len(files), len(PARTS)), UNLABELLED)
     for row in rows:
         index = files.index(row["file"])
         parts[index, PARTS.index(row["part"])] = STATES.index(row["label"])
         if row["method"] == "none":
             objects[index] = CLASSES.index(row["object"])
     nan, places = torch.full((len(files),), torch.nan), torch.full((len(files), CELLS, CELLS), UNKNOWN, dtype=torch.uint8)
-    return Shown(pixels(images), objects, parts, nan, places)
+    return LabelledImages(pixels(images), objects, parts, nan, places)
 
 
-Wear = Callable[[random.Random, list[Scene], Shown], None]
-"""Wears some of the pictures as a model would; the scenes say what is whole in them."""
+Artifacts = Callable[[random.Random, list[Scene], LabelledImages], None]
+"""Adds the artifacts of a model to some of the images, in place. The scenes list the parts that are whole."""
 
 
-def show_damaged(rng: random.Random, split: Split, count: int, wear: Wear | None = None) -> Shown:
-    """Pictures of a split, many of them damaged by a known amount, and some worn."""
+def damaged_images(rng: random.Random, split: Split, count: int, artifacts: Artifacts | None = None) -> LabelledImages:
+    """Images of a split: many are damaged by a known amount, and some have the artifacts of a model."""
     scenes = [sample_part_alone(rng) if rng.random() < ALONE else sample_scene(rng, split, PART_ABSENT) for _ in range(count)]
-    shown = show_whole(scenes)
-    shown.quality[[scene.color is None for scene in scenes]] = torch.nan
-    whole = _harm_parts(rng, scenes, shown)
-    if wear is not None:
-        wear(rng, whole, shown)
-    _show_what_is_wrong(rng, scenes, shown)
-    _reduce(shown)
-    _harm(shown)
-    return shown
+    labelled = whole_images(scenes)
+    labelled.quality[[scene.color is None for scene in scenes]] = torch.nan
+    whole = _corrupt_parts(rng, scenes, labelled)
+    if artifacts is not None:
+        artifacts(rng, whole, labelled)
+    _replace_by_nothing(rng, scenes, labelled)
+    _reduce(labelled)
+    _corrupt(labelled)
+    return labelled
 
 
 def _without(scene: Scene, part: Part) -> Scene:
     return replace(scene, parts=tuple(other for other in scene.parts if other != part))
 
 
-def _harm_parts(rng: random.Random, scenes: list[Scene], shown: Shown) -> list[Scene]:
-    """Harms one part of many pictures, and gives back what is left whole of each scene."""
+def _corrupt_parts(rng: random.Random, scenes: list[Scene], labelled: LabelledImages) -> list[Scene]:
+    """Corrupts one part of many images, in place, and returns the scenes without those parts."""
     whole = list(scenes)
     for index, scene in enumerate(scenes):
-        if scene.color is None or not scene.parts or rng.random() >= PART_HARMED:
+        if scene.color is None or not scene.parts or rng.random() >= PART_CORRUPTED:
             continue
         part = rng.choice(scene.parts)
         whole[index] = _without(scene, part)
-        picture, state = _harm_part(rng, scene, part, shown.images[index : index + 1])
-        shown.images[index] = picture[0]
-        shown.parts[index, PARTS.index(part.name)] = state
+        picture, state = _corrupt_part(rng, scene, part, labelled.images[index : index + 1])
+        labelled.images[index] = picture[0]
+        labelled.parts[index, PARTS.index(part.name)] = state
     return whole
 
 
-def _harm_part(rng: random.Random, scene: Scene, part: Part, picture: Tensor) -> tuple[Tensor, int]:
+def _corrupt_part(rng: random.Random, scene: Scene, part: Part, picture: Tensor) -> tuple[Tensor, int]:
     """Melts, smears, bends, then fades or tears one part of a picture with shape (1, 3, side, side).
 
     Melting gives it the body's colour: its outline stays, which is a damaged part. What is left of a twentieth is gone, and
@@ -201,7 +210,7 @@ def _harm_part(rng: random.Random, scene: Scene, part: Part, picture: Tensor) ->
         if way in ways:
             level = torch.quantile(field[region > 0], 1 - rng.uniform(0.15, 0.7))
             picture = erase(picture, bare, ((field - level) * 16 + 0.5).clamp(0, 1))
-    visible = (_difference(picture, bare) > 0.15).sum() >= LEAST_VISIBLE
+    visible = (_difference(picture, bare) > 0.15).sum() >= MIN_VISIBLE
     return picture, DAMAGED if visible else ABSENT
 
 
@@ -219,49 +228,49 @@ def upside_down(scene: Scene, whole: bool) -> np.ndarray:
     if whole:
         return picture[::-1].copy()
     empty = np.asarray(draw(replace(scene, color=None, parts=())))
-    object_only = np.asarray(Image.fromarray(shown_by(scene)).resize((SIDE, SIDE), Image.Resampling.NEAREST)) > 0
+    object_only = np.asarray(Image.fromarray(part_map(scene)).resize((SIDE, SIDE), Image.Resampling.NEAREST)) > 0
     return np.where(object_only[::-1, :, None], picture[::-1], empty)
 
 
-def _show_what_is_wrong(rng: random.Random, scenes: list[Scene], shown: Shown) -> None:
-    """Turns some pictures into what no prompt asks for: of quality 0, and of no object."""
-    count = len(shown.images)
-    overlaid = expose_twice(shown.images, torch.ones(count))
+def _replace_by_nothing(rng: random.Random, scenes: list[Scene], labelled: LabelledImages) -> None:
+    """Replaces some images, in place, by ones that no prompt asks for: quality 0, and no object."""
+    count = len(labelled.images)
+    overlaid = expose_twice(labelled.images, torch.ones(count))
     for index in range(count):
         chance = rng.random()
         if chance < UPSIDE_DOWN:
             scene = scenes[index] if scenes[index].color else sample_scene(rng)
-            shown.images[index] = pixels(upside_down(scene, rng.random() < 0.5)[None])[0]
+            labelled.images[index] = pixels(upside_down(scene, rng.random() < 0.5)[None])[0]
         elif chance < UPSIDE_DOWN + OVERLAID:
-            shown.images[index] = overlaid[index]
+            labelled.images[index] = overlaid[index]
         elif chance < UPSIDE_DOWN + OVERLAID + NOISE:
             spread = rng.choice((0.0, rng.uniform(0.3, 1)))
-            shown.images[index] = (torch.rand(3, 1, 1) * 2 - 1 + torch.randn(3, SIDE, SIDE) * spread).clamp(-1, 1)
+            labelled.images[index] = (torch.rand(3, 1, 1) * 2 - 1 + torch.randn(3, SIDE, SIDE) * spread).clamp(-1, 1)
         elif chance < UPSIDE_DOWN + OVERLAID + NOISE + EMPTY:
             empty = replace(sample_part_alone(rng), parts=())
-            shown.images[index] = pixels(render([empty]))[0]
+            labelled.images[index] = pixels(render([empty]))[0]
         else:
             continue
-        shown.objects[index], shown.parts[index], shown.quality[index] = CLASSES.index(NOTHING), NOT_ASKED, 0.0
+        labelled.objects[index], labelled.parts[index], labelled.quality[index] = CLASSES.index(NOTHING), UNLABELLED, 0.0
 
 
-def _reduce(shown: Shown) -> None:
-    """Reduces some pictures and enlarges them again, so that the frames of a small clip can be judged."""
-    which = torch.rand(len(shown.images)) < REDUCED
-    small = F.interpolate(shown.images[which], size=REDUCED_SIDE, mode="bilinear", antialias=True)
-    shown.images[which] = F.interpolate(small, size=SIDE, mode="bilinear")
+def _reduce(labelled: LabelledImages) -> None:
+    """Reduces some images and enlarges them again, in place, so that the judge also knows frames of small videos."""
+    which = torch.rand(len(labelled.images)) < REDUCED
+    small = F.interpolate(labelled.images[which], size=REDUCED_SIDE, mode="bilinear", antialias=True)
+    labelled.images[which] = F.interpolate(small, size=SIDE, mode="bilinear")
 
 
-def _harm(shown: Shown) -> None:
-    """Damages pictures in one or two ways. Who cannot see the object is not asked for it."""
-    for harm in KINDS.values():
-        which = torch.rand(len(shown.images)) < 1.3 * HARMED / len(KINDS)
+def _corrupt(labelled: LabelledImages) -> None:
+    """Damages images in one or two ways, in place. An object that cannot be seen has no label."""
+    for corrupt in KINDS.values():
+        which = torch.rand(len(labelled.images)) < 1.3 * CORRUPTED / len(KINDS)
         if which.sum() < 2:
             continue
         severity = torch.rand(int(which.sum()))
-        shown.images[which] = harm(shown.images[which], severity)
-        shown.quality[which] *= 1 - severity
-    poor = shown.quality < 0.4
-    shown.parts[poor] = NOT_ASKED
-    real = shown.objects != CLASSES.index(NOTHING)
-    shown.objects[(shown.quality < 0.25) & real] = NOT_ASKED
+        labelled.images[which] = corrupt(labelled.images[which], severity)
+        labelled.quality[which] *= 1 - severity
+    poor = labelled.quality < 0.4
+    labelled.parts[poor] = UNLABELLED
+    real = labelled.objects != CLASSES.index(NOTHING)
+    labelled.objects[(labelled.quality < 0.25) & real] = UNLABELLED

@@ -29,7 +29,7 @@ from vsf_cli.media.metadata import versions
 from vsf_cli.methods import NoGuidance
 from vsf_cli.models import family_of
 from vsf_cli.settings.presets import Preset, load_preset
-from vsf_cli.toy.drawing import shown
+from vsf_cli.toy.drawing import part_map
 from vsf_cli.toy.scenes import OBJECTS, Scene, Split, plain_prompt, sample_scene
 
 __all__ = ["Question", "area", "localise", "main", "questions"]
@@ -71,7 +71,7 @@ def questions(split: Split, count: int, side: int) -> list[Question]:
     while len(found) < count:
         scene = replace(sample_scene(rng, split, absent=0.0), sky="day")
         part = rng.choice(OBJECTS[scene.object])
-        labels = shown(scene)
+        labels = part_map(scene)
         cell = labels.shape[0] // side
         there = labels == 2 + OBJECTS[scene.object].index(part)
         region = there.reshape(side, cell, side, cell).mean((1, 3)) >= COVERED

@@ -1,57 +1,108 @@
-"""What every stage of training shares: data, the schedule of the learning rate, averages, checkpoints, progress."""
+"""The training loop that all stages share: budgets, learning rates, averages, checkpoints, and the record of the losses."""
 
+import csv
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vsf_cli.toy.drawing import draw
 from vsf_cli.toy.scenes import Scene
 
-__all__ = ["Checkpoint", "autocast", "cosine", "minimize", "optimizers_for", "render", "steps"]
+__all__ = ["Budget", "Checkpoint", "Diverged", "autocast", "has_fast_bfloat16", "minimize", "rate_factor", "render", "steps"]
 
 SECONDS_BETWEEN_CHECKPOINTS = 120
 STEPS_BETWEEN_REPORTS = 20
+UNTIMED_STEPS = 3
+"""The first steps of a process compile the model. They do not count towards a budget of seconds."""
 
 
-def render(scenes: list[Scene]) -> np.ndarray:
-    """Draws scenes into an array of bytes, with shape (scenes, side, side, 3)."""
+class Diverged(RuntimeError):
+    """The loss is not finite, so that further training is of no use."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The length of a stage.
+
+    Arguments:
+        amount: Steps, or seconds of training.
+        unit: What is counted.
+        deadline: `time.monotonic()` at which a budget of seconds ends at the latest.
+    """
+
+    amount: float
+    unit: Literal["steps", "seconds"] = "steps"
+    deadline: float = math.inf
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Reads "9000" (steps) or "220s" (seconds).
+
+        Raises:
+            ValueError: If the text is neither, or not positive.
+        """
+        seconds = text.endswith("s")
+        amount = float(text.removesuffix("s")) if seconds else int(text)
+        if not 0 < amount < math.inf:
+            raise ValueError(f"a budget is a positive number of steps (9000) or of seconds (220s), but '{text}' was given")
+        return cls(amount, "seconds" if seconds else "steps")
+
+    def share(self, checkpoint: "Checkpoint") -> float:
+        """The used share of the budget; 1 and more means that the stage is finished."""
+        return (checkpoint.step if self.unit == "steps" else checkpoint.seconds) / self.amount
+
+    def before_deadline(self, used: float) -> "Budget":
+        """The budget in seconds, cut so that it ends before the deadline; `used` seconds of it are over."""
+        left = self.deadline - time.monotonic()
+        return self if self.unit == "steps" else replace(self, amount=max(1.0, min(self.amount, used + left)))
+
+
+def render(scenes: Sequence[Scene]) -> np.ndarray:
+    """Draws scenes; returns bytes with shape (scenes, side, side, 3)."""
     return np.stack([np.asarray(draw(scene)) for scene in scenes])
 
 
-def autocast(enabled: bool = True) -> torch.autocast:
-    """Training in bfloat16, on the device that `torch.set_default_device` has chosen.
-
-    A processor that has no AVX-512 does bfloat16 in software, forty times as slowly as float32: there it is float32.
-    """
-    device = torch.get_default_device().type
-    slow = device == "cpu" and torch.backends.cpu.get_cpu_capability() != "AVX512"
-    return torch.autocast(device, torch.bfloat16, enabled=enabled and not slow)
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are faster than in float32. On a CPU without AMX they are much slower."""
+    return device.type != "cpu" or torch.cpu._is_amx_tile_supported()
 
 
-def cosine(step: int, total: int, warmup: int) -> float:
-    """The learning rate's factor: a linear rise over `warmup` steps, then half a cosine down to 2 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return 0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2
+def autocast(device: torch.device | None = None, enabled: bool = True) -> torch.autocast:
+    """Autocasts to bfloat16 where that is fast; the device defaults to PyTorch's default device."""
+    device = device or torch.get_default_device()
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled and has_fast_bfloat16(device))
+
+
+def rate_factor(share: float, step: int, warmup: int) -> float:
+    """The factor of the learning rate: a linear rise over `warmup` steps, and half a cosine down to 2 % over the budget."""
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, share))) / 2)
 
 
 class Checkpoint:
-    """A stage's state on disk, from which it goes on: modules, averages, optimisers and the step.
+    """The state of a stage: modules, averages, optimisers, steps, seconds and losses. It can be saved and loaded.
 
     Arguments:
-        path: The safetensors file; written beside, then renamed.
+        path: The safetensors file. It is written under another name, then renamed.
         modules: The modules in training, by name.
         optimizers: Their optimisers.
-        decay: The decay of the weights' moving average, per step.
+        decay: The decay of the moving average of the weights, per step.
+
+    Attributes:
+        step: Steps done.
+        seconds: Seconds of training, without compilation.
+        losses: The losses since the last report.
+        curve: Steps with the mean loss up to them, one pair for each report.
     """
 
     def __init__(
@@ -62,7 +113,9 @@ class Checkpoint:
         self.optimizers = optimizers
         self.decay = decay
         self.step = 0
-        self.losses: list[float] = []
+        self.seconds = 0.0
+        self.losses: list[Tensor] = []
+        self.curve: list[tuple[int, float]] = []
         self.average = {name: tensor.detach().clone() for name, tensor in self._weights()}
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -80,12 +133,30 @@ class Checkpoint:
         torch._foreach_lerp_([self.average[name] for name in names], list(current), 1 - decay)
 
     def averaged(self, name: str) -> dict[str, Tensor]:
-        """The moving average of a module's weights, as a state dict."""
+        """The moving average of the weights of a module, as a state dict."""
         prefix = f"{name}/"
         return {key.removeprefix(prefix): tensor for key, tensor in self.average.items() if key.startswith(prefix)}
 
+    def report(self) -> float:
+        """Adds the mean of the last losses to the curve, writes the curve as CSV, and returns the mean.
+
+        Raises:
+            Diverged: If the mean is not finite. Nothing is written then: the last checkpoint stays.
+        """
+        mean = float(torch.stack(self.losses).mean())
+        if not math.isfinite(mean):
+            raise Diverged(
+                f"{self.path.stem}: the loss is {mean} near step {self.step}. Training stops; the last checkpoint is kept."
+                " Try a lower --rate, --attention eager or written, or --no-compile."
+            )
+        self.losses.clear()
+        self.curve.append((self.step, mean))
+        rows = [f"{step},{loss:.5f}" for step, loss in self.curve]
+        self.path.with_suffix(".csv").write_text("\n".join(["step,loss", *rows]) + "\n", "utf-8")
+        return mean
+
     def save(self) -> None:
-        """Writes everything."""
+        """Writes everything but the curve, which `report` writes."""
         tensors = {f"average/{name}": tensor for name, tensor in self.average.items()}
         tensors |= {f"weights/{name}": tensor.detach() for name, tensor in self._weights()}
         for number, optimizer in enumerate(self.optimizers):
@@ -93,51 +164,88 @@ class Checkpoint:
                 for key, value in state.items():
                     tensors[f"optimizer/{number}/{index}/{key}"] = torch.as_tensor(value)
 
-        beside = self.path.with_suffix(".partial")
-        save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, beside, {"step": str(self.step)})
-        beside.replace(self.path)
+        partial = self.path.with_suffix(".partial")
+        metadata = {"step": str(self.step), "seconds": str(self.seconds)}
+        save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, partial, metadata)
+        partial.replace(self.path)
 
     def load(self) -> bool:
-        """Reads everything back, if there is something to read."""
+        """Reads everything back, and returns whether there is a file."""
         if not self.path.exists():
             return False
-        from safetensors import safe_open
-
         with safe_open(self.path, "pt") as file:
-            self.step = int(file.metadata()["step"])
+            metadata = file.metadata()
+        self.step, self.seconds = int(metadata["step"]), float(metadata.get("seconds", 0))
+        self.curve = [point for point in _read_curve(self.path.with_suffix(".csv")) if point[0] <= self.step]
         tensors = load_file(self.path)
         with torch.no_grad():
             for name, tensor in self._weights():
                 tensor.copy_(tensors[f"weights/{name}"])
                 self.average[name].copy_(tensors[f"average/{name}"])
         for number, optimizer in enumerate(self.optimizers):
-            states: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in tensors.items():
-                kind, *rest = key.split("/")
-                if kind == "optimizer" and rest[0] == str(number):
-                    states.setdefault(int(rest[1]), {})[rest[2]] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors, number)})
         return True
 
-    def finished(self, total: int) -> bool:
-        """Reads everything back; whether `total` steps were made."""
-        return self.load() and self.step >= total
+    def finished(self, budget: Budget) -> bool:
+        """Reads everything back, and returns whether the budget is used."""
+        return self.load() and budget.share(self) >= 1
+
+    def summary(self, batch: int) -> dict[str, Any]:
+        """Seconds, steps, samples and losses as plain values; a step has `batch` samples."""
+        samples = self.step * batch
+        return {
+            "seconds": round(self.seconds, 1),
+            "batch": batch,
+            "steps": self.step,
+            "samples": samples,
+            "samples_per_second": round(samples / self.seconds) if self.seconds else None,
+            "loss": [[step, round(loss, 4)] for step, loss in self.curve],
+            "final_loss": round(self.curve[-1][1], 4),
+        }
 
 
-def steps(stage: str, checkpoint: Checkpoint, total: int, rate: float, warmup: int = 100) -> Iterator[random.Random]:
-    """Runs a stage: sets the learning rate, yields a source of chance for each step, then averages, reports and saves.
+def _read_curve(path: Path) -> list[tuple[int, float]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
 
-    The chance of a step depends on the stage and the step alone, so that a run taken up again goes on as it would have.
-    The caller appends each step's loss to `checkpoint.losses`.
+
+def _optimizer_state(tensors: dict[str, Tensor], number: int) -> dict[int, dict[str, Tensor]]:
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        kind, *rest = key.split("/")
+        if kind == "optimizer" and rest[0] == str(number):
+            states.setdefault(int(rest[1]), {})[rest[2]] = tensor
+    return states
+
+
+def steps(stage: str, checkpoint: Checkpoint, budget: Budget, rate: float = 1.0, warmup: int = 100) -> Iterator[random.Random]:
+    """Runs a stage from its checkpoint: yields once for each step, then averages, reports and saves.
+
+    The caller makes the step: it appends the loss to `checkpoint.losses`. Random numbers depend on the stage and the step
+    alone, so that a run that was cut off continues as it would have.
+
+    Arguments:
+        stage: The name of the stage.
+        checkpoint: Its state.
+        budget: Its length. The learning rate falls with the used share.
+        rate: A factor of all learning rates.
+        warmup: Steps over which the learning rate rises.
+
+    Yields:
+        The source of random numbers of the step.
+
+    Raises:
+        Diverged: If the loss is not finite.
     """
     console = Console(stderr=True, width=120)
     checkpoint.load()
-    losses = checkpoint.losses
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in checkpoint.optimizers]
-    started, first, saved = time.monotonic(), checkpoint.step, time.monotonic()
+    first, last, saved = checkpoint.step, time.monotonic(), time.monotonic()
 
-    while checkpoint.step < total:
-        factor = cosine(checkpoint.step, total, warmup) * rate
+    while budget.share(checkpoint) < 1:
+        factor = rate * rate_factor(budget.share(checkpoint), checkpoint.step, warmup)
         for optimizer, rates in zip(checkpoint.optimizers, base, strict=True):
             for group, value in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = value * factor
@@ -146,55 +254,56 @@ def steps(stage: str, checkpoint: Checkpoint, total: int, rate: float, warmup: i
         yield random.Random(_seed(stage, checkpoint.step))
         checkpoint.update()
 
-        if checkpoint.step % STEPS_BETWEEN_REPORTS == 0 or checkpoint.step == total:
-            pace = (time.monotonic() - started) / (checkpoint.step - first)
-            left = pace * (total - checkpoint.step) / 60
-            mean = sum(losses) / max(1, len(losses))
-            console.print(f"{stage} {checkpoint.step}/{total} loss {mean:.4f} {pace:.3f} s a step, {left:.0f} min left")
-            _record(checkpoint.path.with_suffix(".csv"), checkpoint.step, mean)
-            losses.clear()
-        if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
+        now = time.monotonic()
+        if checkpoint.step == first + UNTIMED_STEPS:
+            budget = budget.before_deadline(checkpoint.seconds)
+        if checkpoint.step > first + UNTIMED_STEPS:
+            checkpoint.seconds += now - last
+        last = now
+        if checkpoint.step % STEPS_BETWEEN_REPORTS == 0 or budget.share(checkpoint) >= 1:
+            console.print(_progress(stage, checkpoint, budget, checkpoint.report()))
+        if now - saved > SECONDS_BETWEEN_CHECKPOINTS:
             checkpoint.save()
             saved = time.monotonic()
     checkpoint.save()
 
 
-def _record(path: Path, step: int, loss: float) -> None:
-    """Adds a point to the stage's curve; one taken up again writes over what came after its checkpoint."""
-    lines = path.read_text("utf-8").splitlines()[1:] if path.exists() else []
-    kept = [line for line in lines if int(line.split(",")[0]) < step]
-    path.write_text("\n".join(["step,loss", *kept, f"{step},{loss:.5f}"]) + "\n", "utf-8")
+def _progress(stage: str, checkpoint: Checkpoint, budget: Budget, loss: float) -> str:
+    share, used = budget.share(checkpoint), checkpoint.seconds
+    left = used * (1 / share - 1) / 60
+    return (
+        f"{stage} step {checkpoint.step} loss {loss:.4f}, {share:.0%} of {budget.amount:g} {budget.unit}, {left:.0f} min left"
+    )
 
 
 def _seed(stage: str, step: int) -> int:
     return (sum(ord(letter) * 31**place for place, letter in enumerate(stage)) * 1_000_003 + step) % 2**31
 
 
-def optimizers_for(transformer: nn.Module, others: list[nn.Module]) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for all else."""
-    matrices: list[nn.Parameter] = []
-    rest = [parameter for module in others for parameter in module.parameters() if parameter.requires_grad]
-    for name, parameter in transformer.named_parameters():
-        inner = (
-            name.startswith(("transformer_blocks", "blocks"))
-            and parameter.ndim == 2
-            and ".norm" not in name
-            and "table" not in name
-        )
-        (matrices if inner else rest).append(parameter)
-    return [
-        torch.optim.Muon(matrices, lr=2e-3, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=1.5e-3, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
+def minimize(
+    checkpoint: Checkpoint,
+    loss_of: Callable[..., tuple[Tensor, Tensor | float]],
+    *batch: Tensor,
+    micro: int = 0,
+) -> None:
+    """Makes one step of the optimisers of a checkpoint.
 
-
-def minimize(loss: Tensor, checkpoint: Checkpoint, besides: Tensor | float = 0.0) -> None:
-    """One step of a checkpoint's optimisers; `besides` is added to the loss, and not reported with it."""
+    Arguments:
+        checkpoint: Gets the loss.
+        loss_of: Takes a batch; returns the loss, and what is added to it but not reported.
+        batch: Tensors with a row for each sample.
+        micro: Samples of one backward pass; 0 means the whole batch.
+    """
     for optimizer in checkpoint.optimizers:
         optimizer.zero_grad(set_to_none=True)
-    (loss + besides).backward()
-    for module in checkpoint.modules.values():
-        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    pieces = list(zip(*(tensor.split(micro or len(tensor)) for tensor in batch), strict=True)) or [()]
+    losses = []
+    for piece in pieces:
+        loss, extra = loss_of(*piece)
+        ((loss + extra) / len(pieces)).backward()
+        losses.append(loss.detach())
+    parameters = [parameter for module in checkpoint.modules.values() for parameter in module.parameters()]
+    nn.utils.clip_grad_norm_(parameters, 1.0)
     for optimizer in checkpoint.optimizers:
         optimizer.step()
-    checkpoint.losses.append(loss.item())
+    checkpoint.losses.append(torch.stack(losses).mean())

@@ -1,6 +1,6 @@
-"""Wears pictures as the models do: through the autoencoder, and through the student's last steps, guided and not.
+"""Adds the artifacts of the models to images: the autoencoder's, and those of the student's last steps, guided and not.
 
-A judge that has seen renders alone takes a soft edge for damage, and the traces of guidance for parts.
+A judge that has seen only renders takes a soft edge for damage, and the traces of guidance for parts.
 """
 
 import random
@@ -10,28 +10,28 @@ import torch
 from diffusers import StableDiffusion3Img2ImgPipeline
 from torch import Tensor
 
-from training.labelled_images import ABSENT, Shown
+from training.labelled_images import ABSENT, LabelledImages
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import Method
 from vsf_cli.toy.image_recipe import TEXT_LENGTH
 from vsf_cli.toy.scenes import PARTS, Scene, caption
 
-__all__ = ["ModelWear"]
+__all__ = ["ModelArtifacts"]
 
 BY_AUTOENCODER, BY_STUDENT = 0.3, 0.35
-"""The shares of pictures that go through each."""
+"""The shares of images that go through each."""
 GUIDED = 0.5
 LAST_STEPS = (1, 2, 3)
-"""Of the student's steps: more would mend what is damaged, or take away what is small."""
+"""How many of the student's last steps are run. More would mend damage, or remove small parts."""
 BATCH = 35
 
 
-class ModelWear:
-    """Sends pictures through the models that the judge will judge.
+class ModelArtifacts:
+    """Sends images through the models whose images the judge will see.
 
     Arguments:
         student: The parts of the student's pipeline, by name.
-        method: The guidance that some of the pictures get, against a part that they do not show anyway.
+        method: The guidance of some of the images, against a part that they do not show.
         num_inference_steps: The student's steps.
     """
 
@@ -41,23 +41,23 @@ class ModelWear:
         self.method = method
         self.num_inference_steps = num_inference_steps
 
-    def __call__(self, rng: random.Random, scenes: list[Scene], shown: Shown) -> None:
-        """Wears some of the pictures, in place."""
+    def __call__(self, rng: random.Random, scenes: list[Scene], labelled: LabelledImages) -> None:
+        """Adds artifacts to some of the images, in place."""
         order = [index for index, scene in enumerate(scenes) if scene.color is not None]
         rng.shuffle(order)
         first, second = (int(share * len(order)) for share in (BY_AUTOENCODER, BY_AUTOENCODER + BY_STUDENT))
-        shown.images[order[:first]] = self._through_autoencoder(shown.images[order[:first]])
+        labelled.images[order[:first]] = self._through_autoencoder(labelled.images[order[:first]])
         for start in range(first, second, BATCH):
             chosen = order[start : min(start + BATCH, second)]
-            negatives = [_absent(rng, shown.parts[index]) if rng.random() < GUIDED else "" for index in chosen]
+            negatives = [_absent(rng, labelled.parts[index]) if rng.random() < GUIDED else "" for index in chosen]
             captions = [caption(scenes[index], rng) for index in chosen]
-            shown.images[chosen] = self._through_student(rng, captions, negatives, shown.images[chosen])
-            # What the student makes of a picture is not known to be perfect.
-            shown.quality[chosen] = torch.nan
+            labelled.images[chosen] = self._through_student(rng, captions, negatives, labelled.images[chosen])
+            # The quality of the student's image is unknown.
+            labelled.quality[chosen] = torch.nan
 
     @torch.no_grad()
     def _through_autoencoder(self, images: Tensor) -> Tensor:
-        """With up to a quarter of a standard deviation of noise in the latents."""
+        """Decoded images, with noise of up to a quarter of a standard deviation in the latents."""
         vae = self.pipe.vae
         latents = vae.encode(images).latent_dist.mean
         noise = torch.randn_like(latents) * torch.rand(len(latents), 1, 1, 1) / 4 / vae.config.scaling_factor
@@ -79,5 +79,5 @@ class ModelWear:
 
 
 def _absent(rng: random.Random, states: Tensor) -> str:
-    """A part that the object could have and has not; nothing if it has all."""
+    """A part that the object could have and lacks, or an empty string if it lacks none."""
     return rng.choice([part for part, state in zip(PARTS, states.tolist(), strict=True) if state == ABSENT] or [""])

@@ -1,119 +1,146 @@
-"""Trains the embedded models from nothing: `python -m training.train_images --folder FOLDER`.
+"""Trains the embedded image models: `python -m training.train_images --folder FOLDER --model sd3`.
 
-Stages, in order: the autoencoder, the base model, the student, the judge. Each writes checkpoints to the folder and goes on
-from them, so that a run that was cut off is taken up by the same command. At the end, `--export` writes the pipelines' folders
-in bfloat16.
+For each model: a base model, then a student that runs in few steps without CFG. A budget is a number of steps (9000) or of
+seconds (220s); the learning rate falls with the used share. A run that was cut off continues by the same command. With
+--autoencoder, the autoencoder and the tokenizers are trained first; else those of the package are used.
+
+Writes MODEL-base.safetensors, MODEL-student.safetensors, MODEL.json and MODEL-samples.png; with --export, also pipelines.
+On a GPU: --device cuda --heads 6 --scenes 100000 --base 220s --student 130s.
 """
 
 import argparse
-import json
 import random
-import shutil
+import time
+from dataclasses import replace
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from safetensors.torch import save_file
+from diffusers import AutoencoderKL, StableDiffusion3Pipeline
+from torch import Tensor
 
-from training.image_autoencoder import train_autoencoder
-from training.image_flow import Examples, TextEncoders, train_base, train_student
-from training.judge import accuracy, train_judge
-from training.labelled_images import show_damaged, show_labelled, show_whole
-from training.model_artifacts import ModelWear
-from vsf_cli.loading.pipelines import load
-from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
+from training.examples import CHUNK, Examples
+from training.flow import FlowModel, Settings, TrainedModel, rehearse, sample, train
+from training.image_autoencoder import normalised_latents, pixels, train_autoencoder
+from training.image_flow import IMAGE_DRAWING, IMAGE_MODELS, SD3Model, load_tokenizers
+from training.loop import Budget, autocast
+from training.results import (
+    add_training_options,
+    budget,
+    export_pipeline,
+    prefixed,
+    sample_sheet,
+    settings_from,
+    write_report,
+    write_weights,
+)
 from vsf_cli.toy.image_recipe import build_scheduler, build_student_scheduler
-from vsf_cli.toy.judge import FILE
-from vsf_cli.toy.scenes import sample_scene, vocabulary
+from vsf_cli.toy.scenes import caption, sample_scene, vocabulary
 
 __all__ = ["main"]
 
-LABELS = Path(__file__).parents[1] / "docs" / "labels" / "train"
-STAGES = ("autoencoder", "base", "student", "judge")
+SHIPPED = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "tiny-sd3"
+SAMPLES, COLUMNS = 64, 8
 
 
-def _pipeline(
-    transformer: SD3Transformer2DModel,
-    scheduler: FlowMatchEulerDiscreteScheduler,
-    vae: AutoencoderKL,
-    encoders: TextEncoders,
-) -> StableDiffusion3Pipeline:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train_images", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_training_options(parser)
+    parser.add_argument("--model", choices=list(IMAGE_MODELS), action="append", help="repeatable; default: sd3")
+    parser.add_argument("--autoencoder", type=budget, metavar="BUDGET", help="train it and the tokenizers too")
+    parser.add_argument("--base", type=budget, metavar="BUDGET", default=Budget(9000))
+    parser.add_argument("--student", type=budget, metavar="BUDGET", default=Budget(600))
+    parser.add_argument("--scenes", type=int, default=40_000)
+    parser.add_argument("--batch", type=int, default=1024, help="samples of a step of the base model")
+    parser.add_argument("--student-batch", type=int, default=512)
+    return parser
+
+
+def _autoencoder(options: argparse.Namespace, device: torch.device) -> AutoencoderKL:
+    if options.autoencoder:
+        return train_autoencoder(options.folder, options.autoencoder, device)
+    return AutoencoderKL.from_pretrained(SHIPPED / "vae", torch_dtype=torch.float32).to(device).eval()
+
+
+def _encoder(vae: AutoencoderKL) -> Any:
+    @torch.no_grad()
+    def encode(images: np.ndarray) -> Tensor:
+        with autocast(vae.device):
+            return normalised_latents(vae, pixels(images).to(vae.device))
+
+    return encode
+
+
+def _captions() -> list[str]:
+    rng = random.Random(5)
+    return ["a red bike on a road"] * COLUMNS + [caption(sample_scene(rng, "dev"), rng) for _ in range(SAMPLES - COLUMNS)]
+
+
+@torch.no_grad()
+def _write(model: FlowModel, trained: TrainedModel, vae: AutoencoderKL, settings: Settings, results: Path, scenes: int) -> None:
+    """Writes weights, report and samples."""
+    base = prefixed(transformer=trained.base, encoders=trained.encoders)
+    write_weights(results / f"{model.name}-base.safetensors", base)
+    write_weights(results / f"{model.name}-student.safetensors", prefixed(transformer=trained.student))
+    captions = _captions()
+    latents = sample(model, trained.student, trained.encoders, captions, settings.device)
+    images = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+    sample_sheet(images, COLUMNS).save(results / f"{model.name}-samples.png")
+    parameters = sum(parameter.numel() for parameter in trained.base.parameters())
+    facts = {"model": model.name, "scenes": scenes, "width": model.width, "parameters": parameters, **trained.summaries}
+    write_report(results / f"{model.name}.json", settings, {**facts, "captions": captions})
+
+
+def _pipeline(model: SD3Model, trained: TrainedModel, vae: AutoencoderKL, name: str) -> StableDiffusion3Pipeline:
+    encoders: Any = trained.encoders
+    clip_tokenizer, t5_tokenizer = model.tokenizers
     return StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=scheduler,
+        transformer=trained.student if name == "student" else trained.base,
+        scheduler=build_student_scheduler() if name == "student" else build_scheduler(),
         vae=vae,
         text_encoder=encoders.clip,
-        tokenizer=encoders.clip_tokenizer,
+        tokenizer=clip_tokenizer,
         text_encoder_2=encoders.clip_2,
-        tokenizer_2=encoders.clip_tokenizer,
+        tokenizer_2=clip_tokenizer,
         text_encoder_3=encoders.t5,
-        tokenizer_3=encoders.t5_tokenizer,
+        tokenizer_3=t5_tokenizer,
     )
-
-
-def _export(pipe: StableDiffusion3Pipeline, place: Path) -> None:
-    """Writes a pipeline's folder in bfloat16, with the words that it knows."""
-    shutil.rmtree(place, ignore_errors=True)
-    pipe.to("cpu", torch.bfloat16).save_pretrained(place, safe_serialization=True)
-    for path in place.rglob("*.json"):
-        # diffusers notes the folder that a part was loaded from.
-        path.write_text("".join(line for line in path.open() if '"_name_or_path"' not in line), "utf-8")
-    (place / "vocabulary.txt").write_text("\n".join(vocabulary()) + "\n", "utf-8")
 
 
 def main() -> None:
-    """Runs the stages."""
-    parser = argparse.ArgumentParser(prog="python -m training.train_images", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
-    parser.add_argument("--device", default="cpu", help="cpu, or cuda, which was never tried")
-    parser.add_argument("--until", choices=STAGES, default="judge", help="the last stage to run")
-    parser.add_argument("--judge-only", action="store_true", help="run the autoencoder and the judge alone")
-    parser.add_argument("--autoencoder-steps", type=int, default=2200)
-    parser.add_argument("--base-steps", type=int, default=9000)
-    parser.add_argument("--student-steps", type=int, default=600)
-    parser.add_argument("--judge-steps", type=int, default=5600)
-    parser.add_argument("--labels", type=Path, default=LABELS, help="pictures labelled by eye, which the judge learns from too")
-    parser.add_argument(
-        "--export", type=Path, help="where what was trained is written; the package's own is vsf_cli/toy/weights"
-    )
+    """Runs the command."""
+    started, parser = time.monotonic(), _parser()
     options = parser.parse_args()
-    folder, wanted = options.folder, STAGES[: STAGES.index(options.until) + 1]
-    wanted = ("autoencoder", "judge") if options.judge_only else wanted
-    if "judge" in wanted and not (options.labels / "labels.csv").is_file():
-        parser.error(
-            f"{options.labels} has no labels.csv: give --labels docs/labels/train of the repository, or --until student"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_default_device(options.device)
+    names = options.model or ["sd3"]
+    if options.export and names != ["sd3"]:
+        parser.error("--export writes pipelines of sd3 alone: give --model sd3 and no other")
+    folder, results = options.folder, options.results or options.folder
+    for path in (folder, results):
+        path.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device)
+    vae = _autoencoder(options, device)
+    tokenizers = load_tokenizers(folder if options.autoencoder else SHIPPED)
+    models = [IMAGE_MODELS[name](tokenizers, options.heads) for name in names]
 
-    vae = train_autoencoder(folder, options.autoencoder_steps)
-    if "base" in wanted:
-        examples = Examples.encode(vae, folder)
-        base, encoders = train_base(examples, folder, options.base_steps)
-    if "student" in wanted:
-        # A student belongs to the base model that it was taught by.
-        place = folder / f"student-of-{options.base_steps}"
-        place.mkdir(exist_ok=True)
-        student = train_student(base, encoders, build_student_scheduler(), examples, place, options.student_steps)
-        pipe = _pipeline(student, build_student_scheduler(), vae, encoders)
-    if "judge" in wanted:
-        preset = load_preset(DEFAULT_PRESET)
-        if "student" not in wanted:
-            pipe = load(preset.model, "float32")
-        wear = ModelWear(pipe.components, preset.guidance())
-        judge = train_judge(wear, show_labelled(options.labels), folder, options.judge_steps)
-        whole = show_whole([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
-        harmed = show_damaged(random.Random("judge"), "dev", 1000, wear)
-        print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, harmed)}))
-    if options.export:
-        # The judge goes first: casting the pipelines to bfloat16 changes the parts that they share.
-        if "judge" in wanted:
-            file = options.export / "judge" / FILE.name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
-        if "student" in wanted:
-            _export(_pipeline(base, build_scheduler(), vae, encoders), options.export / "tiny-sd3")
-            _export(pipe, options.export / "tiny-sd3-turbo")
+    encode, deadline = _encoder(vae), started + options.deadline
+    if not options.no_rehearsal:
+        few = Examples.encode(IMAGE_DRAWING, CHUNK, encode, folder / "few.safetensors").to(device)
+        for model in models:
+            rehearse(model, few, settings_from(options, folder))
+    examples = Examples.encode(IMAGE_DRAWING, options.scenes, encode, folder / "scenes.safetensors", options.workers)
+    examples = examples.to(device)
+    for model in models:
+        settings = settings_from(options, folder / model.name)
+        budgets = (replace(length, deadline=deadline) for length in (options.base, options.student))
+        trained = train(model, examples, settings, *budgets)
+        _write(model, trained, vae, settings, results, len(examples.scenes))
+        if options.export and isinstance(model, SD3Model):
+            for name, target in (("base", "tiny-sd3"), ("student", "tiny-sd3-turbo")):
+                export_pipeline(_pipeline(model, trained, vae, name), options.export / target, vocabulary())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Trains the causal autoencoder of clips on crops of clips."""
+"""Trains the causal autoencoder of videos on crops of videos."""
 
+import math
 import random
 from pathlib import Path
 
@@ -8,69 +9,91 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from training.image_autoencoder import pixels, reconstruction_loss
-from training.loop import Checkpoint, autocast, minimize, steps
+from training.examples import draw
+from training.image_autoencoder import pixels, reconstruction_loss, scale_penalty
+from training.loop import Budget, Checkpoint, autocast, minimize, steps
+from training.video_flow import VIDEO_DRAWING
 from vsf_cli.toy.video_recipe import build_autoencoder
-from vsf_cli.toy.video_scenes import draw_clip, sample_clip
 
-__all__ = ["train_clip_autoencoder"]
+__all__ = ["normalised_video_latents", "train_video_autoencoder"]
 
-CLIPS = 3_000
+VIDEOS = 3_000
 MEASURED = 32
 CROP = 32
-BATCH = 4
 LATENT_NOISE = 0.1
 
 
-def _crops(clips: np.ndarray, rng: random.Random) -> Tensor:
-    """Crops with shape (B, 3, frames, side, side), of whole clips: on fewer frames, those behind were never learnt."""
+def _to_pixels(videos: np.ndarray, device: torch.device) -> Tensor:
+    """Bytes with shape (B, frames, H, W, 3) as values of -1 to 1 with shape (B, 3, frames, H, W)."""
+    count, frames = videos.shape[:2]
+    return pixels(videos.reshape(-1, *videos.shape[2:])).to(device).unflatten(0, (count, frames)).transpose(1, 2)
+
+
+def _crops(videos: np.ndarray, rng: random.Random, batch: int, device: torch.device) -> Tensor:
+    """Crops of all frames, with shape (B, 3, frames, side, side): with fewer frames, the last ones are never learnt."""
     chosen = []
-    for _ in range(BATCH):
-        clip = clips[rng.randrange(len(clips))]
-        x, y = (rng.randint(0, clip.shape[2] - CROP) for _ in range(2))
-        chosen.append(clip[:, y : y + CROP, x : x + CROP])
-    crops = np.stack(chosen)
-    return pixels(crops.reshape(-1, CROP, CROP, 3)).unflatten(0, (BATCH, -1)).transpose(1, 2)
+    for _ in range(batch):
+        video = videos[rng.randrange(len(videos))]
+        x, y = (rng.randint(0, video.shape[2] - CROP) for _ in range(2))
+        chosen.append(video[:, y : y + CROP, x : x + CROP])
+    return _to_pixels(np.stack(chosen), device)
 
 
-def train_clip_autoencoder(folder: Path, total: int) -> AutoencoderKLWan:
-    """Trains the autoencoder for `total` steps, or goes on from the checkpoint in `folder`.
+def train_video_autoencoder(
+    folder: Path, budget: Budget, device: torch.device, batch: int = 4, base_dim: int = 12, workers: int = 0
+) -> AutoencoderKLWan:
+    """Trains the autoencoder, or continues from the checkpoint in `folder`.
 
     Returns:
-        The autoencoder with averaged weights; its latents' mean and standard deviation are in its configuration.
+        The autoencoder with averaged weights. Its configuration has the mean and standard deviation of the latents.
     """
-    rng = random.Random("clip autoencoder")
     torch.manual_seed(0)
-    model = build_autoencoder()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv3d):
-            # Twice as fast on a CPU.
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
+    model = build_autoencoder(base_dim).to(device)
+    if device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv3d):
+                # Twice as fast.
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=1e-4)
     checkpoint = Checkpoint(folder / "autoencoder.safetensors", {"vae": model}, [optimizer], 0.995)
-    count = MEASURED if checkpoint.finished(total) else CLIPS
-    clips = np.stack([draw_clip(sample_clip(rng)) for _ in range(count)])
+    count = MEASURED if checkpoint.finished(budget) else VIDEOS
+    videos = np.concatenate([images for images, _ in draw(VIDEO_DRAWING, count, workers)])
 
-    for chance in steps("autoencoder", checkpoint, total, 1.0):
-        target = _crops(clips, chance)
-        with autocast():
+    def loss_of(target: Tensor) -> tuple[Tensor, float]:
+        with autocast(device):
             mean = model.encode(target).latent_dist.mean
             spread = mean.float().std()
-            output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample.float()
-        flat, wanted = (part.transpose(1, 2).flatten(0, 1) for part in (output, target))
-        # A standard deviation near one keeps the latents' scale from drifting.
-        loss = reconstruction_loss(flat, wanted) + 0.01 * (spread - 1).square() + 1e-3 * mean.float().mean().square()
-        minimize(loss, checkpoint)
+            output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample
+        frames, wanted = (part.float().transpose(1, 2).flatten(0, 1) for part in (output, target))
+        return reconstruction_loss(frames, wanted) + scale_penalty(mean), 0.0
+
+    for chance in steps("autoencoder", checkpoint, budget):
+        minimize(checkpoint, loss_of, _crops(videos, chance, batch, device))
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
-    model.eval().requires_grad_(False)
-    whole = pixels(clips[:MEASURED].reshape(-1, *clips.shape[2:])).unflatten(0, (MEASURED, -1)).transpose(1, 2)
-    latents = torch.cat([model.encode(part).latent_dist.mean for part in whole.split(8)])
+    _measure(model.eval().requires_grad_(False), _to_pixels(videos[:MEASURED], device))
+    return model
+
+
+def _measure(model: AutoencoderKLWan, videos: Tensor) -> None:
+    """Writes the statistics of the latents into the configuration, and prints the reconstruction error."""
+    latents = torch.cat([model.encode(part).latent_dist.mean for part in videos.split(8)])
     decoded = torch.cat([model.decode(part).sample for part in latents.split(8)]).clamp(-1, 1)
-    print(f"autoencoder: {-10 * torch.log10(((decoded - whole) / 2).square().mean()):.1f} dB on {MEASURED} of its clips")
+    error = float(((decoded - videos) / 2).square().mean())
+    print(f"autoencoder: {-10 * math.log10(error):.1f} dB on {len(videos)} of its videos")
     statistics = latents.transpose(0, 1).flatten(1)
     model.register_to_config(
         latents_mean=[round(number, 5) for number in statistics.mean(1).tolist()],
         latents_std=[round(number, 5) for number in statistics.std(1).tolist()],
     )
-    return model
+
+
+@torch.no_grad()
+def normalised_video_latents(vae: AutoencoderKLWan, videos: np.ndarray) -> Tensor:
+    """The latents of drawn videos with shape (B, frames, H, W, 3), as the transformer takes them, in float32."""
+    parts = _to_pixels(videos, vae.device).split(20)
+    with autocast(vae.device):
+        mean = torch.cat([vae.encode(part).latent_dist.mean.float() for part in parts])
+    numbers = (vae.config.latents_mean, vae.config.latents_std)
+    shift, scale = (mean.new_tensor(each).view(1, -1, 1, 1, 1) for each in numbers)
+    return (mean - shift) / scale

@@ -17,7 +17,7 @@ from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import load_preset
 from vsf_cli.toy import scenes
-from vsf_cli.toy.drawing import SIDE, draw, shown
+from vsf_cli.toy.drawing import SIDE, draw, part_map
 from vsf_cli.toy.image_recipe import build_transformer
 from vsf_cli.toy.scenes import (
     OBJECTS,
@@ -84,8 +84,8 @@ def test_a_scene_always_gives_the_same_picture() -> None:
 def test_a_scene_tells_which_part_each_pixel_shows() -> None:
     bare = Scene("bike", "blue", (Part("flag", "pink"),), "grass")
     wheeled = replace(bare, parts=(*bare.parts, Part("wheels", "red")))
-    assert set(np.unique(shown(bare))) == {0, 1, 4} and set(np.unique(shown(wheeled))) == {0, 1, 2, 4}
-    red = np.asarray(draw(wheeled).resize(shown(wheeled).shape))[shown(wheeled) == 2]
+    assert set(np.unique(part_map(bare))) == {0, 1, 4} and set(np.unique(part_map(wheeled))) == {0, 1, 2, 4}
+    red = np.asarray(draw(wheeled).resize(part_map(wheeled).shape))[part_map(wheeled) == 2]
     assert (np.abs(red.mean(0) - scenes.COLORS["red"]) < 30).all()
 
 

@@ -18,7 +18,7 @@ from vsf_cli.generation.plan import request_of
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.settings.presets import Settings, load_preset
-from vsf_cli.toy.video_scenes import FPS, FRAMES, SIDE, clip_vocabulary
+from vsf_cli.toy.video_scenes import FPS, FRAMES, SIDE, video_vocabulary
 
 PRESET = load_preset("tiny-wan-causvid")
 MEGABYTE = 1e6
@@ -50,8 +50,8 @@ def test_model_and_lora_are_small_and_of_the_real_classes() -> None:
         "vae": "AutoencoderKLWan",
         "text_encoder": "UMT5EncoderModel",
     }
-    assert vocabulary_of(PRESET.model) == set(clip_vocabulary()) and pipe.get_active_adapters() == ["vsf_0"]
-    assert all(len(pipe.tokenizer(word).input_ids) == 2 for word in clip_vocabulary())
+    assert vocabulary_of(PRESET.model) == set(video_vocabulary()) and pipe.get_active_adapters() == ["vsf_0"]
+    assert all(len(pipe.tokenizer(word).input_ids) == 2 for word in video_vocabulary())
 
 
 def test_the_shortest_command_makes_a_clip_that_plays_and_says_how() -> None:

@@ -16,29 +16,29 @@ from vsf_cli.toy.video_scenes import (
     FRAMES,
     SIDE,
     VERBS,
-    clip_caption,
-    clip_pairs,
-    clip_vocabulary,
-    draw_clip,
+    draw_video,
     moving,
-    sample_clip,
     sample_part,
+    sample_video,
+    video_caption,
+    video_pairs,
+    video_vocabulary,
 )
 
 
 def test_captions_use_known_words_and_tell_what_the_object_does() -> None:
-    rng, words = random.Random(1), set(clip_vocabulary())
-    told = [clip_caption(sample_part(rng) if rng.random() < 0.2 else sample_clip(rng), rng).split() for _ in range(2000)]
+    rng, words = random.Random(1), set(video_vocabulary())
+    told = [video_caption(sample_part(rng) if rng.random() < 0.2 else sample_video(rng), rng).split() for _ in range(2000)]
     assert all(set(each) <= words and len(each) <= 19 for each in told)
     assert words == {word for each in told for word in each}, "and no word that none of them has"
     assert 0.4 < np.mean([bool({*VERBS.values()} & set(each)) for each in told]) < 0.7
-    assert clip_caption(sample_part(rng), rng).split()[-1] in {part for name in VERBS for part in OBJECTS[name]}
+    assert video_caption(sample_part(rng), rng).split()[-1] in {part for name in VERBS for part in OBJECTS[name]}
 
 
 def test_a_caption_that_names_no_part_does_not_make_the_parts_rarer() -> None:
     rng = random.Random(2)
-    clips = [sample_clip(rng) for _ in range(4000)]
-    told = [{*clip_caption(scene, rng).split()} for scene in clips]
+    clips = [sample_video(rng) for _ in range(4000)]
+    told = [{*video_caption(scene, rng).split()} for scene in clips]
     bare = [scene for scene, words in zip(clips, told, strict=True) if not words & {*OBJECTS[scene.object]}]
     there = [np.mean([scene.has(part) for scene in found for part in OBJECTS[scene.object]]) for found in (clips, bare)]
     assert 0.45 < len(bare) / len(clips) < 0.6
@@ -46,14 +46,14 @@ def test_a_caption_that_names_no_part_does_not_make_the_parts_rarer() -> None:
 
 
 def test_pairs_are_held_out_fixed_and_do_not_name_their_part() -> None:
-    found = clip_pairs("test", 200)
-    assert found == clip_pairs("test", 200) and len(set(found)) == 200 and not set(found) & set(clip_pairs("dev", 100))
+    found = video_pairs("test", 200)
+    assert found == video_pairs("test", 200) and len(set(found)) == 200 and not set(found) & set(video_pairs("dev", 100))
     for prompt, name, part in found:
         told = prompt.split()
         (color,), (ground,) = set(told) & set(COLORS), set(told) & set(GROUNDS)
         assert split_of(name, color, ground) == "test" and name in told and part in OBJECTS[name] and part not in told
     with pytest.raises(ValueError, match="fewer than"):
-        clip_pairs("dev", 100_000)
+        video_pairs("dev", 100_000)
 
 
 @pytest.mark.parametrize(("name", "mirrored", "way"), [("car", False, 1), ("boat", True, -1), ("cake", False, 0)])
@@ -65,7 +65,7 @@ def test_vehicles_move_the_way_they_look(name: str, mirrored: bool, way: int) ->
 @pytest.mark.parametrize(("name", "part"), [("cake", "candles"), ("cat", "tail")])
 def test_parts_that_move_do(name: str, part: str) -> None:
     bare = Scene(name, "blue", (), "grass")
-    still, there = draw_clip(bare, 5), draw_clip(replace(bare, parts=(Part(part, "red"),)), 5)
+    still, there = draw_video(bare, 5), draw_video(replace(bare, parts=(Part(part, "red"),)), 5)
     assert still.shape == (5, SIDE, SIDE, 3) and still.dtype == np.uint8
     assert (still == still[0]).all() and not (there == there[0]).all()
 

@@ -12,7 +12,7 @@ from PIL import Image
 from training.corrupt import KINDS, erase, patches
 from training.image_autoencoder import pixels
 from training.judge import accuracy
-from training.labelled_images import DAMAGED, NOT_ASKED, show_damaged, show_labelled, show_whole, upside_down
+from training.labelled_images import DAMAGED, UNLABELLED, damaged_images, read_labelled_images, upside_down, whole_images
 from training.labels import COLUMNS, agreement, read_labels
 from vsf_cli.toy.drawing import SIDE, draw
 from vsf_cli.toy.judge import CARD, NOTHING, STATES, Judge, load_judge
@@ -42,9 +42,9 @@ def test_damage_grows_with_its_severity_and_begins_at_nothing(kind: str) -> None
     changes = []
     for severity in (0.0, 0.25, 0.5, 1.0):
         torch.manual_seed(0)
-        harmed = KINDS[kind](images, torch.full((8,), severity))
-        assert harmed.shape == images.shape and harmed.abs().max() <= 1 + 1e-6
-        changes.append((harmed - images).abs().mean().item())
+        damaged = KINDS[kind](images, torch.full((8,), severity))
+        assert damaged.shape == images.shape and damaged.abs().max() <= 1 + 1e-6
+        changes.append((damaged - images).abs().mean().item())
     assert changes[0] < 1e-3 and changes == sorted(changes) and changes[-1] > 0.02
 
 
@@ -58,36 +58,36 @@ def test_erasing_keeps_what_it_is_told() -> None:
 
 
 def test_what_the_judge_is_taught() -> None:
-    shown = show_damaged(random.Random(0), "dev", 200)
-    assert ((shown.parts == DAMAGED).sum(-1) <= 1).all() and (shown.parts == DAMAGED).any()
-    quality = shown.quality[~shown.quality.isnan()]
+    labelled = damaged_images(random.Random(0), "dev", 200)
+    assert ((labelled.parts == DAMAGED).sum(-1) <= 1).all() and (labelled.parts == DAMAGED).any()
+    quality = labelled.quality[~labelled.quality.isnan()]
     assert (quality == 1).any() and (quality == 0).any() and ((quality > 0) & (quality < 1)).any()
-    bare = show_whole([Scene("bike", "blue", (Part("wheels", "red"),), "grass")])
-    asked = {part: STATES[state] for part, state in zip(PARTS, bare.parts[0].tolist(), strict=True) if state != NOT_ASKED}
+    bare = whole_images([Scene("bike", "blue", (Part("wheels", "red"),), "grass")])
+    asked = {part: STATES[state] for part, state in zip(PARTS, bare.parts[0].tolist(), strict=True) if state != UNLABELLED}
     assert asked == {"wheels": "present", "basket": "absent", "flag": "absent"}
 
 
 def test_the_judge_knows_parts_on_held_out_renders(judge: Judge) -> None:
-    found = accuracy(judge, show_whole(some_scenes(1000)))
+    found = accuracy(judge, whole_images(some_scenes(1000)))
     assert found["objects"] >= 0.98 and found["parts"] >= 0.98
 
 
 def test_the_judge_tells_damaged_parts_from_absent_ones(judge: Judge) -> None:
     torch.manual_seed(1)
-    shown = show_damaged(random.Random("damaged"), "dev", 1000)
+    labelled = damaged_images(random.Random("damaged"), "dev", 1000)
     with torch.no_grad():
-        states = judge(shown.images)[1].argmax(-1)
-    called_absent = (states == STATES.index("absent"))[shown.parts == DAMAGED].float().mean()
+        states = judge(labelled.images)[1].argmax(-1)
+    called_absent = (states == STATES.index("absent"))[labelled.parts == DAMAGED].float().mean()
     assert called_absent < 0.2
-    assert accuracy(judge, shown)["quality error"] < 0.1
+    assert accuracy(judge, labelled)["quality error"] < 0.1
 
 
 def test_quality_falls_with_every_kind_of_damage(judge: Judge) -> None:
     images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(100)]))
-    for kind, harm in KINDS.items():
+    for kind, corrupt in KINDS.items():
         torch.manual_seed(0)
         with torch.no_grad():
-            found = [judge(harm(images, torch.full((100,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
+            found = [judge(corrupt(images, torch.full((100,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
         assert found[0] > 0.9 and found[0] > found[1] + 0.1 and found[1] > found[2] + 0.2, (kind, found)
 
 
@@ -128,21 +128,23 @@ def test_the_judge_agrees_with_labels_by_eye(judge: Judge) -> None:
 def test_no_picture_is_learnt_from_and_checked_against() -> None:
     taught, checked = ({row["prompt"] for row in read_labels(folder)} for folder in (TAUGHT, LABELS))
     assert taught and checked and not taught & checked
-    shown = show_labelled(TAUGHT)
-    assert shown.quality.isnan().all() and ((shown.parts != NOT_ASKED).sum() == len(read_labels(TAUGHT)))
-    assert (shown.what_places_show() == NOT_ASKED).all()
+    labelled = read_labelled_images(TAUGHT)
+    assert labelled.quality.isnan().all() and ((labelled.parts != UNLABELLED).sum() == len(read_labels(TAUGHT)))
+    assert (labelled.place_classes() == UNLABELLED).all()
 
 
 def test_places_show_what_a_scene_has() -> None:
-    shown = show_whole([Scene("bike", "blue", (Part("wheels", "red"),), "grass")])
+    labelled = whole_images([Scene("bike", "blue", (Part("wheels", "red"),), "grass")])
     wheels = 1 + PARTS.index("wheels")
-    assert set(shown.what_places_show().unique().tolist()) == {0, wheels}
-    rows = (shown.what_places_show()[0] == wheels).nonzero()[:, 0]
+    assert set(labelled.place_classes().unique().tolist()) == {0, wheels}
+    rows = (labelled.place_classes()[0] == wheels).nonzero()[:, 0]
     assert rows.min() > 10, "wheels are in the lower half"
-    shown.parts[0, PARTS.index("wheels")] = DAMAGED
-    assert set(shown.what_places_show().unique().tolist()) == {0, wheels + len(PARTS)}
-    mirrored = next(one for seed in range(20) if (one := shown.some(random.Random(seed), 1)).places.ne(shown.places).any())
-    assert torch.equal(mirrored.images.flip(-1), shown.images) and torch.equal(mirrored.places.flip(-1), shown.places)
+    labelled.parts[0, PARTS.index("wheels")] = DAMAGED
+    assert set(labelled.place_classes().unique().tolist()) == {0, wheels + len(PARTS)}
+    mirrored = next(
+        one for seed in range(20) if (one := labelled.sample(random.Random(seed), 1)).places.ne(labelled.places).any()
+    )
+    assert torch.equal(mirrored.images.flip(-1), labelled.images) and torch.equal(mirrored.places.flip(-1), labelled.places)
 
 
 def test_a_label_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from vsf_cli.errors import RequestError
 from vsf_cli.toy.scenes import SINGULAR, article, pairs
-from vsf_cli.toy.video_scenes import clip_pairs
+from vsf_cli.toy.video_scenes import video_pairs
 
 __all__ = ["BUILT_IN", "PromptSet", "Record", "load_prompts"]
 
@@ -136,8 +136,8 @@ BUILT_IN = {
     "negation-200": lambda: _shipped("negation-200"),
     "scenes": lambda: _scenes("scenes", pairs("test", 200)),
     "scenes-dev": lambda: _scenes("scenes-dev", pairs("dev", 200)),
-    "clips": lambda: _scenes("clips", clip_pairs("test", 200)),
-    "clips-dev": lambda: _scenes("clips-dev", clip_pairs("dev", 200)),
+    "clips": lambda: _scenes("clips", video_pairs("test", 200)),
+    "clips-dev": lambda: _scenes("clips-dev", video_pairs("dev", 200)),
 }
 """The sets that ship with the package. Scenes and clips are for the embedded models: the test split of the vocabulary, which
 training never saw, and the dev split, on which settings are chosen."""

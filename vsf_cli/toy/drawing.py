@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from vsf_cli.toy.scenes import COLORS, GROUNDS, OBJECTS, SKIES, Scene
 
-__all__ = ["SIDE", "draw", "shown"]
+__all__ = ["SIDE", "draw", "part_map"]
 
 SIDE = 96
 """The side of the embedded models' pictures, in pixels."""
@@ -278,7 +278,7 @@ def draw(scene: Scene, side: int = SIDE) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BOX)
 
 
-def shown(scene: Scene) -> np.ndarray:
+def part_map(scene: Scene) -> np.ndarray:
     """What each pixel of a scene shows, at three times the size.
 
     Returns:

@@ -64,8 +64,8 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def build_transformer() -> SD3Transformer2DModel:
-    """A transformer of 6 joint blocks, 4 heads x 32, over 144 image tokens and 40 text tokens."""
+def build_transformer(heads: int = 4) -> SD3Transformer2DModel:
+    """A transformer of 6 joint blocks with heads of 32 channels, over 144 image tokens and 40 text tokens."""
     model = SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=PATCH,
@@ -73,9 +73,9 @@ def build_transformer() -> SD3Transformer2DModel:
         out_channels=LATENT_CHANNELS,
         num_layers=6,
         attention_head_dim=32,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         joint_attention_dim=WIDTH,
-        caption_projection_dim=WIDTH,
+        caption_projection_dim=32 * heads,
         pooled_projection_dim=WIDTH,
         pos_embed_max_size=24,
         qk_norm="rms_norm",

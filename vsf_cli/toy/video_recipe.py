@@ -36,10 +36,10 @@ SHIFT = 2.0
 """Moves the times towards noise, in training and in sampling."""
 
 
-def build_autoencoder() -> AutoencoderKLWan:
+def build_autoencoder(base_dim: int = 12) -> AutoencoderKLWan:
     """A causal autoencoder that turns 17 frames of 64 x 64 pixels into 5 of 16 x 16 latents with 8 channels."""
     return AutoencoderKLWan(
-        base_dim=12,
+        base_dim=base_dim,
         z_dim=CHANNELS,
         dim_mult=[1, 2, 4],
         num_res_blocks=1,
@@ -50,17 +50,17 @@ def build_autoencoder() -> AutoencoderKLWan:
     )
 
 
-def build_transformer() -> WanTransformer3DModel:
-    """A transformer of 6 blocks, 4 heads x 32, over 5 x 8 x 8 tokens of the clip and 24 of the text."""
+def build_transformer(heads: int = 4) -> WanTransformer3DModel:
+    """A transformer of 6 blocks with heads of 32 channels, over 5 x 8 x 8 tokens of the video and 24 of the text."""
     model = WanTransformer3DModel(
         patch_size=(1, PATCH, PATCH),
-        num_attention_heads=4,
-        attention_head_dim=WIDTH // 4,
+        num_attention_heads=heads,
+        attention_head_dim=32,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
         text_dim=WIDTH,
         freq_dim=64,
-        ffn_dim=4 * WIDTH,
+        ffn_dim=4 * 32 * heads,
         num_layers=6,
         cross_attn_norm=True,
         rope_max_seq_len=64,

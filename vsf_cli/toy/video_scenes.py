@@ -32,13 +32,13 @@ __all__ = [
     "FRAMES",
     "SIDE",
     "VERBS",
-    "clip_caption",
-    "clip_pairs",
-    "clip_vocabulary",
-    "draw_clip",
+    "draw_video",
     "moving",
-    "sample_clip",
     "sample_part",
+    "sample_video",
+    "video_caption",
+    "video_pairs",
+    "video_vocabulary",
 ]
 
 SIDE = 64
@@ -63,7 +63,7 @@ more of that: an unguided model would leave out half of them.
 PREPOSITIONS = frozenset({"on", "over", "at", "under"})
 
 
-def sample_clip(rng: random.Random, split: Split = "train") -> Scene:
+def sample_video(rng: random.Random, split: Split = "train") -> Scene:
     """Draws the first moment of a clip whose combination of object, colour and ground belongs to `split`."""
     while True:
         scene = sample_scene(rng, split, PART_ABSENT)
@@ -94,12 +94,12 @@ def moving(scene: Scene, frames: int = FRAMES) -> list[Scene]:
     return found
 
 
-def draw_clip(scene: Scene, frames: int = FRAMES) -> np.ndarray:
+def draw_video(scene: Scene, frames: int = FRAMES) -> np.ndarray:
     """The frames of a clip as bytes, with shape (frames, `SIDE`, `SIDE`, 3)."""
     return np.stack([np.asarray(draw(each, SIDE)) for each in moving(scene, frames)])
 
 
-def clip_caption(scene: Scene, rng: random.Random) -> str:
+def video_caption(scene: Scene, rng: random.Random) -> str:
     """Tells of a clip as `caption` tells of a scene, often with what the object does."""
     words = caption(scene, rng, 0.0 if rng.random() < NO_PART_NAMED else PART_NAMED).split()
     if scene.color is not None and rng.random() < VERB_TOLD:
@@ -108,14 +108,14 @@ def clip_caption(scene: Scene, rng: random.Random) -> str:
     return " ".join(words)
 
 
-def clip_vocabulary() -> list[str]:
+def video_vocabulary() -> list[str]:
     """Every word that a caption of a clip can hold, sorted."""
     known = {part for name in VERBS for part in OBJECTS[name]}
     unknown = {*OBJECTS, *PARTS} - {*VERBS, *known}
     return sorted({*scenes.vocabulary(), *VERBS.values()} - unknown)
 
 
-def clip_pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
+def video_pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
     """Pairs of a prompt and a part of its object that the prompt does not name, as `vsf_cli.toy.scenes.pairs` has them.
 
     Raises:

@@ -1,0 +1,115 @@
+"""The files that a training run leaves: weights, conditions with losses, and a sample image; and pipelines in folders."""
+
+import json
+import os
+import shutil
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from training.attention import ATTENTIONS
+from training.flow import Settings
+from training.loop import Budget
+from vsf_cli.bench.report import conditions
+
+__all__ = [
+    "add_training_options",
+    "export_pipeline",
+    "prefixed",
+    "sample_sheet",
+    "settings_from",
+    "write_report",
+    "write_weights",
+]
+
+
+def add_training_options(parser: ArgumentParser) -> None:
+    """Adds the options that images and videos share."""
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
+    parser.add_argument("--results", type=Path, help="where weights, report and samples are written; default: the folder")
+    parser.add_argument("--export", type=Path, help="where pipelines are written; the package's own: vsf_cli/toy/weights")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--heads", type=int, default=4, help="heads of the transformers, each with 32 channels")
+    parser.add_argument("--micro", type=int, default=0, help="samples of one backward pass; 0: the whole batch")
+    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2), help="processes that draw scenes")
+    parser.add_argument("--attention", choices=list(ATTENTIONS), help="default: fused on cuda, written on the cpu")
+    parser.add_argument("--no-compile", action="store_true", help="do not compile the blocks")
+    parser.add_argument("--no-rehearsal", action="store_true", help="do not try three steps of each stage first")
+    parser.add_argument("--rate", type=float, default=1.0, help="a factor of the base model's learning rates")
+    parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which budgets of seconds end")
+
+
+def settings_from(options: Namespace, folder: Path) -> Settings:
+    """The settings that options ask for, with checkpoints in `folder`."""
+    device = torch.device(options.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    # Every block is compiled for the base model, the teacher and the student.
+    torch._dynamo.config.recompile_limit = 64
+    return Settings(
+        device,
+        folder,
+        options.batch,
+        options.student_batch,
+        options.micro,
+        options.workers,
+        options.attention or ("fused" if device.type == "cuda" else "written"),
+        not options.no_compile,
+        options.rate,
+    )
+
+
+def budget(text: str) -> Budget:
+    """Reads a budget for argparse, which shows the error of a `ValueError` without its text."""
+    from argparse import ArgumentTypeError
+
+    try:
+        return Budget.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"'{text}' is not a budget: give steps (9000) or seconds (220s)") from error
+
+
+def prefixed(**modules: nn.Module) -> dict[str, Tensor]:
+    """The weights of modules in bfloat16, named "module/weight"."""
+    return {f"{name}/{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Writes a safetensors file, floating-point weights in bfloat16."""
+    cast = {key: tensor.bfloat16() if tensor.is_floating_point() else tensor for key, tensor in weights.items()}
+    save_file({key: tensor.detach().cpu().clone().contiguous() for key, tensor in cast.items()}, path)
+
+
+def write_report(path: Path, settings: Settings, facts: Mapping[str, Any]) -> None:
+    """Writes the conditions of a run (machine, versions, date, settings) with its facts as JSON."""
+    asked = {key: getattr(settings, key) for key in ("attention", "compiled", "micro", "rate")}
+    report = {**conditions(settings.device), "written": datetime.now(UTC).isoformat("T", "seconds"), **asked, **facts}
+    path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+
+
+def sample_sheet(rows: Tensor, columns: int) -> Image.Image:
+    """Images with shape (count, 3, side, side) and values of -1 to 1, in rows of `columns`."""
+    pixels = ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    count, side = len(pixels), pixels.shape[1]
+    grid = pixels.reshape(count // columns, columns, side, side, 3).swapaxes(1, 2)
+    return Image.fromarray(np.ascontiguousarray(grid.reshape(-1, columns * side, 3)))
+
+
+def export_pipeline(pipe: DiffusionPipeline, path: Path, vocabulary: list[str]) -> None:
+    """Writes the folder of a pipeline in bfloat16, with the words that it knows. The pipeline itself is cast and moved."""
+    shutil.rmtree(path, ignore_errors=True)
+    pipe.to("cpu", torch.bfloat16).save_pretrained(path, safe_serialization=True)
+    for file in path.rglob("*.json"):
+        # diffusers notes the folder that a part was loaded from.
+        file.write_text("".join(line for line in file.open() if '"_name_or_path"' not in line), "utf-8")
+    (path / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")

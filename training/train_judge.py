@@ -1,0 +1,57 @@
+"""Trains the judge: `python -m training.train_judge --folder FOLDER`.
+
+It learns from drawings, from generated images with artifacts of a student, and from images that were labelled by eye. A run
+that was cut off continues by the same command. Prints the judge's accuracy on the dev split as JSON.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from training.judge import accuracy, train_judge
+from training.labelled_images import damaged_images, read_labelled_images, whole_images
+from training.loop import Budget
+from training.model_artifacts import ModelArtifacts
+from training.results import budget
+from vsf_cli.loading.pipelines import load
+from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
+from vsf_cli.toy.judge import FILE
+from vsf_cli.toy.scenes import sample_scene
+
+__all__ = ["main"]
+
+LABELS = Path(__file__).parents[1] / "docs" / "labels" / "train"
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train_judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
+    parser.add_argument("--steps", type=budget, metavar="BUDGET", default=Budget(5600))
+    parser.add_argument("--student", help="the folder of the student's pipeline; default: the package's own")
+    parser.add_argument("--labels", type=Path, default=LABELS, help="images labelled by eye, which the judge learns from too")
+    parser.add_argument("--export", type=Path, help="where the judge is written; the package's own: vsf_cli/toy/weights")
+    options = parser.parse_args()
+    if not (options.labels / "labels.csv").is_file():
+        parser.error(f"{options.labels} has no labels.csv: give --labels docs/labels/train of the repository")
+    options.folder.mkdir(parents=True, exist_ok=True)
+
+    preset = load_preset(DEFAULT_PRESET)
+    artifacts = ModelArtifacts(load(options.student or preset.model, "float32").components, preset.guidance())
+    judge = train_judge(artifacts, read_labelled_images(options.labels), options.folder, options.steps)
+    whole = whole_images([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
+    damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts)
+    print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, damaged)}))
+    if options.export:
+        file = options.export / "judge" / FILE.name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ import vsf_cli
 ROOT = Path(vsf_cli.__file__).parent
 
 ORDER = (
-    *("errors", "attention", "prompts", "config", "methods", "settings", "media", "models", "maps", "loading", "generation"),
+    *("errors", "attention", "prompts", "config", "methods", "media", "models", "maps", "loading", "settings", "generation"),
     *("batch", "bench", "toy", "evaluation", "cli", "__main__"),
 )
 

@@ -22,7 +22,7 @@ from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import read_table
 from vsf_cli.bench.report import conditions
-from vsf_cli.cli.generating import quiet_libraries
+from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.generation.generate import generate
 from vsf_cli.generation.run import load_for
 from vsf_cli.loading.runtime import Runtime

@@ -1,6 +1,7 @@
 """`vsf bench`: what is measured, in which order, and what is written."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,29 +9,33 @@ import pytest
 import torch
 
 from vsf_cli.bench import random_model
-from vsf_cli.bench.arms import ARMS, arms_named
+from vsf_cli.bench.arms import arms, arms_named
 from vsf_cli.bench.counting import counted
 from vsf_cli.bench.memory import peak_memory
 from vsf_cli.bench.report import markdown
 from vsf_cli.bench.shapes import shape_of
 from vsf_cli.bench.stages import STAGES
 from vsf_cli.bench.timing import Sample, interleaved, ratios, spread
-from vsf_cli.cli import bench_run as command
+from vsf_cli.cli.bench import BenchOptions, measure
 from vsf_cli.cli.console import Talk
 from vsf_cli.errors import MediaError, ModelError, OutOfMemory, RequestError
 from vsf_cli.methods import NAG, VSF
+from vsf_cli.settings.options import Given
 
 SD35, WAN = "stabilityai/stable-diffusion-3.5-large-turbo", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
-NAMES = "preset model layers negative_tokens steps size compile frames dtype offload offline output plot"
-NOTHING: dict[str, Any] = dict.fromkeys(NAMES.split())
-ASKED = {**NOTHING, "method": "none,vsf-bias,cfg", "random_weights": False, "count": False, "rounds": 2, "device": "cpu"}
+OPTIONS = {"method": "none,vsf-bias,cfg", "rounds": 2}
+
+
+def asked(**options: Any) -> tuple[Given, BenchOptions]:
+    own = {field.name: options.pop(field.name) for field in fields(BenchOptions) if field.name in options}
+    return Given({key: value for key, value in options.items() if value is not None}), BenchOptions(**{**OPTIONS, **own})
 
 
 @pytest.fixture
 def bench(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(**options: Any) -> dict[str, Any]:
-        command.run({**ASKED, "as_json": True, **options}, Talk(quiet=True))
+        measure(*asked(**{"device": "cpu", **options}), Talk(quiet=True), as_json=True)
         found: dict[str, Any] = json.loads(capsys.readouterr().out)
         return found
 
@@ -59,10 +64,10 @@ def test_times_are_compared_round_by_round() -> None:
 
 
 def test_methods_are_named_and_the_baseline_is_always_among_them() -> None:
-    arms = arms_named("cfg, vsf-bias", VSF(2.0, 0.7, stop=0.5))
-    assert [arm.name for arm in arms] == ["none", "vsf-bias", "cfg"]
-    assert arms[1].method == VSF(2.0, 0.7)
-    assert [arm.name for arm in arms_named("all", NAG())] == list(ARMS)
+    chosen = arms_named("cfg, vsf-bias", VSF(2.0, 0.7, stop=0.5))
+    assert [arm.name for arm in chosen] == ["none", "vsf-bias", "cfg"]
+    assert chosen[1].method == VSF(2.0, 0.7)
+    assert [arm.name for arm in arms_named("all", NAG())] == list(arms())
     with pytest.raises(RequestError, match="'vfs', but methods of the benchmark are all, none, nasa"):
         arms_named("vfs", VSF())
 
@@ -131,7 +136,7 @@ def test_counting_takes_a_full_size_and_times_nothing(bench: Any) -> None:
 
 
 def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    command.run({**ASKED, "as_json": False, "count": True, "device": None, "preset": "tiny-sd3-turbo"}, Talk(quiet=False))
+    measure(*asked(count=True, preset="tiny-sd3-turbo"), Talk(quiet=False))
     out, told = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
     assert "6 layers, width 128, 144 + 40 tokens; weights random" in told

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vsf_cli.bench.analytic import analytic_flops
-from vsf_cli.bench.arms import ARMS, Arm, arms_named
+from vsf_cli.bench.arms import Arm, arms, arms_named
 from vsf_cli.bench.counting import Costs, Watch, counted
 from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.random_model import RandomModel, build, prepared
@@ -61,7 +61,7 @@ def costs(model: RandomModel, arm: Arm) -> Costs:
         return counted(step)
 
 
-@pytest.mark.parametrize("name", list(ARMS))
+@pytest.mark.parametrize("name", list(arms()))
 def test_counted_flops_are_those_of_the_arithmetic(model: RandomModel, name: str) -> None:
     assert costs(model, ALL[name]).flops == analytic_flops(model.shape, ALL[name], NEGATIVES)
 

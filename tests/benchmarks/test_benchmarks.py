@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from vsf_cli.cli import bench_run as command
+from vsf_cli.cli import bench as command
 from vsf_cli.cli.app import app
 from vsf_cli.evaluation.arms import choose_arms, load_arms
 from vsf_cli.generation.plan import request_of
@@ -55,13 +55,13 @@ def test_every_result_is_on_a_page(scripts: dict[str, ModuleType]) -> None:
 
 def test_every_suite_parses(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(command, "run", lambda options, talk: asked.append(options))
+    monkeypatch.setattr(command, "measure", lambda given, options, talk, as_json: asked.append(options))
     suites = scripts["run"].SUITES
     for name, arguments in suites.items():
         for extra in ([], scripts["run"].small(name)):
             result = CliRunner().invoke(app, ["bench", *arguments, *extra])
             assert result.exit_code == 0, result.output
-    assert len(asked) == 2 * len(suites) and all(options["count"] or options["rounds"] >= 1 for options in asked)
+    assert len(asked) == 2 * len(suites) and all(options.count or options.rounds >= 1 for options in asked)
 
 
 def as_shown(row: dict[str, Any]) -> str:

@@ -483,7 +483,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_what_loads_no_model_takes_little_time(arguments: str, compiled: dict[str, str]) -> None:
     Image.new("RGB", (8, 8)).save("x.png")
     Path("table.csv").write_text("prompt,negative\na red bike,wheels\n", "utf-8")
-    libraries, ours = ("-c", "import typer, rich.console, rich.markdown, pydantic"), ("-m", "vsf_cli", *arguments.split())
+    libraries, ours = ("-c", "import typer, rich.console"), ("-m", "vsf_cli", *arguments.split())
     spent = [[float(process(*one, code=CPU_TIME, **compiled).stdout) for one in (libraries, ours)] for _ in range(4)]
     yardstick, taken = map(min, zip(*spent, strict=True))
     # Half as much again as is promised; on a slow or busy machine, three times what its libraries take there.
@@ -549,11 +549,12 @@ def test_a_hint_is_given_once(here: Path) -> None:
     assert found.stderr.count("write --neg 'wheels'") == 1
 
 
-def test_commands_are_short_and_the_file_too() -> None:
-    source = Path(cli.__file__).read_text("utf-8")
+@pytest.mark.parametrize("path", sorted(Path(cli.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
+def test_commands_are_short_and_their_files_too(path: Path) -> None:
+    source = path.read_text("utf-8")
     assert source.count("\n") < 350
     for node in ast.parse(source).body:
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef) and (node.decorator_list or path.name == "app.py"):
             assert node.end_lineno is not None and node.end_lineno - node.body[0].lineno < 20, node.name
 
 

@@ -189,7 +189,7 @@ def test_what_the_hub_refuses_is_one_line(
 
 
 def test_attempts_to_reach_the_hub_are_not_told_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsf_cli.cli.generating import quiet_libraries
+    from vsf_cli.cli.libraries import quiet_libraries
 
     log = logging.getLogger("huggingface_hub")
     before = log.level
@@ -230,9 +230,9 @@ def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
         (["--frames", "9", "--seconds", "1"], 6, "say the same"),
         (["--frames", "0"], 6, "frames is 0"),
         (["--seconds", "nan"], 6, "--seconds is nan"),
-        (["--shift", "0"], 6, "--shift is 0"),
-        (["--shift", "inf"], 6, "--shift is inf"),
-        (["--shift", "nan"], 6, "--shift is nan"),
+        (["--shift", "0"], 6, "shift is 0"),
+        (["--shift", "inf"], 6, "shift is inf"),
+        (["--shift", "nan"], 6, "shift is nan"),
         (["-W", "32"], 6, "--width is given without --height"),
         (["--crf", "99"], 6, "--crf is 99"),
         (["--crf", "0"], 6, "--crf is 0, but must be 1 to 51 for mp4"),

@@ -693,7 +693,7 @@ def test_only_sweeps_of_the_same_prompts_preset_and_judge_are_drawn_together(tmp
         (("--space", "alpha=0,1..3"), 2, "'alpha=0,1..3' is no space"),
         (("--space", "alpha=-1..3"), 6, "method vsf cannot be searched over alpha=-1..3: alpha is -1"),
         (("--space", "blend=0..9"), 6, "method vsf cannot be searched over blend=0..9: blend is 9"),
-        (("--method", "nag", "--space", "nag_alpha=0..9"), 6, "nag_alpha=0..9: alpha is 9, but a blend is 0 to 1"),
+        (("--method", "nag", "--space", "nag_alpha=0..9"), 6, "nag_alpha=0..9: nag_alpha is 9, but must be 0 to 1"),
         (("--method", "nag", "--space", "alpha=0..9"), 6, "--alpha is VSF's, but the method is nag: pass --nag-alpha"),
         (("--space", "alhpa=0..3"), 6, "is no setting with a number"),
         (("--space", "alpha=3..0"), 6, "its bounds must rise"),

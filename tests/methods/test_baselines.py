@@ -208,7 +208,7 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(family: str, method: Method
         (lambda: NAG(float("inf")), "scale is inf"),
         (lambda: NAG(tau=0.0), "tau is 0"),
         (lambda: NAG(tau=float("nan")), "tau is nan"),
-        (lambda: NAG(alpha=1.5), "a blend is 0 to 1"),
+        (lambda: NAG(alpha=1.5), "nag_alpha is 1.5, but must be 0 to 1"),
     ],
 )
 def test_numbers_that_are_not_legal_are_refused(build: Callable[[], Method], message: str) -> None:

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.batch.table import ALIASES, Row
+from vsf_cli.batch.table import Row, usual_name
 from vsf_cli.methods import METHODS, setting_name
+from vsf_cli.settings.request import request_options
 
 __all__ = ["axes_of", "columns_of", "in_common"]
 
+FIRST, LAST = ("prompt", "negative", "seed", "method"), ("model", "preset", "dtype", "vae_tiling", "lora")
+"""The order of labels: the method's own numbers and all other options stand between these."""
 BEFORE = "before --sr"
 """The prompt as it stands in the table, where words were replaced."""
 
@@ -47,28 +50,15 @@ def axes_of(varying: Sequence[str], swept: Sequence[str]) -> dict[str, str]:
 
 
 def _settings(item: Item) -> dict[str, str]:
-    """What was asked, by the names of the command line."""
+    """What was asked, by the keys of options; a switch only where it is not as usual."""
     asked = item.request
+    plain = asked.to_json() | {"size": asked.size}
+    shown = [one for one in request_options() if one.label and not (one.type is bool and plain[one.field] == one.default)]
+    values = {one.key: plain[one.field] for one in shown}
     numbers = {setting_name(asked.method, name): value for name, value in asked.parameters.items()}
-    size = f"{asked.width}x{asked.height}" if asked.width else None
-    found = {
-        "prompt": asked.prompt,
-        "negative": ", ".join(asked.negative),
-        "seed": asked.seed,
-        "method": asked.method,
-        **numbers,
-        "steps": asked.num_inference_steps,
-        "guidance": asked.guidance_scale,
-        "size": size,
-        "frames": asked.num_frames,
-        "shift": asked.flow_shift,
-        "model": asked.to_json()["model"],
-        "preset": asked.preset,
-        "dtype": asked.dtype,
-        "vae_tiling": asked.vae_tiling or None,
-        "lora": ", ".join(asked.to_json()["loras"]),
-    }
-    return {name: _text(value) for name, value in found.items() if value is not None and value != ""}
+    order = [*FIRST, *numbers, *(key for key in values if key not in LAST), *LAST]
+    found = {key: _text((values | numbers)[key]) for key in dict.fromkeys(order) if key in values or key in numbers}
+    return {key: text for key, text in found.items() if text}
 
 
 def _usual(item: Item) -> dict[str, Any]:
@@ -82,11 +72,14 @@ def _own_columns(row: Row, item: Item) -> dict[str, str]:
     own = {name: value for name, value in row.cells.items() if name.lower() not in used and value}
     if not any(name.endswith("=>") for name in own):
         return own
-    prompts = ("prompt", *ALIASES["prompt"])
-    return {BEFORE: next(value for name, value in row.cells.items() if name.strip().lower() in prompts), **own}
+    return {BEFORE: next(value for name, value in row.cells.items() if usual_name(name) == "prompt"), **own}
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return ", ".join(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

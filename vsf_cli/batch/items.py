@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.table import Row, TableErrors, usual_name
+from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MOST_NUMBERS, Numbers, combinations
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.capture import check_watchable
-from vsf_cli.generation.generate import Request, check_size
+from vsf_cli.generation.generate import check_size
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import DEFAULT_FPS, weights_of
@@ -25,12 +26,15 @@ from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FOR
 from vsf_cli.methods import METHODS
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.presets import Settings, load_preset
+from vsf_cli.settings.request import Request
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
 
 MOST_ITEMS = 1_000_000
-NOT_OF_THE_NOISE = ("method", "parameters", "guidance_scale", "seed")
+NOT_OF_THE_NOISE = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """What the seed of a row without one does not depend on, so that a sweep compares pictures of the same noise."""
+NOT_OF_THE_ID = tuple(one.field for one in options_of(Request) if not one.identity)
+"""What decides nothing by itself: the values of a preset do, and the weights of a revision."""
 NAME_BYTES = 200
 ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {""}
 OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
@@ -325,8 +329,7 @@ def _formats(request: Request) -> Mapping[str, tuple[str, ...]]:
 
 def _canonical(request: Request, model: Mapping[str, Any]) -> dict[str, Any]:
     plain = request.to_json()
-    # The name of a preset decides nothing: its values do.
-    return {**{key: value for key, value in plain.items() if key not in ("preset", "revision")}, "weights": dict(model)}
+    return {**{key: value for key, value in plain.items() if key not in NOT_OF_THE_ID}, "weights": dict(model)}
 
 
 def _digest(plain: Mapping[str, Any]) -> str:

@@ -19,7 +19,6 @@ from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.frames import write_frames
-from vsf_cli.models.encoder_cache import caching_encoders
 
 __all__ = ["Failure", "Held", "Maker", "Outcome", "next_offload"]
 
@@ -159,6 +158,8 @@ class Maker:
         how: str = "",
     ) -> Iterator[Outcome]:
         """Makes items that share a model; those that do not fit into memory at the end with the next level of offloading."""
+        from vsf_cli.models.encoder_cache import caching_encoders
+
         too_large: list[tuple[Item, Failure]] = []
         used = None
         try:

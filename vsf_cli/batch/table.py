@@ -5,39 +5,24 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tomli
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
-from vsf_cli.config.ranges import parse_range
-from vsf_cli.config.values import parse_given_seeds, parse_size
+from vsf_cli.config.option import Option, read_bool
+from vsf_cli.config.ranges import Numbers, parse_range
+from vsf_cli.config.values import parse_given_seeds
 from vsf_cli.errors import RequestError
-from vsf_cli.settings.presets import SETTINGS
+from vsf_cli.settings.options import COLUMNS
 
-__all__ = ["ALIASES", "Row", "TableErrors", "parse_table", "read_table", "usual_name"]
+__all__ = ["Row", "TableErrors", "parse_table", "read_table", "usual_name"]
 
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("prompts", "text", "caption"),
-    "negative": ("neg", "negative_prompt", "negative_prompts"),
-    "seed": (),
-    "alpha": ("scale", "vsf_scale"),
-    "beta": ("offset",),
-    "guidance": ("cfg", "cfgs", "cfg_scale", "guidance_scale"),
-    "steps": ("num_inference_steps",),
-    "frames": ("num_frames",),
-    "lora": ("loras",),
-    "width": (),
-    "height": (),
-    "name": ("id", "file_name", "filename", "output"),
-}
-"""The columns with other names in the wild, and those names."""
-_MACHINE = {"device", "offload", "offline", "cache_text", "compile"}
-NOT_OF_A_PICTURE = {*_MACHINE, "output", "exists", "video_preset"}
+NAME_COLUMNS = ("name", "id", "file_name", "filename", "output")
+"""The column that names a row's pictures, and what it is called in the wild; other columns are options."""
 LARGEST_CELL = 100_000
 LARGEST_TABLE = 200_000_000
 LONGEST_NAME, LONGEST_PATH = 200, 1000
@@ -194,10 +179,8 @@ def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, 
 @cache
 def _known() -> Mapping[str, str]:
     """Every legal name of a column that we use, with the name that we use it by."""
-    settings = [name for name in SETTINGS if name not in NOT_OF_A_PICTURE]
-    return {
-        spelled: name for name in (*ALIASES, *settings) for spelled in (name, name.replace("_", "-"), *ALIASES.get(name, ()))
-    }
+    names = {**{key: one.column_names for key, one in COLUMNS.items()}, "name": NAME_COLUMNS}
+    return {spelled: key for key, known in names.items() for name in known for spelled in (name, name.replace("_", "-"))}
 
 
 def usual_name(column: str) -> str:
@@ -219,34 +202,11 @@ def _column(name: str, errors: list[str], line: int) -> str:
     return ""
 
 
-def _numbers(kind: type) -> Any:
-    def parse(value: Any) -> Any:
-        if isinstance(value, bool):
-            raise ValueError(f"{value} is no number")
-        if isinstance(value, (int, float, list)):
-            value = ",".join(str(number) for number in (value if isinstance(value, list) else [value]))
-        return parse_range(str(value), kind)
-
-    return Annotated[Any, BeforeValidator(_mended(parse))]
-
-
-def _mended(parse: Any) -> Any:
-    """A parser whose errors pydantic collects."""
-
-    def wrapped(value: Any) -> Any:
-        try:
-            return parse(value)
-        except RequestError as error:
-            raise ValueError(str(error)) from error
-
-    return wrapped
-
-
-def _truth(value: Any) -> Any:
-    found = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(str(value).strip().lower())
-    if found is None:
-        raise ValueError(f"'{value}' is neither true nor false")
-    return found
+def _numbers(value: Any, kind: type) -> Numbers:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    numbers = value if isinstance(value, list) else [value]
+    return parse_range(",".join(str(number) for number in numbers), kind)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -274,37 +234,64 @@ def _name(value: Any) -> str:
     return str(Path(*parts))
 
 
-def _size(value: Any) -> str:
-    text = _text(value)
-    parse_size(text)
-    return text
-
-
 def _seeds(value: Any) -> tuple[int, ...]:
     text = ",".join(map(_text, value)) if isinstance(value, list) else _text(value)
     return tuple(parse_given_seeds(text) or ())
 
 
-def _kind(name: str) -> Any:
-    special = {"size": _size, "negative": _texts, "lora": _texts, "name": _name, "prompt": _text, "seed": _seeds}
-    if name in special:
-        return Annotated[Any, BeforeValidator(_mended(special[name]))]
-    kind = {"width": int, "height": int}.get(name) or SETTINGS[name]
-    if kind in (int, float):
-        return _numbers(kind)
-    return Annotated[Any, BeforeValidator(_truth if kind is bool else _text)]
-
-
-# Of the table's own columns alone: a field costs a millisecond.
 @cache
-def _cells_model(columns: frozenset[str]) -> type[BaseModel]:
-    fields: dict[str, Any] = {name: (_kind(name), None) for name in sorted(columns)}
-    return create_model("Cells", __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
+def _parser(column: str) -> Callable[[Any], Any]:
+    """What reads the cells of a column."""
+    special = {"name": _name, "seed": _seeds}
+    return special.get(column) or _parser_of(COLUMNS[column])
+
+
+def _parser_of(one: Option) -> Callable[[Any], Any]:
+    if one.repeatable:
+        return _texts
+    if one.type in (int, float):
+        return lambda value: _numbers(value, one.type)
+    if one.type is bool:
+        return lambda value: read_bool(str(value))
+    return lambda value: _checked(_text(value), one.parse)
+
+
+def _checked(text: str, parse: Callable[[str], object] | None) -> str:
+    if parse is not None:
+        parse(text)
+    return text
+
+
+def _parsed(line: int, used: Mapping[str, Any], written: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
+    """The values of a row's cells by the names of their options; what is wrong with others is among the errors."""
+    found = {}
+    for column in sorted(used):
+        try:
+            found[column] = _parser(column)(used[column])
+        except (ValueError, RequestError) as error:
+            errors.append(f"line {line}, column {written[column]}: {error}")
+    return found
 
 
 def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]) -> Row | None:
     """A row; None if it is not legal, and then what is wrong is among the errors."""
     before = len(errors)
+    used, written = _used(line, cells, columns, errors)
+    if not str(used.get("prompt", "")).strip():
+        errors.append(f"line {line}, column prompt: there is no prompt")
+    found = _parsed(line, used, written, errors)
+    _join_sides(line, found, written, errors)
+    if len(errors) > before:
+        return None
+    kept = {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in cells.items()}
+    taken = {key: found.pop(key, None) for key in ("prompt", "negative", "seed", "lora", "name")}
+    return Row(line, taken["prompt"], taken["negative"], taken["seed"], found, taken["lora"], taken["name"], kept)
+
+
+def _used(
+    line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The cells that are used, by the names of their options, and how the table writes these names."""
     used: dict[str, Any] = {}
     written: dict[str, str] = {}
     for name, value in cells.items():
@@ -316,26 +303,16 @@ def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors
             if column in used:
                 errors.append(f"line {line}, column {name}: it says the same as '{written[column]}': keep one of the two")
             used[column], written[column] = value, name
-    if not str(used.get("prompt", "")).strip():
-        errors.append(f"line {line}, column prompt: there is no prompt")
-    try:
-        cells_found = _cells_model(frozenset(columns.values()) - {""})(**used)
-        # Not `model_dump`, which makes plain tuples of `Numbers`.
-        found = {name: getattr(cells_found, name) for name in cells_found.model_fields_set}
-    except ValidationError as error:
-        for one in error.errors(include_url=False):
-            column = str(one["loc"][0])
-            errors.append(f"line {line}, column {written[column]}: {one['msg'].removeprefix('Value error, ')}")
-        return None
-    if ("width" in found) != ("height" in found):
+    return used, written
+
+
+def _join_sides(line: int, found: dict[str, Any], written: Mapping[str, str], errors: list[str]) -> None:
+    """Puts the size in the place of width and height, each of which must be one number."""
+    sides = [found.pop(side, None) for side in ("width", "height")]
+    if (sides[0] is None) != (sides[1] is None):
         errors.append(f"line {line}: give both width and height, or neither")
-    for side in ("width", "height"):
-        if len(found.get(side, [0])) > 1:
-            errors.append(f"line {line}, column {written[side]}: it has {len(found[side])} numbers, but must have one")
-    if len(errors) > before:
-        return None
-    if "width" in found:
-        found["size"] = f"{found.pop('width')[0]}x{found.pop('height')[0]}"
-    kept = {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in cells.items()}
-    taken = {key: found.pop(key, None) for key in ("prompt", "negative", "seed", "lora", "name")}
-    return Row(line, taken["prompt"], taken["negative"], taken["seed"], found, taken["lora"], taken["name"], kept)
+    for side, numbers in zip(("width", "height"), sides, strict=True):
+        if numbers is not None and len(numbers) > 1:
+            errors.append(f"line {line}, column {written[side]}: it has {len(numbers)} numbers, but must have one")
+    if sides[0] and sides[1]:
+        found["size"] = f"{sides[0][0]}x{sides[1][0]}"

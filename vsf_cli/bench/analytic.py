@@ -4,6 +4,8 @@ Letters as in `vsf_cli.attention`: I image tokens, P positive and N negative tex
 """
 
 import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from vsf_cli.bench.arms import Arm
 from vsf_cli.bench.shapes import Shape
@@ -12,10 +14,20 @@ __all__ = ["analytic_flops"]
 
 TIME_CHANNELS = 256
 """The sinusoids of Stable Diffusion 3's timestep."""
+ADDED: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
+    {
+        "nasa": lambda images, positives, negatives: images * (images + negatives),
+        "nag": lambda images, positives, negatives: images * (images + negatives),
+        "vsf": lambda images, positives, negatives: images * negatives,
+        "vsf-bias": lambda images, positives, negatives: images * negatives,
+        "vsf-masked": lambda images, positives, negatives: (images + positives) * negatives,
+    }
+)
+"""Pairs of query and key that a method adds to a block of joint attention, by the tokens of I, P and N."""
 
 
-def analytic_flops(shape: Shape, arm: Arm, negatives: int) -> int:
-    """The FLOPs of one step.
+def analytic_flops(shape: Shape, arm: Arm, negatives: int) -> int | None:
+    """The FLOPs of one step; None of a method whose arithmetic is not known here.
 
     Arguments:
         shape: The architecture, and its tokens.
@@ -23,6 +35,8 @@ def analytic_flops(shape: Shape, arm: Arm, negatives: int) -> int:
         negatives: Tokens of the negative prompt without padding; a method that pads takes as many as the positive has.
     """
     method = arm.method
+    if method.guides_attention and arm.name not in ADDED:
+        return None
     count = shape.positives if method.padding else negatives if method.guides_attention else 0
     step = _joint if shape.family == "sd3" else _cross
     passes = 2 if method.passes_negative_prompt else 1
@@ -47,15 +61,9 @@ def _joint(shape: Shape, name: str, negatives: int) -> int:
 def _joint_pairs(name: str, images: int, positives: int, negatives: int, last: bool) -> int:
     """Pairs of query and key in one block: the stock call, what the method adds, and the negative's own rows."""
     stock = images + positives
-    added = {
-        "nasa": images * (images + negatives),
-        "nag": images * (images + negatives),
-        "vsf": images * negatives,
-        "vsf-bias": images * negatives,
-        "vsf-masked": stock * negatives,
-    }
+    added = ADDED[name](images, positives, negatives) if name in ADDED else 0
     own = 0 if last else negatives * (images + negatives)
-    return stock * stock + added.get(name, 0) + own
+    return stock * stock + added + own
 
 
 def _cross(shape: Shape, name: str, negatives: int) -> int:

@@ -32,7 +32,7 @@ class Row:
         arm: The method.
         tokens: Tokens of the negative prompt that it works with.
         costs: What one step was counted to cost.
-        analytic: The FLOPs of one step by the sizes alone.
+        analytic: The FLOPs of one step by the sizes alone; None if they are not known.
         samples: The seconds of each round; none if nothing was timed.
         memory: The most bytes that were taken, weights included; None if that cannot be said here.
     """
@@ -40,7 +40,7 @@ class Row:
     arm: Arm
     tokens: int
     costs: Costs
-    analytic: int
+    analytic: int | None
     samples: Sequence[Sample] = ()
     memory: int | None = None
 

@@ -103,7 +103,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         **found,
         "flops": _gigas(row["flops"]),
-        "analytic": _gigas(row["flops_analytic"]),
+        "analytic": "" if row["flops_analytic"] is None else _gigas(row["flops_analytic"]),
         "flops_times": f"{row['flops_times']:.4f}",
         "calls": str(row["attention_calls"]),
         "tensors": f"{row['tensor_bytes'] / 1e6:.1f} ({row['tensor_times']:.3f})",

@@ -1,4 +1,4 @@
-"""`vsf batch`: what it says, when it stops, and the table that it leaves behind."""
+"""`vsf batch`: a table of prompts to images and videos."""
 
 import json
 import signal
@@ -7,11 +7,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from vsf_cli.batch.engines import Watching, engine_named
-from vsf_cli.batch.items import Item, items_of
+from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import MANIFEST, read_journals
 from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.batch.replacing import replaced
@@ -20,77 +23,151 @@ from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate, remember
 from vsf_cli.cli.console import Talk
-from vsf_cli.cli.generating import quiet_libraries, stay_offline
-from vsf_cli.config.values import parse_path
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.image import replacements_of
+from vsf_cli.cli.libraries import quiet_libraries, stay_offline
+from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
+from vsf_cli.config.option import FILES, OUTPUT, WHAT, WORK, options_of, run_option
+from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import MediaError, PartlyFailed, RequestError
 from vsf_cli.generation.plan import runtime_of
+from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.files import check_writable, remove_partials
-from vsf_cli.settings.presets import SETTINGS, Settings
+from vsf_cli.prompts.replacements import Replacement
+from vsf_cli.settings.options import FileOptions, Given
+from vsf_cli.settings.presets import Settings
 
-__all__ = ["carry_out", "run", "say_plan"]
+__all__ = ["app", "carry_out", "say_plan"]
 
+app = command_app()
 MOST_LINES = 50
 MOST_TOGETHER = 8
 """Pictures in one pass with `--batch-size auto`, halved where memory does not suffice: more is hardly faster."""
-MACHINE = ("device", "offload", "offline", "cache_text", "compile")
 
 
-def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:
-    """Carries out what the command line says.
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a table's pictures are made, and by whom.
 
     Arguments:
-        table: The path of the table; "-" is stdin.
-        output: The folder of the run; None names it by the table.
-        asked: The options, by name.
-
-    Raises:
-        VSFError: If something is not legal, or fails.
+        replacements: Words and what stands in their place.
+        sheet: Whether contact sheets are written.
+        batch_size: Pictures in one pass through the model, or "auto".
+        engine: A key of `vsf_cli.batch.engines.ENGINES`.
+        workers: Processes, or actors.
+        ray_address: The address of a Ray cluster.
+        shard: Which part of the work is done, as `I/N`.
+        retry_failed: Whether what failed in an earlier run is tried again.
+        fail_fast: Whether the first failure stops the run.
+        max_failures: After how many failures the run stops.
+        dry_run: Whether to stop before a model is loaded.
     """
-    talk = Talk(asked["quiet"], asked["verbose"])
+
+    replacements: tuple[str, ...] = run_option(
+        (), "--sr", help="wheels=>doors,windows: one with each of these words.", panel=WHAT, metavar="WORDS"
+    )
+    sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
+    batch_size: str = run_option(
+        "1", "--batch-size", help="Pictures in one pass through the model, or auto.", panel=WORK, parse=parse_batch_size
+    )
+    engine: str = run_option("local", "--engine", help="local or ray.", panel=WORK)
+    workers: int = run_option(1, "--workers", help="Processes, or actors; one GPU each.", panel=WORK, min=1)
+    ray_address: str | None = run_option(
+        None, "--ray-address", help="Address of a Ray cluster; one is started if not given.", panel=WORK
+    )
+    shard: str | None = run_option(
+        None, "--shard", help="I/N: this part of the work; auto reads SLURM's array.", panel=WORK, parse=Shard.parse
+    )
+    retry_failed: bool = run_option(
+        False, "--retry-failed", off=None, help="Try again what failed in an earlier run.", panel=WORK
+    )
+    fail_fast: bool = run_option(False, "--fail-fast", off=None, help="Stop at the first failure.", panel=WORK)
+    max_failures: int | None = run_option(None, "--max-failures", help="Stop after that many.", panel=WORK, min=1)
+    dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
+
+    @property
+    def most_failures(self) -> int | None:
+        """After how many failures the run stops; None means never."""
+        return 1 if self.fail_fast else self.max_failures
+
+
+@app.command(cls=Command, epilog="Example: vsf batch prompts.csv --alpha 1..4 -o outputs/run")
+@bounded
+@with_options
+def batch(
+    table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
+    given: Annotated[Given, Takes(without=("output", "exists"))],
+    files: Annotated[FileOptions, Takes(without=("metadata",))],
+    work: BatchOptions,
+    console: ConsoleOptions,
+    output: Annotated[
+        str | None,
+        typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.", rich_help_panel=FILES),
+    ] = None,
+) -> None:
+    """Make an image of each row of a table."""
+    talk = Talk(console.quiet, console.verbose)
     try:
-        batch, rows, notes = _planned(table, output, asked)
+        planned, rows, notes = _planned(table, output, given, files, work)
     except TableErrors as error:
-        for line in error.lines[1:MOST_LINES]:
-            talk.error(f"{table}, {line}")
-        if len(error.lines) > MOST_LINES:
-            talk.error(f"{table} has {len(error.lines) - MOST_LINES} more: mend these first")
+        _say_errors(table, error, talk)
         raise
     for note in notes:
         talk.warn(note)
-    if asked["dry_run"]:
-        say_plan(batch, rows, talk, asked["as_json"])
-    else:
-        if asked["sheet"]:
-            from vsf_cli.batch.contact_sheet import check_sheets
+    if work.dry_run:
+        say_plan(planned, rows, talk, console.as_json)
+        return
+    if work.sheet:
+        from vsf_cli.batch.contact_sheet import check_sheets
 
-            check_sheets(batch.items, rows)
-        carry_out(batch, rows, asked["most_failures"], talk, asked["as_json"], asked["sheet"])
+        check_sheets(planned.items, rows)
+    carry_out(planned, rows, work.most_failures, talk, console.as_json, work.sheet)
 
 
-def _planned(table: str, output: str | None, asked: Mapping[str, Any]) -> tuple[Batch, list[Row], list[str]]:
-    given = {name: value for name, value in asked.items() if name in SETTINGS}
-    deciding = {name: value for name, value in given.items() if name not in MACHINE and value is not None}
-    settings = Settings({name: given[name] for name in MACHINE if given.get(name)})
-    rows, items, notes = _read(table, asked, deciding)
+def _say_errors(table: str, error: TableErrors, talk: Talk) -> None:
+    """Says all but the first, which is said as the error of the command."""
+    for line in error.lines[1:MOST_LINES]:
+        talk.error(f"{table}, {line}")
+    if len(error.lines) > MOST_LINES:
+        talk.error(f"{table} has {len(error.lines) - MOST_LINES} more: mend these first")
+
+
+def _planned(
+    table: str, output: str | None, given: Given, files: FileOptions, work: BatchOptions
+) -> tuple[Batch, list[Row], list[str]]:
+    deciding, machine = _split(given)
+    rows, items, notes = _read(table, given, deciding, files, replacements_of(work.replacements))
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
-    size = MOST_TOGETHER if asked["batch_size"] == "auto" else int(asked["batch_size"])
-    maker = Maker(folder, runtime_of(settings), size, asked["sidecar"], asked["dump_attn"])
-    engine = engine_named(asked["engine"])
-    how = asked["shard"], asked["retry_failed"], engine, asked["workers"] or 1, asked["ray_address"]
-    return Batch(items, maker, *how), rows, notes
+    size = parse_batch_size(work.batch_size)
+    maker = Maker(
+        folder, runtime_of(Settings(machine)), MOST_TOGETHER if size == "auto" else int(size), files.sidecar, files.dump_attn
+    )
+    engine = engine_named(work.engine)
+    shard = Shard.parse(work.shard)
+    return Batch(items, maker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
 
 
-def _read(table: str, asked: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[list[Row], list[Item], list[str]]:
+def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides the pictures, with all its numbers, and what decides where and how they are made."""
+    keys = {one.key for one in options_of(Runtime)}
+    deciding = {key: value for key, value in {**given.settings, **given.sweeps}.items() if key not in keys}
+    return deciding, {key: value for key, value in given.settings.items() if key in keys}
+
+
+def _read(
+    table: str, given: Given, deciding: Mapping[str, Any], files: FileOptions, replacements: Sequence[Replacement]
+) -> tuple[list[Row], list[Item], list[str]]:
     """The rows of a table, its items, and what a person should know. Errors of cells and of plans are said together."""
     rows, errors = parse_table(Path(table), _text_of(table))
     items: list[Item] = []
     notes: list[str] = []
+    negative, loras = given.negative or (), given.loras or ()
     try:
-        rows = replaced(table, rows, asked["replacements"], asked["neg"] or [])
-        others = asked["seeds"], asked["lora"] or [], asked["dump_attn"]
-        items, notes = items_of(table, rows, options, asked["neg"] or [], *others)
+        rows = replaced(table, rows, replacements, negative)
+        items, notes = items_of(table, rows, deciding, negative, given.seeds or None, loras, files.dump_attn)
     except TableErrors as error:
         errors += error.lines
     if errors:

@@ -1,53 +1,215 @@
-"""`vsf bench`: its options. Thin, and without torch until something is measured."""
+"""`vsf bench`: what methods cost, side by side."""
 
-from typing import Annotated, Any
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
+from vsf_cli.bench.shapes import Shape, shape_of
+from vsf_cli.cli.console import Talk
 from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.libraries import quiet_libraries, stay_offline
+from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
+from vsf_cli.config.option import FILES, GUIDANCE, WORK, run_option
+from vsf_cli.config.values import parse_path
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.plan import request_of, runtime_of
+from vsf_cli.generation.run import advising, load_for
+from vsf_cli.loading.sources import is_here
+from vsf_cli.media.files import check_writable, write_bytes
+from vsf_cli.settings.options import SETTINGS, Given
+from vsf_cli.settings.presets import Settings, load_preset
+from vsf_cli.settings.request import Request
 
-__all__ = ["bench"]
+if TYPE_CHECKING:
+    from vsf_cli.bench.arms import Arm
+
+__all__ = ["BenchOptions", "app", "measure"]
+
+app = command_app()
+PROMPT, NEGATIVE = "a red bike on a road", "wheels"
+OF_MODEL = ("preset", "model", "steps", "size", "frames", "dtype", "device", "offload", "compile", "offline")
+NOT_OF_RANDOM = ("steps", "offload", "offline")
+NOT_OF_COUNTS = ("compile", "device")
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """What is measured, and where the results go.
+
+    Arguments:
+        method: "all", or names of methods joined by commas.
+        random_weights: Whether a transformer with random weights is measured.
+        count: Whether FLOPs and bytes are counted, and nothing is timed.
+        layers: How many blocks are built of random weights; None means all.
+        negative_tokens: The tokens of the negative prompt with random weights.
+        rounds: How often each method is timed.
+        output: A file for the results as JSON.
+        plot: A PNG with bars of the times.
+    """
+
+    method: str = run_option("all", "--method", help="all, or some: none,nasa,nag,vsf,vsf-bias,vsf-masked,cfg.", panel=GUIDANCE)
+    random_weights: bool = run_option(
+        False, "--random-weights", off=None, help="The real architecture with random weights: no download.", panel=WORK
+    )
+    count: bool = run_option(
+        False, "--count", off=None, help="Count FLOPs and bytes of any size on paper; time nothing.", panel=WORK
+    )
+    layers: int | None = run_option(None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK)
+    negative_tokens: int | None = run_option(
+        None, "--negative-tokens", help="With random weights; 8 if not given.", panel=WORK, min=1
+    )
+    rounds: int = run_option(5, "--rounds", help="How often each method is timed, in turn.", panel=WORK, min=1)
+    output: str | None = run_option(None, "-o", "--output", help="A file for the results as JSON.", panel=FILES)
+    plot: str | None = run_option(None, "--plot", help="A PNG with bars of the times.", panel=FILES)
+
+    @property
+    def on_paper(self) -> bool:
+        """Whether no real pipeline is measured."""
+        return self.random_weights or self.count
+
+
+@app.command(cls=Command, epilog="Example: vsf bench --preset sd3.5-large-turbo --random-weights")
 @bounded
+@with_options
 def bench(
-    preset: Annotated[str | None, typer.Option("--preset", help="A preset's name, or the path of its file.")] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", help="A hub id, or a folder.")] = None,
-    method: Annotated[str, typer.Option("--method", help="all, or some: none,nasa,nag,vsf,vsf-bias,vsf-masked,cfg")] = "all",
-    random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="The real architecture with random weights: no download.")
-    ] = False,
-    count: Annotated[bool, typer.Option("--count", help="Count FLOPs and bytes of any size on paper; time nothing.")] = False,
-    layers: Annotated[int | None, typer.Option("--layers", help="Build so many blocks alone; of random weights.")] = None,
-    negative_tokens: Annotated[
-        int | None, typer.Option("--negative-tokens", min=1, help="Of random weights; 8 if not given.")
-    ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often each method is timed, in turn.")] = 5,
-    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps of a picture.")] = None,
-    size: Annotated[str | None, typer.Option("--size", help="WxH in pixels.")] = None,
-    frames: Annotated[int | None, typer.Option("--frames", help="Frames of a clip.")] = None,
-    dtype: Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16.")] = None,
-    device: Annotated[str | None, typer.Option("-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...")] = None,
-    offload: Annotated[str | None, typer.Option("--offload", help="auto, none, model, group or sequential.")] = None,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the blocks first, with every method.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Do not use the network.")] = False,
-    output: Annotated[str | None, typer.Option("-o", "--output", help="A file for the results as JSON.")] = None,
-    plot: Annotated[str | None, typer.Option("--plot", help="A PNG with bars of the times.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say more.")] = False,
+    given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)],
+    options: BenchOptions,
+    console: ConsoleOptions,
 ) -> None:
-    """Time methods side by side, the paper's Table 2: vsf bench --preset sd3.5-large-turbo --random-weights"""
-    from vsf_cli.cli import bench_run as command
-    from vsf_cli.cli.console import Talk
-    from vsf_cli.config.values import parse_size
+    """Time methods side by side."""
+    measure(given, options, Talk(console.quiet, console.verbose), console.as_json)
 
-    asked: dict[str, Any] = {"preset": preset, "model": model, "method": method, "random_weights": random_weights}
-    asked |= {"count": count, "layers": layers, "negative_tokens": negative_tokens, "rounds": rounds, "steps": steps}
-    asked |= {"size": size, "frames": frames, "dtype": dtype, "device": device, "offload": offload}
-    asked |= {"compile": compile or None, "offline": offline or None, "output": output, "plot": plot, "as_json": as_json}
-    try:
-        parse_size(size) if size else None
-    except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--size") from error
-    command.run(asked, Talk(quiet, verbose))
+
+def measure(given: Given, options: BenchOptions, talk: Talk, as_json: bool = False) -> None:
+    """Measures methods side by side, and writes the table or JSON to stdout.
+
+    Raises:
+        VSFError: If something is not legal, or fails.
+    """
+    from vsf_cli.bench.arms import arms_named
+
+    settings = _settings(given)
+    preset = settings.preset
+    arms = arms_named(options.method, preset.guidance())
+    _check_given(given, options)
+    files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}
+    for path in files.values():
+        check_writable(path)
+    request, _ = request_of(PROMPT, (NEGATIVE,), 0, settings, (), preset.video)
+    # Shown as it was given: not at all, where it was not.
+    compiled = {"compiled": given.settings.get("compile") or None}
+    measured = _of_shape if options.on_paper else _of_pipeline
+    report = measured(settings, request, arms, options, compiled, talk)
+    _write(report, files, as_json, talk)
+
+
+def _check_given(given: Given, options: BenchOptions) -> None:
+    """Refuses what would have no effect."""
+
+    def flags(keys: tuple[str, ...]) -> list[str]:
+        return [SETTINGS[key].flag for key in keys if key in given.settings]
+
+    random = {"--layers": options.layers, "--negative-tokens": options.negative_tokens}
+    found = [flag for flag, value in random.items() if value is not None]
+    if not options.on_paper and found:
+        raise RequestError(f"{found[0]} is for --random-weights and --count: add one of them")
+    if options.on_paper and (found := flags(NOT_OF_RANDOM)):
+        raise RequestError(f"{found[0]} is for a real pipeline: one step is measured here. Leave it out")
+    if options.count and (found := flags(NOT_OF_COUNTS)):
+        raise RequestError(f"{found[0]} has no effect on --count, which runs nothing: leave it out")
+
+
+def _settings(given: Given) -> Settings:
+    name = str(given.settings.get("preset") or Settings({}).preset.name)
+    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0, "preset": name}
+    return Settings(settings, video=load_preset(name).video)
+
+
+def _of_shape(
+    settings: Settings,
+    request: Request,
+    arms: "list[Arm]",
+    options: BenchOptions,
+    compiled: Mapping[str, Any],
+    talk: Talk,
+) -> dict[str, Any]:
+    shape = _shape(settings, request, options.layers)
+    talk.say(str(shape))
+    quiet_libraries(talk.verbose)
+    if shape.layers < shape.depth:
+        talk.say(f"{shape.layers} of {shape.depth} layers are built: ratios hold for the blocks, seconds are not the model's")
+    import torch
+
+    from vsf_cli.bench.measure import count, measure_random
+    from vsf_cli.bench.random_model import build
+    from vsf_cli.bench.report import reported
+    from vsf_cli.loading.runtime import device_named
+    from vsf_cli.models.compile import compile_blocks
+
+    dtype, negatives = getattr(torch, request.dtype), options.negative_tokens or 8
+    device = torch.device("meta") if options.count else device_named(settings["device"])
+    model = None if options.count else build(shape, dtype, device, negatives)
+    if model is not None and compiled["compiled"]:
+        compile_blocks(model.transformer, device)
+    with talk.progress("counting", "runs") as (counting, running):
+        rows = count(shape, arms, dtype, negatives, counting)
+        if model is not None:
+            rows = measure_random(model, rows, device, options.rounds, running)
+    rounds = None if options.count else options.rounds
+    told = {"weights": "random", "dtype": request.dtype, "negative tokens": negatives, "rounds": rounds}
+    return reported(rows, device, {"shape": str(shape), "settings": {**told, **compiled}})
+
+
+def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
+    preset = settings.preset
+    width, height = request.width, request.height
+    if width is None or height is None:
+        raise RequestError(f"preset {preset.name} has no size of its own: pass --size WxH")
+    return shape_of(request.model, preset.family, (width, height), request.num_frames, request.max_sequence_length, layers)
+
+
+def _of_pipeline(
+    settings: Settings,
+    request: Request,
+    arms: "list[Arm]",
+    options: BenchOptions,
+    compiled: Mapping[str, Any],
+    talk: Talk,
+) -> dict[str, Any]:
+    from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
+    from vsf_cli.bench.report import reported
+    from vsf_cli.models import family_of
+
+    if settings["offline"]:
+        stay_offline()
+    elif not is_here(request.model, request.revision):
+        size, license = settings.preset.download(request.model)
+        talk.say(f"downloading {size} of {request.model}; licence: {license}. --random-weights needs no download")
+    quiet_libraries(talk.verbose)
+    pipe = load_for(request, runtime_of(settings))
+    shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))
+    with talk.progress("counting", "runs") as (counting, running), advising(pipe):
+        rows = count(shape, arms, pipe.transformer.dtype, negatives, counting)
+        rows = measure_pipeline(pipe, request, rows, options.rounds, running)
+    told = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}
+    return reported(rows, pipe._execution_device, {"shape": str(shape), "settings": {**told, **compiled}})
+
+
+def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, talk: Talk) -> None:
+    from vsf_cli.bench.report import chart, columns, told
+
+    text = json.dumps(report, ensure_ascii=False, allow_nan=False)
+    if "output" in files:
+        write_bytes(files["output"], json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False).encode())
+    if "plot" in files:
+        write_bytes(files["plot"], chart(report))
+    if as_json:
+        talk.data(text)
+    else:
+        talk.say(told(report))
+        talk.table(*columns(report))
+    for path in files.values():
+        talk.say(f"wrote {path}")

@@ -9,17 +9,19 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Talk
-from vsf_cli.cli.generating import made_ready, say_before
+from vsf_cli.cli.plans import announce, prepare
 from vsf_cli.errors import RequestError
-from vsf_cli.generation.generate import Request, Result, generate
+from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
 from vsf_cli.generation.plan import plan, request_of
 from vsf_cli.generation.run import Plan, advising
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import sheet
-from vsf_cli.methods import METHODS, Method, parameters_by_setting, resolved
+from vsf_cli.methods import METHODS, Method, method_options, resolved
+from vsf_cli.settings.options import FileOptions, Given
 from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.request import Request
 
 __all__ = ["plan_comparison", "run_comparison"]
 
@@ -32,61 +34,63 @@ SMALL = 200
 def plan_comparison(
     names: Sequence[str],
     prompt: str,
-    negative: Sequence[str],
     seeds: Sequence[int],
+    given: Given,
     settings: Settings,
-    loras: Sequence[str],
-    video: bool,
+    files: FileOptions,
+    *,
+    video: bool = False,
     seconds: float | None = None,
-    metadata: bool = True,
 ) -> tuple[Plan, list[Request]]:
-    """What will be made: a plan with a strip for each seed, and the requests of the first strip.
+    """A plan with a strip for each seed, and the requests of the first strip.
 
     Arguments:
         names: The methods.
         prompt: What is wanted.
-        negative: What is not wanted.
         seeds: A strip for each.
-        settings: All settings; options of a method are for that method alone.
-        loras: LoRA files.
-        video: Whether clips are made, of which frames stand on the strip.
-        seconds: How long the clips are.
-        metadata: Whether the strips say how they were made.
+        given: What a person gave; options of a method are for that method alone.
+        settings: All settings.
+        files: Whether the strips say how they were made.
+        video: Whether videos are made, of which frames stand on the strip.
+        seconds: How long the videos are.
 
     Raises:
         RequestError: If something is not legal, or an option is of a method that is not compared.
     """
     if len(names) < 2 or len(set(names)) < len(names):
         raise RequestError(f"--compare names {', '.join(names) or 'nothing'}: name two methods or more, such as none,nag,vsf")
-    methods = [resolved(name)[0] for name in names]
-    own = {setting: owner for setting, (owner, _) in parameters_by_setting().items()}
-    for setting, owner in own.items():
-        if owner not in methods and settings.origin(setting).origin == "option":
-            raise RequestError(
-                f"--{setting.replace('_', '-')} is {METHODS[owner].label}'s, which is not compared: leave it out"
-            )
-    negative = tuple(text.strip() for text in negative if text.strip())
+    _check_owners([resolved(name)[0] for name in names], settings)
+    negative = tuple(text.strip() for text in given.negative or () if text.strip())
     if not negative:
         raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
-    requests = []
-    for name, method in zip(names, methods, strict=True):
-        other = [setting for setting, owner in own.items() if owner != method]
-        asked = settings.overlaid({"method": name, **dict.fromkeys(other)})
-        if method != "cfg":
-            asked = asked.overlaid({"guidance": 0.0})
-        requests.append(request_of(prompt, negative, seeds[0], asked, loras, video, seconds)[0])
+    requests = [
+        request_of(prompt, negative, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0]
+        for name in names
+    ]
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
     # Only for its checks, warnings, and where and how it runs.
-    first = plan(
-        prompt, negative, seeds, settings.overlaid({"format": None, "output": None}), loras, metadata=metadata, video=video
-    )
-    given = settings.origin("output")
-    template = f"{given.value}-compare" if given.origin == "default" else given.value
+    first = plan(prompt, seeds, given, settings.overlaid({"format": None, "output": None}), files=files, video=video)
+    place = settings.origin("output")
+    template = f"{place.value}-compare" if place.origin == "default" else place.value
     outputs = Outputs(template, settings["exists"], settings["format"], ("seed",) if len(seeds) > 1 else (), IMAGE_FORMATS)
     acting = next((request for request in requests if request.method != "none"), requests[0])
-    strips = tuple(replace(acting, seed=seed) for seed in seeds)
-    return replace(first, requests=strips, outputs=outputs), requests
+    return replace(first, requests=tuple(replace(acting, seed=seed) for seed in seeds), outputs=outputs), requests
+
+
+def _check_owners(methods: Sequence[str], settings: Settings) -> None:
+    """Refuses an option of a method that is not compared."""
+    for key, (owner, one) in method_options().items():
+        if owner not in methods and settings.origin(key).origin == "option":
+            raise RequestError(f"{one.flag} is {METHODS[owner].label}'s, which is not compared: leave it out")
+
+
+def _settings_for(name: str, settings: Settings) -> Settings:
+    """The settings of one method of the strip, without the numbers of others, and without CFG unless it is CFG."""
+    method = resolved(name)[0]
+    others = dict.fromkeys(key for key, (owner, _) in method_options().items() if owner != method)
+    own = settings.overlaid({"method": name, **others})
+    return own if method == "cfg" else own.overlaid({"guidance": 0.0})
 
 
 def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json: bool, dry_run: bool) -> None:
@@ -99,7 +103,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json:
         as_json: Whether data are JSON.
         dry_run: Whether to stop before the model is loaded.
     """
-    say_before(plan, talk)
+    announce(plan, talk)
     if dry_run:
         for request in requests:
             talk.data(json.dumps(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
@@ -108,7 +112,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json:
     if not pending:
         talk.say("all strips exist, skipped")
         return
-    pipe = made_ready(plan, talk)
+    pipe = prepare(plan, talk)
     with talk.progress("pictures", "steps") as (whole, steps):
         for place, (number, strip) in enumerate(pending):
             results: list[Result] = []
@@ -119,7 +123,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json:
                     whole(place * len(requests) + len(results), len(pending) * len(requests))
             path = plan.outputs.free(plan.path(strip, number)) if not plan.to_stdout else None
             facts = _facts(plan, pipe, results)
-            data = encode_image(_strip(results), plan.outputs.file_format, facts if plan.metadata else None)
+            data = encode_image(_strip(results), plan.outputs.file_format, facts if plan.files.metadata else None)
             _hand_over(path, data, facts, talk, as_json)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["MOST_NUMBERS", "Numbers", "combinations", "parse_range", "swept"]
+__all__ = ["MOST_NUMBERS", "Numbers", "combinations", "parse_range", "split_sweeps"]
 
 MOST_NUMBERS = 10_000
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf|nan)"
@@ -105,7 +105,7 @@ def _check_count(count: int, text: str) -> None:
         raise RequestError(f"'{text.strip()}' stands for more than {MOST_NUMBERS} numbers")
 
 
-def swept(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Numbers]]:
+def split_sweeps(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Numbers]]:
     """Options with the first of their numbers each, and those that have several."""
     plain = {name: value[0] if isinstance(value, Numbers) else value for name, value in options.items()}
     return plain, {name: value for name, value in options.items() if isinstance(value, Numbers) and len(value) > 1}

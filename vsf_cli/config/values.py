@@ -3,6 +3,7 @@
 import os
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from vsf_cli.config.ranges import MOST_NUMBERS, parse_range
@@ -11,6 +12,7 @@ from vsf_cli.errors import RequestError
 __all__ = [
     "SIDES_OF_CLIPS",
     "check_sides",
+    "choose_seeds",
     "chosen_size",
     "parse_batch_size",
     "parse_given_seeds",
@@ -39,16 +41,28 @@ def parse_seeds(text: str | None, count: int | None) -> list[int]:
         ValueError: If the text cannot be parsed.
         RequestError: If there are too many or none.
     """
+    return choose_seeds(None if text is None else parse_given_seeds(text), count)
+
+
+def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
+    """The seeds of a run: those that are given, or a row from the one that is, or fresh ones if none is.
+
+    Arguments:
+        seeds: The seeds that are given.
+        count: How many are wanted; None means as many as are given, or one.
+
+    Raises:
+        RequestError: If there are too many, or another number than is wanted.
+    """
     if count is not None and not 1 <= count <= MOST_NUMBERS:
         raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_NUMBERS}")
-    seeds = None if text is None else parse_given_seeds(text)
-    if seeds is None:
+    if not seeds:
         return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
     if count is not None and len(seeds) == 1:
         return list(range(seeds[0], seeds[0] + count))
     if count is not None and len(seeds) != count:
         raise RequestError(f"--seed names {len(seeds)} seeds, but --seeds wants {count}: give one of the two")
-    return seeds
+    return list(seeds)
 
 
 def parse_given_seeds(text: str) -> list[int] | None:

@@ -9,7 +9,9 @@ from typing import Any
 import tomli
 
 from vsf_cli.errors import RequestError
-from vsf_cli.settings.presets import FAMILY_DEFAULTS, SETTINGS, Preset, nearest
+from vsf_cli.methods import METHODS, resolved
+from vsf_cli.settings.options import SETTINGS
+from vsf_cli.settings.presets import FAMILY_DEFAULTS, Preset, nearest
 
 __all__ = ["BASELINE", "Arm", "choose_arms", "load_arms"]
 
@@ -45,7 +47,7 @@ class Arm:
 
 
 def load_arms(path: Path | None = None) -> list[Arm]:
-    """The arms of a file, or those that ship with the package.
+    """The arms of a file, or those that ship with the package and every method that has none among them.
 
     Raises:
         RequestError: If the file cannot be read, or says something that is not legal.
@@ -56,7 +58,13 @@ def load_arms(path: Path | None = None) -> list[Arm]:
         found = tomli.loads(text)
     except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
         raise RequestError(f"{place} cannot be read as TOML: {error}") from error
-    return [_arm(place, name, table) for name, table in found.items()]
+    arms = [_arm(place, name, table) for name, table in found.items()]
+    there = {resolved(str(arm.settings.get("method")))[0] for arm in arms}
+    return (
+        arms
+        if path
+        else [*arms, *(Arm(name, one.label, {"method": name}) for name, one in METHODS.items() if name not in there)]
+    )
 
 
 def _arm(place: str, name: str, table: Any) -> Arm:

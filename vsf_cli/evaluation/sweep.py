@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from vsf_cli.config.ranges import parse_range
@@ -13,23 +12,14 @@ from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.arms import Arm
 from vsf_cli.evaluation.judging import Judge, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
-from vsf_cli.generation.generate import Request, generate_together
+from vsf_cli.generation.generate import generate_together
 from vsf_cli.generation.plan import request_of
-from vsf_cli.methods import resolved
-from vsf_cli.settings.presets import SETTINGS, Settings, load_preset
+from vsf_cli.methods import METHODS, resolved
+from vsf_cli.settings.options import SETTINGS
+from vsf_cli.settings.presets import Settings, load_preset
+from vsf_cli.settings.request import Request
 
-__all__ = ["SAMPLERS", "SPACES", "Study", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
-
-SPACES: Mapping[str, Mapping[str, tuple[float, float]]] = MappingProxyType(
-    {
-        "vsf": {"alpha": (0.0, 6.0), "beta": (0.0, 2.0)},
-        "nag": {"nag_scale": (0.0, 16.0), "nag_tau": (1.0, 8.0), "nag_alpha": (0.0, 1.0)},
-        "nasa": {"nasa_alpha": (0.0, 1.0)},
-        "wef": {"wef_alpha": (0.0, 3.0)},
-        "cfg": {"guidance": (1.1, 8.0)},
-    }
-)
-"""What is searched of each method, unless told otherwise: settings by the names of the command line, and their bounds."""
+__all__ = ["SAMPLERS", "Study", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
 
 SAMPLERS = ("random", "tpe", "nsga2")
 
@@ -145,7 +135,7 @@ def parse_space(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
         if not equals or not dots or "," in span:
             raise ValueError(f"'{text}' is no space: write alpha=0..6")
         name = name.strip().lstrip("-").replace("-", "_")
-        if SETTINGS.get(name) is not float:
+        if name not in SETTINGS or SETTINGS[name].type is not float:
             raise RequestError(f"--space {text}: '{name}' is no setting with a number")
         (first, *_), (*_, last) = parse_range(low), parse_range(high)
         if not first < last:
@@ -160,7 +150,7 @@ def space_of(arm: Arm, given: Mapping[str, tuple[float, float]]) -> Mapping[str,
     Raises:
         RequestError: If there is nothing.
     """
-    found = given or arm.search or SPACES.get(resolved(arm.settings["method"])[0])
+    found = given or arm.search or METHODS[resolved(arm.settings["method"])[0]].search()
     if not found:
         raise RequestError(f"method {arm.name} has nothing to search: name it with --space NAME=LOW..HIGH")
     return found

@@ -8,13 +8,41 @@ from typing import Any
 
 import numpy as np
 
-from vsf_cli.evaluation.sweep import Trial
+from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.sweep import Study, Trial, studies_of
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["front", "hypervolume", "tradeoff", "write_tradeoff"]
+__all__ = ["comparable", "front", "hypervolume", "tradeoff", "write_tradeoff"]
 
 AXES = {"positive": 0, "negative": 1, "quality": 2}
 RESAMPLES = 1000
+
+
+def comparable(storages: Sequence[Path], chosen: Sequence[str] | None) -> dict[str, Study]:
+    """The sweeps of several files, or those that are chosen, if they are of the same prompts, preset and judge.
+
+    Raises:
+        RequestError: If they are not, or a method that is chosen is not there.
+    """
+    found = [(storage, name, study) for storage in storages for name, study in studies_of(storage).items()]
+    there = dict.fromkeys(name for _, name, _ in found)
+    if unknown := [name for name in chosen or () if name not in there]:
+        raise RequestError(f"there is no sweep of {', '.join(unknown)}: there are {', '.join(there)}")
+    studies: dict[str, Study] = {}
+    for storage, name, study in found:
+        if chosen is not None and name not in chosen:
+            continue
+        if name in studies:
+            raise RequestError(f"{storage} has a sweep of '{name}', as another file: draw them apart, or choose with --method")
+        first, (facts, _) = next(iter(studies), name), study
+        for fact, what in (("sha256", "prompts"), ("preset", "preset"), ("judge", "judge")):
+            known = studies.get(first, study)[0][fact]
+            if facts[fact] != known:
+                raise RequestError(
+                    f"{storage}: the sweep of '{name}' has the {what} {facts[fact]}, that of '{first}' {known}: draw them apart"
+                )
+        studies[name] = study
+    return {name: studies[name] for name in chosen or studies}
 
 
 def front(points: np.ndarray) -> np.ndarray:

@@ -1,20 +1,14 @@
 """One request: from a prompt to a picture, on a pipeline that is made ready."""
 
-import math
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides
+from vsf_cli.config.values import check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
-from vsf_cli.loading.loras import Lora
-from vsf_cli.loading.sources import BUILTIN
-from vsf_cli.methods import METHODS, Method, method_named
-from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
+from vsf_cli.settings.request import Request, public_place
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,171 +20,6 @@ __all__ = ["Progress", "Request", "Result", "alike", "check_size", "generate", "
 
 Progress = Callable[[int, int], None]
 """Is told the steps done and the steps in all."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything that decides a picture, as plain values: it can be written as JSON and read back.
-
-    Arguments:
-        prompt: What is wanted.
-        negative: What is not wanted; none, one or several, with weights as `vsf_cli.prompts.prompt_weights` has them.
-        model: `builtin:NAME`, a hub id, or a folder.
-        seed: The seed of the noise, 0 to 2^64 - 1; it is drawn on the CPU, so that the device does not matter.
-        method: A key of `vsf_cli.methods.METHODS`.
-        parameters: The method's hyper-parameters.
-        num_inference_steps: Steps, at least 1.
-        guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
-        width, height: Pixels; None means the model's own size.
-        max_sequence_length: Tokens of the T5.
-        num_frames: The frames of a clip that are made; None for a picture.
-        drop_frames: How many of its first frames are left out.
-        fps: Frames in a second of a clip, as its file is played.
-        dtype: A dtype of torch.
-        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`.
-        revision: A branch, tag or commit of the hub.
-        variant: The variant of the weights' files.
-        scheduler: The class of the scheduler, if not the model's own.
-        flow_shift: How far its sigmas are shifted, if not as the model's own.
-        vae_dtype: The dtype of the autoencoder, if another one.
-        vae_tiling: Whether the autoencoder works tile by tile.
-        preset: The preset that the settings came from, for the record.
-
-    Raises:
-        RequestError: If a value is not legal.
-    """
-
-    prompt: str
-    model: str
-    seed: int
-    negative: tuple[str, ...] = ()
-    method: str = "vsf"
-    parameters: Mapping[str, Any] = field(default_factory=dict)
-    num_inference_steps: int = 8
-    guidance_scale: float = 0.0
-    width: int | None = None
-    height: int | None = None
-    max_sequence_length: int = 256
-    num_frames: int | None = None
-    drop_frames: int = 0
-    fps: int | None = None
-    dtype: str = "float32"
-    loras: tuple[str, ...] = ()
-    revision: str | None = None
-    variant: str | None = None
-    scheduler: str | None = None
-    flow_shift: float | None = None
-    vae_dtype: str | None = None
-    vae_tiling: bool = False
-    preset: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.prompt.strip():
-            raise RequestError("the prompt is empty: say what you want")
-        if not 0 <= self.seed < 2**64:
-            raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
-        if self.num_inference_steps < 1:
-            raise RequestError(f"steps is {self.num_inference_steps}, but must be at least 1")
-        if not 0 <= self.guidance_scale < float("inf"):
-            raise RequestError(f"guidance is {self.guidance_scale:g}, but must be a finite number of 0 or more")
-        if not 1 <= self.max_sequence_length <= 512:
-            raise RequestError(f"max_sequence_length is {self.max_sequence_length}, but must be 1 to 512")
-        for name, side in (("width", self.width), ("height", self.height)):
-            if side is not None and side < 1:
-                raise RequestError(f"{name} is {side}, but must be at least 1 pixel")
-        for name, count in (("frames", self.num_frames), ("fps", self.fps)):
-            if count is not None and count < 1:
-                raise RequestError(f"{name} is {count}, but must be at least 1")
-        if self.flow_shift is not None and not 0 < self.flow_shift < float("inf"):
-            raise RequestError(f"--shift is {self.flow_shift:g}, but must be a finite number of more than 0")
-        if self.num_frames is not None:
-            check_sides(self.width, self.height, SIDES_OF_CLIPS)
-        if not 0 <= self.drop_frames < (self.num_frames or 1):
-            raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
-        method, steps = self.guidance, self.num_inference_steps
-        if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
-            raise RequestError(
-                f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one: leave it"
-                " out, or write \\: for a colon"
-            )
-        if not any(method.acts_at(step / steps) for step in range(steps)):
-            raise RequestError(
-                f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
-            )
-        if self.negative and self.guidance_scale > 1 and not method.accepts_guidance_scale:
-            raise RequestError(
-                f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG:"
-                " pass --guidance 0, or --method cfg"
-            )
-        if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
-            raise RequestError(
-                f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}:"
-                " pass --guidance above 1, or --method vsf"
-            )
-
-    @property
-    def guidance(self) -> Method:
-        """The method."""
-        return method_named(self.method, dict(self.parameters))
-
-    @property
-    def negatives(self) -> tuple[Weighted, ...]:
-        """What is not wanted, with the weights that its texts say."""
-        return tuple(map(parse_weights, self.negative))
-
-    @property
-    def loading(self) -> dict[str, Any]:
-        """What decides which pipeline is loaded: the arguments of `vsf_cli.loading.load`, but for the machine's."""
-        names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype", "vae_tiling"
-        return {name: getattr(self, name) for name in names}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values. A folder of this machine is named by its last part alone."""
-        numbers = {
-            key: value if isinstance(value, str) or math.isfinite(value) else str(value)
-            for key, value in self.parameters.items()
-        }
-        plain = asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
-        plain["model"] = _public(self.model)
-        plain["loras"] = [_public_lora(lora) for lora in self.loras]
-        return plain
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Request":
-        """The request that was written.
-
-        Raises:
-            RequestError: If a key is not known or a value is not legal.
-        """
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(set(plain) - known):
-            raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
-        try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
-            kinds = METHODS[plain["method"]].kinds() if plain.get("method") in METHODS else {}
-            numbers = {
-                key: value if isinstance(value, bool) or kinds.get(key) is str else float(value)
-                for key, value in plain.get("parameters", {}).items()
-            }
-            return cls(**{**plain, **tuples, "parameters": numbers})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise RequestError(f"the request is not one that vsf wrote: {error}") from error
-
-
-def _public(place: str) -> str:
-    """A hub id as it is; a place on this machine by its last part alone."""
-    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", place) and not place.lower().endswith(".safetensors")
-    shipped = place.startswith(BUILTIN)
-    return place if shipped or (hub and not Path(place).is_dir()) else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
-
-
-def _public_lora(text: str) -> str:
-    """A LoRA's text with its place likewise."""
-    try:
-        place = Lora.parse(text).source
-    except RequestError:
-        return _public(text)
-    return text.replace(place, _public(place), 1)
 
 
 @dataclass(frozen=True)
@@ -383,7 +212,7 @@ def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
     """Refuses a picture of a model of clips and the reverse, and a number of frames that its autoencoder would change."""
     if family.video != (request.num_frames is not None):
         wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
-        raise RequestError(f"model {_public(request.model)} makes {wanted}")
+        raise RequestError(f"model {public_place(request.model)} makes {wanted}")
     step = family.frames_of_a_token(pipe)
     if request.num_frames is not None and request.num_frames % step != 1 % step:
         near = max(1, round((request.num_frames - 1) / step) * step + 1)

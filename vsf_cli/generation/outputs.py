@@ -12,16 +12,12 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.formats import IMAGE_FORMATS
 from vsf_cli.media.frames import holds_frames
-from vsf_cli.methods import parameters_by_setting
+from vsf_cli.settings.options import IN_NAMES
 
 __all__ = ["EXISTS", "Outputs", "slug"]
 
 EXISTS = ("suffix", "skip", "overwrite", "error")
-FIELDS = (
-    *("slug", "seed", "words", "method", "preset", "steps", "guidance", "frames", "drop_frames", "fps", "shift", "crf"),
-    *("date", "n", "ext"),
-    *parameters_by_setting(),
-)
+FIELDS = ("slug", "words", "date", "n", "ext", *IN_NAMES)
 NAME_BYTES = 200
 
 

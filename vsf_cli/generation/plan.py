@@ -2,16 +2,15 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MOST_NUMBERS, combinations
 from vsf_cli.config.values import parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_watchable
-from vsf_cli.generation.generate import Request
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.loras import Lora, hashes_of
@@ -20,27 +19,27 @@ from vsf_cli.loading.sources import BUILTIN, vocabulary_of
 from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.reading import read_metadata
-from vsf_cli.methods import METHODS, VARIANTS, method_named, parameters_by_setting, resolved, setting_name
+from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
-from vsf_cli.settings.presets import SETTINGS, Settings
+from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
+from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.request import ModelSettings, Request, request_options
 
 __all__ = ["differences", "plan", "plan_again", "request_of", "runtime_of"]
+
+_FILES = FileOptions()
 
 
 def plan(
     prompt: str,
-    negative: Sequence[str],
     seeds: Sequence[int],
+    given: Given,
     settings: Settings,
-    loras: Sequence[str] = (),
-    sweeps: Mapping[str, Sequence[float]] = MappingProxyType({}),
     replacements: Sequence[Replacement] = (),
     *,
-    metadata: bool = True,
-    sidecar: bool = False,
-    dump_attn: bool = False,
+    files: FileOptions = _FILES,
     video: bool = False,
     seconds: float | None = None,
 ) -> Plan:
@@ -48,53 +47,58 @@ def plan(
 
     Arguments:
         prompt: What is wanted.
-        negative: What is not wanted.
-        seeds: A picture, or a clip, for each.
-        sweeps: Settings with several values: there is one for each choice of them, too.
-        replacements: Words with several others in their place: there is one for each choice of these, too.
+        seeds: A picture, or a video, for each.
+        given: What a person gave: negative prompts, LoRA files, and settings with several values, for each of which there is
+            a picture, too.
         settings: All settings.
-        loras: LoRA files.
-        metadata: Whether files say how they were made.
-        sidecar: Whether a JSON file is written beside each picture.
-        dump_attn: Whether a folder with attention maps is written beside each picture.
-        video: Whether clips are made.
-        seconds: How long the clips are; None takes their number of frames from the settings.
+        replacements: Words with several others in their place: there is a picture for each choice of these, too.
+        files: What is written of each.
+        video: Whether videos are made.
+        seconds: How long the videos are; None takes their number of frames from the settings.
 
     Raises:
         RequestError: If something is not legal.
     """
-    negative = tuple(text.strip() for text in negative if text.strip())
+    negative = tuple(text.strip() for text in given.negative or () if text.strip())
+    _check_count(seeds, given.sweeps, replacements)
+    if wrong := unfound(prompt, negative, replacements):
+        raise RequestError(wrong[0])
+    chosen = [
+        (words, settings.overlaid(choice))
+        for words in variants(prompt, negative, replacements)
+        for choice in combinations(given.sweeps)
+    ]
+    asked = [
+        request_of(text, left_out, seeds[0], own, given.loras or (), video, seconds) for (_, text, left_out), own in chosen
+    ]
+    for request, _ in asked if files.dump_attn else ():
+        check_watchable(request)
+    requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
+    words = tuple(slug(" ".join(found)) for (found, *_), _ in chosen for _ in seeds) if replacements else ()
+    varying = (*(["words"] if words else []), *given.sweeps, *(["seed"] if len(seeds) > 1 else []))
+    formats = VIDEO_FORMATS if video else IMAGE_FORMATS
+    outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
+    crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
+    _check_outputs(outputs, requests, crfs, files)
+    vocabulary = vocabulary_of(requests[0].model)
+    warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
+    notes = dict.fromkeys([*warnings, *(note for _, note in asked if note)])
+    return Plan(requests, outputs, runtime_of(settings), settings, tuple(notes), files, crfs, words)
+
+
+def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:
     axes = {**sweeps, **{f"{one.searched}=>": one.choices for one in replacements}}
     if len(seeds) * math.prod(len(values) for values in axes.values()) > MOST_NUMBERS:
         raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MOST_NUMBERS} pictures: make fewer at once")
-    if wrong := unfound(prompt, negative, replacements):
-        raise RequestError(wrong[0])
-    replaced = [(words, choice) for words in variants(prompt, negative, replacements) for choice in combinations(sweeps)]
-    asked = [
-        request_of(text, left_out, seeds[0], settings.overlaid(choice), loras, video, seconds)
-        for (_, text, left_out), choice in replaced
-    ]
-    for request, _ in asked if dump_attn else ():
-        check_watchable(request)
-    first, notes = asked[0][0], dict.fromkeys(note for _, note in asked if note)
-    requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
 
-    formats = VIDEO_FORMATS if video else IMAGE_FORMATS
-    words = tuple(slug(" ".join(chosen)) for (chosen, *_), _ in replaced for _ in seeds) if replacements else ()
-    varying = (*(["words"] if words else []), *sweeps, *(["seed"] if len(seeds) > 1 else []))
-    outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
-    if outputs.template == "-" and (len(requests) > 1 or sidecar or dump_attn):
+
+def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence[int | None], files: FileOptions) -> None:
+    beside = files.sidecar or files.dump_attn
+    if outputs.template == "-" and (len(requests) > 1 or beside):
         raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
-    chosen = [settings.overlaid(choice)["crf"] for _, choice in replaced]
-    for crf in chosen:
+    for request, crf in zip(requests, crfs, strict=True):
         check_crf(crf, outputs.file_format)
-    for request in requests:
         check_fps(request.fps, outputs.file_format)
-    vocabulary = vocabulary_of(first.model)
-    warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
-    told = tuple(dict.fromkeys([*warnings, *notes]))
-    besides = metadata, sidecar, dump_attn, tuple(crf for crf in chosen for _ in seeds), words
-    return Plan(requests, outputs, runtime_of(settings), settings, told, *besides)
 
 
 def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
@@ -105,8 +109,7 @@ def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]
 
 def runtime_of(settings: Settings) -> Runtime:
     """Where and how the model runs."""
-    machine = (bool(settings[name]) for name in ("offline", "cache_text", "compile"))
-    return Runtime(settings["device"], settings["offload"], *machine)
+    return Runtime(**{one.field: settings[one.key] for one in options_of(Runtime)})
 
 
 def request_of(
@@ -124,44 +127,44 @@ def request_of(
         RequestError: If something is not legal.
     """
     preset = settings.preset
-    own = settings["model"] == preset.model
     if preset.video != video:
         wanted = "clips: use 'vsf video'" if preset.video else "pictures: use 'vsf image'"
         raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
     check_dtype(settings["dtype"])
     for lora in loras:
         Lora.parse(lora).check()
-    width, height = _size(settings)
-    parameters = _parameters(settings)
     prompt, moved = move_negatives(prompt)
-    negative = (*negative, *moved)
-    frames, dropped, note = _frames(settings, seconds) if video else (None, 0, None)
+    note = None
+    values = _model_settings(settings, video)
+    if video:
+        values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
     request = Request(
         prompt=prompt.strip(),
-        negative=negative,
+        negative=(*negative, *moved),
         model=settings["model"],
         seed=seed,
         method=resolved(settings["method"])[0],
-        parameters=parameters,
-        num_inference_steps=settings["steps"],
-        guidance_scale=settings["guidance"],
-        width=width,
-        height=height,
-        max_sequence_length=preset.max_sequence_length,
-        dtype=settings["dtype"],
-        loras=_loras(settings, loras),
-        revision=preset.revision_of(settings["model"]),
-        variant=preset.variant if own else None,
-        scheduler=preset.scheduler,
-        flow_shift=settings["shift"] if video else preset.flow_shift,
-        vae_dtype=preset.vae_dtype,
-        vae_tiling=bool(settings["vae_tiling"]),
-        num_frames=frames,
-        drop_frames=dropped,
-        fps=settings["fps"] if video else None,
+        parameters=_parameters(settings),
         preset=preset.name,
+        **values | {"loras": _loras(settings, loras)},
     )
     return request, note
+
+
+def _model_settings(settings: Settings, video: bool) -> dict[str, Any]:
+    """The fields that requests and presets share: by the settings if a person can set them, else by the preset.
+
+    Of a model that is not the preset's own, the preset knows neither revision nor variant.
+    """
+    preset = settings.preset
+    values: dict[str, Any] = {entry.name: getattr(preset, entry.name) for entry in fields(ModelSettings)}
+    for one in options_of(ModelSettings):
+        if one.setting and (video or not one.video):
+            values[one.field] = settings[one.key]
+    values["width"], values["height"] = _size(settings)
+    if settings["model"] != preset.model:
+        values |= {"revision": None, "variant": None}
+    return values
 
 
 def _frames(settings: Settings, seconds: float | None) -> tuple[int | None, int, str | None]:
@@ -199,34 +202,27 @@ def _parameters(settings: Settings) -> dict[str, Any]:
     method, named = resolved(settings["method"])
     if method not in METHODS:
         raise RequestError(f"--method is '{method}', but methods are {', '.join((*METHODS, *VARIANTS))}")
-    for name, (owner, parameter) in parameters_by_setting().items():
-        if owner != method and settings.origin(name).origin == "option":
-            raise _misplaced(name, owner, parameter, method)
+    for key, (owner, one) in method_options().items():
+        if owner != method and settings.origin(key).origin == "option":
+            raise _misplaced(owner, one, method)
     return method_named(method, settings.parameters(method, named)).parameters
 
 
-def _misplaced(name: str, owner: str, parameter: str, method: str) -> RequestError:
+def _misplaced(owner: str, one: Option, method: str) -> RequestError:
     """That an option is another method's, with the name of the right one."""
-    own = setting_name(method, parameter)
-    near = f"pass --{_spelled(own)}" if own in SETTINGS else "leave it out"
-    return RequestError(
-        f"--{_spelled(name)} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}"
-    )
+    own = OF_REQUEST.get(setting_name(method, one.field))
+    near = f"pass {own.flag}" if own else "leave it out"
+    return RequestError(f"{one.flag} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}")
 
 
-def _spelled(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any], *, override: bool = False) -> Plan:
-    """The plan that makes the picture or clip of a file again, from the file alone.
+def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
+    """The plan that makes the picture or video of a file again, from the file alone.
 
     Arguments:
-        file: A picture or clip of `vsf`, or its sidecar.
-        given: The options of the command line that decide a picture, by name. Files are known to a picture by their names
-            alone: a model or LoRA that was one is given by `model` and `lora`.
-        machine: The other options, by name.
-        override: Whether others than these two may be given, and stand before what the file says.
+        file: A picture or video of `vsf`, or its sidecar.
+        given: What a person gave. Files are known to a picture by their names alone: a model or LoRA that was one is given
+            by `model` and `lora`.
+        override: Whether other options of a picture than these two may be given, and stand before what the file says.
 
     Raises:
         MediaError: If the file does not say how it was made.
@@ -235,21 +231,27 @@ def plan_again(file: Path, given: Mapping[str, Any], machine: Mapping[str, Any],
     description = read_metadata(file).description
     if description is None:
         raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
-    here = {"model", "lora"}
-    extra = [f"--{_spelled(name)}" for name, value in given.items() if value is not None and name not in here]
+    extra = [OF_REQUEST[key].flag for key in _of_picture(given) if key not in ("model", "lora")]
     if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
     if "compared" in description:
         raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
-    before = Request.from_json(description["request"])
-    request = _overridden(before, {name: value for name, value in given.items() if value is not None})
-    if given.get("lora") is None:
+    request = _overridden(Request.from_json(description["request"]), given)
+    if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
     video = request.num_frames is not None
+    machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({**machine, "model": request.model}, video=video)
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
     return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))
+
+
+def _of_picture(given: Given) -> dict[str, Any]:
+    """What was given of what decides a picture, by key."""
+    others = {"negative": given.negative, "lora": given.loras, "seed": given.seeds and given.seeds[0]}
+    settings = {key: value for key, value in given.settings.items() if key in OF_REQUEST}
+    return {**{key: value for key, value in others.items() if value is not None}, **settings}
 
 
 def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
@@ -268,44 +270,32 @@ def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> 
             raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{said}: say where it is with --lora")
 
 
-FIELDS = {
-    "model": "model",
-    "method": "method",
-    "steps": "num_inference_steps",
-    "guidance": "guidance_scale",
-    "dtype": "dtype",
-    "seed": "seed",
-    "frames": "num_frames",
-    "fps": "fps",
-    "shift": "flow_shift",
-    "drop_frames": "drop_frames",
-    "vae_tiling": "vae_tiling",
-}
-"""The options that are fields of a request, and their names there."""
-
-
-def _overridden(request: Request, given: Mapping[str, Any]) -> Request:
-    clips = [name for name in ("frames", "fps", "shift", "drop_frames") if name in given]
-    if clips and request.num_frames is None:
-        raise RequestError(f"--{_spelled(clips[0])} is for clips, but the file is a picture: leave it out")
-    if "frames" in given:
-        given = {**given, "frames": whole_frames(given["frames"], None, None)[0]}
-    changes: dict[str, Any] = {FIELDS[name]: value for name, value in given.items() if name in FIELDS}
-    changes |= {"negative": tuple(given["neg"])} if "neg" in given else {}
-    changes |= {"loras": tuple(given["lora"])} if "lora" in given else {}
-    if "size" in given:
-        changes["width"], changes["height"] = parse_size(given["size"])
-    if "model" in given:
+def _overridden(request: Request, given: Given) -> Request:
+    """The request with what was given in the place of what it had."""
+    picture = _of_picture(given)
+    for key in picture:
+        if OF_REQUEST[key].video and request.num_frames is None:
+            raise RequestError(f"{OF_REQUEST[key].flag} is for clips, but the file is a picture: leave it out")
+    changes = {one.field: picture[one.key] for one in request_options() if one.key in picture}
+    if "num_frames" in changes:
+        changes["num_frames"] = whole_frames(changes["num_frames"], None, None)[0]
+    if size := changes.pop("size", None):
+        changes["width"], changes["height"] = parse_size(size)
+    if "model" in changes:
         changes["revision"] = None
     method, named = resolved(changes.get("method", request.method))
-    parameters = {**(request.parameters if method == request.method else {}), **named}
-    for name, (owner, parameter) in parameters_by_setting().items():
-        if name in given and owner != method:
-            raise _misplaced(name, owner, parameter, method)
-        if name in given:
-            parameters[parameter] = given[name]
-    changes["method"] = method
-    return replace(request, **changes, parameters=method_named(method, parameters).parameters)
+    before = request.parameters if method == request.method else {}
+    parameters = {**before, **named, **_parameters_given(given.settings, method)}
+    return replace(request, **{**changes, "method": method}, parameters=method_named(method, parameters).parameters)
+
+
+def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Value]:
+    """The hyper-parameters that were given, all of which must be the method's."""
+    options = {key: owned for key, owned in method_options().items() if key in given}
+    for owner, one in options.values():
+        if owner != method:
+            raise _misplaced(owner, one, method)
+    return {one.field: given[key] for key, (_, one) in options.items()}
 
 
 def differences(file: Path, plan: Plan) -> list[str]:

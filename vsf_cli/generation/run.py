@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.metadata import describe
-from vsf_cli.methods import parameters_by_setting, setting_name
-from vsf_cli.models.compile import compiled_blocks
+from vsf_cli.methods import setting_name
+from vsf_cli.settings.options import IN_NAMES, FileOptions
 from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.request import request_options
 
 DEFAULT_FPS = 16
 
@@ -62,9 +63,7 @@ class Plan:
         runtime: Where and how the model runs.
         settings: All settings with their origins.
         warnings: What a person should know before it starts.
-        metadata: Whether files say how they were made.
-        sidecar: Whether a JSON file is written beside each picture.
-        dump_attn: Whether a folder with attention maps is written beside each picture.
+        files: What is written of each picture.
         crfs: The constant rate factor of each clip's encoder; None means the format's own, and so does an empty list.
         words: For the name of each picture's file, what stands in it in the place of other words; empty if nothing does.
     """
@@ -74,9 +73,7 @@ class Plan:
     runtime: Runtime
     settings: Settings
     warnings: tuple[str, ...]
-    metadata: bool = True
-    sidecar: bool = False
-    dump_attn: bool = False
+    files: FileOptions = field(default_factory=FileOptions)
     crfs: tuple[int | None, ...] = ()
     words: tuple[str, ...] = ()
 
@@ -138,13 +135,13 @@ class Plan:
         for number, request in pending:
             with advising(pipe):
                 cache = self.runtime.cache_text
-                watched = watch(pipe, request, EVERYTHING, progress, cache) if self.dump_attn else None
+                watched = watch(pipe, request, EVERYTHING, progress, cache) if self.files.dump_attn else None
                 result = watched.result if watched else generate(pipe, request, progress, cache_text=cache)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description, encoding, self._crf(number))
             if watched and path:
-                write(watched, folder_beside(path), description, self.metadata, [path])
+                write(watched, folder_beside(path), description, self.files.metadata, [path])
             yield Written(path, result, description)
 
     def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:
@@ -170,17 +167,9 @@ class Plan:
 
     def _values(self, request: Request) -> dict[str, Any]:
         return {
-            **dict.fromkeys(parameters_by_setting(), "none"),
+            **dict.fromkeys(IN_NAMES, "none"),
             "slug": slug(request.prompt),
-            "seed": request.seed,
-            "method": request.method,
-            "preset": request.preset,
-            "steps": request.num_inference_steps,
-            "guidance": request.guidance_scale,
-            "frames": request.num_frames,
-            "fps": request.fps,
-            "shift": request.flow_shift,
-            "drop_frames": request.drop_frames,
+            **{one.key: getattr(request, one.field) for one in request_options() if one.in_name},
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
         }
 
@@ -192,7 +181,7 @@ class Plan:
         progress: Progress | None,
         crf: int | None,
     ) -> None:
-        told = description if self.metadata else None
+        told = description if self.files.metadata else None
         if path is None:
             try:
                 sys.stdout.buffer.write(encode_result(result, self.outputs.file_format, told, crf, progress))
@@ -204,7 +193,7 @@ class Plan:
             write_frames(path, result.frames, told, progress)
         else:
             write_bytes(path, encode_result(result, self.outputs.file_format, told, crf, progress))
-        if self.sidecar:
+        if self.files.sidecar:
             write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
 
 
@@ -220,6 +209,8 @@ def load_for(request: Request, runtime: Runtime) -> Any:
 
 def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
     """The JSON of a picture's or clip's file, by what was asked and done."""
+    from vsf_cli.models.compile import compiled_blocks
+
     # Other kernels round otherwise, so that a picture may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     return describe(

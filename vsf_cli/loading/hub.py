@@ -57,8 +57,8 @@ def _hub_messages(model: str, offline: bool) -> list[tuple[tuple[type[BaseExcept
 
     page = f"https://huggingface.co/{model}"
     missing: tuple[type[BaseException], ...] = (errors.LocalEntryNotFoundError,)
-    offline_errors = (errors.OfflineModeIsEnabled, *(missing if offline else ()))
-    network_errors = (*missing, ConnectionError, TimeoutError, _transport_error())
+    offline_errors: tuple[type[BaseException], ...] = (errors.OfflineModeIsEnabled, *(missing if offline else ()))
+    network_errors: tuple[type[BaseException], ...] = (*missing, ConnectionError, TimeoutError, _transport_error())
     return [
         ((errors.GatedRepoError,), f"is gated: accept its licence on {page}, then run 'hf auth login'"),
         ((errors.RevisionNotFoundError,), "has no such revision: leave the revision out, or look at its branches on the hub"),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from vsf_cli.config.option import MODEL, run_option
 from vsf_cli.errors import RequestError
 
 __all__ = ["OFFLOADS", "Runtime", "check_dtype", "device_named"]
@@ -26,11 +27,13 @@ class Runtime:
         RequestError: If a value is not known.
     """
 
-    device: str = "auto"
-    offload: str = "auto"
-    offline: bool = False
+    device: str = run_option("auto", "-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...", panel=MODEL, setting=True)
+    offload: str = run_option("auto", "--offload", help=f"{', '.join(OFFLOADS)}.", panel=MODEL, setting=True)
+    offline: bool = run_option(False, "--offline", off=None, help="Never use the network.", panel=MODEL, setting=True)
     cache_text: bool = False
-    compile: bool = False
+    compile: bool = run_option(
+        False, "--compile", help="Compile the model: slow at first, then faster.", panel=MODEL, setting=True
+    )
 
     def __post_init__(self) -> None:
         if self.offload not in OFFLOADS:

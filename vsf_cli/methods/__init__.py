@@ -9,6 +9,7 @@ The letters of shapes are those of `vsf_cli.attention`.
 
 from typing import Any
 
+from vsf_cli.config.option import Option
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method
 from vsf_cli.methods.cfg import CFG
@@ -34,7 +35,7 @@ __all__ = [
     "Negative",
     "NoGuidance",
     "method_named",
-    "parameters_by_setting",
+    "method_options",
     "resolved",
     "setting_name",
 ]
@@ -42,16 +43,14 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "nasa": NASA, "nag": NAG, "wef": WEF, "cfg": CFG}
 
 
+def method_options() -> dict[str, tuple[str, Option]]:
+    """The options of all methods by their keys, each with its method's name."""
+    return {one.key: (name, one) for name, method in METHODS.items() for one in method.options()}
+
+
 def setting_name(method: str, parameter: str) -> str:
-    """A hyper-parameter's name on the command line: VSF's own as it is, others behind their method's name."""
-    return parameter if method == VSF.name else f"{method}_{parameter}"
-
-
-def parameters_by_setting() -> dict[str, tuple[str, str]]:
-    """The method and hyper-parameter behind each such name."""
-    return {
-        setting_name(name, parameter): (name, parameter) for name, method in METHODS.items() for parameter in method.kinds()
-    }
+    """The key of a method's hyper-parameter: VSF's own name as it is, that of another method behind the method's name."""
+    return parameter if METHODS[method].bare else f"{method}_{parameter}"
 
 
 def method_named(name: str, parameters: dict[str, Any] | None = None) -> Method:
@@ -63,7 +62,7 @@ def method_named(name: str, parameters: dict[str, Any] | None = None) -> Method:
     if name not in METHODS:
         raise RequestError(f"method '{name}' is not known: methods are {', '.join(METHODS)}")
     method, parameters = METHODS[name], parameters or {}
-    legal = method.kinds()
+    legal = method.field_types()
     for key in parameters:
         if key not in legal:
             raise RequestError(f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}")

@@ -1,11 +1,11 @@
 """What every guidance method has."""
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, fields
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vsf_cli.errors import RequestError
+from vsf_cli.config.option import Option, Value, check_bounds, options_of
 
 if TYPE_CHECKING:
     import torch
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.methods.tokens import Context
 
-__all__ = ["Method", "check_positive", "norm"]
+__all__ = ["Method", "norm"]
 
 
 class Method(ABC):
@@ -32,7 +32,7 @@ class Method(ABC):
             hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
         weighs_tokens: Whether weights of negative prompts and of their words have an effect.
-        rare: The hyper-parameters that are told only where they are not as usual.
+        bare: Whether its hyper-parameters are settings under their own names; those of others stand behind the method's name.
         start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
     """
 
@@ -44,17 +44,30 @@ class Method(ABC):
     copies: ClassVar[int] = 1
     flips_embedding: ClassVar[bool] = False
     weighs_tokens: ClassVar[bool] = False
-    rare: ClassVar[tuple[str, ...]] = ()
+    bare: ClassVar[bool] = False
     padding: bool = False
     special_tokens: bool = True
     beta: float = 0.0
     start: float = 0.0
     stop: float = 1.0
 
+    def __post_init__(self) -> None:
+        check_bounds(self, self.options())
+
     @classmethod
-    def kinds(cls) -> dict[str, type]:
+    def options(cls) -> tuple[Option, ...]:
+        """The options of the hyper-parameters, in their order."""
+        return options_of(cls, "" if cls.bare else f"{cls.name}_", every=True)
+
+    @classmethod
+    def field_types(cls) -> dict[str, type]:
         """The type of each hyper-parameter, by name."""
-        return {entry.name: type(entry.default) for entry in fields(cls)}  # type: ignore[arg-type]
+        return {one.field: one.type for one in cls.options()}
+
+    @classmethod
+    def search(cls) -> Mapping[str, tuple[float, float]]:
+        """The settings that `vsf eval sweep` searches, with their bounds."""
+        return {one.key: one.search for one in cls.options() if one.search}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -62,14 +75,12 @@ class Method(ABC):
         return asdict(self)  # type: ignore[call-overload]
 
     def __str__(self) -> str:
-        told = {
-            entry.name: getattr(self, entry.name)
-            for entry in fields(self)  # type: ignore[arg-type]
-            # What is on or off, the window and what else is rare are told only where they are not as usual.
-            if not (isinstance(entry.default, bool) or entry.name in self.rare) or getattr(self, entry.name) != entry.default
-        }
-        words = (f"{name}={_written(value)}" for name, value in told.items())
+        words = (f"{one.field}={_written(getattr(self, one.field))}" for one in self.options() if self._is_told(one))
         return f"{self.label} {' '.join(words)}".strip()
+
+    def _is_told(self, one: Option) -> bool:
+        """Whether the label has a hyper-parameter: what is on or off, or rare, only where it has not its default."""
+        return not (one.type is bool or one.rare) or getattr(self, one.field) != one.default
 
     def checked(self, guided: "Tensor", unguided: "Tensor", context: "Context") -> "Tensor":
         """The guided output, but of rows without a negative prompt the unguided one."""
@@ -124,7 +135,7 @@ class Method(ABC):
         return attention(query, keys.key, keys.value, context.negative.seen_after(context.images), context.backend)
 
 
-def _written(value: float | str) -> str:
+def _written(value: Value) -> str:
     if isinstance(value, str):
         return value
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
@@ -134,8 +145,3 @@ def norm(output: "Tensor") -> "Tensor":
     """The L1 norm of each token over all heads, from shape (B, H, L, D) to (B, 1, L, 1), in float32 or more."""
     wide = output if output.element_size() > 4 else output.float()
     return wide.abs().sum((1, 3), keepdim=True).clamp_min(1e-7)
-
-
-def check_positive(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise RequestError(f"{name} is {value:g}, but must be a finite number of 0 or more")

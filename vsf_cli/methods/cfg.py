@@ -1,12 +1,10 @@
 """Classifier-free guidance."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from vsf_cli.methods.none import NoGuidance
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["CFG"]
 
@@ -29,3 +27,7 @@ class CFG(NoGuidance):
     label: ClassVar[str] = "CFG"
 
     passes_negative_prompt: ClassVar[bool] = True
+
+    @classmethod
+    def search(cls) -> Mapping[str, tuple[float, float]]:
+        return {"guidance": (1.1, 8.0)}

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from vsf_cli.errors import RequestError
-from vsf_cli.methods.base import Method, check_positive, norm
+from vsf_cli.config.option import option
+from vsf_cli.methods.base import Method, norm
 from vsf_cli.methods.none import NoGuidance
 
 if TYPE_CHECKING:
@@ -44,17 +44,10 @@ class NAG(Method):
     name: ClassVar[str] = "nag"
     label: ClassVar[str] = "NAG"
 
-    scale: float = 4.0
-    tau: float = 2.5
-    alpha: float = 0.125
-    padding: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive("scale", self.scale)
-        if not self.tau > 0:
-            raise RequestError(f"tau is {self.tau:g}, but a ratio of norms is above 0")
-        if not 0 <= self.alpha <= 1:
-            raise RequestError(f"alpha is {self.alpha:g}, but a blend is 0 to 1")
+    scale: float = option(4.0, help="NAG's phi.", min=0, sweep=True, search=(0.0, 16.0))
+    tau: float = option(2.5, help="NAG's greatest ratio of norms.", above=0, finite=False, sweep=True, search=(1.0, 8.0))
+    alpha: float = option(0.125, help="NAG's blend.", min=0, max=1, sweep=True, search=(0.0, 1.0))
+    padding: bool = option(True, help="Whether NAG pads the negative prompt.")
 
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
         positive, text = NoGuidance().attend(query, positive_query, context)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from vsf_cli.methods.base import Method, check_positive
+from vsf_cli.config.option import option
+from vsf_cli.methods.base import Method
 from vsf_cli.methods.none import NoGuidance
 
 if TYPE_CHECKING:
@@ -39,11 +40,8 @@ class NASA(Method):
     name: ClassVar[str] = "nasa"
     label: ClassVar[str] = "NASA"
 
-    alpha: float = 0.25
-    padding: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive("alpha", self.alpha)
+    alpha: float = option(0.25, help="NASA's strength.", min=0, sweep=True, search=(0.0, 1.0))
+    padding: bool = option(True, help="Whether NASA pads the negative prompt.")
 
     def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
         positive, text = NoGuidance().attend(query, positive_query, context)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from vsf_cli.config.option import ABLATIONS, option
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method, norm
@@ -72,38 +73,47 @@ class VSF(Method):
     name: ClassVar[str] = "vsf"
     label: ClassVar[str] = "VSF"
     weighs_tokens: ClassVar[bool] = True
-    rare: ClassVar[tuple[str, ...]] = ("start", "stop", "slope", "tau", "blend", "guided_blocks")
+    bare: ClassVar[bool] = True
 
-    alpha: float = 3.0
-    beta: float = 0.3
-    special_tokens: bool = True
-    mask: bool = True
-    duplication: bool = True
-    reference_layout: bool = False
-    start: float = 0.0
-    stop: float = 1.0
-    slope: float = 0.0
-    tau: float = math.inf
-    blend: float = 1.0
-    guided_blocks: str = "all"
+    alpha: float = option(
+        3.0, "--alpha", "--scale", help="VSF's strength.", min=0, sweep=True, columns=("vsf_scale",), search=(0.0, 6.0)
+    )
+    beta: float = option(
+        0.3,
+        *("--beta", "--offset"),
+        help="VSF's bias in nats; inf turns VSF off.",
+        above=-math.inf,
+        finite=False,
+        sweep=True,
+        search=(0.0, 2.0),
+    )
+    special_tokens: bool = option(True, "--special-tokens", help="Whether VSF uses the negative's begin and end tokens.")
+    mask: bool = option(True, "--mask", help="Whether the image alone sees the flip.", panel=ABLATIONS)
+    duplication: bool = option(
+        True, "--duplication", help="Whether an unflipped copy goes on through the blocks.", panel=ABLATIONS
+    )
+    reference_layout: bool = option(
+        False, "--reference-layout", off="--paper-layout", help="VSF as in the paper's public code.", panel=ABLATIONS
+    )
+    start: float = option(0.0, "--start", help="Guide from this fraction of the steps on.", sweep=True, rare=True)
+    stop: float = option(1.0, "--stop", help="Guide until this fraction of the steps.", sweep=True, rare=True)
+    slope: float = option(
+        0.0, "--slope", help="VSF's strength falls or rises over the steps.", min=-1, max=1, sweep=True, rare=True
+    )
+    tau: float = option(
+        math.inf, "--tau", help="Hold VSF to a ratio of norms, as NAG.", above=0, finite=False, sweep=True, rare=True
+    )
+    blend: float = option(1.0, "--blend", help="How much of VSF is taken.", min=0, max=1, sweep=True, rare=True)
+    guided_blocks: str = option("all", "--guided-blocks", help="Which blocks VSF guides, from 1: 1..4,8.", rare=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mask and not self.duplication:
             raise RequestError("VSF without duplication has no mask: pass --no-duplication with --no-mask")
         if not 0 <= self.start < self.stop <= 1:
             raise RequestError(
                 f"start is {self.start:g} and stop {self.stop:g}, but they must be two fractions of 0 to 1, the larger last"
             )
-        if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise RequestError(f"alpha is {self.alpha:g}, but a flip strength is a finite number of 0 or more")
-        if math.isnan(self.beta) or self.beta == -math.inf:
-            raise RequestError(f"beta is {self.beta:g}, but a bias is a number of nats, or inf to turn guidance off")
-        if not -1 <= self.slope <= 1:
-            raise RequestError(f"slope is {self.slope:g}, but must be -1 (falls to 0) to 1 (rises from 0)")
-        if not self.tau > 0:
-            raise RequestError(f"tau is {self.tau:g}, but a ratio of norms is above 0")
-        if not 0 <= self.blend <= 1:
-            raise RequestError(f"blend is {self.blend:g}, but must be 0 to 1")
         if not self.mask and (self._blocks is not None or self.tau != math.inf or self.blend != 1):
             raise RequestError("VSF without its mask acts on every row: leave guided_blocks, tau and blend out")
         if self._blocks == ():

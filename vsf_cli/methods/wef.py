@@ -1,13 +1,10 @@
 """Whole embedding flip."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-from vsf_cli.methods.base import check_positive
+from vsf_cli.config.option import option
 from vsf_cli.methods.none import NoGuidance
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["WEF"]
 
@@ -36,8 +33,5 @@ class WEF(NoGuidance):
     accepts_guidance_scale: ClassVar[bool] = False
     flips_embedding: ClassVar[bool] = True
 
-    alpha: float = 1.0
-    padding: bool = True
-
-    def __post_init__(self) -> None:
-        check_positive("alpha", self.alpha)
+    alpha: float = option(1.0, help="WEF's strength.", min=0, sweep=True, search=(0.0, 3.0))
+    padding: bool = option(True, help="Whether WEF pads the negative prompt.")

@@ -17,8 +17,11 @@ from typing import Any
 import platformdirs
 import tomli
 
+from vsf_cli.config.option import Value, fits, type_name
 from vsf_cli.errors import PresetError
-from vsf_cli.methods import METHODS, Method, method_named, parameters_by_setting, setting_name
+from vsf_cli.methods import METHODS, Method, method_named, setting_name
+from vsf_cli.settings.options import DEFAULTS, SETTINGS
+from vsf_cli.settings.request import ModelSettings, request_options
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -38,8 +41,8 @@ __all__ = [
 DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "tiny-wan-causvid"
 
 
-@dataclass(frozen=True)
-class Preset:
+@dataclass(frozen=True, kw_only=True)
+class Preset(ModelSettings):
     """A model and the settings that suit it. The fields are the legal keys of a preset's file.
 
     Arguments:
@@ -47,50 +50,22 @@ class Preset:
         about: One line for the list.
         family: A key of `vsf_cli.models.FAMILIES`.
         model: `builtin:NAME`, a hub id, or a folder.
-        revision: A branch, tag or commit of the hub.
-        variant: The variant of the weights' files, such as "fp16".
         license: The licence of the weights, and where it can be read.
         download_bytes: About how much is downloaded; None if nothing is, or it is not known.
-        dtype: A dtype of torch.
-        num_inference_steps: Steps.
-        guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
-        width, height: Pixels; None means the model's own size.
-        max_sequence_length: Tokens of the T5.
-        num_frames: The frames of a clip.
-        drop_frames: How many of its first frames are left out of the file.
-        fps: Frames in a second.
-        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` ships with the package.
-        scheduler: The class of the scheduler, if not the model's own.
-        flow_shift: How far its sigmas are shifted towards noise, if not as the model's own.
-        vae_dtype: The dtype of the autoencoder, if another one.
-        vae_tiling: Whether the autoencoder works tile by tile, which takes less memory, and changes the seams a little.
         source: Where the settings come from.
         measured: What they reached, or that nothing was measured.
         method: The method's name and its hyper-parameters.
+        others: As `ModelSettings` has them.
     """
 
     name: str
     family: str
     model: str
     about: str = ""
-    revision: str | None = None
-    variant: str | None = None
     license: str = "not stated"
     download_bytes: int | None = None
     dtype: str = "bfloat16"
     num_inference_steps: int = 28
-    guidance_scale: float = 0.0
-    width: int | None = None
-    height: int | None = None
-    max_sequence_length: int = 256
-    num_frames: int | None = None
-    drop_frames: int = 0
-    fps: int | None = None
-    loras: tuple[str, ...] = ()
-    scheduler: str | None = None
-    flow_shift: float | None = None
-    vae_dtype: str | None = None
-    vae_tiling: bool = False
     source: str = "not stated"
     measured: str = "nothing was measured"
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
@@ -135,46 +110,6 @@ FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """Settings for a model that no preset names."""
 
-SETTINGS: Mapping[str, type] = MappingProxyType(
-    {
-        "preset": str,
-        "video_preset": str,
-        "model": str,
-        "dtype": str,
-        "device": str,
-        "offload": str,
-        "offline": bool,
-        "output": str,
-        "exists": str,
-        "format": str,
-        "steps": int,
-        "guidance": float,
-        "size": str,
-        "frames": int,
-        "fps": int,
-        "shift": float,
-        "drop_frames": int,
-        "crf": int,
-        "vae_tiling": bool,
-        "cache_text": bool,
-        "compile": bool,
-        "method": str,
-        **{name: METHODS[method].kinds()[parameter] for name, (method, parameter) in parameters_by_setting().items()},
-    }
-)
-"""What the environment and the user's file can set, by the names of the command line."""
-
-DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "device": "auto",
-        "offload": "auto",
-        "offline": False,
-        "output": "outputs/{slug}-{seed}",
-        "exists": "suffix",
-        "format": None,
-    }
-)
-
 
 def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
     """Each key that is not legal, with the legal ones and the place."""
@@ -185,7 +120,7 @@ def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], st
     method = table.get("method", {})
     known = METHODS.get(str(method.get("name", "vsf")))
     if known is not None:
-        names = ["name", *known.kinds()]
+        names = ["name", *known.field_types()]
         for key in method:
             if key not in names:
                 yield f"method.{key}", [f"method.{name}" for name in names], f" of {known.name}"
@@ -204,8 +139,8 @@ def _parse(name: str, place: str, text: str) -> Preset:
         raise PresetError(f"{place}: not TOML: {error}") from error
 
     for entry in fields(Preset):
-        if entry.name in table and not _fits(entry.type, table[entry.name]):
-            raise PresetError(f"{place}: '{entry.name}' is {table[entry.name]!r}, but must be {_type_name(entry.type)}")
+        if entry.name in table and not fits(entry.type, table[entry.name]):
+            raise PresetError(f"{place}: '{entry.name}' is {table[entry.name]!r}, but must be {type_name(entry.type)}")
     for key, legal, of in _illegal_keys(table):
         raise PresetError(f"{place}: unknown key '{key}'.{nearest(key, legal)} Legal keys{of}: {', '.join(legal)}")
     for key in ("family", "model"):
@@ -219,30 +154,12 @@ def _parse(name: str, place: str, text: str) -> Preset:
     if method.get("name", "vsf") not in METHODS:
         near = nearest(str(method["name"]), list(METHODS))
         raise PresetError(f"{place}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
-    kinds = METHODS[method.get("name", "vsf")].kinds()
+    kinds = METHODS[method.get("name", "vsf")].field_types()
     for key, value in method.items():
-        if key != "name" and not _fits(kinds[key], value):
-            wanted = "true or false" if kinds[key] is bool else "a number"
+        if key != "name" and not fits(kinds[key], value):
+            wanted = {bool: "true or false", str: "a text"}.get(kinds[key], "a number")
             raise PresetError(f"{place}: 'method.{key}' is {value!r}, but must be {wanted}")
     return Preset(name=name, **{**table, "loras": tuple(table.get("loras", ()))})
-
-
-def _type_name(annotation: Any) -> str:
-    if annotation == tuple[str, ...]:
-        return "a list of texts"
-    return getattr(annotation, "__name__", str(annotation)).replace("Mapping", "a table")
-
-
-def _fits(annotation: Any, value: Any) -> bool:
-    if annotation == Mapping[str, Any]:
-        return isinstance(value, dict)
-    if annotation == tuple[str, ...]:
-        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
-    if annotation is bool:
-        return isinstance(value, bool)
-    if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, annotation) and not isinstance(value, bool)
 
 
 def _read(path: Any, place: str) -> str:
@@ -412,10 +329,9 @@ class Settings:
         for origin, layer in reversed(self._layers):
             of_preset = origin.startswith("preset")
             if not of_preset or self.preset.method.get("name", "vsf") == method:
-                for key, kind in METHODS[method].kinds().items():
-                    value = layer.get(setting_name(method, key))
-                    if value is not None:
-                        found[key] = kind(value)
+                for one in METHODS[method].options():
+                    if (value := layer.get(one.key)) is not None:
+                        found[one.field] = one.convert(value)
             if of_preset:
                 found |= named
         return found
@@ -424,33 +340,16 @@ class Settings:
 def _of_preset(preset: Preset) -> dict[str, Any]:
     method = dict(preset.method)
     name = method.pop("name", "vsf")
-    size = f"{preset.width}x{preset.height}" if preset.width and preset.height else None
-    return {
-        "model": preset.model,
-        "dtype": preset.dtype,
-        "steps": preset.num_inference_steps,
-        "guidance": preset.guidance_scale,
-        "size": size,
-        "frames": preset.num_frames,
-        "fps": preset.fps,
-        "shift": preset.flow_shift,
-        "drop_frames": preset.drop_frames,
-        "vae_tiling": preset.vae_tiling,
-        "method": name,
-        **{setting_name(name, key): value for key, value in method.items()},
-    }
+    own = {one.key: getattr(preset, one.field) for one in request_options() if one.setting and hasattr(preset, one.field)}
+    return {**own, "method": name, **{setting_name(name, key): value for key, value in method.items()}}
 
 
-def _convert(key: str, value: Any, place: str) -> Any:
-    kind = SETTINGS[key]
+def _convert(key: str, value: Any, place: str) -> Value:
+    one = SETTINGS[key]
     try:
-        if kind is bool and isinstance(value, str):
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
-        if kind is int and not isinstance(value, str) and type(value) is not int:
-            raise ValueError("not whole")
-        return kind(value)
-    except (ValueError, KeyError, TypeError) as error:
-        raise PresetError(f"{place} is '{value}', but must be {kind.__name__}") from error
+        return one.convert(value)
+    except (ValueError, TypeError) as error:
+        raise PresetError(f"{place} is '{value}', but must be {one.type.__name__}") from error
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, Any]:

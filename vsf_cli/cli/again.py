@@ -1,0 +1,45 @@
+"""`vsf again`: a file of ours once more, from the file alone."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vsf_cli.cli.console import Talk
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
+from vsf_cli.cli.plans import run_plan
+from vsf_cli.config.option import OUTPUT
+from vsf_cli.config.values import choose_seeds
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.plan import differences, plan_again
+from vsf_cli.settings.options import Given
+
+__all__ = ["app"]
+
+app = command_app()
+
+
+@app.command(cls=Command, epilog="Example: vsf again outputs/a-red-bike-1.png --alpha 2")
+@bounded
+@with_options
+def again(
+    file: Annotated[Path, typer.Argument(help="An image or video that vsf made, or its sidecar.")],
+    given: Annotated[Given, Takes(without=("crf",))],
+    console: ConsoleOptions,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel=OUTPUT)
+    ] = False,
+) -> None:
+    """Make a file of vsf again."""
+    if given.sweeps or len(given.seeds or ()) > 1 or "preset" in given.settings:
+        raise RequestError("vsf again makes one picture, of the file's own preset: give single numbers, and no --preset")
+    if given.seeds == ():
+        given = replace(given, seeds=tuple(choose_seeds(None, None)))
+    talk = Talk(console.quiet, console.verbose)
+    plan = plan_again(file, given, override=True)
+    for line in differences(file, plan) or ["everything is as when it was made"]:
+        talk.say(line)
+    run_plan(plan, talk, console.as_json, dry_run)

@@ -1,0 +1,109 @@
+"""`vsf attn-map`: where the negative prompt acts."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vsf_cli.cli.console import Talk, as_line
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
+from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
+from vsf_cli.config.option import FILES, WHAT
+from vsf_cli.config.values import choose_seeds, parse_path
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.capture import PAGE, check_watchable, folder_beside, write
+from vsf_cli.generation.plan import plan, plan_again
+from vsf_cli.generation.run import Plan
+from vsf_cli.maps.data import Selection
+from vsf_cli.media.files import check_writable
+from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS
+from vsf_cli.settings.options import SETTINGS, FileOptions, Given
+from vsf_cli.settings.presets import Settings
+
+__all__ = ["app"]
+
+app = command_app()
+ENDINGS = [ending for formats in (IMAGE_FORMATS, VIDEO_FORMATS) for endings in formats.values() for ending in endings]
+OWN_FILES = (".json", *filter(None, ENDINGS))
+
+
+def _option(*names: str, help: str, panel: str = WHAT) -> typer.models.OptionInfo:
+    found: typer.models.OptionInfo = typer.Option(*names, help=help, rich_help_panel=panel)
+    return found
+
+
+@app.command(cls=Command, epilog='Example: vsf attn-map "a person on grass" --neg umbrella')
+@bounded
+@with_options
+def attn_map(
+    prompt: Annotated[str, typer.Argument(help="What you want; or an image that vsf made, to be made again.")],
+    given: Annotated[Given, Takes(without=("output", "format", "compile", "width", "height"), video=False)],
+    console: ConsoleOptions,
+    steps: Annotated[str | None, _option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
+    blocks: Annotated[str | None, _option("--blocks", help="Blocks to keep, from 1.")] = None,
+    heads: Annotated[str | None, _option("--heads", help="Heads to keep each on its own, instead of their mean.")] = None,
+    tokens: Annotated[str | None, _option("--tokens", help="Words to keep: wheels,red; also all, special.")] = None,
+    output: Annotated[str | None, _option("-o", "--output", help="The folder to write.", panel=FILES)] = None,
+) -> None:
+    """Show where the negative prompt acts."""
+    selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
+    planned = _plan(read_prompt(prompt), given)
+    _run(planned, selection, output, Talk(console.quiet, console.verbose), console.as_json)
+
+
+def _plan(prompt: str, given: Given) -> Plan:
+    """The plan of one image: of a prompt with its options, or of a file that is to be made again.
+
+    Raises:
+        RequestError: If more than one image is asked for, or it has no maps.
+    """
+    if given.sweeps:
+        key, numbers = next(iter(given.sweeps.items()))
+        raise RequestError(
+            f"vsf attn-map makes one picture, but {SETTINGS[key].flag} names {len(numbers)}: use vsf image with --dump-attn"
+        )
+    # Not `Path.is_file`, which raises if the prompt is longer than the name of a file may be.
+    if prompt.lower().endswith(OWN_FILES) or os.path.isfile(prompt):
+        planned = plan_again(Path(prompt), given)
+        check_watchable(planned.requests[0])
+        return planned
+    seeds = choose_seeds(given.seeds, None)
+    if len(seeds) > 1:
+        raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
+    settings = Settings(given.settings)
+    return plan(prompt, seeds, given, settings, files=FileOptions(dump_attn=True), video=settings.preset.video)
+
+
+def _run(plan: Plan, selection: Selection, output: str | None, talk: Talk, as_json: bool) -> None:
+    """Makes an image, records it, and writes the folder with its maps; the path of the page goes to stdout.
+
+    Arguments:
+        plan: A plan of one image.
+        selection: The steps, blocks, heads and words to keep.
+        output: The folder; None puts it beside where the image would be.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
+    """
+    (request,) = plan.requests
+    check_watchable(request, selection)
+    folder = plan.outputs.free(parse_path(output) if output else folder_beside(plan.path(request, 1)))
+    if folder is None:
+        talk.say("the folder exists, skipped")
+        return
+    check_writable(folder / PAGE)
+    announce(plan, talk)
+    pipe = prepare(plan, talk)
+    with talk.progress("steps") as (progress,):
+        watched = plan.watch(pipe, request, progress, selection)
+    description = plan.describe(pipe, watched.result)
+    say_applied(watched.result, talk)
+    for note in watched.result.notes:
+        talk.warn(note)
+    with talk.progress("drawing"):
+        written = write(watched, folder, description)
+    facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
+    talk.say(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
+    talk.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))

@@ -1,0 +1,86 @@
+"""`vsf doctor`: what this machine has, and what a preset would need."""
+
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vsf_cli.cli.console import Talk, as_line
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.options import Json
+from vsf_cli.config.option import MODEL
+from vsf_cli.errors import ModelError
+from vsf_cli.loading.sources import is_here
+from vsf_cli.media.metadata import versions
+from vsf_cli.settings.presets import Preset, Settings
+
+__all__ = ["app"]
+
+app = command_app()
+
+
+@app.command(cls=Command, epilog="Example: vsf doctor --preset sd3.5-large-turbo")
+@bounded
+def doctor(
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="A preset's name, or the path of its file.", rich_help_panel=MODEL)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Report versions, device, memory, attention paths and cache, and what a preset would need."""
+    report = _report(Settings({"preset": preset}))
+    if as_json:
+        Talk.data(as_line(report))
+        return
+    for key, value in report.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        Talk.data(f"{key:12} {', '.join(text) if isinstance(text, list) else text}")
+
+
+def _report(settings: Settings) -> dict[str, Any]:
+    import shutil
+
+    import torch
+    from huggingface_hub import constants
+
+    from vsf_cli.attention import available_paths
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(place for place in (cache, *cache.parents) if place.exists())).free
+    return {
+        "versions": versions(),
+        "platform": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "device": str(accelerator or "cpu"),
+        "memory": _memory(accelerator),
+        "attention": [name for name, exists in available_paths().items() if exists],
+        "cache": f"{cache}, {free / 1e9:.0f} GB free",
+        "preset": settings.preset.name,
+        "model": settings["model"],
+        "needs": _needs(settings["model"], settings.preset),
+    }
+
+
+def _memory(accelerator: Any) -> str:
+    import torch
+
+    if accelerator is not None and accelerator.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free on {torch.cuda.get_device_name()}"
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB available"
+
+
+def _needs(model: str, preset: Preset) -> str:
+    try:
+        ready = is_here(model, preset.revision_of(model))
+    except ModelError as error:
+        return str(error)
+    if ready:
+        return "nothing: its weights are here"
+    size, license = preset.download(model)
+    return f"{size} from the hub; licence: {license}"

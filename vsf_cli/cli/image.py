@@ -1,0 +1,107 @@
+"""`vsf image`: images from a prompt."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from vsf_cli.cli.compare import plan_comparison, run_comparison
+from vsf_cli.cli.console import Talk
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
+from vsf_cli.cli.plans import read_prompt, run_plan
+from vsf_cli.config.option import FILES, OUTPUT, WHAT, run_option
+from vsf_cli.config.values import choose_seeds
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.plan import plan
+from vsf_cli.prompts.replacements import Replacement
+from vsf_cli.settings.options import SETTINGS, FileOptions, Given
+from vsf_cli.settings.presets import Settings
+
+__all__ = ["Prompt", "SeriesOptions", "app", "make", "replacements_of"]
+
+app = command_app()
+Prompt = Annotated[str, typer.Argument(help="What you want; - reads stdin, @file reads a file.")]
+
+
+@dataclass(frozen=True)
+class SeriesOptions:
+    """How many images or videos are made, and whether they are made at all.
+
+    Arguments:
+        count: How many, each with its own seed.
+        replacements: Words and what stands in their place.
+        compare: The methods of a comparison, joined by commas.
+        dry_run: Whether to stop before the model is loaded.
+    """
+
+    count: int | None = run_option(None, "--seeds", "--count", help="How many, each with its own seed.", panel=WHAT)
+    replacements: tuple[str, ...] = run_option(
+        (), "--sr", help="wheels=>doors,windows: one with each of these words.", panel=WHAT, metavar="WORDS"
+    )
+    compare: str | None = run_option(
+        None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
+    )
+    dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
+
+
+@app.command(cls=Command, epilog='Example: vsf image "a red bike on a road" --neg wheels --alpha 3')
+@bounded
+@with_options
+def image(
+    prompt: Prompt,
+    given: Annotated[Given, Takes(video=False)],
+    files: FileOptions,
+    series: SeriesOptions,
+    console: ConsoleOptions,
+) -> None:
+    """Make images."""
+    make(prompt, given, files, series, console)
+
+
+def make(
+    prompt: str,
+    given: Given,
+    files: FileOptions,
+    series: SeriesOptions,
+    console: ConsoleOptions,
+    *,
+    video: bool = False,
+    seconds: float | None = None,
+) -> None:
+    """Plans and makes images, or videos.
+
+    Raises:
+        VSFError: If something is not legal, or fails.
+    """
+    seeds = choose_seeds(given.seeds, series.count)
+    settings = Settings(given.settings, video=video)
+    talk, words = Talk(console.quiet, console.verbose), read_prompt(prompt)
+    replacements = replacements_of(series.replacements)
+    if series.compare is not None:
+        names = [name.strip() for name in series.compare.split(",") if name.strip()]
+        _check_strip(given, files, series)
+        planned, requests = plan_comparison(names, words, seeds, given, settings, files, video=video, seconds=seconds)
+        run_comparison(planned, requests, talk, console.as_json, series.dry_run)
+        return
+    planned = plan(words, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
+    run_plan(planned, talk, console.as_json, series.dry_run, drawn=not given.seeds)
+
+
+def replacements_of(texts: tuple[str, ...]) -> list[Replacement]:
+    """What `--sr` says."""
+    return parsed("--sr", lambda: [Replacement.parse(text) for text in texts])
+
+
+def _check_strip(given: Given, files: FileOptions, series: SeriesOptions) -> None:
+    """Refuses what has no meaning where one strip is made."""
+    wrong = {
+        "--method": "method" in given.settings,
+        "--sr": series.replacements,
+        "--sidecar": files.sidecar,
+        "--dump-attn": files.dump_attn,
+        **{SETTINGS[key].flag: True for key in given.sweeps},
+    }
+    if extra := [flag for flag, there in wrong.items() if there]:
+        raise RequestError(f"--compare makes one strip of one file: leave {extra[0]} out, or its range")

@@ -1,0 +1,45 @@
+"""`vsf info`: how an image was made."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vsf_cli.cli.console import Talk, as_line
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.options import Json
+from vsf_cli.errors import MediaError
+from vsf_cli.media.metadata import parse_infotext
+from vsf_cli.media.reading import read_metadata
+
+__all__ = ["app"]
+
+app = command_app()
+
+
+@app.command(cls=Command, epilog="Example: vsf info outputs/a-red-bike-1.png")
+@bounded
+def info(file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")], as_json: Json = False) -> None:
+    """Say how an image was made."""
+    found = read_metadata(file)
+    if found.description is None and found.parameters is None:
+        raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
+    prompt, negative, pairs = parse_infotext(found.parameters or "")
+    if as_json:
+        read = {"prompt": prompt, "negative": negative, "pairs": pairs} if found.parameters else {}
+        Talk.data(as_line({"vsf": found.description, "parameters": found.parameters, **read}))
+        return
+    if found.description is not None:
+        request = found.description["request"]
+        facts = {key: value for key, value in found.description.items() if key not in ("request", "schema", "versions")}
+        _say_values({**request, **facts, **found.description["versions"]})
+    else:
+        Talk().say(f"{file} was not made by vsf; it holds these parameters:")
+        _say_values({"prompt": prompt, "negative": negative, **pairs})
+
+
+def _say_values(values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        Talk.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}")

@@ -1,0 +1,30 @@
+"""How other libraries behave while a command runs."""
+
+import logging
+import os
+import warnings
+
+__all__ = ["quiet_libraries", "stay_offline"]
+
+
+def stay_offline() -> None:
+    """Keeps the hub's client from the network. It reads this once, when it is first imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def quiet_libraries(verbose: bool) -> None:
+    """The libraries' own talk is for developers: it is shown with -v only."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        if not verbose:
+            library.utils.logging.set_verbosity_error()
+    if not verbose:
+        # Its attempts to reach a network that is not there; what came of them is said by us.
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    else:
+        warnings.filterwarnings("ignore")

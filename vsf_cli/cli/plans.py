@@ -1,0 +1,133 @@
+"""What commands say of a plan, and how they carry it out."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.cli.console import Talk, as_line
+from vsf_cli.cli.libraries import quiet_libraries, stay_offline
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.generate import Result
+from vsf_cli.generation.run import Plan, Written
+from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
+from vsf_cli.settings.options import SETTINGS
+from vsf_cli.settings.request import Request
+
+__all__ = ["announce", "prepare", "read_prompt", "run_plan", "say_applied"]
+
+
+def read_prompt(prompt: str) -> str:
+    """The prompt itself, or that of `-` (stdin) or `@file`.
+
+    Raises:
+        RequestError: If it cannot be read.
+    """
+    try:
+        if prompt == "-":
+            return sys.stdin.read().strip()
+        return Path(prompt[1:]).read_text("utf-8").strip() if prompt.startswith("@") else prompt
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"prompt {prompt} cannot be read: {error}") from error
+
+
+def run_plan(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
+    """Carries out a plan, and says what was done; paths, or JSON, a line a picture, go to stdout.
+
+    Arguments:
+        plan: The plan.
+        talk: Speaks to the person.
+        as_json: Whether data are JSON.
+        dry_run: Whether to stop before the model is loaded.
+        drawn: Whether the seeds were drawn, and must be said even when quiet.
+    """
+    announce(plan, talk)
+    if dry_run:
+        _say_plan(plan, talk, as_json)
+        return
+    pending = plan.pending()
+    _say_skipped(plan, pending, talk)
+    if not pending:
+        return
+    pipe = prepare(plan, talk)
+    with talk.progress("steps", "encoding") as (progress, encoding):
+        said: tuple[str, ...] | None = None
+        for made in plan.run(pipe, pending, progress, encoding):
+            if made.result.request.negative != said:
+                said = made.result.request.negative
+                say_applied(made.result, talk)
+            _say_made(made, plan, talk, as_json, drawn)
+
+
+def prepare(plan: Plan, talk: Talk) -> Any:
+    """Says what is downloaded and compiled, and loads the model."""
+    if plan.runtime.offline:
+        stay_offline()
+    if download := plan.download():
+        talk.say(download)
+    quiet_libraries(talk.verbose)
+    if plan.runtime.compile:
+        talk.say("--compile: the first steps of a size take up to minutes, the others less than without")
+    with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
+        return plan.load()
+
+
+def announce(plan: Plan, talk: Talk) -> None:
+    """Says what a person should know before a plan is carried out."""
+    for warning in plan.warnings:
+        talk.warn(warning)
+    if not plan.settings.chosen:
+        preset = plan.settings.preset
+        name = REAL_VIDEO_PRESET if preset.video else REAL_PRESET
+        real = f"--preset {name}, or 'vsf presets use {name}'"
+        talk.say(f"preset {preset.name}, since none was chosen · the real model: {real}")
+    for key in SETTINGS:
+        setting = plan.settings.origin(key)
+        talk.detail(f"{key} = {setting.value} ({setting.origin})")
+    _say_unused(plan, talk)
+
+
+def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], talk: Talk) -> None:
+    left = {number for number, _ in pending}
+    for number, request in enumerate(plan.requests, 1):
+        if number not in left:
+            talk.say(f"{plan.path(request, number)} exists, skipped")
+
+
+def _say_unused(plan: Plan, talk: Talk) -> None:
+    request = plan.requests[0]
+    if request.negative and request.method == "none":
+        talk.warn(f"negative {_quoted(request)} is not used: the method is none")
+
+
+def _quoted(request: Request) -> str:
+    return ", ".join(f"'{text}'" for text in request.negative)
+
+
+def say_applied(result: Result, talk: Talk) -> None:
+    """Says what the negative prompt did."""
+    request = result.request
+    if not request.negative or request.method == "none":
+        return
+    how = f"{result.blocks} blocks · {result.tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
+    talk.say(f"negative {_quoted(request)} · {request.guidance} · {how}")
+
+
+def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool, drawn: bool) -> None:
+    result = made.result
+    for note in result.notes:
+        talk.warn(note)
+    size = f"{result.image.width}x{result.image.height}"
+    frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
+    how = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
+    facts = f"{size}{frames}{how} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
+    (talk.keep if drawn else talk.say)(f"seed {result.request.seed} · {facts}")
+    if not plan.to_stdout:
+        talk.data(as_line(made.to_json()) if as_json else str(made.path))
+
+
+def _say_plan(plan: Plan, talk: Talk, as_json: bool) -> None:
+    for line in (plan.download() or "nothing to download", f"{len(plan.requests)} pictures to {plan.outputs.template}"):
+        talk.say(line)
+    for request in plan.requests:
+        talk.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")

@@ -1,0 +1,36 @@
+"""`vsf video`: videos from a prompt."""
+
+from typing import Annotated
+
+import typer
+
+from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.image import Prompt, SeriesOptions, make
+from vsf_cli.cli.options import ConsoleOptions, with_options
+from vsf_cli.config.option import SIZE
+from vsf_cli.errors import RequestError
+from vsf_cli.settings.options import FileOptions, Given
+
+__all__ = ["app"]
+
+app = command_app()
+
+
+@app.command(cls=Command, epilog='Example: vsf video "a red car drives on a road" --neg wheels --alpha 2.2')
+@bounded
+@with_options
+def video(
+    prompt: Prompt,
+    given: Given,
+    files: FileOptions,
+    series: SeriesOptions,
+    console: ConsoleOptions,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="Length, instead of --frames.", rich_help_panel=SIZE)
+    ] = None,
+) -> None:
+    """Make videos."""
+    if "frames" in given.settings and seconds is not None:
+        raise RequestError("--frames and --seconds say the same: give one of the two")
+    make(prompt, given, files, series, console, video=True, seconds=seconds)

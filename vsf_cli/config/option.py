@@ -1,0 +1,274 @@
+"""A field of a dataclass carries its option: its names, help, bounds, and where else it can be set.
+
+The options of the command line, the keys of presets, settings and their environment variables, the columns of a batch, the
+fields of file names, the ids of items, the overrides of `vsf again` and the labels of galleries are all derived from these
+fields. So a new option is one field, and the code that uses it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from vsf_cli.errors import RequestError
+
+__all__ = [
+    "ABLATIONS",
+    "FILES",
+    "GUIDANCE",
+    "JUDGE",
+    "METHODS",
+    "MODEL",
+    "OUTPUT",
+    "PANELS",
+    "SIZE",
+    "WHAT",
+    "WORK",
+    "Option",
+    "Value",
+    "by_key",
+    "check_bounds",
+    "fits",
+    "option",
+    "options_of",
+    "read_bool",
+    "run_option",
+    "type_name",
+    "unlisted",
+]
+
+Value = str | int | float | bool
+"""What a setting can be."""
+
+WHAT, GUIDANCE, SIZE, FILES = "What", "Guidance", "Size and steps", "Files"
+MODEL, WORK, JUDGE, OUTPUT = "Model and device", "Work", "Judge", "Output"
+METHODS, ABLATIONS = "Other methods", "Ablations"
+PANELS = (WHAT, GUIDANCE, SIZE, FILES, MODEL, WORK, JUDGE, OUTPUT, METHODS, ABLATIONS)
+"""The parts of `--help`, in their order."""
+
+_OPTION = "option"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field is set from outside.
+
+    Arguments:
+        field: The field's name.
+        key: Its name as a setting, a column and a field of file names: its first long name, in snake case.
+        type: The type of one value: `bool`, `int`, `float` or `str`.
+        default: The field's default; None if it has none.
+        repeatable: Whether the field is a tuple, to which each use of the option adds.
+        names: The names on the command line; empty if it cannot be set there.
+        off: The name that turns a bool off; "" derives it, and None means that there is none.
+        help: One sentence, without bounds and default.
+        panel: Its part of `--help`.
+        metavar: What stands for the value in `--help`.
+        min, max: The least and the largest legal value.
+        above: A number that must be exceeded.
+        finite: Whether infinity is illegal.
+        parse: Checks a text, and raises `ValueError` if it is not legal.
+        sweep: Whether it takes several numbers.
+        video: Whether it is for videos alone.
+        setting: Whether the environment and the user's file can set it.
+        column: Whether a batch's table can have it as a column.
+        columns: Other names of that column; those on the command line are known.
+        in_name: Whether it is a field of file names.
+        label: Whether galleries show it.
+        rare: Whether a method's label leaves it out while it has its default.
+        identity: Whether it decides the id of a batch's item.
+        noise: Whether it decides the seed that is drawn for a row without one.
+        search: The bounds between which `vsf eval sweep` searches it; None if it does not.
+    """
+
+    field: str
+    key: str
+    type: type
+    default: Any = None
+    repeatable: bool = False
+    names: tuple[str, ...] = ()
+    off: str | None = ""
+    help: str = ""
+    panel: str = GUIDANCE
+    metavar: str | None = None
+    min: float | None = None
+    max: float | None = None
+    above: float | None = None
+    finite: bool = True
+    parse: Callable[[str], object] | None = None
+    sweep: bool = False
+    video: bool = False
+    setting: bool = True
+    column: bool = True
+    columns: tuple[str, ...] = ()
+    in_name: bool = True
+    label: bool = True
+    rare: bool = False
+    identity: bool = True
+    noise: bool = True
+    search: tuple[float, float] | None = None
+
+    @property
+    def flag(self) -> str:
+        """The name that messages use, such as `--drop-frames`."""
+        return next((name for name in self.names if name.startswith("--")), f"--{self.key.replace('_', '-')}")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"VSF_{self.key.upper()}"
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Every name that a column can have for it, in snake case; the key comes first."""
+        spelled = [name.removeprefix("--").replace("-", "_") for name in self.names if name.startswith("--")]
+        return tuple(dict.fromkeys([self.key, *spelled, *self.columns]))
+
+    @property
+    def bounds(self) -> str:
+        """The legal values in words; "" if all are."""
+        if self.min is not None and self.max is not None:
+            return f"{self.min:g} to {self.max:g}"
+        kind = "a finite number of " if self.type is float and self.finite else ""
+        if self.above is not None:
+            return f"{kind}more than {self.above:g}"
+        if self.min is None:
+            return ""
+        return f"{kind}{self.min:g} or more" if self.type is float else f"at least {self.min:g}"
+
+    def check(self, value: float | None) -> None:
+        """Refuses a value beyond the bounds.
+
+        Raises:
+            RequestError: If it is.
+        """
+        if value is None or not self.bounds:
+            return
+        legal = (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+        if not legal or (self.above is not None and not value > self.above) or (self.finite and not math.isfinite(value)):
+            raise RequestError(f"{self.key} is {value:.15g}, but must be {self.bounds}")
+
+    def convert(self, value: Any) -> Value:
+        """A value of the environment, of a file or of a method as this option's type.
+
+        Raises:
+            ValueError: If it cannot be.
+        """
+        if self.type is bool and isinstance(value, str):
+            return read_bool(value)
+        if self.type is int and not isinstance(value, str) and type(value) is not int:
+            raise ValueError(f"{value} is not whole")
+        converted: Value = self.type(value)
+        return converted
+
+
+def option(default: Any, *names: str, **details: Any) -> Any:
+    """A dataclass's field that carries an `Option`.
+
+    Arguments:
+        default: The field's default; `MISSING` if it has none.
+        names: The names on the command line, such as "-W", "--width".
+        details: Other arguments of `Option`; `key` is derived from the names, or is the field's name.
+    """
+    return field(default=default, metadata={_OPTION: {"names": names, **details}})
+
+
+def run_option(default: Any, *names: str, setting: bool = False, **details: Any) -> Any:
+    """A field whose option decides how a command runs, but nothing of an image."""
+    return option(default, *names, **{"setting": setting, "column": False, "in_name": False, "label": False, **details})
+
+
+def unlisted(default: Any, **details: Any) -> Any:
+    """A field that a person cannot set by its own name, with what else its `Option` says, such as its bounds."""
+    return option(default, setting=False, column=False, in_name=False, label=False, **details)
+
+
+@cache
+def options_of(record: type, prefix: str = "", every: bool = False) -> tuple[Option, ...]:
+    """The options of a dataclass's fields, in their order.
+
+    Arguments:
+        record: The dataclass.
+        prefix: What stands before the keys of options without names, such as "nag_", and gives them names.
+        every: Whether fields that carry no option have one by their name, type and default.
+    """
+    return tuple(_option(record, entry, prefix) for entry in fields(record) if every or _OPTION in entry.metadata)
+
+
+def _option(record: type, entry: Any, prefix: str) -> Option:
+    details = dict(entry.metadata.get(_OPTION, {}))
+    annotation = get_type_hints(record)[entry.name] if isinstance(entry.type, str) else entry.type
+    details.setdefault("panel", METHODS if prefix else GUIDANCE)
+    long = [name for name in details.get("names", ()) if name.startswith("--")]
+    derived = long[0].removeprefix("--").replace("-", "_") if long else f"{prefix}{entry.name}"
+    found = Option(
+        field=entry.name,
+        key=details.pop("key", derived),
+        type=details.pop("type", None) or _value_type(annotation),
+        default=None if entry.default is MISSING else entry.default,
+        repeatable=get_origin(annotation) is tuple,
+        columns=(*(() if prefix else (entry.name,)), *details.pop("columns", ())),
+        **details,
+    )
+    return replace(found, names=found.names or (found.flag,)) if prefix else found
+
+
+def by_key(*options: Option) -> dict[str, Option]:
+    """Options by their keys."""
+    return {one.key: one for one in options}
+
+
+def check_bounds(record: Any, options: tuple[Option, ...]) -> None:
+    """Refuses a record with a number beyond its bounds.
+
+    Raises:
+        RequestError: If there is one.
+    """
+    for one in options:
+        if one.bounds:
+            one.check(getattr(record, one.field))
+
+
+def read_bool(text: str) -> bool:
+    """A truth value as people write it.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    found = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.strip().lower())
+    if found is None:
+        raise ValueError(f"'{text}' is neither true nor false")
+    return found
+
+
+def _members(annotation: Any) -> list[Any]:
+    return [member for member in get_args(annotation) if member not in (NoneType, ...)]
+
+
+def _value_type(annotation: Any) -> type:
+    """The type of one value: of `float | None` it is `float`, of `tuple[str, ...]` it is `str`."""
+    members = _members(annotation)
+    return _value_type(members[0]) if members else annotation
+
+
+def fits(annotation: Any, value: Any) -> bool:
+    """Whether a value of a TOML file is legal for a field: an integer is a float, too, and a list a tuple."""
+    if get_origin(annotation) is tuple:
+        return isinstance(value, list) and all(fits(_value_type(annotation), entry) for entry in value)
+    if get_origin(annotation) is Mapping or str(annotation).startswith("collections.abc.Mapping"):
+        return isinstance(value, dict)
+    wanted = _value_type(annotation)
+    if isinstance(value, bool) or wanted is bool:
+        return isinstance(value, bool) and wanted is bool
+    return isinstance(value, (int, float) if wanted is float else wanted)
+
+
+def type_name(annotation: Any) -> str:
+    """What a field must be, in words."""
+    if get_origin(annotation) is tuple:
+        return "a list of texts"
+    if str(annotation).startswith("collections.abc.Mapping"):
+        return "a table"
+    return _value_type(annotation).__name__

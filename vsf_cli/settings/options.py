@@ -1,0 +1,105 @@
+"""Every option by its key, derived from the fields of requests, methods, the runtime and the files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from vsf_cli.config.option import FILES, MODEL, Option, Value, by_key, option, options_of, run_option
+from vsf_cli.config.ranges import Numbers
+from vsf_cli.loading.runtime import Runtime
+from vsf_cli.methods import method_options
+from vsf_cli.settings.request import request_options
+
+__all__ = ["COLUMNS", "DEFAULTS", "IN_NAMES", "OF_REQUEST", "SETTINGS", "FileOptions", "Given", "OutputSettings"]
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """Where files go, and in which format.
+
+    Arguments:
+        output: A file, a folder with a slash at its end, or a template; "-" is stdout.
+        exists: What happens if a file exists.
+        format: The format of the files; None takes it from the ending.
+        crf: The constant rate factor of a video's encoder; None means the format's own.
+    """
+
+    output: str = run_option(
+        "outputs/{slug}-{seed}",
+        *("-o", "--output"),
+        help="A file, a folder/, a template with {seed} {alpha} {slug} ..., or - for stdout.",
+        panel=FILES,
+        setting=True,
+    )
+    exists: str = run_option("suffix", "--exists", help="suffix, skip, overwrite or error.", panel=FILES, setting=True)
+    format: str | None = option(
+        None, "--format", help="Format of the files, such as png, webp or mp4.", panel=FILES, in_name=False, label=False
+    )
+    crf: int | None = option(
+        None,
+        "--crf",
+        help="Quality of mp4 and webm: less is better and larger.",
+        panel=FILES,
+        sweep=True,
+        video=True,
+        label=False,
+    )
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What is written of each image.
+
+    Arguments:
+        metadata: Whether files say how they were made.
+        sidecar: Whether a JSON file is written beside each file.
+        dump_attn: Whether a folder with attention maps is written beside each file.
+    """
+
+    metadata: bool = run_option(True, "--metadata", help="Whether files say how they were made.", panel=FILES)
+    sidecar: bool = run_option(False, "--sidecar", off=None, help="Write a JSON file beside each file.", panel=FILES)
+    dump_attn: bool = run_option(False, "--dump-attn", off=None, help="Write attention maps beside each file.", panel=FILES)
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a person gave on the command line of what decides images and how they are made.
+
+    Arguments:
+        settings: The settings that were given, by key; of several numbers the first.
+        sweeps: The settings that were given several numbers.
+        negative: The negative prompts; None means none were given.
+        loras: The LoRA files, likewise.
+        seeds: The seeds; None means none were given, and empty that fresh ones are wanted.
+    """
+
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    sweeps: Mapping[str, Numbers] = field(default_factory=dict)
+    negative: tuple[str, ...] | None = None
+    loras: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+_VIDEO_PRESET = Option(
+    field="video_preset", key="video_preset", type=str, panel=MODEL, column=False, in_name=False, label=False
+)
+"""The default preset of videos, which the user's file and the environment can set."""
+
+_OF_METHODS = tuple(one for _, one in method_options().values())
+_OF_OUTPUTS = options_of(OutputSettings)
+_ALL = (*request_options(), *options_of(Runtime), *_OF_OUTPUTS, *_OF_METHODS, _VIDEO_PRESET)
+
+OF_REQUEST: Mapping[str, Option] = MappingProxyType(by_key(*request_options(), *_OF_METHODS))
+"""What decides an image."""
+
+SETTINGS: Mapping[str, Option] = MappingProxyType(by_key(*(one for one in _ALL if one.setting)))
+"""What the environment and the user's file can set."""
+
+DEFAULTS: Mapping[str, Value | None] = MappingProxyType({one.key: one.default for one in (*options_of(Runtime), *_OF_OUTPUTS)})
+"""The values of settings that neither a person nor a preset sets."""
+
+COLUMNS: Mapping[str, Option] = MappingProxyType(by_key(*(one for one in _ALL if one.column)))
+"""What a table of prompts can have as a column."""
+
+IN_NAMES: Mapping[str, Option] = MappingProxyType(by_key(*(one for one in _ALL if one.in_name)))
+"""What the template of a file name can have as a field."""

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from statistics import median
 
+import tables
 import torch
 
 from vsf_cli.batch.items import Item, items_of
@@ -84,11 +84,7 @@ def main() -> None:
             seconds[name].append(run())
     report = {**conditions(torch.device("cpu")), **vars(asked), "seconds": seconds}
     RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print("| | s | of the calls' | items a second |\n|---|---|---|---|")
-    for name, took in seconds.items():
-        ratios = sorted(one / bare for one, bare in zip(took, seconds["calls"], strict=True))
-        spread = f"{median(ratios):.3f} ({ratios[0]:.3f}-{ratios[-1]:.3f})"
-        print(f"| {name} | {median(took):.1f} | {spread} | {asked.items / median(took):.1f} |")
+    print(tables.batch())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import tables
 import torch
 
 from vsf_cli.bench.arms import Arm, arms_named
@@ -84,13 +85,7 @@ def main() -> None:
         "methods": found,
     }
     RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print("| method | cross attention, s (quartiles) | added to a step |\n|---|---|---|")
-    for row in found.values():
-        took, added = row["seconds"], row["added"]
-        print(
-            f"| {row['label']} | {took['median']:.3f} ({took['low']:.3f} to {took['high']:.3f}) "
-            f"| {added['median']:+.2%} ({added['low']:+.2%} to {added['high']:+.2%}) |"
-        )
+    print(tables.cross_attention())
 
 
 if __name__ == "__main__":

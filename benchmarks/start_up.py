@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import tables
 import torch
 
 from vsf_cli.bench.report import conditions
@@ -76,10 +77,7 @@ def main() -> None:
     place = ROOT / "benchmarks" / "results" / "start-up.json"
     place.parent.mkdir(exist_ok=True)
     place.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print("| command | CPU seconds |\n|---|---|")
-    print(*(f"| `vsf {told}` | {number:.2f} |" for told, number in seconds.items()), sep="\n")
-    print("\n| import in `vsf image` | seconds, with what it imports |\n|---|---|")
-    print(*(f"| {module} | {number:.2f} |" for module, number in longest.items()), sep="\n")
+    print(tables.start_up("cpu_seconds"), tables.start_up("image_imports"), sep="\n")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import tables
 import torch
 from torch import Tensor
 
@@ -84,9 +85,7 @@ def main() -> None:
     }
     report = {**conditions(torch.device("cpu")), "runs": runs, "seconds": columns}
     RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print(f"| ms | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
-    for name in (*MERGES, *ATTENTIONS):
-        print(f"| {name} | {' | '.join(f'{1000 * column[name]:.1f}' for column in columns.values())} |")
+    print(tables.tried())
 
 
 if __name__ == "__main__":

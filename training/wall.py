@@ -11,7 +11,7 @@ from PIL import Image
 from training.score import pictures
 from vsf_cli.loading.pipelines import load
 from vsf_cli.media.formats import write_image
-from vsf_cli.media.montage import sheet
+from vsf_cli.media.montage import draw_montage
 from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
 from vsf_cli.toy.scenes import OBJECTS, pairs
@@ -35,7 +35,7 @@ def wall() -> Image.Image:
     ]
     images = [image for both in zip(*made, strict=True) for image in both]
     labels = [label for _, name, part in triples for label in (name, f"no {part}")]
-    return sheet(images, labels, 2 * PAIRS)
+    return draw_montage(images, labels, 2 * PAIRS)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vsf_cli.batch.contact_sheet import _width, _wrapped, check_sheets, write_sheets
+from vsf_cli.batch.contact_sheet import check_sheets, write_sheets
 from vsf_cli.batch.facts import axes_of, columns_of
 from vsf_cli.batch.grids import CELLS_OF_A_SHEET, captions, sheets_of
 from vsf_cli.batch.items import Item, items_of
@@ -69,14 +69,6 @@ def test_pictures_keep_their_proportions_and_missing_ones_their_places(tmp_path:
 
 def test_nothing_is_written_of_nothing(tmp_path: Path) -> None:
     assert write_sheets(tmp_path, *planned(TWO)) == [] and not list(tmp_path.iterdir())
-
-
-def test_text_is_wrapped_to_its_width() -> None:
-    assert _wrapped("", 90) == []
-    text = "a red bike on a road in the rain, as seen from above " + "x" * 80
-    lines = _wrapped(text, 90)
-    assert all(_width(line) <= 90 for line in lines) and " ".join(lines[:-1]) == text.rsplit(" ", 1)[0]
-    assert lines[-1].endswith("…") and len(_wrapped("word " * 500, 90)) == 8
 
 
 def test_more_sheets_than_there_may_be_are_refused() -> None:

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from tests.cli.test_video import folder  # noqa: F401
 from vsf_cli.cli.app import app
-from vsf_cli.media.montage import MARGIN, TEXT_HEIGHT
+from vsf_cli.media.montage import LINE_HEIGHT, MARGIN
 from vsf_cli.media.reading import read_metadata
 
 
@@ -34,7 +34,7 @@ def test_a_strip_holds_what_each_method_makes_alone() -> None:
         assert run(*BIKE, "--method", name, *options, "-o", f"{name}.png").exit_code == 0
     strip = Image.open("strip.png")
     cell = 2 * 96 + MARGIN
-    assert strip.size == (3 * cell + MARGIN, 2 * 96 + TEXT_HEIGHT + 2 * MARGIN)
+    assert strip.size == (3 * cell + MARGIN, 2 * 96 + LINE_HEIGHT + 2 * MARGIN)
     for number, name in enumerate(("none", "nag++", "vsf")):
         box = (MARGIN + number * cell, MARGIN, MARGIN + number * cell + 192, MARGIN + 192)
         wanted = Image.open(f"{name}.png").resize((192, 192), Image.Resampling.BICUBIC)
@@ -56,7 +56,7 @@ def test_clips_stand_below_each_other(folder: Path) -> None:  # noqa: F811
     words = ("video", "a red bike", "--neg", "wheels", "-m", str(folder), "--steps", "2", "--size", "32x32", "--frames", "9")
     done = run(*words, "--seed", "1", "--dtype", "float32", "--compare", "none,nasa,vsf", "-o", "strip.png")
     assert done.exit_code == 0, done.output
-    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + TEXT_HEIGHT + MARGIN) + MARGIN)
+    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + LINE_HEIGHT + MARGIN) + MARGIN)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from vsf_cli.generation.plan import plan, request_of
 from vsf_cli.generation.run import Plan, advising
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
-from vsf_cli.media.montage import sheet
+from vsf_cli.media.montage import draw_montage
 from vsf_cli.methods import METHODS, Method, method_options, resolved
 from vsf_cli.settings.options import FileOptions, Given
 from vsf_cli.settings.presets import Settings
@@ -150,12 +150,12 @@ def _strip(results: Sequence[Result]) -> Image.Image:
     labels = [_label(one.request.guidance, scale * image.width) for one in results]
     count = len(results[0].frames)
     if count == 1:
-        return sheet([one.image for one in results], labels, len(results), scale)
+        return draw_montage([one.image for one in results], labels, len(results), scale)
     shown = min(SHOWN_FRAMES, count)
     places = [round(number * (count - 1) / max(1, shown - 1)) for number in range(shown)]
     frames = [one.frames[place] for one in results for place in places]
     names = [label if place == places[0] else f"frame {place + 1}" for label in labels for place in places]
-    return sheet(frames, names, shown, scale)
+    return draw_montage(frames, names, shown, scale)
 
 
 def _label(method: Method, width: int) -> str:

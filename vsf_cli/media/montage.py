@@ -1,10 +1,11 @@
-"""Labelled sheets of pictures: `python -m vsf_cli.media.montage sheet.png a.png b.png --columns 5 --scale 2 --label alpha`.
+"""Labelled montages of images: `python -m vsf_cli.media.montage out.png a.png b.png --columns 5 --scale 2 --label alpha`.
 
-The labels come from the pictures' own metadata.
+The labels come from the images' own metadata.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,37 +15,159 @@ from vsf_cli.errors import MediaError
 from vsf_cli.media.formats import write_image
 from vsf_cli.media.reading import read_metadata
 
-__all__ = ["label_of", "main", "sheet"]
+__all__ = ["Montage", "draw_montage", "label_of", "main", "shorten", "text_width", "wrap"]
 
 MARGIN = 6
-TEXT_HEIGHT = 16
+LINE_HEIGHT = 16
+FONT_SIZE = 12
+MAX_LINES = 8
+MISSING = (228, 228, 228)
+"""The colour in the place of an image that is missing."""
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def sheet(images: Sequence[Image.Image], labels: Sequence[str], columns: int, scale: int = 1) -> Image.Image:
-    """Lays pictures of one size out in rows, each with its label beneath.
+class Montage:
+    """Rows of images and lines of text on white, drawn from top to bottom.
 
     Arguments:
-        images: The pictures.
-        labels: A line for each.
-        columns: How many stand in a row.
-        scale: Every pixel becomes `scale` x `scale`, with smooth edges.
+        image_size: The width and height of the place of each image, in pixels.
+        columns: How many images a row has.
+        label_width: The width of the rows' labels to the left of the images, in pixels; 0 leaves the margin alone.
+        centered: Whether a caption is one centred line, cut off where it is too long; else it is wrapped from the left.
     """
-    width, height = images[0].width * scale, images[0].height * scale
-    rows = -(-len(images) // columns)
-    cell = (width + MARGIN, height + TEXT_HEIGHT + MARGIN)
-    canvas = Image.new("RGB", (columns * cell[0] + MARGIN, rows * cell[1] + MARGIN), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        x, y = MARGIN + number % columns * cell[0], MARGIN + number // columns * cell[1]
-        canvas.paste(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC), (x, y))
-        while len(label) > 1 and draw.textlength(label, font) > width:
-            label = label.removesuffix("…")[:-1] + "…"
-        draw.text((x + (width - draw.textlength(label, font)) / 2, y + height + 1), label, "black", font)
-    return canvas
+
+    def __init__(self, image_size: tuple[int, int], columns: int, label_width: int = 0, centered: bool = False) -> None:
+        self.image_size, self.centered = image_size, centered
+        self.left = label_width + 2 * MARGIN if label_width else MARGIN
+        self.width = self.left + columns * (image_size[0] + MARGIN)
+        self.strips: list[Image.Image] = []
+
+    def _add_strip(self, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
+        self.strips.append(Image.new("RGB", (self.width, height), "white"))
+        return self.strips[-1], ImageDraw.Draw(self.strips[-1])
+
+    def _x(self, column: int) -> int:
+        return self.left + column * (self.image_size[0] + MARGIN)
+
+    def add_text(self, text: str, color: str = "black") -> None:
+        """Adds text over the whole width."""
+        lines = wrap(text, self.width - 2 * MARGIN)
+        _, draw = self._add_strip(len(lines) * LINE_HEIGHT + MARGIN)
+        _write(draw, lines, MARGIN, MARGIN, color)
+
+    def add_heads(self, heads: Sequence[str], corner: str = "") -> None:
+        """Adds the labels of the columns, and at the corner what the labels of the rows are."""
+        texts = [wrap(head, self.image_size[0]) for head in heads]
+        _, draw = self._add_strip(max(map(len, texts)) * LINE_HEIGHT + MARGIN)
+        _write(draw, wrap(corner, self.left), MARGIN, MARGIN, "gray")
+        for column, lines in enumerate(texts):
+            _write(draw, lines, self._x(column), MARGIN)
+
+    def add_row(self, images: Sequence[Image.Image | None], captions: Sequence[str | None], label: str = "") -> None:
+        """Adds images with their captions below them.
+
+        Arguments:
+            images: The images, none larger than its place; grey stands for those that are None.
+            captions: Their captions; None leaves a place empty.
+            label: The text to the left of the row.
+        """
+        width = self.image_size[0]
+        texts = [self._fit(caption or "") for caption in captions]
+        height = max((image.height for image in images if image), default=self.image_size[1])
+        canvas, draw = self._add_strip(MARGIN + height + max(map(len, texts)) * LINE_HEIGHT)
+        _write(draw, wrap(label, self.left - 2 * MARGIN), MARGIN, MARGIN)
+        for column, (image, caption, lines) in enumerate(zip(images, captions, texts, strict=True)):
+            if caption is None:
+                continue
+            shown, x = image or Image.new("RGB", (width, height), MISSING), self._x(column)
+            canvas.paste(shown, (x + (width - shown.width) // 2, MARGIN + (height - shown.height) // 2))
+            if self.centered:
+                middle = x + (width - _plain_font().getlength(lines[0])) / 2
+                draw.text((middle, MARGIN + height + 1), lines[0], "black", _plain_font())
+            else:
+                _write(draw, lines, x, MARGIN + height)
+
+    def _fit(self, caption: str) -> list[str]:
+        width = self.image_size[0]
+        return [shorten(caption, width, _plain_font().getlength)] if self.centered else wrap(caption, width)
+
+    def draw(self) -> Image.Image:
+        """Returns the montage."""
+        canvas = Image.new("RGB", (self.width, sum(strip.height for strip in self.strips) + MARGIN), "white")
+        top = 0
+        for strip in self.strips:
+            canvas.paste(strip, (0, top))
+            top += strip.height
+        return canvas
+
+
+def draw_montage(images: Sequence[Image.Image], labels: Sequence[str], columns: int, scale: int = 1) -> Image.Image:
+    """Returns images in rows, each with its label below it.
+
+    Arguments:
+        images: The images; they are drawn at the size of the first.
+        labels: A line for each image.
+        columns: How many images a row has.
+        scale: Every pixel becomes `scale` x `scale` pixels, with smooth edges.
+    """
+    size = images[0].width * scale, images[0].height * scale
+    montage = Montage(size, columns, centered=True)
+    larger = [image.convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in images]
+    for start in range(0, len(larger), columns):
+        row = slice(start, start + columns)
+        montage.add_row(larger[row], labels[row])
+    return montage.draw()
+
+
+@cache
+def _font() -> Font:
+    """Returns Matplotlib's font, which has more letters than Pillow's own."""
+    import matplotlib as mpl
+
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE)
+
+
+@cache
+def _plain_font() -> Font:
+    """Returns Pillow's own font, which is narrower: one line holds more of a caption."""
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def text_width(text: str) -> int:
+    """Returns the width of wrapped text in pixels."""
+    return round(_font().getlength(text)) + 1
+
+
+def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, color: str = "black") -> None:
+    for number, line in enumerate(lines):
+        draw.text((x, y + number * LINE_HEIGHT), line, color, _font())
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Returns text as lines of at most a width in pixels.
+
+    A word that is too long is cut off, and so is the text after eight lines.
+    """
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(word, width))
+    return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], shorten(f"{lines[MAX_LINES - 1]} …", width)]
+
+
+def shorten(text: str, width: int, measure: Callable[[str], float] = text_width) -> str:
+    """Returns text that is cut off where it is wider than a width in pixels."""
+    while len(text) > 1 and measure(text) > width:
+        text = text.removesuffix("…")[:-1] + "…"
+    return text
 
 
 def label_of(description: dict[str, Any] | None, field: str) -> str:
-    """What a label says of a picture: fields of its request, or of its method's hyper-parameters, joined by commas."""
+    """Returns the label of an image: fields of its request, or of its method's hyper-parameters, joined by commas."""
     if "," in field:
         return ", ".join(label_of(description, name.strip()) for name in field.split(","))
     if description is None:
@@ -60,7 +183,7 @@ def label_of(description: dict[str, Any] | None, field: str) -> str:
     return f"{field} {request.get(field, '?')}" if field != "prompt" else str(request["prompt"])
 
 
-def _opened(path: Path) -> Image.Image:
+def _read_image(path: Path) -> Image.Image:
     with Image.open(path) as image:
         return image.copy()
 
@@ -69,7 +192,7 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m vsf_cli.media.montage", description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("pictures", type=Path, nargs="+")
+    parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--columns", type=int, default=5)
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument(
@@ -79,9 +202,9 @@ def main() -> None:
     if options.columns < 1 or options.scale < 1:
         parser.error("--columns and --scale must be at least 1")
     try:
-        labels = [label_of(read_metadata(path).description, options.label) for path in options.pictures]
-        images = [_opened(path) for path in options.pictures]
-        write_image(options.output, sheet(images, labels, options.columns, options.scale), "png", None)
+        labels = [label_of(read_metadata(path).description, options.label) for path in options.images]
+        images = [_read_image(path) for path in options.images]
+        write_image(options.output, draw_montage(images, labels, options.columns, options.scale), "png", None)
     except MediaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")
     print(options.output)

@@ -69,7 +69,7 @@ class Row:
         prompt: What is wanted.
         negative: What is not wanted; None takes that of the command line.
         seeds: Its seeds; None takes those of the command line, and none draws one from what the row asks for.
-        settings: The settings of its cells; those with several values are `Numbers`.
+        settings: The settings of its cells; those with several values are `ValueList`.
         loras: Its LoRA files; None takes those of the command line.
         name: Its pictures' name; None takes it from the prompt.
         cells: All cells as they were read, by the names of the columns.
@@ -320,7 +320,7 @@ def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors
         errors.append(f"line {line}, column prompt: there is no prompt")
     try:
         cells_found = _cells_model(frozenset(columns.values()) - {""})(**used)
-        # Not `model_dump`, which makes plain tuples of `Numbers`.
+        # Not `model_dump`, which makes plain tuples of `ValueList`.
         found = {name: getattr(cells_found, name) for name in cells_found.model_fields_set}
     except ValidationError as error:
         for one in error.errors(include_url=False):

@@ -13,7 +13,7 @@ from vsf_cli.cli.bench import bench
 from vsf_cli.cli.error_boundary import bounded
 from vsf_cli.cli.evaluation import app as evaluation
 from vsf_cli.cli.options import batching, clips, guidance, making, running, sharing, wholes
-from vsf_cli.config.ranges import Numbers
+from vsf_cli.config.ranges import ValueList
 from vsf_cli.errors import RequestError
 
 Value = TypeVar("Value")
@@ -69,12 +69,12 @@ def made(prompt: str, options: dict[str, Any], video: bool = False) -> None:
     """Plans and makes pictures, or clips, from what the command line says."""
     from vsf_cli.cli import generating as commands
     from vsf_cli.cli.console import Talk
-    from vsf_cli.config.ranges import swept
+    from vsf_cli.config.ranges import split_sweeps
     from vsf_cli.config.values import parse_seeds
     from vsf_cli.generation.plan import plan
     from vsf_cli.settings.presets import SETTINGS, Settings
 
-    options, sweeps = swept(sized(options))
+    options, sweeps = split_sweeps(sized(options))
     numbers = parsed("--seed", lambda: parse_seeds(options["seed"], options["seeds"]))
     given = {name: value for name, value in options.items() if name in SETTINGS}
     settings = Settings({**given, "offline": options["offline"] or None}, video=video)
@@ -92,7 +92,7 @@ def compared(prompt: str, seeds: list[int], settings: Any, options: dict[str, An
     from vsf_cli.cli.compare import plan_comparison, run_comparison
 
     extra = [name for name in ("method", "sr", "sidecar", "dump_attn") if options[name]]
-    extra += [name for name, value in options.items() if isinstance(value, Numbers) and len(value) > 1]
+    extra += [name for name, value in options.items() if isinstance(value, ValueList) and len(value) > 1]
     if extra:
         raise RequestError(f"--compare makes one strip of one file: leave --{extra[0].replace('_', '-')} out, or its range")
     names = [name.strip() for name in options["compare"].split(",") if name.strip()]
@@ -122,7 +122,7 @@ def video(
     seconds: Annotated[float | None, typer.Option("--seconds", help="How long, instead of --frames.")] = None,
     format: Annotated[str | None, typer.Option("--format", help="mp4, webm, gif, webp or frames (a folder).")] = None,
     crf: Annotated[
-        Numbers | None,
+        ValueList | None,
         typer.Option("--crf", parser=wholes, metavar="NUMBERS", help="Of mp4 and webm: less is better and larger."),
     ] = None,
     cache_text: Annotated[bool, typer.Option("--cache-text", help="Compute the text's keys and values once.")] = False,
@@ -179,11 +179,11 @@ def again(
     """Make a file of vsf again from the file alone; options override: vsf again outputs/a-red-bike-1.png"""
     from vsf_cli.cli import generating as commands
     from vsf_cli.cli.console import Talk
-    from vsf_cli.config.ranges import swept
+    from vsf_cli.config.ranges import split_sweeps
     from vsf_cli.config.values import parse_seeds
 
     seeds = parsed("--seed", lambda: parse_seeds(options["seed"], None)) if options["seed"] else [None]
-    options, sweeps = swept(options)
+    options, sweeps = split_sweeps(options)
     if sweeps or len(seeds) > 1 or options["preset"]:
         raise RequestError("vsf again makes one picture, of the file's own preset: give single numbers, and no --preset")
     own = {"steps": steps, "output": output, "exists": exists, "format": format, "dry_run": dry_run}

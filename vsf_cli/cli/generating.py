@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.cli.console import Talk, as_line
-from vsf_cli.config.ranges import swept
+from vsf_cli.config.ranges import split_sweeps
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.capture import PAGE, check_watchable, folder_beside, write
@@ -92,7 +92,7 @@ def plan_maps(prompt: str, given: Mapping[str, Any], seeds: Sequence[int]) -> Pl
     Raises:
         RequestError: If more than one picture is asked for, or it has no maps.
     """
-    given, sweeps = swept(given)
+    given, sweeps = split_sweeps(given)
     if sweeps:
         name, numbers = next(iter(sweeps.items()))
         raise RequestError(f"vsf attn-map makes one picture, but --{name} names {len(numbers)}: use vsf image with --dump-attn")

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from vsf_cli.config.ranges import Numbers, parse_range
+from vsf_cli.config.ranges import ValueList as Numbers
+from vsf_cli.config.ranges import parse_range
 from vsf_cli.errors import RequestError
 
 __all__ = ["batching", "clips", "floats", "guidance", "making", "running", "sharing", "wholes"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from vsf_cli.config.ranges import MOST_NUMBERS, combinations
+from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.values import parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_watchable
@@ -65,8 +65,8 @@ def plan(
     """
     negative = tuple(text.strip() for text in negative if text.strip())
     axes = {**sweeps, **{f"{one.searched}=>": one.choices for one in replacements}}
-    if len(seeds) * math.prod(len(values) for values in axes.values()) > MOST_NUMBERS:
-        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MOST_NUMBERS} pictures: make fewer at once")
+    if len(seeds) * math.prod(len(values) for values in axes.values()) > MAX_VALUES:
+        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MAX_VALUES} pictures: make fewer at once")
     if wrong := unfound(prompt, negative, replacements):
         raise RequestError(wrong[0])
     replaced = [(words, choice) for words in variants(prompt, negative, replacements) for choice in combinations(sweeps)]

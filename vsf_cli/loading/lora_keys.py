@@ -54,7 +54,8 @@ def match_keys(raw: Tensors, pipe: Any) -> tuple[Tensors, list[str]]:
     names = _layer_names(pipe.transformer)
     layers: dict[str, dict[str, str]] = {}
     state: Tensors = {}
-    unknown, incomplete = [], []
+    unknown: list[str] = []
+    incomplete: list[str] = []
     for key, tensor in raw.items():
         found = KEY.fullmatch(PREFIX.sub("", key))
         if _is_of_text_encoder(key, pipe):

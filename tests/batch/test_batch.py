@@ -26,7 +26,7 @@ from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.table import TableErrors, read_table
 from vsf_cli.cli.app import app
-from vsf_cli.config.ranges import Numbers
+from vsf_cli.config.ranges import ValueList
 from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.reading import read_metadata
@@ -131,7 +131,7 @@ def test_a_seed_that_is_none_does_not_keep_a_run_from_going_on(seed: str, monkey
     monkeypatch.setattr(maker, "generate_together", drawn)
     first = batch("--seed", seed).stdout.split()
     assert len(first) == 3 and batch("--seed", seed).stdout == ""
-    assert [item.request.seed for item in planned("prompt,seed\na red bike,-1\n", alpha=Numbers([1]))]
+    assert [item.request.seed for item in planned("prompt,seed\na red bike,-1\n", alpha=ValueList([1]))]
 
 
 def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
@@ -311,10 +311,10 @@ def test_a_folder_that_cannot_be_is_one_line(folder: str, option: list[str]) -> 
 
 def test_the_rate_of_clips_is_their_own_or_that_of_the_run() -> None:
     table = "prompt,preset,crf,frames\na red car,tiny-wan-causvid,20,5\na red car,tiny-wan-causvid,,5\na red car,,,\n"
-    assert [item.crf for item in planned(table, crf=Numbers([30]))] == [20, 30, None]
-    swept = planned("prompt,preset\na red car,tiny-wan-causvid\n", crf=Numbers([20, 30]))
+    assert [item.crf for item in planned(table, crf=ValueList([30]))] == [20, 30, None]
+    swept = planned("prompt,preset\na red car,tiny-wan-causvid\n", crf=ValueList([20, 30]))
     assert [item.crf for item in swept] == [20, 30] and len({item.name for item in swept}) == 2
-    first, second = (planned(table, crf=Numbers([crf])) for crf in (30, 40))
+    first, second = (planned(table, crf=ValueList([crf])) for crf in (30, 40))
     assert [(one.id == other.id, one.request == other.request) for one, other in zip(first, second, strict=True)] == [
         (True, True),
         (False, True),
@@ -326,7 +326,7 @@ def test_the_rate_of_clips_is_their_own_or_that_of_the_run() -> None:
     with pytest.raises(TableErrors, match="--crf is for mp4 and webm"):
         planned("prompt,crf\na red bike,20\n")
     with pytest.raises(RequestError, match="makes no such clip"):
-        planned(TABLE, crf=Numbers([20]))
+        planned(TABLE, crf=ValueList([20]))
 
 
 def test_loras_are_known_by_what_is_in_them(here: Path) -> None:
@@ -359,7 +359,7 @@ def test_ids_depend_on_what_is_asked_alone() -> None:
     header, *rows = TABLE.strip().split("\n")
     shuffled = "\n".join([f"extra,{header}", *(f"e,{row}" for row in reversed(rows))])
     assert {item.request.prompt: item.id for item in planned(shuffled)} == first
-    assert {item.request.prompt: item.id for item in planned(TABLE, beta=Numbers([0.1]))} != first
+    assert {item.request.prompt: item.id for item in planned(TABLE, beta=ValueList([0.1]))} != first
 
 
 def test_rows_that_are_the_same_give_different_pictures_and_sweeps_the_same_noise() -> None:
@@ -734,7 +734,7 @@ def test_a_file_that_was_deleted_is_not_done(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(maker, "generate_together", drawn)
     first, *_ = batch().stdout.split()
     Path(first).unlink()
-    batch("--shard", f"{2 if Shard(1, 2).holds(planned(TABLE, steps=Numbers([2]))[0]) else 1}/2")
+    batch("--shard", f"{2 if Shard(1, 2).holds(planned(TABLE, steps=ValueList([2]))[0]) else 1}/2")
     assert [row["status"] for row in manifest()] == ["left", "done", "done"]
 
 

@@ -11,7 +11,7 @@ from vsf_cli.batch.facts import axes_of, columns_of
 from vsf_cli.batch.grids import CELLS_OF_A_SHEET, captions, sheets_of
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.table import Row, read_table
-from vsf_cli.config.ranges import Numbers
+from vsf_cli.config.ranges import ValueList
 from vsf_cli.errors import RequestError
 from vsf_cli.media.formats import write_image
 
@@ -30,7 +30,7 @@ def laid_out(table: str, seeds: Any = None, **options: Any) -> tuple[list[Any], 
 
 
 def test_what_was_swept_stands_across_down_and_apart() -> None:
-    ((first, second),), below = laid_out(TWO, [1, 2], alpha=Numbers([0, 2, 4]))
+    ((first, second),), below = laid_out(TWO, [1, 2], alpha=ValueList([0, 2, 4]))
     assert (first.title, second.title, first.corner) == ("a red bike", "a blue house", "seed")
     assert first.heads == ("alpha 0", "alpha 2", "alpha 4") and [label for label, _ in first.rows] == ["1", "2"]
     assert first.rows[0][1] == (0, 2, 4) and second.rows[1][1] == (7, 9, 11)
@@ -38,7 +38,7 @@ def test_what_was_swept_stands_across_down_and_apart() -> None:
 
 
 def test_what_the_axes_do_not_say_stands_below() -> None:
-    ((grid, _),), below = laid_out(TWO, [1, 2], alpha=Numbers([0, 2]), beta=Numbers([0, 1]))
+    ((grid, _),), below = laid_out(TWO, [1, 2], alpha=ValueList([0, 2]), beta=ValueList([0, 1]))
     assert len(grid.rows) == 4 and grid.rows[0][1] != grid.rows[1][1] and below[:2] == ["seed 1", "seed 2"]
     ((grid,),), below = laid_out(TWO, [5])
     assert grid.heads == ("",) and below == ["a red bike", "a blue house"]
@@ -46,7 +46,7 @@ def test_what_the_axes_do_not_say_stands_below() -> None:
 
 def test_every_item_has_one_place_and_a_sheet_has_so_many() -> None:
     for alphas, seeds in [(1, 1), (30, 3), (7, 40), (1, 250)]:
-        options = {"alpha": Numbers(range(alphas))}
+        options = {"alpha": ValueList(range(alphas))}
         sheets, below = laid_out(TWO, range(seeds), **options)
         places = [number for sheet in sheets for grid in sheet for _, row in grid.rows for number in row if number is not None]
         assert sorted(places) == list(range(2 * alphas * seeds)) and len(below) == len(places)
@@ -54,7 +54,7 @@ def test_every_item_has_one_place_and_a_sheet_has_so_many() -> None:
 
 
 def test_pictures_keep_their_proportions_and_missing_ones_their_places(tmp_path: Path) -> None:
-    items, rows = planned(TWO, [1], alpha=Numbers([0, 2]))
+    items, rows = planned(TWO, [1], alpha=ValueList([0, 2]))
     sizes = {0: (400, 200), 1: (200, 400), 3: (1000, 1000)}
     for number, size in sizes.items():
         write_image(tmp_path / items[number].name, Image.new("RGB", size, (255, 0, number)), "png", None)
@@ -77,4 +77,4 @@ def test_more_sheets_than_there_may_be_are_refused() -> None:
     items, rows = planned(f"prompt,alpha\n{rows_of_table}")
     with pytest.raises(RequestError, match=r"at most, but there would be \d+: look at index.html"):
         check_sheets(items, rows)
-    check_sheets(*planned(TWO, range(3), alpha=Numbers([1, 2])))
+    check_sheets(*planned(TWO, range(3), alpha=ValueList([1, 2])))

@@ -18,7 +18,7 @@ from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.replacing import replaced
 from vsf_cli.batch.table import Row, read_table
 from vsf_cli.cli.app import app
-from vsf_cli.config.ranges import Numbers
+from vsf_cli.config.ranges import ValueList
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_video, write_image
 from vsf_cli.media.frames import write_frames
@@ -46,7 +46,9 @@ def large(folder: Path, count: int) -> str:
     """A gallery of that many cells, of real pictures of one megapixel or less."""
     image = Image.effect_noise((96, 96), 60).convert("RGB")
     rows = read_table(Path("a.csv"), "prompt\na red bike\n")
-    items, _ = items_of("a.csv", rows, {"alpha": Numbers(number / 10 for number in range(count // 10))}, ["wheels"], range(10))
+    items, _ = items_of(
+        "a.csv", rows, {"alpha": ValueList(number / 10 for number in range(count // 10))}, ["wheels"], range(10)
+    )
     for item in items:
         write_image(folder / item.name, image, "png", None)
     return gallery(folder, items, rows, {})

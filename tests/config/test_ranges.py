@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vsf_cli.config.ranges import combinations, parse_range
+from vsf_cli.config.ranges import combinations, parse_indices, parse_range
 from vsf_cli.errors import RequestError
 
 
@@ -55,6 +55,18 @@ def test_whole_numbers() -> None:
         parse_range("1:2:0.5", int)
     with pytest.raises(ValueError, match="whole"):
         parse_range("inf", int)
+
+
+@pytest.mark.parametrize("start", [0, 2**53 + 1, 2**64 - 7])
+def test_whole_numbers_are_exact_however_large(start: int) -> None:
+    assert parse_range(str(start), int) == (start,)
+    for text in (f"{start}..{start + 6}/3", f"{start}:{start + 6}:3", f"{start}-{start + 7} (+3)"):
+        assert parse_range(text, int) == (start, start + 3, start + 6)
+    assert parse_indices(f"{start},{start + 2}..{start + 3}", "seed") == [start, start + 2, start + 3]
+
+
+def test_an_exponent_does_not_fill_the_memory() -> None:
+    assert parse_range("1e999999999,1e-999999999") == (float("inf"), 0)
 
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.integers(2, 50))

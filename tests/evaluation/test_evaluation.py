@@ -305,7 +305,7 @@ def test_what_is_no_run_is_refused(tmp_path: Path, made: Path) -> None:
     assert "has no answers of judge clip" in vsf("report", str(made), "--judge", "clip").stderr
 
 
-# Numbers
+# ValueList
 
 
 def test_the_majority_of_frames_decides() -> None:

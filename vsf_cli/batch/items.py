@@ -13,7 +13,7 @@ from typing import Any
 
 from vsf_cli.batch.table import Row, TableErrors, usual_name
 from vsf_cli.config.option import options_of
-from vsf_cli.config.ranges import MOST_NUMBERS, Numbers, combinations
+from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.capture import check_watchable
 from vsf_cli.generation.generate import check_size
@@ -153,7 +153,7 @@ def items_of(
     Arguments:
         place: Where the table was read.
         rows: Its rows.
-        options: The settings of the command line, by name; those with several values are `Numbers`.
+        options: The settings of the command line, by name; those with several values are `ValueList`.
         negative: What is not wanted in rows that do not say it.
         seeds: The seeds of rows without; none draws one from what the row asks for.
         loras: The LoRA files of rows without.
@@ -231,7 +231,7 @@ class _Maker:
     def items(self, number: int, row: Row) -> list[Item]:
         """The items of a row."""
         values = {**self.options, **row.settings}
-        sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, Numbers)}
+        sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
         negative = self.negative if row.negative is None else row.negative
         loras = self.loras if row.loras is None else row.loras
@@ -240,8 +240,8 @@ class _Maker:
         made: list[Item] = []
         choices = combinations(sweeps)
         several = len(choices) * len(seeds or (0,)) > 1
-        if len(choices) * len(seeds or (0,)) > MOST_NUMBERS:
-            raise RequestError(f"it asks for more than {MOST_NUMBERS} pictures: make fewer at once")
+        if len(choices) * len(seeds or (0,)) > MAX_VALUES:
+            raise RequestError(f"it asks for more than {MAX_VALUES} pictures: make fewer at once")
         for choice in choices:
             own = settings.overlaid({name: value for name, value in {**values, **choice}.items() if name not in _NEAR})
             request, _ = request_of(row.prompt, negative, 0, own, loras, settings.preset.video)

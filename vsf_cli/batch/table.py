@@ -14,7 +14,7 @@ from typing import Any
 import tomli
 
 from vsf_cli.config.option import Option, read_bool
-from vsf_cli.config.ranges import Numbers, parse_range
+from vsf_cli.config.ranges import ValueList, parse_range
 from vsf_cli.config.values import parse_given_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.settings.options import COLUMNS
@@ -54,7 +54,7 @@ class Row:
         prompt: What is wanted.
         negative: What is not wanted; None takes that of the command line.
         seeds: Its seeds; None takes those of the command line, and none draws one from what the row asks for.
-        settings: The settings of its cells; those with several values are `Numbers`.
+        settings: The settings of its cells; those with several values are `ValueList`.
         loras: Its LoRA files; None takes those of the command line.
         name: Its pictures' name; None takes it from the prompt.
         cells: All cells as they were read, by the names of the columns.
@@ -202,7 +202,7 @@ def _column(name: str, errors: list[str], line: int) -> str:
     return ""
 
 
-def _numbers(value: Any, kind: type) -> Numbers:
+def _numbers(value: Any, kind: type) -> ValueList:
     if isinstance(value, bool):
         raise ValueError(f"{value} is no number")
     numbers = value if isinstance(value, list) else [value]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from vsf_cli.config.option import OUTPUT, Option, options_of, run_option
-from vsf_cli.config.ranges import Numbers, parse_range, split_sweeps
+from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
 from vsf_cli.config.values import chosen_size, parse_given_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import method_options
@@ -126,13 +126,13 @@ def _kind(one: Option, sweeps: bool) -> tuple[Any, dict[str, Any]]:
     if one.repeatable:
         return list[str], {"metavar": one.metavar or "TEXT"}
     if one.sweep and sweeps:
-        return Numbers, {"metavar": one.metavar or "NUMBERS", "parser": functools.partial(_numbers, kind=one.type)}
+        return ValueList, {"metavar": one.metavar or "NUMBERS", "parser": functools.partial(_numbers, kind=one.type)}
     if one.parse is not None:
         return str, {"metavar": one.metavar, "parser": functools.partial(_checked, parse=one.parse)}
     return one.type, {"metavar": one.metavar} if one.metavar else {}
 
 
-def _numbers(text: str, kind: type) -> Numbers:
+def _numbers(text: str, kind: type) -> ValueList:
     try:
         return parse_range(text, kind)
     except (ValueError, RequestError) as error:

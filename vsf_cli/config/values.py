@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from vsf_cli.config.ranges import MOST_NUMBERS, parse_range
+from vsf_cli.config.ranges import MAX_VALUES, parse_indices
 from vsf_cli.errors import RequestError
 
 __all__ = [
@@ -31,11 +31,11 @@ SIDES_OF_CLIPS = 16
 
 
 def parse_seeds(text: str | None, count: int | None) -> list[int]:
-    """The seeds of a run.
+    """Returns the seeds of a run.
 
     Arguments:
-        text: As `parse_given_seeds` has it; "random", -1 or None draws fresh ones.
-        count: How many; None means as many as are written, or one.
+        text: A text for `parse_given_seeds`; "random", -1 or None draws random seeds.
+        count: The number of seeds; None stands for as many as the text has, or one.
 
     Raises:
         ValueError: If the text cannot be parsed.
@@ -54,8 +54,8 @@ def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
     Raises:
         RequestError: If there are too many, or another number than is wanted.
     """
-    if count is not None and not 1 <= count <= MOST_NUMBERS:
-        raise RequestError(f"--seeds is {count}, but must be 1 to {MOST_NUMBERS}")
+    if count is not None and not 1 <= count <= MAX_VALUES:
+        raise RequestError(f"--seeds is {count}, but must be 1 to {MAX_VALUES}")
     if not seeds:
         return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
     if count is not None and len(seeds) == 1:
@@ -66,50 +66,23 @@ def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
 
 
 def parse_given_seeds(text: str) -> list[int] | None:
-    """The seeds that a text names, such as "7", "1,2,3", "1..8", "1:5:2" or "1-5 (+2)"; None for "random" and -1.
+    """Returns the seeds that a text names, such as "7", "1,2,3", "1..8", "1:5:2" or "1-5 (+2)"; None for "random" and -1.
 
     Raises:
         ValueError: If the text cannot be parsed.
         RequestError: If a range is empty or too long.
     """
-    return None if text.strip() in ("random", "-1") else _parse_ranges(text, "seed")
+    return None if text.strip() in ("random", "-1") else parse_indices(text, "seed")
 
 
-def _parse_ranges(text: str, what: str) -> list[int]:
-    numbers: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*(?:\.\.|-)\s*(\d+))?\s*", part)
-        if match is None:
-            numbers += _stepped(part, what)
-            continue
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MOST_NUMBERS:
-            raise RequestError(
-                f"the range of {what}s {part.strip()} has {max(0, last - first + 1)}, but must have 1 to {MOST_NUMBERS}"
-            )
-        numbers += range(first, last + 1)
-    return numbers
-
-
-def _stepped(part: str, what: str) -> list[int]:
-    """A range in one of the other spellings of `parse_range`, which rounds large plain numbers."""
-    try:
-        numbers = [int(number) for number in parse_range(part, int)]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 0:
-        raise ValueError(f"'{part.strip()}' is no {what}: write 7, or 1,2,3, or 1..8, or 1:9:2")
-    return numbers
-
-
-def parse_numbers(text: str | None, what: str) -> tuple[int, ...] | None:
-    """What is chosen of things counted from 1, such as "1,2,5..8": sorted, none twice; None, or "all", means all.
+def parse_numbers(text: str | None, noun: str) -> tuple[int, ...] | None:
+    """Returns the numbers that are chosen, such as "1,2,5..8", sorted, none twice; None for None and "all".
 
     Raises:
         ValueError: If the text cannot be parsed.
         RequestError: If a range is empty or too long.
     """
-    return None if text is None or text.strip() == "all" else tuple(sorted(set(_parse_ranges(text, what))))
+    return None if text is None or text.strip() == "all" else tuple(sorted(set(parse_indices(text, noun))))
 
 
 def parse_batch_size(text: str) -> int | str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.config.option import Option, Value, options_of
-from vsf_cli.config.ranges import MOST_NUMBERS, combinations
+from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.values import parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_watchable
@@ -88,8 +88,8 @@ def plan(
 
 def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:
     axes = {**sweeps, **{f"{one.searched}=>": one.choices for one in replacements}}
-    if len(seeds) * math.prod(len(values) for values in axes.values()) > MOST_NUMBERS:
-        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MOST_NUMBERS} pictures: make fewer at once")
+    if len(seeds) * math.prod(len(values) for values in axes.values()) > MAX_VALUES:
+        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MAX_VALUES} pictures: make fewer at once")
 
 
 def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence[int | None], files: FileOptions) -> None:

@@ -7,6 +7,8 @@ from vsf_cli.errors import ModelError
 
 __all__ = ["as_model_error"]
 
+Errors = tuple[type[BaseException], ...]
+
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
@@ -51,14 +53,14 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
     return f"model '{model}' {_file_message(offline, causes)}"
 
 
-def _hub_messages(model: str, offline: bool) -> list[tuple[tuple[type[BaseException], ...], str]]:
+def _hub_messages(model: str, offline: bool) -> list[tuple[Errors, str]]:
     """Returns classes of errors, each group with its message; subclasses stand before their bases."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{model}"
-    missing: tuple[type[BaseException], ...] = (errors.LocalEntryNotFoundError,)
-    offline_errors: tuple[type[BaseException], ...] = (errors.OfflineModeIsEnabled, *(missing if offline else ()))
-    network_errors: tuple[type[BaseException], ...] = (*missing, ConnectionError, TimeoutError, _transport_error())
+    missing: Errors = (errors.LocalEntryNotFoundError,)
+    offline_errors: Errors = (errors.OfflineModeIsEnabled, *(missing if offline else ()))
+    network_errors: Errors = (*missing, ConnectionError, TimeoutError, _transport_error())
     return [
         ((errors.GatedRepoError,), f"is gated: accept its licence on {page}, then run 'hf auth login'"),
         ((errors.RevisionNotFoundError,), "has no such revision: leave the revision out, or look at its branches on the hub"),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from vsf_cli.config.option import FILES, MODEL, Option, Value, by_key, option, options_of, run_option
-from vsf_cli.config.ranges import Numbers
+from vsf_cli.config.ranges import ValueList
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import method_options
 from vsf_cli.settings.request import request_options
@@ -74,7 +74,7 @@ class Given:
     """
 
     settings: Mapping[str, Value] = field(default_factory=dict)
-    sweeps: Mapping[str, Numbers] = field(default_factory=dict)
+    sweeps: Mapping[str, ValueList] = field(default_factory=dict)
     negative: tuple[str, ...] | None = None
     loras: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None

@@ -20,7 +20,6 @@ from vsf_cli.media.images import check_writable, encode, write_bytes, write_fram
 from vsf_cli.media.metadata import describe
 from vsf_cli.media.videos import encode_clip
 from vsf_cli.methods import parameters_by_setting, setting_name
-from vsf_cli.models.compile import compiled_blocks
 from vsf_cli.settings.presets import Settings
 
 DEFAULT_FPS = 16
@@ -215,6 +214,8 @@ def load_for(request: Request, runtime: Runtime) -> Any:
 
 def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
     """The JSON of a picture's or clip's file, by what was asked and done."""
+    from vsf_cli.models.compile import compiled_blocks
+
     # Other kernels round otherwise, so that a picture may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     return describe(

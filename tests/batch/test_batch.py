@@ -673,6 +673,7 @@ def running(*arguments: str) -> AbstractContextManager[Any]:
     return running_vsf("batch", "prompts.csv", "--steps", "2", *arguments)
 
 
+@pytest.mark.timeout(1800)
 def test_a_run_that_is_killed_at_random_moments_ends_as_an_undisturbed_one(here: Path) -> None:
     """Each kill comes one to six pictures after the start, within the work on the next: KILLS=30 in the environment for 30."""
     table = "prompt,neg,seed\na red bike on a road,wheels,1..40\n"

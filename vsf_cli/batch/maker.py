@@ -17,7 +17,6 @@ from vsf_cli.generation.run import advising, describe_result, encode_result, loa
 from vsf_cli.loading.pipelines import OFFLOADS, Runtime, device_named, offload_of
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.images import write_bytes, write_frames
-from vsf_cli.models.encoder_cache import caching_encoders
 
 __all__ = ["Failure", "Held", "Maker", "Outcome", "next_offload"]
 
@@ -157,6 +156,9 @@ class Maker:
         how: str = "",
     ) -> Iterator[Outcome]:
         """Makes items that share a model; those that do not fit into memory at the end with the next level of offloading."""
+        # A worker imports this module before it chooses its GPU: torch is not to be loaded by then.
+        from vsf_cli.models.encoder_cache import caching_encoders
+
         too_large: list[tuple[Item, Failure]] = []
         used = None
         try:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import vsf_cli.batch.engines as engines
+from tests.processes import run_python
 from vsf_cli.batch.engines import KILLED, MOST_DEATHS, Watching, engine_named, local, on_ray, work_of
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.maker import Maker, Outcome
@@ -46,6 +47,12 @@ def test_work_is_of_one_model_and_some_passes() -> None:
     pieces = work_of(Maker(Path(), batch_size=2), items)
     assert sorted(item.id for piece in pieces for item in piece) == sorted(item.id for item in items)
     assert all(len({item.request.model for item in piece}) == 1 and len(piece) <= 8 for piece in pieces)
+
+
+def test_a_worker_sees_its_gpu_before_torch_is_loaded() -> None:
+    """What a new process imports to receive its work."""
+    code = "import sys, vsf_cli.batch.engines; sys.exit('torch' in sys.modules)"
+    assert run_python("-c", code).returncode == 0
 
 
 def test_several_processes_make_the_same_files(tmp_path: Path, alone: dict[str, bytes]) -> None:

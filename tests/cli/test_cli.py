@@ -351,9 +351,13 @@ def test_a_typo_in_a_preset_is_6() -> None:
     assert found.exit_code == 6 and "Did you mean 'method.alpha'" in found.stderr
 
 
-@pytest.mark.parametrize("model", ["/no/such/folder", "owner/not-cached"])
-def test_a_model_that_cannot_be_had_is_4(model: str) -> None:
-    found = process(*BIKE, "-m", model, "--offline")
+def test_a_folder_that_is_not_there_is_4() -> None:
+    found = vsf(*BIKE, "-m", "/no/such/folder")
+    assert found.exit_code == 4 and found.stderr.count("error:") == 1 and "Traceback" not in found.output
+
+
+def test_a_model_that_is_not_cached_is_4_offline() -> None:
+    found = process(*BIKE, "-m", "owner/not-cached", "--offline")
     assert found.returncode == 4 and found.stderr.count("error:") == 1 and "Traceback" not in found.stderr
 
 
@@ -413,7 +417,6 @@ app()
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        ([*BIKE, "--offline", "--steps", "2"], 0),
         ([*BIKE, "--steps", "2"], 0),
         ([*BIKE, "--offline", "--preset", "sd3.5-large-turbo"], 4),
     ],
@@ -422,6 +425,10 @@ def test_offline_and_the_embedded_model_open_no_socket(arguments: list[str], cod
     found = process(*arguments, code=NO_SOCKETS)
     assert found.returncode == code, found.stderr
     assert "a socket was opened" not in found.stderr
+
+
+def test_the_embedded_model_needs_no_network() -> None:
+    assert vsf(*BIKE, "--offline", "--steps", "2").exit_code == 0
 
 
 LISTED = "import sys; from vsf_cli.cli.app import app\ntry: app()\nfinally: print('torch' in sys.modules, file=sys.stderr)"

@@ -158,6 +158,7 @@ class Maker:
         how: str = "",
     ) -> Iterator[Outcome]:
         """Makes items that share a model; those that do not fit into memory at the end with the next level of offloading."""
+        # A worker imports this module before it chooses its GPU: torch is not to be loaded by then.
         from vsf_cli.models.encoder_cache import caching_encoders
 
         too_large: list[tuple[Item, Failure]] = []

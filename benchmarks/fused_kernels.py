@@ -31,7 +31,7 @@ ALPHA, BETA = 3.0, 0.3
 
 
 @triton.jit
-def _load(base, row, column, stride, mask):  # noqa: ANN001, ANN202 (Triton's types have no annotations)
+def _load(base, row, column, stride, mask):
     return tl.load(base + row[:, None] * stride + column[None], mask=mask[:, None], other=0.0)
 
 

@@ -34,12 +34,82 @@ def section(name: str, path: Path) -> str:
     return f"### {TITLES[name]}\n\n{chart}{markdown(report)}\n"
 
 
+GPU_TITLES = {
+    "gpu-h200-sd3.5-large": "Stable Diffusion 3.5 Large on an H200",
+    "gpu-h200-sd3.5-large-compiled": "The same, compiled",
+    "gpu-h200-wan-1.3b": "Wan 2.1 1.3B on an H200",
+}
+"""Results of `benchmarks/gpu.py`."""
+
+
+def row(*cells: object) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def gpu_section(name: str) -> str:
+    """A heading, the conditions, and the table of a result of `benchmarks/gpu.py`."""
+    report = json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
+    settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
+    versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+    lines = [row("method", "ms/step", "x none (quartiles)", "peak MB (x none)"), row(*["---"] * 4)]
+    for method in report["methods"]:
+        times, seconds = method["times"], method["seconds"]["median"]
+        ratios = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
+        memory = f"{method['peak_bytes'] / 1e6:.0f} ({method['peak_times']:.3f})"
+        lines.append(row(method["label"], f"{1000 * seconds:.1f}", ratios, memory))
+    conditions = f"{report['shape']}; {settings}. {report['machine']['name']}; {versions}; {report['date']}."
+    return "\n".join([f"### {GPU_TITLES[name]}", "", conditions, "", *lines, "", ""])
+
+
+def calls_section() -> str:
+    """Where the time of guidance goes on a GPU, and what single calls take."""
+    report = json.loads((RESULTS / "gpu-h200-calls.json").read_text("utf-8"))
+    profile, shapes = report["profile"], report["shapes"]
+    totals = ", ".join(f"{name} {value} ms" for name, value in profile["milliseconds"].items())
+    added = [row(each["operation"], each["milliseconds"]) for each in profile["added"]]
+    calls = [
+        row(each["call"], *("" if value is None else value for value in each["microseconds"].values()))
+        for each in report["calls"]
+    ]
+    sizes = "; ".join(f"{name}: {size}" for name, size in shapes.items())
+    return "\n".join(
+        [
+            *("### Where the time goes on an H200", "", f"{profile['what'][0].upper()}{profile['what'][1:]}: {totals}.", ""),
+            *(row("added by VSF with bias", "ms"), row("---", "---"), *added, ""),
+            *(f"Single calls, batch 1, {report['dtype']}, {report['layout']}; {sizes}:", ""),
+            *(row("microseconds", *shapes), row("---", *["---"] * len(shapes)), *calls, "", ""),
+        ]
+    )
+
+
+def kernels_section() -> str:
+    """The times of the prototypes of fused kernels beside those of PyTorch's calls."""
+    report = json.loads((RESULTS / "gpu-kernels-h200.json").read_text("utf-8"))
+    shapes, found = list(report["shapes"]), {(call["shape"], call["call"]): call["microseconds"] for call in report["calls"]}
+    names = dict.fromkeys(call["call"] for call in report["calls"])
+    worst = max(each["error"] for each in report["relative_error_against_float64"])
+    conditions = f"{report['device']}, torch {report['torch']}, Triton {report['triton']}, {report['dtype']}, {report['date']}"
+    return "\n".join(
+        [
+            *("### Prototypes of fused kernels on an H200", ""),
+            f"`benchmarks/fused_kernels.py`, batch {report['batch']}, {report['negative_tokens']} negative tokens;"
+            f" {report['timing']}. The largest relative error against float64 is {worst:.4f}. {conditions}.",
+            *("", row("microseconds", *shapes), row("---", *["---"] * len(shapes))),
+            *(row(name, *(found.get((shape, name), "") for shape in shapes)) for name in names),
+            *("", ""),
+        ]
+    )
+
+
 def filled(page: str) -> str:
     """The page with a section for each result that is there."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     known = [(name, RESULTS / f"{name}.json") for name in SUITES]
-    return before + BEGIN + "\n" + "".join(section(name, path) for name, path in known if path.is_file()) + END + after
+    timed = "".join(section(name, path) for name, path in known if path.is_file())
+    on_gpu = "".join(map(gpu_section, GPU_TITLES)) + calls_section() + kernels_section()
+    return before + BEGIN + "\n" + timed + on_gpu + END + after
 
 
 def main() -> None:

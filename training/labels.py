@@ -1,4 +1,4 @@
-"""Holds the judge against a person's eye: `python -m training.labels make FOLDER`, then `check FOLDER`.
+"""Compares the judge with labels by eye: `python -m training.labels make FOLDER`, then `check FOLDER`.
 
 `make` writes pictures of pairs, half unguided and half guided, with a table in which a person then writes `present`, `absent`
 or `damaged` for the part, before having seen what the judge says. `check` compares, and with `--card` keeps the figures

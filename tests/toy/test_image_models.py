@@ -1,16 +1,10 @@
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from training.curves import plot
-from training.image_flow import TextEncoders, attended_tokens
-from training.loop import Checkpoint, autocast, steps
-from training.regions import NAMES, RegionHeads, Regions
 from training.score import main, measure
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.sources import source_of, vocabulary_of
@@ -18,7 +12,6 @@ from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import load_preset
 from vsf_cli.toy import scenes
 from vsf_cli.toy.drawing import SIDE, draw, part_map
-from vsf_cli.toy.image_recipe import build_transformer
 from vsf_cli.toy.scenes import (
     OBJECTS,
     Part,
@@ -89,35 +82,6 @@ def test_a_scene_tells_which_part_each_pixel_shows() -> None:
     assert (np.abs(red.mean(0) - scenes.COLORS["red"]) < 30).all()
 
 
-def test_the_second_loss_asks_each_token_what_it_shows() -> None:
-    scene = Scene("bike", "blue", (Part("wheels", "red"),), "grass")
-    regions = Regions([scene, scene], torch.from_numpy(Regions.measure([scene, scene])))
-    names, colors = regions.targets([1])
-    assert names.shape == (1, 144, 1 + len(NAMES)) and torch.allclose(names.sum(-1), torch.ones(1, 144), atol=0.01)
-    wheels, bike = 1 + NAMES.index("wheels"), 1 + NAMES.index("bike")
-    assert set(names.sum(1)[0].nonzero().flatten().tolist()) == {0, bike, wheels}
-    assert torch.allclose(names[..., wheels], colors[..., 1 + list(scenes.COLORS).index("red")])
-
-    transformer = build_transformer()
-    heads = RegionHeads(transformer.transformer_blocks)
-    transformer(torch.randn(1, 4, 24, 24), torch.randn(1, 40, 128), torch.zeros(1, 128), torch.tensor([500.0]))
-    loss = heads(names, colors)
-    loss.backward()
-    assert loss > 1 and transformer.transformer_blocks[3].attn.to_k.weight.grad is not None
-    assert transformer.transformer_blocks[4].attn.to_k.weight.grad is None
-
-
-def test_half_of_the_samples_are_of_words_alone(tmp_path: Path) -> None:
-    encoders = TextEncoders.for_captions(tmp_path)
-    ids = encoders.tokens(["a red bike", "wheels", ""])
-    words = encoders.words(*ids)
-    assert words.shape == (3, 40) and words.sum(1).tolist() == [6, 2, 0], "each word once in CLIP and once in T5"
-    torch.manual_seed(0)
-    attended = torch.stack([attended_tokens(encoders, *ids) for _ in range(200)])
-    assert (attended | ~words).all(), "a word is never left out"
-    assert 0.4 < attended[:, :, 0].float().mean() < 0.6, "the beginning is there in half of them"
-
-
 def test_pairs_are_fixed_and_do_not_name_their_part() -> None:
     found = pairs("dev", 200)
     assert found == pairs("dev", 200) and len(set(found)) == 200
@@ -125,37 +89,6 @@ def test_pairs_are_fixed_and_do_not_name_their_part() -> None:
     assert len(pairs("test", 600)) == 600
     with pytest.raises(ValueError, match="fewer than"):
         pairs("dev", 100_000)
-
-
-@pytest.mark.parametrize(("processor", "dtype"), [("AVX512", torch.bfloat16), ("AVX2", torch.float32)])
-def test_training_is_in_bfloat16_where_the_processor_has_it(
-    processor: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: processor)
-    with autocast():
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-
-
-def test_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    def run(path: Path, *totals: int) -> torch.Tensor:
-        for total in totals:
-            torch.manual_seed(0)
-            model = nn.Linear(3, 3)
-            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
-            checkpoint = Checkpoint(path, {"model": model}, [optimizer], 0.9)
-            # The schedule is that of the longest run, which is only cut off.
-            for rng in steps("test", checkpoint, max(totals), 1.0, warmup=2):
-                loss = model(torch.full((1, 3), rng.random()) + torch.randn(1, 3)).square().sum()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                if checkpoint.step + 1 == total and total != max(totals):
-                    checkpoint.update()
-                    checkpoint.save()
-                    break
-        return checkpoint.averaged("model")["weight"]
-
-    assert torch.equal(run(tmp_path / "a.safetensors", 12), run(tmp_path / "b.safetensors", 5, 12))
 
 
 @pytest.mark.parametrize("name", ["tiny-sd3", "tiny-sd3-turbo"])
@@ -194,23 +127,6 @@ def test_guidance_removes_parts_and_keeps_objects() -> None:
     assert plain["positive"] >= 0.9
     assert guided["positive"] >= 0.85
     assert guided["negative"] >= 0.55 >= plain["negative"] + 0.2
-
-
-def test_a_stage_keeps_its_curve_for_a_plot(tmp_path: Path) -> None:
-    def run(total: int) -> None:
-        model = nn.Linear(2, 1)
-        checkpoint = Checkpoint(tmp_path / "base.safetensors", {"model": model}, [torch.optim.SGD(model.parameters(), lr=0.1)])
-        for _ in steps("base", checkpoint, total, 1.0):
-            checkpoint.losses.append(1 / (checkpoint.step + 1))
-
-    with pytest.raises(FileNotFoundError, match="no table"):
-        plot(tmp_path)
-    run(40)
-    run(60)
-    lines = (tmp_path / "base.csv").read_text().splitlines()
-    assert [line.split(",")[0] for line in lines] == ["step", "20", "40", "60"]
-    (axes,) = plot(tmp_path).axes
-    assert list(axes.lines[0].get_xdata()) == [20, 40, 60]
 
 
 def test_a_score_of_no_pairs_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,11 @@
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from training.train_videos import published, read_published
 from vsf_cli.toy.scenes import COLORS, GROUNDS, OBJECTS, Part, Scene, split_of
 from vsf_cli.toy.video_recipe import build_autoencoder, build_student_scheduler, build_transformer
 from vsf_cli.toy.video_scenes import (
@@ -82,16 +79,3 @@ def test_the_students_steps_are_all_of_use() -> None:
     scheduler.set_timesteps(8)
     assert scheduler.sigmas[0] == 1 and scheduler.sigmas[-1] == 0
     assert (-scheduler.sigmas.diff() > 0.05).all()
-
-
-def test_a_lora_is_written_by_the_names_under_which_those_for_wan_are_published(tmp_path: Path) -> None:
-    kinds = {"A": (32, 128), "B": (128, 32)}
-    lora = {f"blocks.0.attn2.to_out.0.lora_{kind}.default.weight": torch.ones(shape) for kind, shape in kinds.items()}
-    save_file(published(lora), tmp_path / "lora.safetensors")
-    assert read_published(tmp_path / "lora.safetensors").keys() == lora.keys()
-    place = "diffusion_model.blocks.0.cross_attn.o"
-    assert {name: tuple(tensor.shape) for name, tensor in published(lora).items()} == {
-        f"{place}.lora_down.weight": (32, 128),
-        f"{place}.lora_up.weight": (128, 32),
-        f"{place}.alpha": (),
-    }

@@ -28,7 +28,7 @@ from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
-from vsf_cli.config.option import FILES, OUTPUT, WHAT, WORK, options_of, run_option
+from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import MediaError, PartlyFailed, RequestError
 from vsf_cli.generation.plan import runtime_of
@@ -36,7 +36,7 @@ from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.files import check_writable, remove_partials
 from vsf_cli.prompts.replacements import Replacement
-from vsf_cli.settings.options import FileOptions, Given
+from vsf_cli.settings.options import SETTINGS, FileOptions, Given
 from vsf_cli.settings.presets import Settings
 
 __all__ = ["app", "carry_out", "say_plan"]
@@ -153,7 +153,10 @@ def _planned(
 def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
     """What decides the pictures, with all its numbers, and what decides where and how they are made."""
     keys = {one.key for one in options_of(Runtime)}
-    deciding = {key: value for key, value in {**given.settings, **given.sweeps}.items() if key not in keys}
+    # Numbers of a method change faster than all others, so that these make the columns of a grid.
+    swept = sorted(given.sweeps.items(), key=lambda sweep: SETTINGS[sweep[0]].panel in (GUIDANCE, METHODS))
+    single = {key: value for key, value in given.settings.items() if key not in given.sweeps}
+    deciding = {key: value for key, value in {**single, **dict(swept)}.items() if key not in keys}
     return deciding, {key: value for key, value in given.settings.items() if key in keys}
 
 

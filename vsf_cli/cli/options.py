@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
-from vsf_cli.config.option import OUTPUT, Option, options_of, run_option
+from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Option, options_of, run_option
 from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
 from vsf_cli.config.values import chosen_size, parse_given_seeds
 from vsf_cli.errors import RequestError
@@ -177,13 +177,21 @@ def _made(record: type, values: Mapping[str, Any]) -> Any:
 
 def _given(values: dict[str, Any]) -> Given:
     """What was given, with one text for the size, whichever way it was given."""
-    settings, sweeps = split_sweeps({key: value for key, value in values.items() if key in SETTINGS})
+    settings, several = split_sweeps({key: value for key, value in values.items() if key in SETTINGS})
+    sweeps = dict(sorted(several.items(), key=lambda sweep: _turn(sweep[0])))
     if size := chosen_size(values.get("size"), values.get("width"), values.get("height")):
         settings["size"] = size
     text = values.get("seed")
     seeds = None if text is None else tuple(parsed("--seed", lambda: parse_given_seeds(text)) or ())
     negative, loras = (tuple(values[key]) if values.get(key) else None for key in ("negative", "lora"))
     return Given(settings, sweeps, negative, loras, seeds)
+
+
+def _turn(key: str) -> int:
+    """When a setting has its turn among those that are swept, of which the last changes fastest: the method's before steps."""
+    one = SETTINGS[key]
+    turns = (one.video and one.panel == SIZE, key in method_options(), one.panel == GUIDANCE, one.panel == SIZE)
+    return turns.index(True) if True in turns else len(turns)
 
 
 def parsed(option: str, parse: Callable[[], Parsed]) -> Parsed:

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer, T5Tokenizer
 
 from training.image_autoencoder import normalised_latents, pixels
+from training.joint_attention import merge_heads, project_image, project_text
 from training.loop import Checkpoint, autocast, minimize, optimizers_for, render, steps
 from training.regions import RegionHeads, Regions
-from vsf_cli.models.processor import merge_heads
-from vsf_cli.models.sd3 import project_image, project_text
 from vsf_cli.toy.image_recipe import (
     IMAGE_TOKENS_SIDE,
     TEXT_LENGTH,
@@ -151,12 +150,12 @@ class _TrainingProcessor:
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         images = hidden_states.shape[1]
-        query, image = project_image(attn, hidden_states)
-        text_query, text = project_text(attn, encoder_hidden_states)
-        query, tokens = torch.cat([query, text_query], dim=2), image.join(text)
-        value = tokens.value
+        query, image_key, image_value = project_image(attn, hidden_states)
+        text_query, text_key, text_value = project_text(attn, encoder_hidden_states)
+        query, key = torch.cat([query, text_query], dim=2), torch.cat([image_key, text_key], dim=2)
+        value = torch.cat([image_value, text_value], dim=2)
         with autocast(enabled=False):
-            logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ tokens.key.to(value.dtype).transpose(-1, -2)
+            logits = (query * query.shape[-1] ** -0.5).to(value.dtype) @ key.to(value.dtype).transpose(-1, -2)
             logits = logits + attention_mask.to(logits.dtype)
             output = merge_heads(logits.softmax(-1) @ value)
         text_output = output[:, images:]

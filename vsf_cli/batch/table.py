@@ -36,7 +36,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "name": ("id", "file_name", "filename", "output"),
 }
 """The columns with other names in the wild, and those names."""
-_MACHINE = {"device", "offload", "offline", "cache_text", "compile"}
+_MACHINE = {"device", "offload", "offline", "compile"}
 NOT_OF_A_PICTURE = {*_MACHINE, "output", "exists", "video_preset"}
 LARGEST_CELL = 100_000
 LARGEST_TABLE = 200_000_000

@@ -125,11 +125,10 @@ def video(
         Numbers | None,
         typer.Option("--crf", parser=wholes, metavar="NUMBERS", help="Of mp4 and webm: less is better and larger."),
     ] = None,
-    cache_text: Annotated[bool, typer.Option("--cache-text", help="Compute the text's keys and values once.")] = False,
     **options: Any,
 ) -> None:
     """Make clips: vsf video "a red car drives on a road" --neg wheels --alpha 2.2"""
-    own = {"format": format, "crf": crf, "cache_text": cache_text or None}
+    own = {"format": format, "crf": crf}
     if options["frames"] is not None and seconds is not None:
         raise RequestError("--frames and --seconds say the same: give one of the two")
     made(prompt, {**options, **own, "seconds": seconds}, video=True)

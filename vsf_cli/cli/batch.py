@@ -33,7 +33,7 @@ __all__ = ["carry_out", "run", "say_plan"]
 MOST_LINES = 50
 MOST_TOGETHER = 8
 """Pictures in one pass with `--batch-size auto`, halved where memory does not suffice: more is hardly faster."""
-MACHINE = ("device", "offload", "offline", "cache_text", "compile")
+MACHINE = ("device", "offload", "offline", "compile")
 
 
 def run(table: str, output: str | None, asked: Mapping[str, Any]) -> None:

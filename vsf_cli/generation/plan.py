@@ -104,7 +104,7 @@ def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]
 
 def runtime_of(settings: Settings) -> Runtime:
     """Where and how the model runs."""
-    machine = (bool(settings[name]) for name in ("offline", "cache_text", "compile"))
+    machine = (bool(settings[name]) for name in ("offline", "compile"))
     return Runtime(settings["device"], settings["offload"], *machine)
 
 

@@ -47,7 +47,6 @@ class Runtime:
         device: "auto", or a device of torch.
         offload: One of "auto", "none", "model", "group", "sequential", by falling need of memory.
         offline: Whether the network may not be used.
-        cache_text: Whether the keys and values of the text are computed once for all steps.
         compile: Whether the blocks of the transformer are compiled.
 
     Raises:
@@ -57,7 +56,6 @@ class Runtime:
     device: str = "auto"
     offload: str = "auto"
     offline: bool = False
-    cache_text: bool = False
     compile: bool = False
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method, check_positive, norm
-from vsf_cli.methods.none import NoGuidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,9 +55,8 @@ class NAG(Method):
         if not 0 <= self.alpha <= 1:
             raise RequestError(f"alpha is {self.alpha:g}, but a blend is 0 to 1")
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        positive, text = NoGuidance().attend(query, positive_query, context)
-        away = positive + self.scale * (positive - self.attend_negative(query, context))
-        ratio = norm(away) / norm(positive)
-        held = away * (ratio.clamp(max=self.tau) / ratio).to(away.dtype)
-        return self.checked(self.alpha * held + (1 - self.alpha) * positive, positive, context), text
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        away = base + self.scale * (base - self.attend_image_to_negative(query, context))
+        ratio = norm(away) / norm(base)
+        limited = away * (ratio.clamp(max=self.tau) / ratio).to(away.dtype)
+        return self.keep_unguided_rows(self.alpha * limited + (1 - self.alpha) * base, base, context)

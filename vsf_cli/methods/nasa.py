@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.methods.base import Method, check_positive
-from vsf_cli.methods.none import NoGuidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,7 +44,6 @@ class NASA(Method):
     def __post_init__(self) -> None:
         check_positive("alpha", self.alpha)
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        positive, text = NoGuidance().attend(query, positive_query, context)
-        guided = positive - self.alpha * self.attend_negative(query, context)
-        return self.checked(guided, positive, context), text
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        guided = base - self.alpha * self.attend_image_to_negative(query, context)
+        return self.keep_unguided_rows(guided, base, context)

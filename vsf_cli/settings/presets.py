@@ -154,7 +154,6 @@ SETTINGS: Mapping[str, type] = MappingProxyType(
         "drop_frames": int,
         "crf": int,
         "vae_tiling": bool,
-        "cache_text": bool,
         "compile": bool,
         "method": str,
         **{name: METHODS[method].kinds()[parameter] for name, (method, parameter) in parameters_by_setting().items()},

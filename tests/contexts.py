@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vsf_cli.methods import Context, KeyValue, Method, TextGroup
+from vsf_cli.methods import Context, KeyValue, Method, Span, TextGroup
 
 
 def attended(method: Method, query: Tensor, context: Context) -> Tensor:
@@ -15,9 +15,9 @@ def attended(method: Method, query: Tensor, context: Context) -> Tensor:
 
 def joint_context(base: KeyValue, images: int, negative: TextGroup) -> Context:
     """The context of joint attention whose base is [image, positive]."""
-    return Context(base, slice(0, images), slice(images, base.key.shape[2]), (negative,))
+    return Context(base, Span(0, images), Span(images, base.key.shape[2]), (negative,))
 
 
 def cross_context(positive: KeyValue, negative: TextGroup) -> Context:
     """The context of cross attention."""
-    return Context(positive, None, slice(0, positive.key.shape[2]), (negative,))
+    return Context(positive, None, Span(0, positive.key.shape[2]), (negative,))

@@ -31,7 +31,7 @@ from vsf_cli.loading.pipelines import load as load_pipeline
 from vsf_cli.maps import plots
 from vsf_cli.maps.data import AXES, Selection, Token, load, save
 from vsf_cli.maps.recorder import Recorder, _Step
-from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, NoGuidance, TextGroup
+from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, NoGuidance, Span, TextGroup
 from vsf_cli.models import family_of
 from vsf_cli.models.prompt_tokens import prompt_tokens
 
@@ -314,7 +314,7 @@ def recorded(steps: int, blocks: int, images: int, positives: int, negatives: in
     tokens += [Token("negative", "t5", place, "b", "b", 0) for place in range(negatives)]
     recorder = Recorder(NoGuidance(), tokens)
     keys = torch.randn(1, heads, images + positives + negatives, 8)
-    base, negative = KeyValue(keys, keys).rows(slice(0, images + positives)), keys[:, :, images + positives :]
+    base, negative = KeyValue(keys, keys).part(Span(0, images + positives)), keys[:, :, images + positives :]
     context = joint_context(base, images, TextGroup(negative, negative))
     for _ in range(steps):
         recorder._steps.append(_Step(1.0))

@@ -53,7 +53,7 @@ def test_a_context_splits_without_copies() -> None:
 
     tokens = KeyValue(torch.randn(1, 2, 7, 4), torch.randn(1, 2, 7, 4))
     context = joint_context(tokens, 5, TextGroup(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)))
-    assert context.image_tokens.key.shape[2] == 5 and context.base.rows(context.positive).key.shape[2] == 2
+    assert context.image_tokens.key.shape[2] == 5 and context.base.part(context.positive).key.shape[2] == 2
     assert context.image_tokens.key.data_ptr() == tokens.key.data_ptr()
 
 

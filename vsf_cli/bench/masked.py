@@ -37,11 +37,9 @@ class MaskedVSF(VSF):
 
         keys = context.base.join(context.negative.flipped(self.alpha))
         rows, base = query.shape[2], context.base.key.shape[2]
-        start, end, _ = context.image_rows.indices(rows)
+        images = (0, rows) if context.image is None else (context.image.start, context.image.stop)
         # Compiled blocks leave it out: each would make a mask of its own at every step.
-        mask = torch.compiler.disable(_mask)(
-            rows, (start, end), base, keys.key.shape[2] - base, self.beta, query.dtype, query.device
-        )
+        mask = torch.compiler.disable(_mask)(rows, images, base, keys.key.shape[2] - base, self.beta, query.dtype, query.device)
         out.copy_(attention(query, keys.key, keys.value, mask))
 
 

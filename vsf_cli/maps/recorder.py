@@ -150,14 +150,14 @@ class Recorder(Method):
         self._calls += 1
         chosen = self.selection
         if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):
-            self._record(query[:, :, context.image_rows], context)
+            self._record(context.image_rows(query), context)
 
     @torch.no_grad()
     def _record(self, query: Tensor, context: Context) -> None:
         if context.mask is not None:
             raise RequestError("maps are of models without an attention mask of their own")
         self._head_dim = query.shape[-1]
-        positive = context.base.rows(context.positive)
+        positive = context.base.part(context.positive)
         keys = torch.cat(
             [positive.key[:, :, self._places["positive"]], context.negative.key[:, :, self._places["negative"]]], 2
         )

@@ -123,7 +123,7 @@ class Method(ABC):
         """
         base, rows = context.attend_base(query), context.image_rows
         out.copy_(base)
-        out[:, :, rows] = self.guide(query[:, :, rows], base[:, :, rows], context)
+        rows(out).copy_(self.guide(rows(query), rows(base), context))
 
     def attend_unguided(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
         """Writes the outputs of the unguided model, for the blocks in which the method does not act, into `out`."""
@@ -155,7 +155,7 @@ class Method(ABC):
         if mask is not None:
             import torch
 
-            images = mask[..., :0] if context.image is None else mask[..., context.image]
+            images = mask[..., :0] if context.image is None else context.image.keys_of(mask)
             own = context.negative.mask
             assert own is not None, "a mask is of all keys"
             mask = torch.cat([images, own], dim=-1)

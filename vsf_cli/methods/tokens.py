@@ -7,7 +7,32 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Context", "KeyValue", "TextGroup", "key_mask", "mask_rows"]
+__all__ = ["Context", "KeyValue", "Span", "TextGroup", "key_mask"]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where some tokens stand among others. The compiler knows a `slice` by its numbers, and would recompile for others.
+
+    Arguments:
+        start: The first.
+        stop: The one behind the last.
+    """
+
+    start: int
+    stop: int
+
+    def of(self, states: "Tensor") -> "Tensor":
+        """These tokens of states with shape (B, H, L, D), as a view."""
+        return states[:, :, self.start : self.stop]
+
+    def keys_of(self, mask: "Tensor") -> "Tensor":
+        """These keys of a mask with shape (B or 1, H or 1, Q or 1, K), as a view."""
+        return mask[..., self.start : self.stop]
+
+    def rows_of(self, mask: "Tensor") -> "Tensor":
+        """These rows of a mask with shape (B or 1, H or 1, Q or 1, K), as a view."""
+        return mask if mask.shape[2] == 1 else self.of(mask)
 
 
 @dataclass(frozen=True)
@@ -26,9 +51,9 @@ class KeyValue:
             torch.cat([self.value, other.value], dim=2),
         )
 
-    def rows(self, rows: slice) -> "KeyValue":
+    def part(self, span: Span) -> "KeyValue":
         """Some of the tokens, as views."""
-        return KeyValue(self.key[:, :, rows], self.value[:, :, rows])
+        return KeyValue(span.of(self.key), span.of(self.value))
 
 
 @dataclass(frozen=True)
@@ -98,8 +123,8 @@ class Context:
     """
 
     base: KeyValue
-    image: slice | None
-    positive: slice
+    image: Span | None
+    positive: Span
     groups: tuple[TextGroup, ...]
     progress: "float | Tensor" = 0.0
     backend: str | None = None
@@ -110,20 +135,18 @@ class Context:
         """The negative prompts' tokens."""
         return self.groups[0]
 
-    @property
-    def image_rows(self) -> slice:
-        """Where the image stands among the queries: in cross attention all of them are the image's."""
-        return slice(None) if self.image is None else self.image
+    def image_rows(self, states: "Tensor") -> "Tensor":
+        """The image's rows of queries or outputs, as a view: in cross attention all of them."""
+        return states if self.image is None else self.image.of(states)
 
-    @property
-    def positive_rows(self) -> slice:
-        """Where the positive prompt stands among the queries: in cross attention nowhere."""
-        return slice(0, 0) if self.image is None else self.positive
+    def positive_rows(self, states: "Tensor") -> "Tensor":
+        """The positive prompt's rows of queries or outputs, as a view: in cross attention none."""
+        return states[:, :, :0] if self.image is None else self.positive.of(states)
 
     @property
     def image_mask(self) -> "Tensor | None":
         """The model's own mask of the image's rows and the keys of `base`."""
-        return mask_rows(self.mask, self.image_rows)
+        return self.mask if self.mask is None or self.image is None else self.image.rows_of(self.mask)
 
     @cached_property
     def with_negative(self) -> KeyValue:
@@ -133,18 +156,13 @@ class Context:
     @property
     def image_tokens(self) -> KeyValue:
         """The image's tokens, of which cross attention has none; a view."""
-        return self.base.rows(slice(0, 0) if self.image is None else self.image)
+        return self.base.part(self.image or Span(0, 0))
 
     def attend_base(self, query: "Tensor") -> "Tensor":
         """The output of the unguided model for all rows of image and positive prompt, by the very call that it makes."""
         from vsf_cli.attention import attention
 
         return attention(query, self.base.key, self.base.value, self.mask, self.backend)
-
-
-def mask_rows(mask: "Tensor | None", rows: slice) -> "Tensor | None":
-    """Some rows of a mask with shape (B or 1, H or 1, Q or 1, K)."""
-    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
 
 
 def key_mask(mask: "Tensor | None", seen: "Tensor | None") -> "Tensor | None":

@@ -183,23 +183,23 @@ class VSF(Method):
         base, rows, text = context.base, context.image_rows, context.positive_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
         # The flip is that of a few values, before their attention, and not of all rows behind it.
-        added, added_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(query[:, :, rows])
-        out[:, :, text] = output[:, :, text]
-        image = output[:, :, rows]
-        target = torch.empty_like(image) if self._is_limited else out[:, :, rows]
-        guided = merge_attention_states(image, added, lse[:, :, rows], added_lse, self.beta, out=target)
+        added, added_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(rows(query))
+        text(out).copy_(text(output))
+        image = rows(output)
+        target = torch.empty_like(image) if self._is_limited else rows(out)
+        guided = merge_attention_states(image, added, context.image_rows(lse), added_lse, self.beta, out=target)
         if self._is_limited:
-            out[:, :, rows] = self._limit(guided, image, context)
+            rows(out).copy_(self._limit(guided, image, context))
 
     def _attend_at_once(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
         """The same where there is no log-sum-exp: image and positive prompt apart, which need no further mask between them."""
         from vsf_cli.attention import attention
-        from vsf_cli.methods.tokens import mask_rows
 
         base, rows, text = context.base, context.image_rows, context.positive_rows
-        out[:, :, rows] = self._attend_with_bias(query[:, :, rows], context)
+        rows(out).copy_(self._attend_with_bias(rows(query), context))
         if context.image is not None:
-            out[:, :, text] = attention(query[:, :, text], base.key, base.value, mask_rows(context.mask, text))
+            mask = None if context.mask is None else context.positive.rows_of(context.mask)
+            text(out).copy_(attention(text(query), base.key, base.value, mask))
 
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         return self._limit(self._attend_with_bias(query, context), base, context)

@@ -8,20 +8,29 @@ from torch import Tensor
 
 from vsf_cli.errors import PatchError
 from vsf_cli.methods import Context, KeyValue, TextGroup
+from vsf_cli.methods.tokens import Span
 from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
 
-__all__ = ["guided_attention"]
-
-NOWHERE = slice(0, 0)
+__all__ = ["RunningCall", "guided_attention"]
 
 
-def guided_attention(state: GuidanceState, order: Order, guides: bool = True, drops_text: bool = False) -> Attend:
-    """An attention function for some attentions of a model.
+class RunningCall:
+    """The call of a guided model that is running.
+
+    Attributes:
+        state: What the attentions of that model share; None if no call is running.
+    """
+
+    state: GuidanceState | None = None
+
+
+def guided_attention(running: RunningCall, order: Order, guides: bool = True, drops_text: bool = False) -> Attend:
+    """An attention function for some attentions of guided models.
 
     Arguments:
-        state: What the attentions of the model share.
+        running: The call that is running.
         order: How the rows stand.
         guides: Whether the method acts; without it the negative prompt's own rows alone are computed.
         drops_text: Whether the outputs for the text are not used, so that the negative prompt's need not be computed.
@@ -40,37 +49,38 @@ def guided_attention(state: GuidanceState, order: Order, guides: bool = True, dr
         backend: Any = None,
         parallel_config: Any = None,
     ) -> Tensor | None:
-        if not state.is_running:
+        state = running.state
+        if state is None:
             raise PatchError(
                 "an attention of the guided model was called, but not by the model's own call, or its hook was removed, so that"
                 " the negative prompt would be lost: call the model itself, and leave its hooks alone inside the `with`"
             )
-        if state.positives is None:
+        if state.counts is None:
             return None
         if dropout_p or is_causal or attention_kwargs:
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
-        return _attend(query, key, value, attn_mask, state.backend(backend))
-
-    def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, backend: str | None) -> Tensor:
-        base, image, positive, negative = _slices(order, query.shape[2], key.shape[2], state.positives or 0, state.tokens)
+        rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:2])
+        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend))
         # Heads behind tokens in memory: the code behind the call joins them without a copy.
         out = value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
-        keys, is_cross = KeyValue(key, value), order is Order.CROSS
-        rows = slice(0, query.shape[2]) if is_cross else base
-        masks = _Masks.cut(_whole(mask), rows, base, image if not is_cross else None, negative)
-        tokens = keys.rows(negative)
-        group = TextGroup(tokens.key, tokens.value, "negative", state.lengths, state.weights, masks.negative, masks.own)
-        context = Context(keys.rows(base), None if is_cross else image, positive, (group,), state.progress, backend, masks.base)
-        method = state.method
-        (method.attend if guides else method.attend_unguided)(query[:, :, rows], context, out[:, :, rows])
+        write = state.method.attend if guides else state.method.attend_unguided
+        write(rows.queries.of(query), context, rows.queries.of(out))
         if drops_text:
-            out[:, :, negative] = 0
-        elif not is_cross:
-            out[:, :, negative] = method.attend_negative(query[:, :, negative], context)
+            rows.negative.of(out).zero_()
+        elif order is not Order.CROSS:
+            rows.negative.of(out).copy_(state.method.attend_negative(rows.negative.of(query), context))
         return out
 
     return attend
+
+
+def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None) -> Context:
+    masks = _Masks.cut(mask, rows)
+    negative = keys.part(rows.negative)
+    group = TextGroup(negative.key, negative.value, "negative", state.lengths, state.weights, masks.negative, masks.own)
+    base = keys.part(rows.base)
+    return Context(base, rows.image, rows.positive, (group,), state.progress, backend, masks.base)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,22 +97,42 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
     return query, key, value
 
 
-def _slices(order: Order, queries: int, keys: int, positives: int, negatives: int) -> tuple[slice, slice, slice, slice]:
-    """Where the base tokens and the negative prompt stand among the keys, and image and positive prompt among the base."""
-    text = positives + negatives
-    if order is Order.CROSS:
-        _check_rows(keys == text, keys, text)
-        return slice(0, positives), NOWHERE, slice(0, positives), slice(positives, keys)
-    _check_rows(keys == queries and keys > text, keys, text)
-    images, base = keys - text, keys - negatives
-    if order is Order.TEXT_FIRST:
-        return slice(negatives, keys), slice(positives, base), slice(0, positives), slice(0, negatives)
-    return slice(0, base), slice(0, images), slice(images, base), slice(base, keys)
+@dataclass(frozen=True)
+class _Rows:
+    """Where tokens stand in one call.
 
+    Arguments:
+        queries: Image and positive prompt, or in cross attention the image, among the queries.
+        base: Image and positive prompt, or in cross attention the positive prompt, among the keys.
+        image: The image among the base; None in cross attention.
+        positive: The positive prompt among the base.
+        negative: The negative prompt among the keys, and in joint attention among the queries.
+    """
 
-def _check_rows(known: bool, keys: int, text: int) -> None:
-    if not known:
-        raise PatchError(f"an attention has {keys} keys, but with {text} tokens of text its rows cannot be told apart")
+    queries: Span
+    base: Span
+    image: Span | None
+    positive: Span
+    negative: Span
+
+    @classmethod
+    def of(cls, order: Order, queries: int, keys: int, positives: int, negatives: int) -> "_Rows":
+        """The rows by the lengths of queries, keys and both prompts.
+
+        Raises:
+            PatchError: If they do not fit each other.
+        """
+        text = positives + negatives
+        if not (keys == text if order is Order.CROSS else keys == queries and keys > text):
+            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: it cannot be told where they stand")
+        if order is Order.CROSS:
+            return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), Span(positives, keys))
+        base, images = keys - negatives, keys - text
+        if order is Order.TEXT_FIRST:
+            rows = Span(negatives, keys)
+            return cls(rows, rows, Span(positives, base), Span(0, positives), Span(0, negatives))
+        rows = Span(0, base)
+        return cls(rows, rows, Span(0, images), Span(images, base), Span(base, keys))
 
 
 def _whole(mask: Tensor | None) -> Tensor | None:
@@ -129,17 +159,13 @@ class _Masks:
     own: Tensor | None = None
 
     @classmethod
-    def cut(cls, mask: Tensor | None, rows: slice, base: slice, image: slice | None, negative: slice) -> "_Masks":
-        """The parts of a mask by the places of rows and keys; `image` is among the base, and None in cross attention."""
+    def cut(cls, mask: Tensor | None, rows: _Rows) -> "_Masks":
+        """The parts of a mask with shape (B or 1, H or 1, Q or 1, K)."""
         if mask is None:
             return cls()
-        of_rows = _rows(mask, rows)
-        if image is None:
-            return cls(of_rows[..., base], of_rows[..., negative])
-        own = _rows(mask, negative)
-        joined = torch.cat([own[..., base][..., image], own[..., negative]], dim=-1)
-        return cls(of_rows[..., base], _rows(of_rows, image)[..., negative], joined)
-
-
-def _rows(mask: Tensor, rows: slice) -> Tensor:
-    return mask if mask.shape[2] == 1 else mask[:, :, rows]
+        of_base = rows.queries.rows_of(mask)
+        if rows.image is None:
+            return cls(rows.base.keys_of(of_base), rows.negative.keys_of(of_base))
+        own = rows.negative.rows_of(mask)
+        own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), rows.negative.keys_of(own)], dim=-1)
+        return cls(rows.base.keys_of(of_base), rows.negative.keys_of(rows.image.rows_of(of_base)), own)

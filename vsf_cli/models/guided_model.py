@@ -2,9 +2,10 @@
 
 import inspect
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +14,34 @@ from torch import nn
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
 from vsf_cli.models.family import Family, unwrap
-from vsf_cli.models.guided_attention import guided_attention
+from vsf_cli.models.guided_attention import RunningCall, guided_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import hooked, patched
 from vsf_cli.models.state import Encoded, GuidanceState
 from vsf_cli.models.steps import StepCounter
 
 __all__ = ["bind_call", "guided_denoisers"]
+
+
+class _Twins(threading.local):
+    """The classes of twins of a thread, and its call of a guided model that is running.
+
+    Compiled code is bound to the class of a processor: another class for each `with` would compile every block anew.
+    """
+
+    def __init__(self) -> None:
+        self.running = RunningCall()
+        self.classes: dict[Any, type] = {}
+
+    def class_of(self, processor: type, *kind: Any) -> type:
+        """The class of the twins of a processor in attentions of a kind, by the arguments of `guided_attention`."""
+        key = processor, *kind
+        if key not in self.classes:
+            self.classes[key] = twin_class(processor, guided_attention(self.running, *kind))
+        return self.classes[key]
+
+
+_TWINS = _Twins()
 
 
 @contextmanager
@@ -46,15 +68,15 @@ def guided_denoisers(
     """
     for model in denoisers:
         _check_attentions(family, model)
-    state, makers = GuidanceState(method), _TwinMaker(family, method)
-    twins = [{} if method.flips_embedding else makers.twins(model, state) for model in denoisers]
+    state = GuidanceState(method)
+    twins = [{} if method.flips_embedding else _twins(family, model, method) for model in denoisers]
     everything = {module: twin for of_model in twins for module, twin in of_model.items()}
     steps = StepCounter()
     with ExitStack() as stack:
         if not method.flips_embedding:
             stack.enter_context(patched(everything))
         for model, of_model in zip(denoisers, twins, strict=True):
-            call = _GuidedCall(family, model, state, encoded, of_model, pipe, steps)
+            call = _GuidedCall(family, model, state, encoded, of_model, pipe, steps, _TWINS.running)
             # Functions, and not methods: a copy of the model keeps them as they are, and they know it for a copy.
             begin, end = call.hooks()
             stack.enter_context(hooked(model, begin, end))
@@ -80,33 +102,23 @@ def _check_attentions(family: Family, model: Any) -> None:
             raise PatchError(f"{name} is shared out to several devices, which guidance is not: leave enable_parallelism out")
 
 
-@dataclass
-class _TwinMaker:
-    """Makes the twins of attention processors: one class for all that are alike, or each block would be compiled anew."""
+def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
+    """The twin of each guided attention's processor.
 
-    family: Family
-    method: Method
-    classes: dict[Any, type] = field(default_factory=dict)
-
-    def twins(self, model: Any, state: GuidanceState) -> dict[nn.Module, Any]:
-        """The twin of each guided attention's processor.
-
-        Raises:
-            PatchError: If there is no attention that can be guided.
-            RequestError: If the method names a block that the model does not have.
-        """
-        attentions = list(self.family.attentions_of(model))
-        if not attentions:
-            raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
-        if len(attentions) < self.method.last_block:
-            raise RequestError(f"guided_blocks names block {self.method.last_block}, but the model has {len(attentions)}")
-        twins = {}
-        for block, (_, module, order) in enumerate(attentions, 1):
-            key = type(module.processor), order, self.method.guides_block(block), self.family.drops_text(module)
-            if key not in self.classes:
-                self.classes[key] = twin_class(key[0], guided_attention(state, *key[1:]))
-            twins[module] = twin_of(module.processor, self.classes[key])
-        return twins
+    Raises:
+        PatchError: If there is no attention that can be guided.
+        RequestError: If the method names a block that the model does not have.
+    """
+    attentions = list(family.attentions_of(model))
+    if not attentions:
+        raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
+    if len(attentions) < method.last_block:
+        raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {len(attentions)}")
+    twins = {}
+    for block, (_, module, order) in enumerate(attentions, 1):
+        kind = order, method.guides_block(block), family.drops_text(module)
+        twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *kind))
+    return twins
 
 
 @dataclass
@@ -120,20 +132,26 @@ class _GuidedCall:
     twins: Mapping[nn.Module, Any]
     pipe: Any
     steps: StepCounter
+    running: RunningCall
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         """The hooks before and behind the model's `forward`."""
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            return self._begin(args, kwargs) if module is self.model else None
+            if module is not self.model:
+                return None
+            self.running.state = None
+            extended = self._extend(args, kwargs)
+            self.running.state = self.state
+            return extended
 
         def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             if module is self.model:
-                self.state.end()
+                self.running.state = None
 
         return torch.compiler.disable(begin), torch.compiler.disable(end)
 
-    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _extend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         caller = _calling_pipeline()
         self._check(caller)
         state, method, progress = self.state, self.state.method, 0.0

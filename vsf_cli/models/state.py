@@ -60,9 +60,8 @@ class GuidanceState:
 
     Attributes:
         method: The method.
-        is_running: Whether a call of the model is running.
-        positives: How many tokens of text are not the negative prompts'; None in a call that is not guided.
-        tokens: How many tokens the longest negative prompt has.
+        counts: An empty tensor with shape (P, N, 0): how many tokens of text are not the negative prompts', and how many the
+            longest of them has; None in a call that is not guided.
         lengths: How many of them are real in each row; None means all of them.
         weights: The weight of each token; None means 1 for all of them.
         progress: How much of the steps is done as this one begins.
@@ -71,9 +70,7 @@ class GuidanceState:
 
     def __init__(self, method: Method) -> None:
         self.method = method
-        self.is_running = False
-        self.positives: int | None = None
-        self.tokens = 0
+        self.counts: Tensor | None = None
         self.lengths: Tensor | None = None
         self.weights: Tensor | None = None
         self.progress: Any = 0.0
@@ -82,7 +79,7 @@ class GuidanceState:
 
     def begin_unguided(self) -> None:
         """Prepares for a call of the model without guidance."""
-        self.is_running, self.positives = True, None
+        self.counts = None
 
     def begin(self, negative: Encoded, text: Tensor, progress: float) -> None:
         """Prepares for a call of the model.
@@ -96,18 +93,16 @@ class GuidanceState:
         if self._device != device:
             self.method, self._device = self.method.on(device), device
         self.progress = scalar(progress, device)
-        self.tokens = max(negative.lengths)
-        equal = all(length == self.tokens for length in negative.lengths)
+        longest = max(negative.lengths)
+        equal = all(length == longest for length in negative.lengths)
         self.lengths = None if equal else torch.tensor(negative.lengths, device=device)
         self.weights = None if negative.weights is None else negative.weights.to(device)
         # Copies but the last count as part of the positive prompt.
-        self.positives = text.shape[1] + (self.method.copies - 1) * self.tokens
+        positives = text.shape[1] + (self.method.copies - 1) * longest
+        self.counts = torch.empty(positives, longest, 0, device=device)
+        for axis in (0, 1):
+            torch._dynamo.maybe_mark_dynamic(self.counts, axis)
         self.default_backend = _active_backend()
-        self.is_running = True
-
-    def end(self) -> None:
-        """Ends the call."""
-        self.is_running = False
 
     def backend(self, chosen: Any) -> str | None:
         """The backend by whose own call our attention has to go; None means PyTorch's own choice.

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -149,7 +148,7 @@ def _checked(text: str, parse: Callable[[str], object]) -> str:
 
 def _help(one: Option) -> str:
     """The sentence of an option with its bounds, its default and its environment variable."""
-    details = [one.bounds.removeprefix("a finite number of ")] if one.bounds and one.above != -math.inf else []
+    details = [one.bounds.removeprefix("a finite number of ")] if one.bounds else []
     details += ["repeatable"] if one.repeatable else []
     if default := _default(one):
         details.append(f"default: {default}")

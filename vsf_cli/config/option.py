@@ -131,6 +131,8 @@ class Option:
         """The legal values in words; "" if all are."""
         if self.min is not None and self.max is not None:
             return f"{self.min:g} to {self.max:g}"
+        if self.above == -math.inf:
+            return "a number or inf"
         kind = "a finite number of " if self.type is float and self.finite else ""
         if self.above is not None:
             return f"{kind}more than {self.above:g}"

@@ -8,7 +8,7 @@ fields. So a new option is one field, and the code that uses it.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -126,7 +126,7 @@ class Option:
         spelled = [name.removeprefix("--").replace("-", "_") for name in self.names if name.startswith("--")]
         return tuple(dict.fromkeys([self.key, *spelled, *self.columns]))
 
-    @property
+    @cached_property
     def bounds(self) -> str:
         """The legal values in words; "" if all are."""
         if self.min is not None and self.max is not None:

@@ -7,6 +7,7 @@ importing torch; only its arithmetic needs it.
 The letters of shapes are those of `vsf_cli.attention`.
 """
 
+from functools import cache
 from typing import Any
 
 from vsf_cli.config.option import Option
@@ -44,6 +45,7 @@ __all__ = [
 METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "nasa": NASA, "nag": NAG, "wef": WEF, "cfg": CFG}
 
 
+@cache
 def method_options() -> dict[str, tuple[str, Option]]:
     """The options of all methods by their keys, each with its method's name."""
     return {one.key: (name, one) for name, method in METHODS.items() for one in method.options()}

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,7 @@ def _public_lora(text: str) -> str:
     return text.replace(place, public_place(place), 1)
 
 
+@cache
 def request_options() -> tuple[Option, ...]:
     """The options of a request: its own, then those of the model's settings, in which `size` stands before the width."""
     shared = options_of(ModelSettings)

@@ -32,7 +32,6 @@ MODULES = (
     "vsf_cli.generation.generate",
     "typer",
     "rich.console",
-    "pydantic",
     "numpy",
     "PIL.Image",
 )

@@ -116,7 +116,8 @@ def _parameter(name: str, one: Option, taken: set[str], of_given: bool, sweeps: 
     default = None if of_given or one.repeatable else one.default
     kind, details = _kind(one, sweeps)
     info = typer.Option(*names, help=_help(one), rich_help_panel=one.panel, show_default=False, **details)
-    annotation = Annotated[kind if default is not None else kind | None, info]
+    shown: Any = kind if default is not None else kind | None
+    annotation: Any = Annotated[shown, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -181,7 +182,7 @@ def _given(values: dict[str, Any]) -> Given:
     if size := chosen_size(values.get("size"), values.get("width"), values.get("height")):
         settings["size"] = size
     text = values.get("seed")
-    seeds = None if text is None else tuple(parsed("--seed", lambda: parse_given_seeds(text)) or ())
+    seeds = None if text is None else parsed("--seed", lambda: tuple(parse_given_seeds(text) or ()))
     negative, loras = (tuple(values[key]) if values.get(key) else None for key in ("negative", "lora"))
     return Given(settings, sweeps, negative, loras, seeds)
 

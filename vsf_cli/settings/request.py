@@ -162,7 +162,7 @@ class Request(ModelSettings):
             raise RequestError("the prompt is empty: say what you want")
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
-        check_bounds(self, options_of(type(self)))
+        check_bounds(self, options_of(Request))
         if self.num_frames is not None:
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
         if not 0 <= self.drop_frames < (self.num_frames or 1):

@@ -5,12 +5,13 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
 
+from vsf_cli.config.option import read_bool
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
@@ -34,13 +35,48 @@ ANSWERS_ASKED = 3
 """How often it is asked again if an answer is no answer."""
 
 
-class Answer(BaseModel):
-    """What the model has to answer."""
+PROPERTIES = {
+    "reasoning": {"description": "what is seen, in one or two sentences", "title": "Reasoning", "type": "string"},
+    "answer_1": {"title": "Answer 1", "type": "boolean"},
+    "answer_2": {"title": "Answer 2", "type": "boolean"},
+    "quality": {"maximum": 1, "minimum": 0, "title": "Quality", "type": "number"},
+}
+SCHEMA = {
+    "description": "What the model has to answer.",
+    "properties": PROPERTIES,
+    "required": list(PROPERTIES),
+    "title": "Answer",
+    "type": "object",
+    "additionalProperties": False,
+}
+"""What the model has to answer, as JSON schema."""
 
-    reasoning: str = Field(description="what is seen, in one or two sentences")
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model answered, with a quality of 0 to 1."""
+
+    reasoning: str
     answer_1: bool
     answer_2: bool
-    quality: float = Field(ge=0, le=1)
+    quality: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Answer":
+        """The answer in a JSON text.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        try:
+            found = json.loads(text)
+            reasoning, quality = found["reasoning"], float(found["quality"])
+            answers = [read_bool(str(found[name])) for name in ("answer_1", "answer_2")]
+        except (LookupError, TypeError, RecursionError) as error:
+            raise ValueError(f"no answer: {error!r}") from error
+        if not isinstance(reasoning, str) or isinstance(found["quality"], bool) or not 0 <= quality <= 1:
+            raise ValueError(f"no answer: {text[:100]!r}")
+        return cls(reasoning, *answers, quality)
 
 
 class MllmJudge:
@@ -80,8 +116,7 @@ class MllmJudge:
 
     @cached_property
     def _format(self) -> dict[str, Any]:
-        schema = {**Answer.model_json_schema(), "additionalProperties": False}
-        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Asks about a picture.
@@ -94,8 +129,8 @@ class MllmJudge:
         for _ in range(ANSWERS_ASKED):
             try:
                 said = _content(self._ask(image, record))
-                answer = Answer.model_validate_json(said)
-            except ValidationError:
+                answer = Answer.parse(said)
+            except ValueError:
                 continue
             except self._errors.OpenAIError as error:
                 raise VSFError(f"asked {place} failed: {' '.join(str(error).split())[:200]}") from error

@@ -15,7 +15,7 @@ import tables
 import torch
 from torch import Tensor
 
-from vsf_cli.attention import attention_with_lse, merged
+from vsf_cli.attention import attention_with_lse, lerp_states
 from vsf_cli.bench.report import conditions
 
 RESULT = Path(__file__).parent / "results" / "tried.json"
@@ -40,7 +40,7 @@ def written_out(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tens
 
 
 MERGES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "merge: `lerp_` in place": merged,
+    "merge: `lerp_` in place": lerp_states,
     "merge: the formula, in new tensors": in_new_tensors,
     "merge: `mul_`, then `addcmul_`": in_two_passes,
 }

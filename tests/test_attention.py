@@ -36,7 +36,7 @@ def test_output_and_lse_are_exact(path: module.Path, dtype: torch.dtype) -> None
 
 
 def test_fallback_splits_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HELD_QUERIES", 8)
+    monkeypatch.setattr(module, "QUERY_CHUNK", 8)
     inputs = tensors(torch.float64)
     torch.testing.assert_close(module._fallback(*inputs)[1], expected(*inputs)[1])
 
@@ -55,7 +55,7 @@ def test_masked_attention_sees_the_first_keys_of_each_row(dtype: torch.dtype) ->
 def test_masked_attention_holds_the_logits_of_a_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = tensors(torch.float64)
     whole = masked_attention_with_lse(query, key, value, torch.tensor([21, 4]))
-    monkeypatch.setattr(module, "HELD_QUERIES", 8)
+    monkeypatch.setattr(module, "QUERY_CHUNK", 8)
     for part, wanted in zip(masked_attention_with_lse(query, key, value, torch.tensor([21, 4])), whole, strict=True):
         torch.testing.assert_close(part, wanted)
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.contexts import attended, cross_context, joint_context
 from tests.oracle import dense_masked_attention
 from vsf_cli import attention as module
-from vsf_cli.attention import merged
-from vsf_cli.methods import VSF, Context, KeyValue, Negative
+from vsf_cli.attention import lerp_states
+from vsf_cli.methods import VSF, KeyValue, TextGroup
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 HALF, CUDA = (torch.float16, torch.bfloat16), torch.cuda.is_available()
@@ -71,10 +72,11 @@ def check_joint(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int
     start = IMAGES + POSITIVES
     query, key, value = drawn(len(lengths), start + max(lengths), dim, dtype, device)
     stock = KeyValue(key[:, :, :start], value[:, :, :start])
-    context = Context(stock, IMAGES, Negative(key[:, :, start:], value[:, :, start:], ragged(lengths, device)))
-    image, positive = method.attend(query[:, :, :IMAGES], query[:, :, IMAGES:start], context)
-    assert positive is not None and image.dtype == positive.dtype == dtype
-    found = torch.cat([image, positive, method.attend_negative(query[:, :, start:], context)], dim=2).cpu().double()
+    negative = TextGroup(key[:, :, start:], value[:, :, start:], lengths=ragged(lengths, device))
+    context = joint_context(stock, IMAGES, negative)
+    own = method.attend_negative(query[:, :, start:], context)
+    assert own.dtype == dtype
+    found = torch.cat([attended(method, query[:, :, :start], context), own], dim=2).cpu().double()
 
     for row, length in enumerate(lengths):
         inputs = (tensor[row].cpu().double() for tensor in (query, key, value))
@@ -86,8 +88,9 @@ def check_joint(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int
 def check_cross(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int, ...], dim: int) -> None:
     """The rows of a clip, which attend to the text alone (equation 6)."""
     query, key, value = drawn(len(lengths), POSITIVES + max(lengths), dim, dtype, device)
-    negative = Negative(key[:, :, POSITIVES:], value[:, :, POSITIVES:], ragged(lengths, device))
-    found, _ = method.attend(query, None, Context(KeyValue(key[:, :, :POSITIVES], value[:, :, :POSITIVES]), 0, negative))
+    negative = TextGroup(key[:, :, POSITIVES:], value[:, :, POSITIVES:], lengths=ragged(lengths, device))
+    positive = KeyValue(key[:, :, :POSITIVES], value[:, :, :POSITIVES])
+    found = attended(method, query, cross_context(positive, negative))
 
     for row, length in enumerate(lengths):
         end = POSITIVES + length
@@ -126,8 +129,8 @@ def test_without_a_kernel_for_it_no_logits_are_written_twice(monkeypatch: pytest
 def test_an_infinite_beta_leaves_the_stock_output_to_the_bit() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, 2, 30, 16) for _ in range(3))
-    negative = Negative(torch.randn(1, 2, 3, 16), torch.randn(1, 2, 3, 16))
-    found, _ = VSF(3.0, math.inf).attend(query, None, Context(KeyValue(key, value), 0, negative))
+    negative = TextGroup(torch.randn(1, 2, 3, 16), torch.randn(1, 2, 3, 16))
+    found = attended(VSF(3.0, math.inf), query, cross_context(KeyValue(key, value), negative))
     assert torch.equal(found, module.attention_with_lse(query, key, value)[0])
 
 
@@ -136,16 +139,20 @@ def test_the_merge_takes_the_memory_of_the_first() -> None:
     first, second, share = torch.randn(1, 2, 9, 8), torch.randn(1, 2, 9, 8), torch.rand(1, 2, 9)
     wanted, weight = first.double(), share.double().unsqueeze(-1)
     wanted = (1 - weight) * wanted + weight * second.double()
-    found = merged(first, second, share)
+    whole = torch.empty(1, 2, 12, 8)
+    there = lerp_states(first, second, share, out=whole[:, :, 1:10])
+    assert there.data_ptr() == whole[:, :, 1:10].data_ptr()
+    found = lerp_states(first, second, share)
     assert found.data_ptr() == first.data_ptr()
-    torch.testing.assert_close(found.double(), wanted, atol=1e-6, rtol=0)
+    for one in (found, whole[:, :, 1:10]):
+        torch.testing.assert_close(one.double(), wanted, atol=1e-6, rtol=0)
 
 
 def test_the_merge_as_one_kernel_gives_what_it_gives_in_parts() -> None:
     torch.manual_seed(0)
     whole, second = torch.randn(1, 2, 12, 8), torch.randn(1, 2, 9, 8)
     lses, bias = torch.randn(2, 1, 2, 9), torch.tensor(0.2, dtype=torch.float64)
-    wanted = module.merged_by_lse(whole.clone()[:, :, :9], second, *lses, bias)
+    wanted = module.merge_attention_states(whole.clone()[:, :, :9], second, *lses, bias)
     compiled = torch.compile(module._merge, dynamic=True)
     part = whole[:, :, :9]
     found = compiled(part, second, *lses, bias)
@@ -155,8 +162,8 @@ def test_the_merge_as_one_kernel_gives_what_it_gives_in_parts() -> None:
 
 def test_the_merge_can_be_differentiated() -> None:
     def vsf(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        context = Context(KeyValue(key[:, :, :5], value[:, :, :5]), 0, Negative(key[:, :, 5:], value[:, :, 5:]))
-        return VSF(1.5, 0.2).attend(query, None, context)[0]
+        context = cross_context(KeyValue(key[:, :, :5], value[:, :, :5]), TextGroup(key[:, :, 5:], value[:, :, 5:]))
+        return attended(VSF(1.5, 0.2), query, context)
 
     def dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         logits = query @ key.mT / query.shape[-1] ** 0.5 - torch.tensor([0.0] * 5 + [0.2] * 2)

@@ -26,13 +26,13 @@ __all__ = [
     "attention_with_lse",
     "available_paths",
     "has_lse",
+    "lerp_states",
     "masked_attention_with_lse",
-    "merged",
-    "merged_by_lse",
+    "merge_attention_states",
     "scalar",
 ]
 
-HELD_QUERIES = 1024
+QUERY_CHUNK = 1024
 """Queries whose logits are held at once, where they are written out: it bounds the memory."""
 
 KERNEL_DEVICES = ("cpu", "cuda", "meta")
@@ -83,7 +83,7 @@ def attention_with_lse(query: Tensor, key: Tensor, value: Tensor, backend: str |
         query: Queries, with shape (B, H, Q, D).
         key: Keys, with shape (B, H, K, D), where K is at least 1.
         value: Values, with shape (B, H, K, D).
-        backend: One of `BACKENDS`, which the model was told to use; None means PyTorch's own.
+        backend: One of `BACKENDS`, which the model uses; None means PyTorch's own.
 
     Returns:
         The output, with shape (B, H, Q, D), and the log-sum-exp, with shape (B, H, Q), in float32 (float64 for float64).
@@ -107,7 +107,7 @@ def has_lse(query: Tensor, backend: str | None = None) -> bool:
 def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     """Attention to the first keys of each row, for a few keys of which each row has its own number.
 
-    Logits are written out, for `HELD_QUERIES` at a time: meant for the few tokens of negative prompts.
+    Logits are written out, for `QUERY_CHUNK` at a time: meant for the few tokens of negative prompts.
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
@@ -120,7 +120,7 @@ def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths
         is minus infinity there.
     """
     seen = torch.arange(key.shape[2], device=key.device) < lengths.view(-1, 1, 1, 1)  # [B, 1, 1, K]
-    parts = [_masked(part, key, value, seen) for part in query.split(HELD_QUERIES, dim=2)]
+    parts = [_masked(part, key, value, seen) for part in query.split(QUERY_CHUNK, dim=2)]
     if len(parts) == 1:
         return parts[0]
     return torch.cat([output for output, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
@@ -136,46 +136,61 @@ def _masked(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> tuple[Te
     return (weights @ value.to(wide)).to(query.dtype), lse
 
 
-def merged(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    r"""Two partial attentions as one, :math:`(1 - w) O_1 + w O_2`, in the memory of the first where that is possible.
+def lerp_states(first: Tensor, second: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
+    r"""Two partial attentions as one, :math:`(1 - w) O_1 + w O_2`.
 
-    Reading and writing the first once, in its own dtype, is all that it costs: the shares are rounded to that dtype, which is
+    Reading and writing each row once, in its own dtype, is all that it costs: the weights are rounded to that dtype, which is
     an error of the size of the output's own rounding.
 
     Arguments:
-        first: A partial attention, with shape (B, H, Q, D); it must not be needed any more.
+        first: A partial attention, with shape (B, H, Q, D); without `out` its memory is used, so it must not be needed again.
         second: The other one, with the same shape.
-        share: The share :math:`w` of the second, 0 to 1, with shape (B, H, Q).
+        weight: The share of attention :math:`w` of the second, 0 to 1, with shape (B, H, Q).
+        out: Where the result is written, with the same shape as the first.
     """
-    weight = share.to(first.dtype).unsqueeze(-1)  # [B, H, Q, 1]
-    if torch.is_grad_enabled() and (first.requires_grad or second.requires_grad or share.requires_grad):
-        return torch.lerp(first, second, weight)
-    return first.lerp_(second, weight)
+    wide = weight.to(first.dtype).unsqueeze(-1)  # [B, H, Q, 1]
+    differentiable = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad or weight.requires_grad)
+    if out is None:
+        return torch.lerp(first, second, wide) if differentiable else first.lerp_(second, wide)
+    # The compiler takes no `out` that is a part of another tensor, and writes into it all the same.
+    if differentiable or torch.compiler.is_compiling():
+        return out.copy_(torch.lerp(first, second, wide))
+    return torch.lerp(first, second, wide, out=out)
 
 
-def merged_by_lse(first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor = 0.0) -> Tensor:
+def merge_attention_states(
+    first: Tensor,
+    second: Tensor,
+    first_lse: Tensor,
+    second_lse: Tensor,
+    bias: float | Tensor = 0.0,
+    out: Tensor | None = None,
+) -> Tensor:
     r"""Two partial attentions as one, by :math:`w = \mathrm{sigmoid}(L_2 - \beta - L_1)`; on CUDA as one kernel.
 
     Arguments:
-        first: A partial attention, with shape (B, H, Q, D); it must not be needed any more.
+        first: A partial attention, with shape (B, H, Q, D); without `out` its memory is used, so it must not be needed again.
         second: The other one, with the same shape.
         first_lse: The log-sum-exp of the first, with shape (B, H, Q).
         second_lse: That of the second.
         bias: The bias :math:`\beta` of the second's logits, in nats; a tensor without axes where other numbers come.
+        out: Where the result is written, with the same shape as the first.
     """
     # Where blocks are compiled, it is compiled with them.
     alone = first.device.type == "cuda" and not torch.compiler.is_compiling()
     merge = _compiled_merge() if alone and has_triton() else _merge
-    return merge(first, second, first_lse, second_lse, bias)
+    return merge(first, second, first_lse, second_lse, bias, out)
 
 
-def _merge(first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor) -> Tensor:
-    return merged(first, second, torch.sigmoid(second_lse - bias - first_lse))
+def _merge(
+    first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor, out: Tensor | None = None
+) -> Tensor:
+    return lerp_states(first, second, torch.sigmoid(second_lse - bias - first_lse), out)
 
 
 @lru_cache(maxsize=1)
 def _compiled_merge() -> Callable[..., Tensor]:
-    """The merge as one kernel that reads and writes the first once: five launches less in every block."""
+    """The merge as one kernel that reads and writes each row once: five launches less in every block."""
     compiled: Callable[..., Tensor] = torch.compile(_merge, dynamic=True)
     return compiled
 
@@ -268,5 +283,5 @@ def _by_heads(lse: Tensor, query: Tensor) -> Tensor:
 def _fallback(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     transposed = key.to(wide).transpose(-1, -2) * query.shape[-1] ** -0.5
-    lse = [(part.to(wide) @ transposed).logsumexp(dim=-1) for part in query.split(HELD_QUERIES, dim=2)]
+    lse = [(part.to(wide) @ transposed).logsumexp(dim=-1) for part in query.split(QUERY_CHUNK, dim=2)]
     return attention(query, key, value), torch.cat(lse, dim=2)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.contexts import attended, joint_context
 from vsf_cli.bench import random_model
 from vsf_cli.bench.arms import arms, arms_named
 from vsf_cli.bench.counting import counted
@@ -186,11 +187,11 @@ def test_counting_calls_the_function_itself() -> None:
 
 def test_the_mask_is_made_once_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     from vsf_cli.bench.masked import MaskedVSF, _mask, forget_mask
-    from vsf_cli.methods import Context, KeyValue, Negative
+    from vsf_cli.methods import KeyValue, TextGroup
 
     def attend(query: torch.Tensor) -> torch.Tensor:
-        context = Context(KeyValue(query, query), 5, Negative(query[:, :, :2], query[:, :, :2]))
-        return MaskedVSF(1.5, 0.2).attend(query[:, :, :5], query[:, :, 5:], context)[0]
+        context = joint_context(KeyValue(query, query), 5, TextGroup(query[:, :, :2], query[:, :, :2]))
+        return attended(MaskedVSF(1.5, 0.2), query, context)
 
     forget_mask()
     query = torch.randn(1, 2, 8, 16)

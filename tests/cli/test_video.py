@@ -201,16 +201,6 @@ def test_attempts_to_reach_the_hub_are_not_told_unless_asked(monkeypatch: pytest
         log.setLevel(before)
 
 
-def test_maps_are_made_with_cached_text_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsf_cli.models.wan import Wan
-
-    used = []
-    own = Wan.caching_text
-    monkeypatch.setattr(Wan, "caching_text", lambda self, pipe: used.append(pipe) or own(self, pipe))
-    video(folder, "--neg", "wheels", "--frames", "5", "-o", "a.webp", "--dump-attn", "--cache-text")
-    assert len(used) == 2, "the clip and that without guidance"
-
-
 def test_a_preset_shows_all_that_it_loads() -> None:
     shown = CliRunner().invoke(app, ["presets", "show", "wan2.2"]).stdout
     words = "high_noise_model.safetensors", "low_noise_model", "FlowMatchEulerDiscreteScheduler", "vae_dtype", "126200000000"
@@ -306,13 +296,6 @@ def test_a_size_of_a_large_model_is_refused_before_its_download() -> None:
 def test_a_model_of_clips_makes_no_picture(folder: Path) -> None:
     result = CliRunner().invoke(app, ["image", "a red bike", "-m", str(folder), "--dtype", "float32"])
     assert result.exit_code == 6 and "use 'vsf video'" in " ".join(result.stderr.split())
-
-
-def test_text_that_is_cached_gives_the_same_file(folder: Path) -> None:
-    video(folder, "--neg", "wheels", "--format", "frames", "-o", "plain", "--no-metadata")
-    video(folder, "--neg", "wheels", "--format", "frames", "-o", "cached", "--no-metadata", "--cache-text")
-    plain, cached = (sorted(Path(name).iterdir()) for name in ("plain", "cached"))
-    assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in cached]
 
 
 def fake_ffmpeg(place: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

@@ -19,6 +19,7 @@ from PIL import Image
 
 import vsf_cli
 from tests.conftest import random_pipeline
+from tests.contexts import attended, joint_context
 from tests.maps.example_maps import TOKENS, some_maps, some_pictures
 from tests.models.test_wan import random_wan
 from vsf_cli.errors import MediaError, RequestError
@@ -30,9 +31,9 @@ from vsf_cli.loading.pipelines import load as load_pipeline
 from vsf_cli.maps import plots
 from vsf_cli.maps.data import AXES, Selection, Token, load, save
 from vsf_cli.maps.recorder import Recorder, _Step
-from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
+from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, NoGuidance, TextGroup
 from vsf_cli.models import family_of
-from vsf_cli.models.prompt_tokens import told
+from vsf_cli.models.prompt_tokens import prompt_tokens
 
 REQUEST = Request(
     "a red bike", "tests", 3, ("wheels", "a hat"), num_inference_steps=3, max_sequence_length=12, width=16, height=16
@@ -90,14 +91,23 @@ def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, neg
     stock = KeyValue(torch.cat([image, positive], 2), torch.cat([image, positive], 2))
     tokens = [Token("positive", "clip", 0, "a", "a", 0), Token("negative", "clip", negatives - 1, "b", "b", 0)]
     recorder = Recorder(VSF(1.0, beta), tokens, Selection(heads=(1, 2, 3)))
-    transformer = torch.nn.Identity()
-    transformer.config = type("Config", (), {"patch_size": 1})  # type: ignore[assignment]
+
+    class SD3Transformer2DModel(torch.nn.Module):
+        """A stand-in that is known by its name."""
+
+        config = type("Config", (), {"patch_size": 1})
+
+        def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor) -> None:
+            """Never called."""
+
+    transformer = SD3Transformer2DModel()
     scheduler = type("Scheduler", (), {"config": type("Config", (), {"num_train_timesteps": 1000})})
     with recorder.watching(type("Pipe", (), {"transformer": transformer, "scheduler": scheduler})):
         latents = torch.zeros(1, 1, 1, images)
         for hook in list(transformer._forward_pre_hooks.values()):
             hook(transformer, (), {"hidden_states": latents, "timestep": torch.tensor([500.0])})  # type: ignore[call-arg]
-        recorder.attend(query, None, Context(stock, images, Negative(negative, negative)))
+        rows = torch.cat([query, torch.zeros_like(positive)], 2)
+        attended(recorder, rows, joint_context(stock, images, TextGroup(negative, negative)))
     recorder._blocks = 1
     maps = recorder.maps()
     wanted = dense_share(query[0], [image[0], positive[0], negative[0]], beta)
@@ -180,7 +190,7 @@ def test_the_token_that_is_read_of_a_padded_negative_is_the_word(make: Callable[
 def test_punctuation_belongs_to_no_word() -> None:
     pipe = random_pipeline("sd3", torch.float32)
     for tokenizer in (pipe.tokenizer, pipe.tokenizer_3):
-        tokens = told(tokenizer, "any", "negative", "A red, t-shirt (wheels) !")
+        tokens = prompt_tokens(tokenizer, "any", "negative", "A red, t-shirt (wheels) !")
         words: dict[tuple[str, int], str] = {}
         for token in tokens:
             words[token.word, token.start] = words.get((token.word, token.start), "") + token.piece
@@ -195,7 +205,7 @@ def test_pieces_of_a_word_are_joined_by_the_embedded_tokenizers() -> None:
         (pipe.tokenizer, ["s", "k", "at", "e", "bo", "a", "r", "d</w>"]),
         (pipe.tokenizer_3, ["\u2581", *"skateboard"]),
     ):
-        tokens = told(tokenizer, "any", "positive", "a red skateboard, with wheels")
+        tokens = prompt_tokens(tokenizer, "any", "positive", "a red skateboard, with wheels")
         assert [token.piece for token in tokens if token.word == "skateboard"] == pieces
         assert {token.start for token in tokens if token.word == "skateboard"} == {6}
         assert list(dict.fromkeys(token.word for token in tokens if token.word)) == ["a", "red", "skateboard", "with", "wheels"]
@@ -304,11 +314,12 @@ def recorded(steps: int, blocks: int, images: int, positives: int, negatives: in
     tokens += [Token("negative", "t5", place, "b", "b", 0) for place in range(negatives)]
     recorder = Recorder(NoGuidance(), tokens)
     keys = torch.randn(1, heads, images + positives + negatives, 8)
-    stock, negative = KeyValue(keys, keys).split(images + positives)
+    base, negative = KeyValue(keys, keys).rows(slice(0, images + positives)), keys[:, :, images + positives :]
+    context = joint_context(base, images, TextGroup(negative, negative))
     for _ in range(steps):
         recorder._steps.append(_Step(1.0))
         for _ in range(blocks):
-            recorder.attend(keys[:, :, :images], None, Context(stock, images, Negative(negative.key, negative.value)))
+            attended(recorder, keys[:, :, : images + positives], context)
     recorder._blocks, recorder._grid = blocks, (1, 1, images)
     return recorder
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.conftest import random_pipeline
+from tests.contexts import attended, cross_context, joint_context
 from tests.models.test_wan import cross_attentions, random_wan
 from tests.models.test_wan import run as run_wan
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, Negative, NoGuidance
+from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, KeyValue, Method, NoGuidance, TextGroup
 from vsf_cli.models import family_of
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -164,11 +165,10 @@ def test_at_its_neutral_setting_a_method_is_no_guidance_to_the_bit(method: Metho
         return torch.randn(2, 3, tokens, 8, generator=chance)
 
     chance = torch.Generator().manual_seed(5)
-    stock, negative = KeyValue(drawn(images + 4), drawn(images + 4)), Negative(drawn(2), drawn(2))
-    rows = drawn(5), drawn(4) if images else None
-    context = Context(stock, images, negative)
-    for found, wanted in zip(method.attend(*rows, context), NoGuidance().attend(*rows, context), strict=True):
-        assert found is wanted is None or (found is not None and wanted is not None and torch.equal(found, wanted))
+    base, negative = KeyValue(drawn(images + 4), drawn(images + 4)), TextGroup(drawn(2), drawn(2))
+    rows = drawn(9 if images else 5)
+    context = joint_context(base, images, negative) if images else cross_context(base, negative)
+    assert torch.equal(attended(method, rows, context), attended(NoGuidance(), rows, context))
 
 
 @pytest.mark.parametrize("family", ["sd3", "wan"])

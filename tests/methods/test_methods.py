@@ -2,10 +2,11 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
+from tests.contexts import attended, cross_context, joint_context
 from tests.processes import run_python
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import request_of
-from vsf_cli.methods import METHODS, VARIANTS, VSF, Context, KeyValue, Negative, method_named
+from vsf_cli.methods import METHODS, VARIANTS, VSF, KeyValue, TextGroup, method_named
 from vsf_cli.settings.presets import Settings
 
 
@@ -51,9 +52,9 @@ def test_a_context_splits_without_copies() -> None:
     import torch
 
     tokens = KeyValue(torch.randn(1, 2, 7, 4), torch.randn(1, 2, 7, 4))
-    context = Context(tokens, 5, Negative(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)))
-    assert context.image.key.shape[2] == 5 and context.positive.key.shape[2] == 2
-    assert context.image.key.data_ptr() == tokens.key.data_ptr()
+    context = joint_context(tokens, 5, TextGroup(torch.randn(1, 2, 3, 4), torch.randn(1, 2, 3, 4)))
+    assert context.image_tokens.key.shape[2] == 5 and context.base.rows(context.positive).key.shape[2] == 2
+    assert context.image_tokens.key.data_ptr() == tokens.key.data_ptr()
 
 
 def test_cross_attention_equals_the_equation_of_the_paper() -> None:
@@ -62,13 +63,11 @@ def test_cross_attention_equals_the_equation_of_the_paper() -> None:
     torch.manual_seed(0)
     query = torch.randn(2, 3, 11, 8, dtype=torch.float64)
     positive, negative = (KeyValue(*torch.randn(2, 2, 3, length, 8, dtype=torch.float64)) for length in (9, 4))
-    context = Context(positive, 0, Negative(negative.key, negative.value))
-    found, text = VSF(1.7, 0.2).attend(query, None, context)
+    found = attended(VSF(1.7, 0.2), query, cross_context(positive, TextGroup(negative.key, negative.value)))
 
     logits = query @ torch.cat([positive.key, negative.key], dim=2).transpose(-1, -2) / 8**0.5
     logits[..., 9:] -= 0.2
     wanted = logits.softmax(-1) @ torch.cat([positive.value, -1.7 * negative.value], dim=2)
-    assert text is None
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
 
 

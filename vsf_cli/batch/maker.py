@@ -239,9 +239,9 @@ class Maker:
 
     def _results(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
         if not self.dump_attn:
-            return generate_together(pipe, [item.request for item in chunk], progress, cache_text=self.runtime.cache_text)
+            return generate_together(pipe, [item.request for item in chunk], progress)
         (item,) = chunk
-        watched = watch(pipe, item.request, EVERYTHING, progress, self.runtime.cache_text)
+        watched = watch(pipe, item.request, EVERYTHING, progress)
         write(watched, folder_beside(self.folder / item.name), self._told(pipe, item, watched.result), True)
         return [watched.result]
 

@@ -30,19 +30,19 @@ class MaskedVSF(VSF):
         """As it is: the mask is kept by its numbers."""
         return self
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: Context) -> tuple["Tensor", "Tensor | None"]:
+    def attend(self, query: "Tensor", context: Context, out: "Tensor") -> None:
         import torch
 
         from vsf_cli.attention import attention
 
-        images, stock = query.shape[2], context.stock.key.shape[2]
-        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
-        keys = context.stock.join(context.negative.flipped(self.alpha))
-        negatives = keys.key.shape[2] - stock
+        keys = context.base.join(context.negative.flipped(self.alpha))
+        rows, base = query.shape[2], context.base.key.shape[2]
+        start, end, _ = context.image_rows.indices(rows)
         # Compiled blocks leave it out: each would make a mask of its own at every step.
-        mask = torch.compiler.disable(_mask)(rows.shape[2], images, stock, negatives, self.beta, query.dtype, query.device)
-        output = attention(rows, keys.key, keys.value, mask)
-        return output[:, :, :images], None if positive_query is None else output[:, :, images:]
+        mask = torch.compiler.disable(_mask)(
+            rows, (start, end), base, keys.key.shape[2] - base, self.beta, query.dtype, query.device
+        )
+        out.copy_(attention(query, keys.key, keys.value, mask))
 
 
 def forget_mask() -> None:
@@ -52,12 +52,18 @@ def forget_mask() -> None:
 
 @lru_cache(maxsize=1)
 def _mask(
-    rows: int, images: int, stock: int, negatives: int, beta: float, dtype: "torch.dtype", device: "torch.device"
+    rows: int,
+    images: tuple[int, int],
+    base: int,
+    negatives: int,
+    beta: float,
+    dtype: "torch.dtype",
+    device: "torch.device",
 ) -> "Tensor":
-    """What is added to the logits, with shape (rows, stock + negatives)."""
+    """What is added to the logits, with shape (rows, base + negatives); `images` are the image rows' first and end."""
     import torch
 
-    mask = torch.zeros(rows, stock + negatives, dtype=dtype, device=device)
-    mask[:images, stock:] = -beta
-    mask[images:, stock:] = -torch.inf
+    mask = torch.zeros(rows, base + negatives, dtype=dtype, device=device)
+    mask[:, base:] = -torch.inf
+    mask[slice(*images), base:] = -beta
     return mask

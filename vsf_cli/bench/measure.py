@@ -138,7 +138,8 @@ def _timed_step(model: RandomModel, arm: Arm, device: torch.device) -> Sample:
 
 def shape_of_pipeline(pipe: Any, request: Request) -> Shape:
     """The shape of a pipeline's transformer at the size of a request."""
-    transformer, family = pipe.transformer, family_of(pipe)
+    family = family_of(pipe)
+    transformer = family.denoisers_of(pipe)[0]
     config = {**transformer.config, "_class_name": type(transformer).__name__}
     if family.video:
         scale, name = pipe.vae_scale_factor_spatial, "wan"

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,8 +12,9 @@ from torch import Tensor, nn
 from vsf_cli.bench.arms import Arm
 from vsf_cli.bench.shapes import Shape
 from vsf_cli.errors import OutOfMemory
-from vsf_cli.models import FAMILIES, Encoded, Guidance
-from vsf_cli.models.patching import patched
+from vsf_cli.models import FAMILIES
+from vsf_cli.models.guided_model import guided_denoisers
+from vsf_cli.models.state import Encoded
 
 __all__ = ["RandomModel", "build", "prepared"]
 
@@ -115,7 +115,7 @@ def _fill(transformer: Any, dtype: torch.dtype, device: torch.device, generator:
 @contextmanager
 def prepared(model: RandomModel, arm: Arm) -> Iterator[Callable[[], Tensor]]:
     """A `with` in which the model is guided by a method; gives what makes one step of it."""
-    method, pipe = arm.method, SimpleNamespace(transformer=model.transformer, transformer_2=None)
+    method = arm.method
 
     @torch.no_grad()
     def step() -> Tensor:
@@ -131,8 +131,7 @@ def prepared(model: RandomModel, arm: Arm) -> Iterator[Callable[[], Tensor]]:
     if not method.guides_attention:
         yield step
         return
-    family, guidance = FAMILIES[model.shape.family], Guidance(method)
     embeddings = model.padded if method.padding else model.negative
     encoded = Encoded(embeddings, (embeddings.shape[1],))
-    with patched(family.processors(pipe, guidance)), family.appending(pipe, guidance, encoded):
+    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], method, encoded):
         yield step

@@ -76,24 +76,21 @@ def _guided_steps(request: Request) -> list[int]:
     return [step + 1 for step in range(steps) if method.acts_at(step / steps)]
 
 
-def watch(
-    pipe: Any, request: Request, selection: Selection, progress: Progress | None = None, cache_text: bool = False
-) -> Watched:
+def watch(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Watched:
     """Makes the picture of a request, and that without guidance, and records what the image attends to.
-
-    `cache_text` is as `vsf_cli.generation.generate.generate` has it.
 
     Raises:
         RequestError: If there is nothing to record, or the selection names what is not there.
     """
     check_watchable(request, selection)
     from vsf_cli.maps.recorder import Recorder
-    from vsf_cli.models import Guidance, family_of
+    from vsf_cli.models import family_of
 
     family, method = family_of(pipe), request.guidance
-    # Those of the two transformers of Wan 2.2 have the same numbers.
-    blocks = max(processor.block for processor in family.processors(pipe, Guidance(method)).values())
-    selection.check(blocks, pipe.transformer.config.num_attention_heads)
+    # The two transformers of Wan 2.2 have as many blocks.
+    denoiser = family.denoisers_of(pipe)[0]
+    blocks = len(list(family.attentions_of(denoiser)))
+    selection.check(blocks, denoiser.config.num_attention_heads)
     texts = [one.text for one in request.negatives]
     special, padding = method.special_tokens, method.padding
     tokens = family.tokens(pipe, request.prompt, texts, special, request.max_sequence_length, padding)
@@ -103,7 +100,7 @@ def watch(
 
     recorder = Recorder(method, kept, selection)
     # Maps are of whole clips: frames that the file leaves out are left out of the file alone.
-    result = generate(pipe, replace(request, drop_frames=0), progress, recorder, cache_text)
+    result = generate(pipe, replace(request, drop_frames=0), progress, recorder)
     maps = recorder.maps()
 
     def at_maps(frames: Sequence["Image.Image"]) -> "Frames":
@@ -112,7 +109,7 @@ def watch(
     unguided = None
     if method.guides_attention:
         plain = replace(request, drop_frames=0, method="none", parameters={})
-        unguided = at_maps(generate(pipe, plain, progress, cache_text=cache_text).frames)
+        unguided = at_maps(generate(pipe, plain, progress).frames)
     estimates = [at_maps(family.decode(pipe, latents)) for latents in recorder.estimates()]
     shown = replace(result, request=replace(result.request, drop_frames=request.drop_frames))
     shown = replace(shown, frames=result.frames[request.drop_frames :], notes=(*result.notes, *notes))
@@ -122,8 +119,8 @@ def watch(
 def _image_tokens(family: "Family", pipe: Any, request: Request) -> int:
     """How many tokens a picture of the request has, or a clip."""
     usual = getattr(pipe, "default_sample_size", 128) * getattr(pipe, "vae_scale_factor", 8)
-    rows, columns = ((side or usual) // family.cell(pipe) for side in (request.height, request.width))
-    frames = 1 + ((request.num_frames or 1) - 1) // family.frames_of_a_token(pipe)
+    rows, columns = ((side or usual) // family.pixels_per_token(pipe) for side in (request.height, request.width))
+    frames = 1 + ((request.num_frames or 1) - 1) // family.frames_per_token(pipe)
     return frames * rows * columns
 
 

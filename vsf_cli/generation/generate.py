@@ -53,7 +53,6 @@ def generate(
     request: Request,
     progress: Progress | None = None,
     recorder: "Recorder | None" = None,
-    cache_text: bool = False,
 ) -> Result:
     """Makes the picture of a request.
 
@@ -64,7 +63,6 @@ def generate(
         request: What is asked.
         progress: Is told of every step.
         recorder: Keeps what the image attends to, around the request's own method.
-        cache_text: Whether the keys and values of the text are computed once for all steps, as `guided` has it.
 
     Raises:
         PatchError: If the model cannot be guided by the method.
@@ -72,7 +70,7 @@ def generate(
         PictureError: If the picture is black or not a number.
         OutOfMemory: If the device's memory does not suffice.
     """
-    (result,) = generate_together(pipe, [request], progress, recorder, cache_text)
+    (result,) = generate_together(pipe, [request], progress, recorder)
     return result
 
 
@@ -86,7 +84,6 @@ def generate_together(
     requests: Sequence[Request],
     progress: Progress | None = None,
     recorder: "Recorder | None" = None,
-    cache_text: bool = False,
 ) -> list[Result]:
     """Makes the pictures of requests that are `alike` in one pass through the model, each as `generate` would make it.
 
@@ -97,7 +94,6 @@ def generate_together(
         requests: What is asked, at least one.
         progress: Is told of every step.
         recorder: Keeps what the image attends to.
-        cache_text: Whether the keys and values of the text are computed once for all steps.
 
     Raises:
         RequestError: If the requests are not alike; and as `generate`.
@@ -109,7 +105,7 @@ def generate_together(
     request, family = requests[0], family_of(pipe)
     if not all(alike(request, other) for other in requests):
         raise RequestError("requests that are made together must differ in prompt, negative prompt and seed alone")
-    check_size(request, family.multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
+    check_size(request, family.size_multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
     method = request.guidance
@@ -121,7 +117,7 @@ def generate_together(
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
     try:
         watching = nullcontext() if recorder is None else recorder.watching(pipe)
-        with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length, cache_text) as applied:
+        with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length) as applied:
             made = pipe(**options)[0]
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -179,7 +175,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     """Says if the text encoder that takes most cuts the prompt, and refuses to cut a negative prompt for CFG."""
-    tokenizer, most = family.reader(pipe, request.max_sequence_length)
+    tokenizer, most = family.main_tokenizer(pipe, request.max_sequence_length)
 
     def length(text: str) -> int:
         return len(tokenizer(text, truncation=False, verbose=False).input_ids)
@@ -213,7 +209,7 @@ def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
     if family.video != (request.num_frames is not None):
         wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
         raise RequestError(f"model {public_place(request.model)} makes {wanted}")
-    step = family.frames_of_a_token(pipe)
+    step = family.frames_per_token(pipe)
     if request.num_frames is not None and request.num_frames % step != 1 % step:
         near = max(1, round((request.num_frames - 1) / step) * step + 1)
         raise RequestError(f"frames is {request.num_frames}, but must be 1 more than a multiple of {step}: try {near}")

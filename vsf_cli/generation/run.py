@@ -134,9 +134,8 @@ class Plan:
         """
         for number, request in pending:
             with advising(pipe):
-                cache = self.runtime.cache_text
-                watched = watch(pipe, request, EVERYTHING, progress, cache) if self.files.dump_attn else None
-                result = watched.result if watched else generate(pipe, request, progress, cache_text=cache)
+                watched = watch(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
+                result = watched.result if watched else generate(pipe, request, progress)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description, encoding, self._crf(number))
@@ -147,7 +146,7 @@ class Plan:
     def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:
         """Makes a picture, and records what its image tokens attend to."""
         with advising(pipe):
-            return watch(pipe, request, selection, progress, self.runtime.cache_text)
+            return watch(pipe, request, selection, progress)
 
     def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
         """The JSON of a picture's file."""

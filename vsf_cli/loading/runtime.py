@@ -20,7 +20,6 @@ class Runtime:
         device: "auto", or a device of torch.
         offload: One of "auto", "none", "model", "group", "sequential"; each needs less memory than the one before it.
         offline: Whether the network may not be used.
-        cache_text: Whether the keys and values of the text are computed once for all steps.
         compile: Whether the blocks of the transformer are compiled.
 
     Raises:
@@ -30,7 +29,6 @@ class Runtime:
     device: str = run_option("auto", "-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...", panel=MODEL, setting=True)
     offload: str = run_option("auto", "--offload", help=f"{', '.join(OFFLOADS)}.", panel=MODEL, setting=True)
     offline: bool = run_option(False, "--offline", off=None, help="Never use the network.", panel=MODEL, setting=True)
-    cache_text: bool = False
     compile: bool = run_option(
         False, "--compile", help="Compile the model: slow at first, then faster.", panel=MODEL, setting=True
     )

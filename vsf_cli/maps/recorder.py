@@ -13,6 +13,8 @@ from vsf_cli.attention import attention_with_lse
 from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import Maps, Selection, Token, check_method
 from vsf_cli.methods import Context, Method
+from vsf_cli.models import family_of
+from vsf_cli.models.guided_model import bind_call
 
 __all__ = ["Recorder"]
 
@@ -80,12 +82,14 @@ class Recorder(Method):
 
     @contextmanager
     def watching(self, pipe: Any) -> Iterator[None]:
-        """A `with` in which the calls of the pipeline's transformer, or of both that Wan 2.2 has, are the steps."""
-        patch_size = pipe.transformer.config.patch_size
+        """A `with` in which the calls of the pipeline's denoiser, or of both that Wan 2.2 has, are the steps."""
+        denoisers = family_of(pipe).denoisers_of(pipe)
+        patch_size = denoisers[0].config.patch_size
         train_steps = pipe.scheduler.config.num_train_timesteps
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            latents, timestep = _argument(args, kwargs, "hidden_states", 0), _argument(args, kwargs, "timestep", 3)
+            call = bind_call(module, args, kwargs).arguments
+            latents, timestep = call["hidden_states"], call["timestep"]
             if len(latents) > 1:
                 raise RequestError(f"maps are of one picture at a time without CFG, but this call has {len(latents)}")
             self._grid = _grid(latents.shape, patch_size)
@@ -94,15 +98,14 @@ class Recorder(Method):
 
         def end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             step = self._steps[-1]
-            latents, velocity = _argument(args, kwargs, "hidden_states", 0), output[0]
+            latents, velocity = bind_call(module, args, kwargs).arguments["hidden_states"], output[0]
             self._blocks = max(self._blocks, self._calls)
             step.estimate = (latents.float() - step.sigma * velocity.float()).cpu()
 
         with ExitStack() as stack:
-            for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-                if transformer is not None:
-                    stack.callback(transformer.register_forward_pre_hook(begin, with_kwargs=True).remove)
-                    stack.callback(transformer.register_forward_hook(end, with_kwargs=True).remove)
+            for denoiser in denoisers:
+                stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
+                stack.callback(denoiser.register_forward_hook(end, with_kwargs=True).remove)
             yield
 
     def on(self, device: torch.device) -> "Recorder":
@@ -120,27 +123,46 @@ class Recorder(Method):
         """As the method."""
         return self.method.last_block
 
-    def attend(self, query: Tensor, positive_query: Tensor | None, context: Context) -> tuple[Tensor, Tensor | None]:
+    def guides_block(self, block: int) -> bool:
+        """As the method."""
+        return self.method.guides_block(block)
+
+    def attend(self, query: Tensor, context: Context, out: Tensor) -> None:
         """The method's own outputs, to the bit."""
-        output = self._running.attend(query, positive_query, context)
-        self._calls += 1
-        chosen = self.selection
-        if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):
-            self._record(query, context)
-        return output
+        self._running.attend(query, context, out)
+        self._count(query, context)
+
+    def attend_unguided(self, query: Tensor, context: Context, out: Tensor) -> None:
+        """The method's own outputs, to the bit."""
+        self._running.attend_unguided(query, context, out)
+        self._count(query, context)
+
+    def guide(self, query: Tensor, base: Tensor, context: Context) -> Tensor:
+        """The method's own outputs, to the bit."""
+        return self._running.guide(query, base, context)
 
     def attend_negative(self, query: Tensor, context: Context) -> Tensor:
         """The method's own outputs, to the bit."""
         return self._running.attend_negative(query, context)
 
+    def _count(self, query: Tensor, context: Context) -> None:
+        """Counts the call, and records it if it is selected."""
+        self._calls += 1
+        chosen = self.selection
+        if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):
+            self._record(query[:, :, context.image_rows], context)
+
     @torch.no_grad()
     def _record(self, query: Tensor, context: Context) -> None:
+        if context.mask is not None:
+            raise RequestError("maps are of models without an attention mask of their own")
         self._head_dim = query.shape[-1]
+        positive = context.base.rows(context.positive)
         keys = torch.cat(
-            [context.positive.key[:, :, self._places["positive"]], context.negative.key[:, :, self._places["negative"]]], 2
+            [positive.key[:, :, self._places["positive"]], context.negative.key[:, :, self._places["negative"]]], 2
         )
         logits = (query[0].float() * self._head_dim**-0.5) @ keys[0].float().transpose(-1, -2)  # [H, I, T]
-        _, total = attention_with_lse(query, context.stock.key, context.stock.value)
+        _, total = attention_with_lse(query, context.base.key, context.base.value)
         _, negative = context.negative.attend(query)
         share = torch.sigmoid(negative.float() - self.beta - total.float())[0]  # [H, I]
 
@@ -191,10 +213,6 @@ def _gathered(steps: Sequence[list[Tensor]]) -> np.ndarray:
         for number in reversed(range(len(blocks))):
             place[number] = blocks.pop().numpy()
     return whole
-
-
-def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], name: str, place: int) -> Any:
-    return kwargs[name] if name in kwargs else args[place]
 
 
 def _grid(latents: Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from vsf_cli.methods.cfg import CFG
 from vsf_cli.methods.nag import NAG
 from vsf_cli.methods.nasa import NASA
 from vsf_cli.methods.none import NoGuidance
-from vsf_cli.methods.tokens import Context, KeyValue, Negative
+from vsf_cli.methods.tokens import Context, KeyValue, TextGroup
 from vsf_cli.methods.variants import VARIANTS, resolved
 from vsf_cli.methods.vsf import VSF
 from vsf_cli.methods.wef import WEF
@@ -32,8 +32,8 @@ __all__ = [
     "Context",
     "KeyValue",
     "Method",
-    "Negative",
     "NoGuidance",
+    "TextGroup",
     "method_named",
     "method_options",
     "resolved",

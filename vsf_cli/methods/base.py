@@ -82,14 +82,14 @@ class Method(ABC):
         """Whether the label has a hyper-parameter: what is on or off, or rare, only where it has not its default."""
         return not (one.type is bool or one.rare) or getattr(self, one.field) != one.default
 
-    def checked(self, guided: "Tensor", unguided: "Tensor", context: "Context") -> "Tensor":
-        """The guided output, but of rows without a negative prompt the unguided one."""
+    def keep_unguided_rows(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        """The guided output, but the unguided one for batch rows without a negative prompt."""
         lengths = context.negative.lengths
         if lengths is None:
             return guided
         import torch
 
-        return torch.where((lengths > 0).view(-1, 1, 1, 1), guided, unguided)
+        return torch.where((lengths > 0).view(-1, 1, 1, 1), guided, base)
 
     def acts_at(self, progress: float) -> bool:
         """Whether a step is guided, by how much of all steps is done as it begins: 0 at the first, below 1 at the last."""
@@ -104,35 +104,70 @@ class Method(ABC):
         """The same method for a device, with numbers that compiled code need not be compiled anew for."""
         return self
 
+    def guides_block(self, block: int) -> bool:
+        """Whether it acts in a block, counted from 1."""
+        return True
+
     @property
     def last_block(self) -> int:
         """The largest number of a block that it names; 0 if it names none."""
         return 0
 
+    def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+        """Writes the attention of the rows of image and positive prompt into `out`.
+
+        Arguments:
+            query: The queries, with shape (B, H, rows, D), in the order of `context.base`; in cross attention the image's.
+            context: What they can attend to.
+            out: The outputs of the same rows, with shape (B, H, rows, D), not yet initialized.
+        """
+        base, rows = context.attend_base(query), context.image_rows
+        out.copy_(base)
+        out[:, :, rows] = self.guide(query[:, :, rows], base[:, :, rows], context)
+
+    def attend_unguided(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+        """Writes the outputs of the unguided model, for the blocks in which the method does not act, into `out`."""
+        out.copy_(context.attend_base(query))
+
     @abstractmethod
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        """Attention of the image rows, where the method acts, and of the positive prompt's rows.
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        """The guided output of the image's rows.
 
         Arguments:
             query: The image's queries, with shape (B, H, I, D).
-            positive_query: The positive prompt's queries, with shape (B, H, P, D); None in cross attention.
+            base: The unguided output of these rows, with the same shape.
             context: What they can attend to.
-
-        Returns:
-            The outputs for the same rows, with the shapes of the queries.
         """
 
     def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Attention of the negative prompt's rows: to [image, negative], as if it were the only prompt (section 3.2).
+        """Attention of some rows to [image, negative], as if the negative prompt were the only one (section 3.2).
 
         Arguments:
-            query: The negative prompt's queries, with shape (B, H, N, D). Rows of padding give values of no meaning.
+            query: Queries of the negative prompt or of the image, with shape (B, H, Q, D). Rows of padding give values of no
+                meaning.
             context: What they can attend to.
         """
+        return self._attend_negative(query, context, context.negative.own_mask)
+
+    def attend_image_to_negative(self, query: "Tensor", context: "Context") -> "Tensor":
+        """The same of the image's rows, under the model's own mask of them."""
+        mask = context.image_mask
+        if mask is not None:
+            import torch
+
+            images = mask[..., :0] if context.image is None else mask[..., context.image]
+            own = context.negative.mask
+            assert own is not None, "a mask is of all keys"
+            mask = torch.cat([images, own], dim=-1)
+        return self._attend_negative(query, context, mask)
+
+    def _attend_negative(self, query: "Tensor", context: "Context", mask: "Tensor | None") -> "Tensor":
         from vsf_cli.attention import attention
+        from vsf_cli.methods.tokens import key_mask
 
         keys = context.with_negative
-        return attention(query, keys.key, keys.value, context.negative.seen_after(context.images), context.backend)
+        seen = context.negative.seen_after(context.image_tokens.key.shape[2])
+        return attention(query, keys.key, keys.value, key_mask(mask, seen), context.backend)
 
 
 def _written(value: Value) -> str:

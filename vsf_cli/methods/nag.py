@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.config.option import option
 from vsf_cli.methods.base import Method, norm
-from vsf_cli.methods.none import NoGuidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +48,8 @@ class NAG(Method):
     alpha: float = option(0.125, help="NAG's blend.", min=0, max=1, sweep=True, search=(0.0, 1.0))
     padding: bool = option(True, help="Whether NAG pads the negative prompt.")
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        positive, text = NoGuidance().attend(query, positive_query, context)
-        away = positive + self.scale * (positive - self.attend_negative(query, context))
-        ratio = norm(away) / norm(positive)
-        held = away * (ratio.clamp(max=self.tau) / ratio).to(away.dtype)
-        return self.checked(self.alpha * held + (1 - self.alpha) * positive, positive, context), text
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        away = base + self.scale * (base - self.attend_image_to_negative(query, context))
+        ratio = norm(away) / norm(base)
+        limited = away * (ratio.clamp(max=self.tau) / ratio).to(away.dtype)
+        return self.keep_unguided_rows(self.alpha * limited + (1 - self.alpha) * base, base, context)

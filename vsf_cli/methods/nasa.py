@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.config.option import option
 from vsf_cli.methods.base import Method
-from vsf_cli.methods.none import NoGuidance
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +42,6 @@ class NASA(Method):
     alpha: float = option(0.25, help="NASA's strength.", min=0, sweep=True, search=(0.0, 1.0))
     padding: bool = option(True, help="Whether NASA pads the negative prompt.")
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        positive, text = NoGuidance().attend(query, positive_query, context)
-        guided = positive - self.alpha * self.attend_negative(query, context)
-        return self.checked(guided, positive, context), text
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        guided = base - self.alpha * self.attend_image_to_negative(query, context)
+        return self.keep_unguided_rows(guided, base, context)

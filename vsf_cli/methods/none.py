@@ -22,13 +22,8 @@ class NoGuidance(Method):
     guides_attention: ClassVar[bool] = False
     accepts_guidance_scale: ClassVar[bool] = True
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
-        import torch
+    def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+        self.attend_unguided(query, context, out)
 
-        from vsf_cli.attention import attention
-
-        # The very call of the unguided model, all rows at once: the same bits.
-        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
-        output = attention(rows, context.stock.key, context.stock.value, backend=context.backend)
-        images = query.shape[2]
-        return output[:, :, :images], None if positive_query is None else output[:, :, images:]
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        return base

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Context", "KeyValue", "Negative"]
+__all__ = ["Context", "KeyValue", "TextGroup", "key_mask", "mask_rows"]
 
 
 @dataclass(frozen=True)
@@ -26,46 +26,51 @@ class KeyValue:
             torch.cat([self.value, other.value], dim=2),
         )
 
-    def split(self, place: int) -> "tuple[KeyValue, KeyValue]":
-        """The tokens before a place, and those from it on, as views."""
-        before = KeyValue(self.key[:, :, :place], self.value[:, :, :place])
-        return before, KeyValue(self.key[:, :, place:], self.value[:, :, place:])
+    def rows(self, rows: slice) -> "KeyValue":
+        """Some of the tokens, as views."""
+        return KeyValue(self.key[:, :, rows], self.value[:, :, rows])
 
 
 @dataclass(frozen=True)
-class Negative(KeyValue):
-    """Keys and values of the negative prompts, padded to N tokens.
+class TextGroup(KeyValue):
+    """Tokens of text that neither the image nor other text sees unless a method says so, padded to N tokens.
 
     Arguments:
+        role: What the group is for, such as "negative".
         lengths: How many tokens of each row are real, with shape (B,); None means all of them.
         weights: The weight of each token, with shape (B, N); None means 1 for all of them.
+        mask: The model's own mask of the image's rows and these keys, with shape (B or 1, H or 1, I or 1, N); None: no mask.
+        own_mask: The model's own mask of these rows and the keys [image, group]; None means no mask.
     """
 
+    role: str = "negative"
     lengths: "Tensor | None" = None
     weights: "Tensor | None" = None
+    mask: "Tensor | None" = None
+    own_mask: "Tensor | None" = None
 
     @property
     def weighted_value(self) -> "Tensor":
         """The values, each times its token's weight."""
         return self.value if self.weights is None else self.value * self.weights[:, None, :, None].to(self.value)
 
-    def flipped(self, alpha: "float | Tensor") -> "Negative":
+    def flipped(self, alpha: "float | Tensor") -> "TextGroup":
         """The same tokens with their values times :math:`-\\alpha` and their weights."""
-        return Negative(self.key, -alpha * self.weighted_value, self.lengths)
+        return TextGroup(self.key, -alpha * self.weighted_value, self.role, self.lengths, None, self.mask, self.own_mask)
 
     @property
-    def unweighted(self) -> "Negative":
+    def unweighted(self) -> "TextGroup":
         """The same tokens, each with a weight of 1."""
-        return Negative(self.key, self.value, self.lengths)
+        return TextGroup(self.key, self.value, self.role, self.lengths, None, self.mask, self.own_mask)
 
     def seen_after(self, before: int, copies: int = 1) -> "Tensor | None":
-        """Which keys are real where the negative prompts stand behind `before` others, with shape (B, 1, 1, keys)."""
+        """Which keys are real where the group stands behind `before` others, with shape (B, 1, 1, keys); None: all of them."""
         if self.lengths is None:
             return None
         import torch
 
-        places = torch.arange(self.key.shape[2], device=self.key.device)
-        real = places < self.lengths.view(-1, 1, 1, 1)  # [B, 1, 1, N]
+        positions = torch.arange(self.key.shape[2], device=self.key.device)
+        real = positions < self.lengths.view(-1, 1, 1, 1)  # [B, 1, 1, N]
         return torch.cat([real.new_ones(len(real), 1, 1, before), *[real] * copies], dim=-1)
 
     def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
@@ -82,32 +87,70 @@ class Context:
     """What the queries of one attention can attend to.
 
     Arguments:
-        stock: The tokens [image, positive], padding included: all that the model without guidance attends to.
-        images: How many of them are image tokens; 0 in cross attention.
-        negative: The negative prompts' tokens.
+        base: The tokens of image and positive prompt in the model's own order, padding included: all that the model without
+            guidance attends to. In cross attention they are the positive prompt's alone.
+        image: Where the image's tokens stand among them; None in cross attention.
+        positive: Where the positive prompt's tokens stand among them.
+        groups: The isolated groups of text; the negative prompts are the first.
         progress: How much of the steps is done as this one begins: 0 at the first, below 1 at the last.
-        block: The number of this attention among those of its transformer, from 1.
-        backend: The attention backend of diffusers that the model was told to use; None means PyTorch's own choice.
+        backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
+        mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
     """
 
-    stock: KeyValue
-    images: int
-    negative: Negative
+    base: KeyValue
+    image: slice | None
+    positive: slice
+    groups: tuple[TextGroup, ...]
     progress: "float | Tensor" = 0.0
-    block: int = 1
     backend: str | None = None
+    mask: "Tensor | None" = None
+
+    @property
+    def negative(self) -> TextGroup:
+        """The negative prompts' tokens."""
+        return self.groups[0]
+
+    @property
+    def image_rows(self) -> slice:
+        """Where the image stands among the queries: in cross attention all of them are the image's."""
+        return slice(None) if self.image is None else self.image
+
+    @property
+    def positive_rows(self) -> slice:
+        """Where the positive prompt stands among the queries: in cross attention nowhere."""
+        return slice(0, 0) if self.image is None else self.positive
+
+    @property
+    def image_mask(self) -> "Tensor | None":
+        """The model's own mask of the image's rows and the keys of `base`."""
+        return mask_rows(self.mask, self.image_rows)
 
     @cached_property
     def with_negative(self) -> KeyValue:
         """The tokens [image, negative], copied once for all rows that attend to them."""
-        return self.image.join(self.negative)
+        return self.image_tokens.join(self.negative)
 
     @property
-    def image(self) -> KeyValue:
-        """The image tokens; a view."""
-        return KeyValue(self.stock.key[:, :, : self.images], self.stock.value[:, :, : self.images])
+    def image_tokens(self) -> KeyValue:
+        """The image's tokens, of which cross attention has none; a view."""
+        return self.base.rows(slice(0, 0) if self.image is None else self.image)
 
-    @property
-    def positive(self) -> KeyValue:
-        """The positive prompt's tokens; a view."""
-        return KeyValue(self.stock.key[:, :, self.images :], self.stock.value[:, :, self.images :])
+    def attend_base(self, query: "Tensor") -> "Tensor":
+        """The output of the unguided model for all rows of image and positive prompt, by the very call that it makes."""
+        from vsf_cli.attention import attention
+
+        return attention(query, self.base.key, self.base.value, self.mask, self.backend)
+
+
+def mask_rows(mask: "Tensor | None", rows: slice) -> "Tensor | None":
+    """Some rows of a mask with shape (B or 1, H or 1, Q or 1, K)."""
+    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]
+
+
+def key_mask(mask: "Tensor | None", seen: "Tensor | None") -> "Tensor | None":
+    """A mask, and which keys are seen, as one mask: boolean, or what is added to the logits."""
+    import torch
+
+    if mask is None or seen is None:
+        return seen if mask is None else mask
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)

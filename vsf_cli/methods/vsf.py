@@ -10,7 +10,6 @@ from vsf_cli.config.option import ABLATIONS, option
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method, norm
-from vsf_cli.methods.none import NoGuidance
 from vsf_cli.methods.tokens import KeyValue
 
 if TYPE_CHECKING:
@@ -129,6 +128,9 @@ class VSF(Method):
             raise RequestError(f"guided_blocks is '{self.guided_blocks}', but blocks are counted from 1")
         return found
 
+    def guides_block(self, block: int) -> bool:
+        return self._blocks is None or block in self._blocks
+
     @property
     def last_block(self) -> int:
         return max(self._blocks or (0,))
@@ -160,93 +162,108 @@ class VSF(Method):
         """Two in the layout of the public code."""
         return 2 if self.reference_layout else 1
 
-    def attend(self, query: "Tensor", positive_query: "Tensor | None", context: "Context") -> tuple["Tensor", "Tensor | None"]:
+    def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
         from vsf_cli.attention import has_lse
 
         if not self.mask:
-            positive = None if positive_query is None else self._attend_everything(positive_query, context)
-            return self._attend_everything(query, context), positive
+            out.copy_(self._attend_everything(query, context))
+        elif context.mask is None and has_lse(query, context.backend):
+            self._attend_in_parts(query, context, out)
+        elif self._is_limited:
+            super().attend(query, context, out)
+        else:
+            self._attend_at_once(query, context, out)
 
-        if self._blocks is not None and context.block not in self._blocks:
-            return NoGuidance().attend(query, positive_query, context)
-        if self.tau == math.inf and self.blend == 1 and not has_lse(query, context.backend):
-            return self._attend_at_once(query, positive_query, context)
-        return self._attend_in_parts(query, positive_query, context)
-
-    def _attend_in_parts(
-        self, query: "Tensor", positive_query: "Tensor | None", context: "Context"
-    ) -> tuple["Tensor", "Tensor | None"]:
+    def _attend_in_parts(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
         """Two partial attentions, merged by their log-sum-exp."""
         import torch
 
-        from vsf_cli.attention import attention_with_lse, merged_by_lse
+        from vsf_cli.attention import attention_with_lse, merge_attention_states
 
-        images, stock = query.shape[2], context.stock
-        # The stock call of the unguided model: all rows at once.
-        rows = query if positive_query is None else torch.cat([query, positive_query], dim=2)
-        output, lse = attention_with_lse(rows, stock.key, stock.value, context.backend)
-        image, text = output[:, :, :images], None if positive_query is None else output[:, :, images:]
+        base, rows, text = context.base, context.image_rows, context.positive_rows
+        output, lse = attention_with_lse(query, base.key, base.value, context.backend)
         # The flip is that of a few values, before their attention, and not of all rows behind it.
-        added, negative_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(query)
+        added, added_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(query[:, :, rows])
+        out[:, :, text] = output[:, :, text]
+        image = output[:, :, rows]
+        target = torch.empty_like(image) if self._is_limited else out[:, :, rows]
+        guided = merge_attention_states(image, added, lse[:, :, rows], added_lse, self.beta, out=target)
+        if self._is_limited:
+            out[:, :, rows] = self._limit(guided, image, context)
 
-        if self.tau == math.inf and self.blend == 1:
-            return merged_by_lse(image, added, lse[:, :, :images], negative_lse, self.beta), text
-        w = torch.sigmoid(negative_lse - self.beta - lse[:, :, :images])  # [B, H, I]
-        guided = self._held(torch.lerp(image, added, w.to(image.dtype).unsqueeze(-1)), image)
-        return self.checked(guided, image, context), text
+    def _attend_at_once(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+        """The same where there is no log-sum-exp: image and positive prompt apart, which need no further mask between them."""
+        from vsf_cli.attention import attention
+        from vsf_cli.methods.tokens import mask_rows
 
-    def _attend_at_once(
-        self, query: "Tensor", positive_query: "Tensor | None", context: "Context"
-    ) -> tuple["Tensor", "Tensor | None"]:
-        """The same where no kernel gives a log-sum-exp: image and positive prompt apart, which need no mask between them."""
+        base, rows, text = context.base, context.image_rows, context.positive_rows
+        out[:, :, rows] = self._attend_with_bias(query[:, :, rows], context)
+        if context.image is not None:
+            out[:, :, text] = attention(query[:, :, text], base.key, base.value, mask_rows(context.mask, text))
+
+    def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        return self._limit(self._attend_with_bias(query, context), base, context)
+
+    @property
+    def _is_limited(self) -> bool:
+        """Whether the guided output depends on the unguided one."""
+        return self.tau < math.inf or self.blend != 1
+
+    def _limit(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
+        """The guided output, limited and blended as in NAG (equation 5)."""
+        if self.tau < math.inf:
+            ratio = norm(guided) / norm(base)
+            guided = guided * (ratio.clamp(max=self.tau) / ratio).to(guided.dtype)
+        guided = guided if self.blend == 1 else self.blend * guided + (1 - self.blend) * base
+        return self.keep_unguided_rows(guided, base, context)
+
+    def _attend_with_bias(self, query: "Tensor", context: "Context") -> "Tensor":
+        """Attention of the image's rows to all keys, in one call."""
         from vsf_cli.attention import attention
 
-        stock, negative = context.stock, context.negative
-        keys = stock.join(negative.flipped(self.alpha_at(context.progress)))
-        output = attention(query, keys.key, keys.value, self._bias(context, query.dtype))
-        if positive_query is None:
-            return output, None
-        return output, attention(positive_query, stock.key, stock.value)
+        keys = context.base.join(context.negative.flipped(self.alpha_at(context.progress)))
+        return attention(query, keys.key, keys.value, self._bias(context, query.dtype))
 
     def _bias(self, context: "Context", dtype: "torch.dtype") -> "Tensor | None":
-        """What is added to the image's logits, alike in all rows, with shape (B or 1, 1, 1, keys); None means nothing."""
+        """What is added to the image's logits, with shape (B or 1, H or 1, I or 1, keys); None means nothing."""
         import torch
 
-        key, lengths = context.negative.key, context.negative.lengths
-        if lengths is None and not isinstance(self.beta, torch.Tensor) and self.beta == 0:
+        key, lengths, mask = context.negative.key, context.negative.lengths, context.image_mask
+        if lengths is None and mask is None and not isinstance(self.beta, torch.Tensor) and self.beta == 0:
             return None
-        before = context.stock.key.shape[2]
+        before = context.base.key.shape[2]
         bias = torch.zeros(1, 1, 1, before + key.shape[2], dtype=dtype, device=key.device)
         bias[..., before:] -= self.beta
         seen = context.negative.seen_after(before)
+        if mask is not None:
+            own = context.negative.mask
+            assert own is not None, "a mask is of all keys"
+            mask = torch.cat([mask, own], dim=-1)
+            bias = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
         return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
-    def _held(self, guided: "Tensor", unguided: "Tensor") -> "Tensor":
-        """Normalised and blended as in NAG (equation 5)."""
-        if self.tau < math.inf:
-            ratio = norm(guided) / norm(unguided)
-            guided = guided * (ratio.clamp(max=self.tau) / ratio).to(guided.dtype)
-        return guided if self.blend == 1 else self.blend * guided + (1 - self.blend) * unguided
-
     def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        from vsf_cli.attention import attention_with_lse, has_lse, merged_by_lse
+        from vsf_cli.attention import attention_with_lse, has_lse, merge_attention_states
 
         if not self.mask:
             return self._attend_everything(query, context)
-        if not has_lse(query, context.backend):
+        if context.mask is not None or not has_lse(query, context.backend):
             return super().attend_negative(query, context)
         # In two parts, so that the image's keys and values need not be copied to stand beside the negative's.
-        output, lse = attention_with_lse(query, context.image.key, context.image.value, context.backend)
+        image = context.image_tokens
+        output, lse = attention_with_lse(query, image.key, image.value, context.backend)
         own, own_lse = context.negative.unweighted.attend(query)
-        return merged_by_lse(output, own, lse, own_lse)
+        return merge_attention_states(output, own, lse, own_lse)
 
     def _attend_everything(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Attention to [image, positive, negative, flipped negative], or without the third: the ablation."""
+        """Attention to [base, negative, flipped negative], or without the second: the ablation."""
         from vsf_cli.attention import attention
 
-        if not context.images:
+        if context.image is None:
             raise RequestError("VSF without its mask is for joint attention: cross attention has no mask to leave out")
+        if context.mask is not None:
+            raise RequestError("VSF without its mask is for models that have no attention mask of their own")
         negative, copies = context.negative, 1 + self.duplication
-        keys = context.stock.join(negative) if self.duplication else context.stock
+        keys = context.base.join(negative) if self.duplication else context.base
         keys = keys.join(KeyValue(negative.key, -self.alpha_at(context.progress) * negative.weighted_value))
-        return attention(query, keys.key, keys.value, negative.seen_after(context.stock.key.shape[2], copies))
+        return attention(query, keys.key, keys.value, negative.seen_after(context.base.key.shape[2], copies))

@@ -7,10 +7,10 @@ once.
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError
+from vsf_cli.models.table import family_of
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 __all__ = ["compile_blocks", "compiled_blocks"]
 
@@ -34,18 +34,15 @@ def compile_blocks(transformer: Any, device: "torch.device", backend: str = "ind
     if backend == "inductor":
         _check_compiler(device)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
-    for block in _blocks(transformer):
+    for block in family_of(transformer).blocks_of(transformer):
         block.compile(backend=backend)
 
 
 def compiled_blocks(pipe: Any) -> int:
-    """How many blocks of a pipeline's transformer are compiled."""
-    return sum(getattr(block, "_compiled_call_impl", None) is not None for block in _blocks(pipe.transformer))
-
-
-def _blocks(transformer: Any) -> "nn.ModuleList":
-    blocks: nn.ModuleList = transformer.transformer_blocks if hasattr(transformer, "transformer_blocks") else transformer.blocks
-    return blocks
+    """How many blocks of a pipeline's first denoiser are compiled."""
+    family = family_of(pipe)
+    blocks = family.blocks_of(family.denoisers_of(pipe)[0])
+    return sum(getattr(block, "_compiled_call_impl", None) is not None for block in blocks)
 
 
 def _check_compiler(device: "torch.device") -> None:

@@ -1,244 +1,236 @@
-"""What every model family offers, and what its processors share during one `with`."""
+"""What a family of models is: data, and a few functions. Reading it needs no torch.
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+A family knows nothing of files, of presets or of the names of methods.
+"""
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
-from vsf_cli.attention import scalar
-from vsf_cli.errors import PatchError, RequestError
-from vsf_cli.methods import Context, KeyValue, Method, Negative
-from vsf_cli.models.patching import hooked
+from vsf_cli.errors import RequestError
 from vsf_cli.prompts.tokens import Token
 
-__all__ = ["Encoded", "Family", "Guidance", "appended", "progress"]
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
+
+__all__ = ["Family", "Order", "PromptTokenizer", "TextPart", "append_text", "prepend_text", "unwrap"]
+
+
+class Order(Enum):
+    """How the rows of one attention call stand. N is at an end, so that image and positive prompt are one view."""
+
+    TEXT_FIRST = "N P I"
+    TEXT_LAST = "I P N"
+    CROSS = "P N"
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """Negative prompts as embeddings, one row each.
+class PromptTokenizer:
+    """A tokenizer, and where its tokens stand in the text of the transformer.
 
     Arguments:
-        embeddings: Padded with zeros, with shape (rows, N, width).
-        lengths: How many tokens of each row are real.
-        weights: The weight of each token, with shape (rows, N); None means 1 for all of them.
+        name: The text encoder's name.
+        tokenizer: The tokenizer.
+        start: The position of its first token.
+        max_length: How many tokens its encoder takes, padding included.
     """
 
-    embeddings: Tensor
-    lengths: tuple[int, ...]
-    weights: Tensor | None = None
+    name: str
+    tokenizer: Any
+    start: int
+    max_length: int
 
-    @classmethod
-    def stack(cls, rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> "Encoded":
-        """Pads rows of shape (tokens, width), and their weights of shape (tokens,), to the longest."""
-        padded = None if weights is None else pad_sequence(list(weights), batch_first=True, padding_value=1.0)
-        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded)
 
-    def expand(self, batch: int) -> "Encoded":
-        """The same for a batch in which each row comes `batch / rows` times in a row, as `num_images_per_prompt` has it.
+@dataclass(frozen=True)
+class TextPart:
+    """What one text encoder makes of a prompt.
+
+    Arguments:
+        embeddings: The embeddings, with shape (tokens, width).
+        is_word: Which tokens are neither beginning, end nor padding, with shape (tokens,).
+    """
+
+    embeddings: "Tensor"
+    is_word: "Tensor"
+
+
+Arguments = Mapping[str, Any]
+"""The arguments of a denoiser's `forward`, by name."""
+
+
+def append_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
+    """The arguments with the negative prompt, of shape (B, N, width), behind the positive prompt."""
+    import torch
+
+    return {**arguments, "encoder_hidden_states": torch.cat([arguments["encoder_hidden_states"], negative], dim=1)}
+
+
+def prepend_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
+    """The arguments with the negative prompt, of shape (B, N, width), before the positive prompt."""
+    import torch
+
+    return {**arguments, "encoder_hidden_states": torch.cat([negative, arguments["encoder_hidden_states"]], dim=1)}
+
+
+def runs_cfg(pipe: Any) -> bool:
+    """Whether the call of a pipeline that is running uses classifier-free guidance, as most pipelines decide it."""
+    return getattr(pipe, "_guidance_scale", None) is not None and pipe._guidance_scale > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models.
+
+    Arguments:
+        name: Its name in presets.
+        models: The classes of its denoisers, by name; their subclasses belong to it too.
+        pipelines: The pipelines of diffusers that `vsf` loads, by name; the one that takes text alone first.
+        attentions: How the rows stand in each guided attention, by a pattern of the module's name.
+        tokenizers: The tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text; the one
+            that takes most of a prompt last.
+        encode: What each text encoder makes of one prompt, alone and without padding.
+        encode_padded: Prompts encoded as the pipeline encodes a positive prompt with a `max_sequence_length`; with shape
+            (tokens, width).
+        decode: The images, or the frames of one video, that latents of a pipeline show.
+        pixels_per_token: The side of what one token covers, in pixels.
+        size_multiple: What sides are multiples of, in pixels: whole tokens, or more.
+        frames_per_token: How many frames a token covers, but for the first of a video, which covers one; 1 for images.
+        extend: The arguments of the denoiser's `forward` with the negative prompt, of shape (B, N, width), beside the positive
+            one: embeddings, positions and masks.
+        denoisers: The attributes of a pipeline that hold its denoisers.
+        blocks: The attributes of a denoiser that hold its blocks, in the order in which they run.
+        drops_text: Whether a guided attention's output for the text is not used.
+        calls_once: Whether an attention calls its attention function once, where the processor's code has several calls.
+        clean: A prompt as the pipeline cleans it.
+        runs_cfg: Whether the call of a pipeline that is running uses classifier-free guidance.
+        defaults: What a preset of the family has where it says nothing else.
+        video: Whether it makes videos.
+    """
+
+    name: str
+    models: tuple[str, ...]
+    pipelines: tuple[str, ...]
+    attentions: Mapping[str, Order]
+    tokenizers: Callable[[Any, int], list[PromptTokenizer]]
+    encode: Callable[[Any, str], list[TextPart]]
+    encode_padded: "Callable[[Any, Sequence[str], int], Tensor]"
+    decode: "Callable[[Any, Tensor], list[Image.Image]]"
+    pixels_per_token: Callable[[Any], int]
+    size_multiple: Callable[[Any], int]
+    frames_per_token: Callable[[Any], int] = lambda pipe: 1
+    extend: "Callable[[Arguments, Tensor], dict[str, Any]]" = append_text
+    denoisers: tuple[str, ...] = ("transformer",)
+    blocks: tuple[str, ...] = ("transformer_blocks",)
+    drops_text: Callable[[Any], bool] = lambda attention: False
+    calls_once: Callable[[Any], bool] = lambda attention: False
+    clean: Callable[[str], str] = str
+    runs_cfg: Callable[[Any], bool] = runs_cfg
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    video: bool = False
+
+    def owns(self, model: Any) -> bool:
+        """Whether a model is a denoiser of this family."""
+        return any(kind.__name__ in self.models for kind in type(unwrap(model)).__mro__)
+
+    def denoisers_of(self, pipe: Any) -> list[Any]:
+        """The denoisers of a pipeline, or the one that is given itself."""
+        if self.owns(pipe):
+            return [pipe]
+        found = (getattr(pipe, name, None) for name in self.denoisers)
+        return [model for model in found if model is not None and self.owns(model)]
+
+    def attentions_of(self, model: Any) -> "Iterator[tuple[str, nn.Module, Order]]":
+        """The guided attentions of a denoiser, in the order of its blocks: their names, modules and orders of rows."""
+        for name, module in unwrap(model).named_modules():
+            for pattern, order in self.attentions.items():
+                if fnmatchcase(name, pattern) and hasattr(module, "processor"):
+                    yield name, module, order
+
+    def blocks_of(self, model: Any) -> "list[nn.Module]":
+        """The blocks of a denoiser, in the order in which they run."""
+        return [block for name in self.blocks for block in getattr(unwrap(model), name)]
+
+    def main_tokenizer(self, pipe: Any, max_length: int) -> tuple[Any, int]:
+        """The tokenizer that takes most of a prompt, and how many tokens it takes with that `max_sequence_length`."""
+        last = self.tokenizers(pipe, max_length)[-1]
+        return last.tokenizer, last.max_length
+
+    def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> "Tensor":
+        """Prompts, each encoded alone and without padding, joined (section 3.4).
+
+        Arguments:
+            pipe: The pipeline.
+            prompts: The prompts; none of them empty.
+            special_tokens: Whether the tokens for beginning and end stay, once the encoders have seen them.
+
+        Returns:
+            The embeddings as the denoiser takes them, with shape (tokens, width).
 
         Raises:
-            PatchError: If the batch is no multiple of the rows.
+            PatchError: If the pipeline was loaded without its text encoders.
+            RequestError: If a prompt is longer than the encoders can take, or has nothing but special tokens.
         """
-        rows = len(self.lengths)
-        if rows == batch:
-            return self
-        if batch % rows:
-            raise PatchError(f"{rows} negative prompts for a batch of {batch}: give one for all, or one for each prompt")
-        times = batch // rows
-        lengths = tuple(length for length in self.lengths for _ in range(times))
-        weights = None if self.weights is None else self.weights.repeat_interleave(times, dim=0)
-        return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths, weights)
+        import torch
 
+        with torch.no_grad():
+            return torch.cat([self._encode(pipe, prompt, special_tokens) for prompt in prompts])
 
-class Guidance:
-    """What the processors of one model share while it is guided: the method, and where this call's negative stands.
+    def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> "Tensor":
+        import torch
 
-    Compiled code knows plain numbers by their value, and is compiled anew for another. So what changes from prompt to prompt,
-    or from step to step, is a tensor, or follows from a tensor's shape.
-
-    Attributes:
-        method: The method.
-        positives: How many tokens stand before the negative prompts; None in a call that is not guided.
-        tokens: How many tokens the longest negative prompt has.
-        lengths: How many of them are real in each row; None means all of them.
-        weights: The weight of each token; None means 1 for all of them.
-        progress: How much of the steps is done as this one begins.
-    """
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.positives: int | None = None
-        self.tokens = 0
-        self.lengths: Tensor | None = None
-        self.weights: Tensor | None = None
-        self.progress: Any = 0.0
-        self._device: torch.device | None = None
-
-    def context(self, stock: KeyValue, images: int, negative: KeyValue, block: int, backend: str | None = None) -> Context:
-        """What the queries of a block can attend to.
-
-        Arguments:
-            stock: The tokens [image, positive].
-            images: How many of them are image tokens.
-            negative: The negative prompts' tokens.
-            block: The number of the attention, from 1.
-            backend: The attention backend of diffusers that the model was told to use.
-        """
-        told = Negative(negative.key, negative.value, self.lengths, self.weights)
-        return Context(stock, images, told, self.progress, block, backend)
-
-    def rest(self) -> None:
-        """Takes note that the forward call that begins is not guided: it has no negative prompt."""
-        self.positives = None
-
-    def begin(self, negative: Encoded, text: Tensor, progress: float) -> None:
-        """Takes note of the negative prompts of the forward call that begins.
-
-        Arguments:
-            negative: The negative prompts.
-            text: The positive prompts, with shape (B, P, width).
-            progress: How much of the steps is done.
-        """
-        device = text.device
-        if self._device != device:
-            self.method, self._device = self.method.on(device), device
-        self.progress = scalar(progress, device)
-        self.tokens = max(negative.lengths)
-        equal = all(length == self.tokens for length in negative.lengths)
-        self.lengths = None if equal else torch.tensor(negative.lengths, device=device)
-        self.weights = None if negative.weights is None else negative.weights.to(device)
-        # Copies but the last count as part of the positive prompt.
-        self.positives = text.shape[1] + (self.method.copies - 1) * self.tokens
-
-
-def progress(pipe: Any, timestep: Tensor) -> float:
-    """How much of the steps is done as the one with that timestep begins: 0 at the first, below 1 at the last."""
-    timesteps: Tensor = pipe.scheduler.timesteps
-    return int((timesteps - timestep.max().to(timesteps)).abs().argmin()) / len(timesteps)
-
-
-class Family(Protocol):
-    """A family of models."""
-
-    pipelines: tuple[str, ...]
-    """The names of the diffusers pipelines of this family, the one that takes text alone first."""
-
-    video: bool
-    """Whether it makes clips."""
-
-    def cell(self, pipe: Any) -> int:
-        """The side of what one token covers, in pixels."""
-        ...
-
-    def multiple(self, pipe: Any) -> int:
-        """What the pipeline wants sizes to be multiples of, in pixels: whole tokens, or more."""
-        ...
-
-    def frames_of_a_token(self, pipe: Any) -> int:
-        """How many frames a token covers, but for the first of a clip, which covers one; 1 for pictures."""
-        ...
-
-    def reader(self, pipe: Any, most: int) -> tuple[Any, int]:
-        """The tokenizer that takes most of a prompt, and how many tokens it takes with that `max_sequence_length`."""
-        ...
-
-    def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> Tensor:
-        """Encodes prompts, each alone and without padding, and joins them; with shape (tokens, width)."""
-        ...
-
-    def encode_padded(self, pipe: Any, prompts: Sequence[str], most: int) -> Tensor:
-        """Encodes prompts joined by commas as the pipeline encodes a positive prompt with that `max_sequence_length`."""
-        ...
+        parts = self.encode(pipe, self.clean(prompt))
+        kept = torch.cat([part.embeddings if special_tokens else part.embeddings[part.is_word] for part in parts])
+        if not len(kept):
+            raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
+        return kept
 
     def tokens(
-        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, most: int, padding: bool = False
+        self,
+        pipe: Any,
+        prompt: str,
+        negative: Sequence[str],
+        special_tokens: bool,
+        max_length: int,
+        padding: bool = False,
     ) -> list[Token]:
-        """The tokens of a call's positive and negative prompts, special ones too, with their places in the text stream.
+        """The tokens of a call's positive and negative prompts, special ones too, with their positions in the text.
 
         Arguments:
             pipe: The pipeline.
             prompt: The prompt.
             negative: The negative prompts, joined as `encode_negative` joins them.
             special_tokens: Whether those of the negative prompts are among its tokens.
-            most: The call's `max_sequence_length`.
-            padding: Whether the negative prompts are encoded as `encode_padded` does it; the padding is not told.
+            max_length: The call's `max_sequence_length`.
+            padding: Whether the negative prompts are encoded by `encode_padded`; tokens of padding are left out.
         """
-        ...
+        from vsf_cli.models.prompt_tokens import prompt_tokens
 
-    def decode(self, pipe: Any, latents: Tensor) -> list[Image.Image]:
-        """The pictures, or the frames of one clip, that latents of the pipeline show."""
-        ...
+        tokenizers = self.tokenizers(pipe, max_length)
 
-    def processors(self, pipe: Any, guidance: Guidance) -> Mapping[Any, Any]:
-        """The new processor of each attention module that is to be guided."""
-        ...
+        def padded(kind: str, text: str) -> list[Token]:
+            return [
+                replace(token, position=one.start + token.position)
+                for one in tokenizers
+                for token in prompt_tokens(one.tokenizer, one.name, kind, self.clean(text), one.max_length)
+            ]
 
-    def caching_text(self, pipe: Any) -> AbstractContextManager[None]:
-        """A `with` in which what depends on the text alone is computed once for all steps.
+        positive = padded("positive", prompt)
+        if padding:
+            return positive + padded("negative", ", ".join(negative))
+        kept: list[Token] = []
+        before = 0
+        for text in map(self.clean, negative):
+            for one in tokenizers:
+                tokens = prompt_tokens(one.tokenizer, one.name, "negative", text)
+                tokens = [token for token in tokens if special_tokens or not token.special]
+                kept += [replace(token, position=len(kept) + n, start=before + token.start) for n, token in enumerate(tokens)]
+            before += len(text) + 1
+        return positive + kept
 
-        Raises:
-            RequestError: If the text changes from step to step.
-        """
-        ...
 
-    def appending(self, pipe: Any, guidance: Guidance, encoded: Encoded) -> AbstractContextManager[None]:
-        """A `with` in which the negative prompt joins the text of every call of the model."""
-        ...
-
-
-@contextmanager
-def appended(
-    pipe: Any, transformers: Sequence[nn.Module], places: tuple[int, int], guidance: Guidance, encoded: Encoded
-) -> Iterator[None]:
-    """A `with` in which the negative prompt joins the text of every guided call of some transformers.
-
-    Arguments:
-        pipe: The pipeline.
-        transformers: The models.
-        places: Where `encoder_hidden_states` and `timestep` stand among the arguments of their `forward`.
-        guidance: What the processors share.
-        encoded: The negative prompts.
-
-    Raises:
-        RequestError: In a call of the pipeline with `guidance_scale` above 1, if the method cannot be used with it.
-    """
-
-    place, timestep_place = places
-
-    def append(transformer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if getattr(pipe, "_guidance_scale", 0) > 1 and not guidance.method.accepts_guidance_scale:
-            raise RequestError(
-                f"guidance_scale is {pipe.guidance_scale:g}, but {guidance.method.label} is for models that run without"
-                " CFG: pass guidance_scale=0, or another method"
-            )
-        done = 0.0
-        if guidance.method.follows_progress:
-            # Of image to video, the timestep of what is given is 0.
-            timestep = args[timestep_place] if len(args) > timestep_place else kwargs["timestep"]
-            done = progress(pipe, timestep)
-            if not guidance.method.acts_at(done):
-                guidance.rest()
-                return args, kwargs
-        positional = len(args) > place
-        text: Tensor = args[place] if positional else kwargs["encoder_hidden_states"]
-        negative = encoded.expand(len(text))
-        guidance.begin(negative, text, done)
-        copies = guidance.method.copies
-        if copies > 1 and guidance.lengths is not None:
-            raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        joined = torch.cat([text, *[negative.embeddings.to(text)] * copies], dim=1)
-        if positional:
-            return (*args[:place], joined, *args[place + 1 :]), kwargs
-        return args, {**kwargs, "encoder_hidden_states": joined}
-
-    with ExitStack() as stack:
-        for transformer in transformers:
-            # Offloading by accelerate replaces `forward`, which native hooks stand before: they see every call.
-            stack.enter_context(hooked(transformer, append))
-        yield
+def unwrap(model: Any) -> Any:
+    """A model itself, where `torch.compile` has wrapped it."""
+    return getattr(model, "_orig_mod", model)

@@ -4,8 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.errors import PatchError
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -14,7 +12,8 @@ __all__ = ["Processor", "hooked", "patched", "replaced_forward"]
 Processor = Any
 """An attention processor of diffusers: any object that `Attention` can call."""
 
-Hook = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
+After = Callable[[Any, tuple[Any, ...], Any], None]
 
 
 @contextmanager
@@ -23,13 +22,7 @@ def patched(processors: Mapping[Any, Processor]) -> Iterator[None]:
 
     Arguments:
         processors: The new processor of each attention module.
-
-    Raises:
-        PatchError: If there is no attention module.
     """
-    if not processors:
-        raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
-
     originals = {attention: attention.processor for attention in processors}
     try:
         for attention, processor in processors.items():
@@ -41,13 +34,15 @@ def patched(processors: Mapping[Any, Processor]) -> Iterator[None]:
 
 
 @contextmanager
-def hooked(module: "nn.Module", hook: Hook) -> Iterator[None]:
-    """Lets a hook change the arguments of a module's `forward` for the length of a `with` block."""
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+def hooked(module: "nn.Module", before: Before, after: After) -> Iterator[None]:
+    """Lets hooks change the arguments of a module's `forward`, and see its end, for the length of a `with` block."""
+    # Offloading by accelerate replaces `forward`, which native hooks stand around: they see every call.
+    handles = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -2,22 +2,22 @@
 
 import re
 import string
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError
 from vsf_cli.prompts.tokens import Token
 
-__all__ = ["token_ids", "told", "word_tokens"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["prompt_tokens", "token_ids", "word_tokens"]
 
 MARKS = re.escape(string.punctuation + "\u201c\u201d\u201e\u2018\u2019\u2026\u3001\u3002\uff0c\uff01\uff1f")
 WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
 """A word: letters and what else is neither space nor punctuation, apostrophes and hyphens inside it included."""
 
 
-def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
+def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
     """The tokens of one negative prompt without padding, with shape (1, tokens).
 
     Raises:
@@ -32,32 +32,34 @@ def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> Tensor:
     return ids.to(pipe._execution_device)
 
 
-def told(tokenizer: Any, encoder: str, prompt: str, text: str, most: int | None = None) -> list[Token]:
+def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_length: int | None = None) -> list[Token]:
     """The tokens of one text; pieces and copies of the same word have the same `start`.
 
-    Tokenizers split words each in its own way, and some leave punctuation at them: words are told by the letters of the text.
+    Tokenizers split words each in its own way, and some leave punctuation at them: words are found by the letters of the text.
 
     Arguments:
         tokenizer: The tokenizer.
         encoder: The text encoder's name.
         prompt: "positive" or "negative".
         text: The text.
-        most: How many tokens the encoder gets, the end among them; None means all.
+        max_length: How many tokens the encoder gets, the end among them; None means all.
     """
-    encoding = tokenizer(text, truncation=most is not None, max_length=most, verbose=False)
+    encoding = tokenizer(text, truncation=max_length is not None, max_length=max_length, verbose=False)
     words = [(match.start(), match.end()) for match in WORD.finditer(text)]
-    told, meaningless = [], _special_ids(tokenizer)
+    tokens, special_ids = [], _special_ids(tokenizer)
     for position, number in enumerate(encoding.input_ids):
-        special, chars = number in meaningless, encoding.token_to_chars(position)
+        special, chars = number in special_ids, encoding.token_to_chars(position)
         first = chars.start if chars else 0
         start, end = next((word for word in words if chars and word[0] < chars.end and first < word[1]), (first, first))
         name = "" if special else text[start:end].lower()
-        told.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
-    return told
+        tokens.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
+    return tokens
 
 
-def word_tokens(tokenizer: Any, ids: Tensor) -> Tensor:
+def word_tokens(tokenizer: Any, ids: "Tensor") -> "Tensor":
     """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
+    import torch
+
     return ~torch.isin(ids[0], torch.tensor(sorted(_special_ids(tokenizer)), device=ids.device))
 
 

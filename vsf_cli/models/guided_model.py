@@ -1,0 +1,198 @@
+"""Guides denoisers for the length of a `with`: twins of their attention processors, and a hook that extends their inputs."""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from vsf_cli.errors import PatchError, RequestError
+from vsf_cli.methods import Method
+from vsf_cli.models.family import Family, unwrap
+from vsf_cli.models.guided_attention import guided_attention
+from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
+from vsf_cli.models.patching import hooked, patched
+from vsf_cli.models.state import Encoded, GuidanceState
+from vsf_cli.models.steps import StepCounter
+
+__all__ = ["bind_call", "guided_denoisers"]
+
+
+@contextmanager
+def guided_denoisers(
+    family: Family, denoisers: Sequence[Any], method: Method, encoded: Encoded, pipe: Any = None
+) -> Iterator[int]:
+    """Guides models for the length of a `with` block; the same processors come back, whatever happens inside.
+
+    Arguments:
+        family: The family of the models.
+        denoisers: The models.
+        method: The method.
+        encoded: The negative prompts.
+        pipe: The pipeline that will call the models; None means that any may, or none.
+
+    Yields:
+        How many attentions are guided.
+
+    Raises:
+        PatchError: If an attention cannot be guided, or is guided already.
+        RequestError: If the method names a block that the model does not have. Also in a call of a model, if the pipeline that
+            calls uses classifier-free guidance and the method is not for that, or the method has a window and the steps cannot
+            be counted.
+    """
+    for model in denoisers:
+        _check_attentions(family, model)
+    state, makers = GuidanceState(method), _TwinMaker(family, method)
+    twins = [{} if method.flips_embedding else makers.twins(model, state) for model in denoisers]
+    everything = {module: twin for of_model in twins for module, twin in of_model.items()}
+    steps = StepCounter()
+    with ExitStack() as stack:
+        if not method.flips_embedding:
+            stack.enter_context(patched(everything))
+        for model, of_model in zip(denoisers, twins, strict=True):
+            call = _GuidedCall(family, model, state, encoded, of_model, pipe, steps)
+            # Functions, and not methods: a copy of the model keeps them as they are, and they know it for a copy.
+            begin, end = call.hooks()
+            stack.enter_context(hooked(model, begin, end))
+        yield len(everything)
+
+
+def _check_attentions(family: Family, model: Any) -> None:
+    """Refuses what cannot be guided, by name."""
+    for name, module, _ in family.attentions_of(model):
+        processor = module.processor
+        if is_twin(processor):
+            raise PatchError("the model is guided already: leave the first `with` before entering another")
+        kind = type(processor).__name__
+        calls = attention_calls(type(processor))
+        if calls == 0:
+            raise PatchError(f"{name} has a {kind}, which calls no attention function that can be guided: set another one")
+        if calls > 1 and not family.calls_once(module):
+            raise PatchError(
+                f"{name} has a {kind}, which calls attention more than once, for an image of its own perhaps: such a model"
+                " cannot be guided; unload the adapter that set it, or choose a model without it"
+            )
+        if getattr(processor, "_parallel_config", None) is not None:
+            raise PatchError(f"{name} is shared out to several devices, which guidance is not: leave enable_parallelism out")
+
+
+@dataclass
+class _TwinMaker:
+    """Makes the twins of attention processors: one class for all that are alike, or each block would be compiled anew."""
+
+    family: Family
+    method: Method
+    classes: dict[Any, type] = field(default_factory=dict)
+
+    def twins(self, model: Any, state: GuidanceState) -> dict[nn.Module, Any]:
+        """The twin of each guided attention's processor.
+
+        Raises:
+            PatchError: If there is no attention that can be guided.
+            RequestError: If the method names a block that the model does not have.
+        """
+        attentions = list(self.family.attentions_of(model))
+        if not attentions:
+            raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
+        if len(attentions) < self.method.last_block:
+            raise RequestError(f"guided_blocks names block {self.method.last_block}, but the model has {len(attentions)}")
+        twins = {}
+        for block, (_, module, order) in enumerate(attentions, 1):
+            key = type(module.processor), order, self.method.guides_block(block), self.family.drops_text(module)
+            if key not in self.classes:
+                self.classes[key] = twin_class(key[0], guided_attention(state, *key[1:]))
+            twins[module] = twin_of(module.processor, self.classes[key])
+        return twins
+
+
+@dataclass
+class _GuidedCall:
+    """What happens around each call of a model."""
+
+    family: Family
+    model: Any
+    state: GuidanceState
+    encoded: Encoded
+    twins: Mapping[nn.Module, Any]
+    pipe: Any
+    steps: StepCounter
+
+    def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
+        """The hooks before and behind the model's `forward`."""
+
+        def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            return self._begin(args, kwargs) if module is self.model else None
+
+        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if module is self.model:
+                self.state.end()
+
+        return torch.compiler.disable(begin), torch.compiler.disable(end)
+
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        caller = _calling_pipeline()
+        self._check(caller)
+        state, method, progress = self.state, self.state.method, 0.0
+        if method.follows_progress:
+            progress = self.steps.progress(getattr(caller or self.pipe, "scheduler", None))
+            if not method.acts_at(progress):
+                state.begin_unguided()
+                return args, kwargs
+        call = bind_call(self.model, args, kwargs)
+        text = call.arguments.get("encoder_hidden_states")
+        if text is None:
+            raise PatchError("the model was called without text, to which no negative prompt can be joined")
+        negative = self.encoded.expand(len(text))
+        if negative.embeddings.shape[-1] != text.shape[-1]:
+            raise PatchError(
+                f"the negative prompt's embeddings have width {negative.embeddings.shape[-1]}, but the text's {text.shape[-1]}"
+            )
+        state.begin(negative, text, progress)
+        if method.copies > 1 and state.lengths is not None:
+            raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
+        joined = torch.cat([negative.embeddings.to(text)] * method.copies, dim=1)
+        call.arguments.update(self.family.extend(call.arguments, joined))
+        return call.args, call.kwargs
+
+    def _check(self, caller: Any) -> None:
+        """Refuses a call in which the negative prompt would be lost, or would be subtracted twice."""
+        if any(module.processor is not twin for module, twin in self.twins.items()):
+            raise PatchError(
+                "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
+                " it, and leave perturbed attention guidance out"
+            )
+        if caller is None:
+            return
+        if self.pipe is not None and caller is not self.pipe:
+            raise PatchError(
+                f"a {type(caller).__name__} calls the model, but another pipeline was guided: guide the one that you call"
+            )
+        method = self.state.method
+        if self.family.runs_cfg(caller) and not method.accepts_guidance_scale:
+            raise RequestError(
+                f"guidance_scale is {caller.guidance_scale:g}, but {method.label} is for models that run without"
+                " CFG: pass guidance_scale=0, or another method"
+            )
+
+
+def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """The arguments of a call of a model, by the names in the stock `forward`."""
+    signature = inspect.signature(type(unwrap(model)).forward)
+    parameters = list(signature.parameters.values())[1:]
+    return signature.replace(parameters=parameters).bind(*args, **kwargs)
+
+
+def _calling_pipeline() -> Any:
+    """The pipeline whose call is running; None in a loop of one's own."""
+    from diffusers import DiffusionPipeline
+
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "__call__" and isinstance(found := frame.f_locals.get("self"), DiffusionPipeline):
+            return found
+        frame = frame.f_back  # type: ignore[assignment]
+    return None

@@ -1,0 +1,104 @@
+"""The twin of a stock attention processor: the same processor, whose code finds another attention function.
+
+Every processor of diffusers ends in one call: `dispatch_attention_fn(query, key, value, ...)` with tokens before heads, or
+`F.scaled_dot_product_attention(query, key, value, ...)` with heads before tokens. Projections, norms, rotary embeddings, gates
+and adapters stand around that call and stay the library's own.
+"""
+
+import dis
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsf_cli.errors import PatchError
+
+__all__ = ["Attend", "attention_calls", "is_twin", "twin_class", "twin_of"]
+
+Attend = Callable[..., Tensor | None]
+"""Called with query, key and value of shape (B, H, L, D) and the call's options; None means to call the stock function."""
+
+DISPATCH, SDPA = "dispatch_attention_fn", "scaled_dot_product_attention"
+
+
+class _Functional:
+    """`torch.nn.functional`, but for its attention."""
+
+    def __init__(self, attention: Callable[..., Tensor]) -> None:
+        self.scaled_dot_product_attention = attention
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(F, name)
+
+
+def attention_calls(processor: type) -> int:
+    """How many calls of a known attention function the code of a processor has; 0 if none can be found."""
+    code = getattr(processor.__call__, "__code__", None)
+    if code is None:
+        return 0
+    return sum(
+        instruction.argval in (DISPATCH, SDPA) and instruction.opname.startswith("LOAD")
+        for instruction in dis.get_instructions(code)
+    )
+
+
+def twin_class(processor: type, attend: Attend) -> type:
+    """A subclass of a processor's class whose code calls `attend`. Copies of its instances are of the stock class.
+
+    Raises:
+        PatchError: If the processor calls no attention function that is known.
+    """
+    stock: Any = processor.__call__
+    code = getattr(stock, "__code__", None)
+    names = code.co_names if code is not None else ()
+    if DISPATCH in names:
+        replaced = {DISPATCH: _dispatching(stock.__globals__[DISPATCH], attend)}
+    elif SDPA in names and stock.__globals__.get("F") is F:
+        replaced = {"F": _Functional(_scaled_dot_product(attend))}
+    else:
+        raise PatchError(f"{processor.__name__} calls no attention function that can be guided")
+
+    # With `__name__` the compiler looks names up in the module, and would run the stock attention in silence.
+    namespace = {name: value for name, value in stock.__globals__.items() if name != "__name__"} | replaced
+    call = FunctionType(code, namespace, stock.__name__, stock.__defaults__, stock.__closure__)
+    call.__kwdefaults__ = stock.__kwdefaults__
+
+    def reduce(self: Any, protocol: Any) -> Any:
+        return _sharing_state(processor, self).__reduce_ex__(protocol)
+
+    members = {"__call__": call, "__reduce_ex__": reduce, "_is_vsf_twin": True}
+    return type(processor.__name__, (processor,), members)
+
+
+def twin_of(processor: Any, kind: type) -> Any:
+    """A twin that shares the state of a processor: what is set on one, such as a backend, is set on both."""
+    return _sharing_state(kind, processor)
+
+
+def is_twin(processor: Any) -> bool:
+    """Whether a processor is the twin of another one."""
+    return getattr(type(processor), "_is_vsf_twin", False)
+
+
+def _sharing_state(kind: type, processor: Any) -> Any:
+    other = object.__new__(kind)
+    other.__dict__ = processor.__dict__
+    return other
+
+
+def _dispatching(stock: Callable[..., Tensor], attend: Attend) -> Callable[..., Tensor]:
+    def dispatch(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+        output = attend(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), *args, **options)
+        return stock(query, key, value, *args, **options) if output is None else output.transpose(1, 2)
+
+    return dispatch
+
+
+def _scaled_dot_product(attend: Attend) -> Callable[..., Tensor]:
+    def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+        output = attend(query, key, value, *args, **options)
+        return F.scaled_dot_product_attention(query, key, value, *args, **options) if output is None else output
+
+    return scaled_dot_product_attention

@@ -1,0 +1,25 @@
+"""The families that are supported."""
+
+from typing import Any
+
+from vsf_cli.errors import PatchError
+from vsf_cli.models.family import Family
+from vsf_cli.models.sd3 import SD3
+from vsf_cli.models.wan import WAN
+
+__all__ = ["FAMILIES", "family_of"]
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (SD3, WAN)}
+
+
+def family_of(pipe: Any) -> Family:
+    """The family of a diffusers pipeline by its denoiser, or that of a denoiser itself.
+
+    Raises:
+        PatchError: If no family knows the denoiser.
+    """
+    for family in FAMILIES.values():
+        if family.denoisers_of(pipe):
+            return family
+    known = ", ".join(name for family in FAMILIES.values() for name in family.models)
+    raise PatchError(f"{type(pipe).__name__} is not supported: supported are pipelines with a {known}")

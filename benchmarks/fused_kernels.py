@@ -239,23 +239,25 @@ def calls(case: Case) -> Iterator[tuple[str, Callable[[], object]]]:
     query, key, value = normal(images if case.cross else keys), normal(keys), normal(keys)
     n_query, n_key, n_value = (normal(NEGATIVES) for _ in range(3))
     cudnn = torch.ops.aten._scaled_dot_product_cudnn_attention
-    yield "stock sdpa", partial(F.scaled_dot_product_attention, query, key, value)
-    yield "stock cudnn with lse", partial(cudnn, query, key, value, None, True)
+    yield "unguided", partial(F.scaled_dot_product_attention, query, key, value)
+    yield "unguided, by cuDNN, with its log-sum-exp", partial(cudnn, query, key, value, None, True)
     first, lse = cudnn(query, key, value, None, True)[:2]
     lse, rows_of_image = lse.reshape(query.shape[:3])[:, :, :images], query[:, :, :images]
     for height, warps in ((64, 4), (128, 4), (128, 8), (256, 8)):
         arguments = (rows_of_image, first[:, :, :images], lse, n_key, n_value)
-        yield f"fused merge BM={height} warps={warps}", partial(merge, *arguments, rows=height, warps=warps)
+        name = f"fused: attention to the negative prompt and merge, {height} rows a block, {warps} warps"
+        yield name, partial(merge, *arguments, rows=height, warps=warps)
     if case.cross:
         for count in (16, 32, 64):
             bias = torch.zeros(count, device="cuda")
-            yield f"few keys, {count} keys", partial(few, query, normal(count), normal(count), bias, 64)
+            name = f"fused: attention to {count} keys, 64 rows a block, 4 warps"
+            yield name, partial(few, query, normal(count), normal(count), bias, 64)
         return
     image_key, image_value = key[:, :, :images], value[:, :, :images]
     flash = torch.ops.aten._scaled_dot_product_flash_attention
-    yield "negative's rows: flash", partial(flash, n_query, image_key, image_value)
+    yield "rows of the negative prompt, by flash", partial(flash, n_query, image_key, image_value)
     for splits in (4, 8, 16, 32):
-        yield f"negative's rows: split {splits}", partial(rows, n_query, image_key, image_value, splits)
+        yield f"fused: rows of the negative prompt, {splits} splits", partial(rows, n_query, image_key, image_value, splits)
 
 
 def measure() -> list[dict[str, object]]:
@@ -270,7 +272,7 @@ def measure() -> list[dict[str, object]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="Only hold the kernels against float64.")
+    parser.add_argument("--check", action="store_true", help="Only compare the kernels with float64.")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args()
     interpreted = bool(os.environ.get("TRITON_INTERPRET"))
@@ -279,9 +281,11 @@ def main() -> None:
     print(json.dumps(found))
     if options.check:
         return
-    facts = {"dtype": "bfloat16", "batch": 1, "negative_tokens": NEGATIVES, "triton": triton.__version__}
+    facts = {"dtype": "bfloat16", "batch": 1, "negative_tokens": NEGATIVES}
     timing = "median of do_bench, 60 ms after 20 ms of warm-up"
-    report = {**conditions(torch.device("cuda")), **facts, "timing": timing, "relative_error_against_float64": found}
+    found_on = conditions(torch.device("cuda"))
+    found_on["versions"]["triton"] = triton.__version__
+    report = {**found_on, **facts, "timing": timing, "relative_error_against_float64": found}
     report |= {"shapes": {case.name: vars(case) for case in CASES}, "calls": measure()}
     options.output.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 

@@ -239,22 +239,53 @@ def tried() -> str:
     return table(["ms", *columns], rows)
 
 
-KERNELS = {
-    "stock sdpa": "the unguided attention",
-    "stock cudnn with lse": "the same by cuDNN, with its log-sum-exp",
-    "today: neg cudnn + contiguous": "attention to the negative prompt by cuDNN, as now",
-    "fused merge BM=64 warps=4": "prototype: attention to the negative prompt and the merge",
-    "negative's rows: flash": "the rows of the negative prompt, flash",
-}
-"""The calls that the page shows, with their plain names."""
+def measured_on(report: Mapping[str, Any]) -> str:
+    """The machine, the versions and the date of a result."""
+    versions = ", ".join(f"{package} {version}" for package, version in report["versions"].items())
+    return f"{report['machine']['name']}; {versions}; {report['date']}."
+
+
+def on_gpu(name: str) -> str:
+    """What the methods cost on a GPU, with the conditions."""
+    report = result(name)
+    settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
+    rows = []
+    for row in report["methods"]:
+        times = row["times"]
+        ratio = f"{times['median']:.3f} ({times['low']:.3f} to {times['high']:.3f})"
+        memory = f"{row['peak_bytes'] / 1e6:.0f} ({row['peak_times']:.3f})"
+        rows.append([row["label"], f"{1000 * row['seconds']['median']:.1f}", ratio, memory])
+    head = ["method", "ms/step", "x none (quartiles)", "peak MB (x none)"]
+    return f"{report['shape']}; {settings}. {measured_on(report)}\n\n{table(head, rows)}"
+
+
+def gpu_added() -> str:
+    """The time of a step on a GPU, without guidance and with VSF, and what VSF adds by operation."""
+    profile = result("gpu-h200-calls")["profile"]
+    whole = [[f"a step, {name}", f"{took:.1f}"] for name, took in profile["milliseconds"].items()]
+    added = [[f"added: {row['operation']}", f"+{row['milliseconds']:.1f}"] for row in profile["added"]]
+    return table(["kernels of SD3.5-Large at 1024 px", "ms"], [*whole, *added])
+
+
+def gpu_calls() -> str:
+    """Single calls of attention on a GPU, in microseconds, with their shapes."""
+    report = result("gpu-h200-calls")
+    shapes = report["shapes"]
+    took = ([row["call"], *(str(row["microseconds"][shape] or "") for shape in shapes)] for row in report["calls"])
+    sizes = "; ".join(f"{name}: {size}" for name, size in shapes.items())
+    return f"Batch {report['batch']}, {report['dtype']}, {report['layout']}; {sizes}.\n\n{table(['µs', *shapes], took)}"
 
 
 def kernels() -> str:
-    """The calls of attention that were timed on a GPU, in microseconds."""
+    """The prototypes of fused kernels beside PyTorch's calls, in microseconds, with the conditions."""
     report = result("gpu-kernels-h200")
     took = {(row["shape"], row["call"]): f"{row['microseconds']:.1f}" for row in report["calls"]}
-    rows = ([label, *(took.get((shape, call), "") for shape in report["shapes"])] for call, label in KERNELS.items())
-    return table(["µs", *report["shapes"]], rows)
+    calls = dict.fromkeys(row["call"] for row in report["calls"])
+    rows = ([call, *(took.get((shape, call), "") for shape in report["shapes"])] for call in calls)
+    timing = f"Batch {report['batch']}, {report['dtype']}, {report['negative_tokens']} negative tokens; {report['timing']}."
+    worst = max(error for errors in report["relative_error_against_float64"].values() for error in errors.values())
+    accuracy = f"The largest relative error against float64 is {worst:.4f}."
+    return f"{timing} {accuracy} {measured_on(report)}\n\n{table(['µs', *report['shapes']], rows)}"
 
 
 TABLES: dict[str, Callable[..., str]] = {
@@ -271,6 +302,9 @@ TABLES: dict[str, Callable[..., str]] = {
     "batch": batch,
     "start-up": start_up,
     "tried": tried,
+    "on-gpu": on_gpu,
+    "gpu-added": gpu_added,
+    "gpu-calls": gpu_calls,
     "kernels": kernels,
 }
 

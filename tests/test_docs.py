@@ -20,17 +20,18 @@ SCRIPTS = [path for folder in ("examples", "benchmarks") for path in sorted((ROO
 COMMANDS = typer.main.get_command(app)
 
 
-def commands(group: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command of the command line with the words that lead to it."""
-    children = getattr(group, "commands", {})
-    if not children:
-        yield path, group
-    for name, child in children.items():
-        yield from commands(child, (*path, name))
+    if not hasattr(command, "list_commands"):
+        yield path, command
+        return
+    context = command.context_class(command)
+    for name in command.list_commands(context):
+        yield from commands(command.get_command(context, name), (*path, name))
 
 
 OPTIONS = {
-    path: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}  # type: ignore[attr-defined]
+    path: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for path, command in commands(COMMANDS)
 }
 

@@ -71,12 +71,12 @@ class Answer:
         try:
             found = json.loads(text)
             reasoning, quality = found["reasoning"], float(found["quality"])
-            answers = [read_bool(str(found[name])) for name in ("answer_1", "answer_2")]
+            first, second = read_bool(str(found["answer_1"])), read_bool(str(found["answer_2"]))
         except (LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"no answer: {error!r}") from error
         if not isinstance(reasoning, str) or isinstance(found["quality"], bool) or not 0 <= quality <= 1:
             raise ValueError(f"no answer: {text[:100]!r}")
-        return cls(reasoning, *answers, quality)
+        return cls(reasoning, first, second, quality)
 
 
 class MllmJudge:

@@ -23,6 +23,8 @@ from transformers import (
 
 __all__ = [
     "IMAGE_TOKENS_SIDE",
+    "LATENT_CHANNELS",
+    "LATENT_SIDE",
     "TEXT_LENGTH",
     "WIDTH",
     "build_autoencoder",

@@ -4,20 +4,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vsf_cli.errors import VSFError
+    from vsf_cli.generation.generate import generate
     from vsf_cli.generation.guided import Applied, guided
     from vsf_cli.methods import METHODS, VSF, Method, NoGuidance
+    from vsf_cli.settings.request import Request
 
 __version__ = "0.1.0"
 
-__all__ = ["METHODS", "VSF", "Applied", "Method", "NoGuidance", "VSFError", "__version__", "guided"]
+__all__ = ["METHODS", "VSF", "Applied", "Method", "NoGuidance", "Request", "VSFError", "__version__", "generate", "guided"]
 
 _HOMES = {
     "Applied": "generation.guided",
     "METHODS": "methods",
     "Method": "methods",
     "NoGuidance": "methods",
+    "Request": "settings.request",
     "VSF": "methods",
     "VSFError": "errors",
+    "generate": "generation.generate",
     "guided": "generation.guided",
 }
 

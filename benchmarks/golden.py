@@ -255,7 +255,8 @@ class Recorder:
         import vsf_cli
 
         self.folder, self.tree = folder, Path(vsf_cli.__file__).parent.parent
-        self.app = _public("cli", "app")
+        # A module in one tree, and a package that hands the command on in the other.
+        self.app = importlib.import_module("vsf_cli.cli").app
         self.load, self.weighted, self.load_maps = (_public(*names) for names in LIBRARY)
         self.texts: dict[str, list[str]] = {}
         self.arrays: dict[str, np.ndarray] = {}

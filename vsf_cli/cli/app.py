@@ -28,8 +28,6 @@ class _Group(LazyGroup):
     commands_by_name = COMMANDS
 
 
-__all__ = ["app"]
-
 app = typer.Typer(
     cls=_Group,
     help="Say what you don't want, and few-step models obey: negative guidance by value sign flip (VSF).",

@@ -13,12 +13,12 @@ from rich.table import Table
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
-from vsf_cli.cli.batch import carry_out
 from vsf_cli.cli.console import Talk
 from vsf_cli.cli.error_boundary import bounded
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
+from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed, RequestError

@@ -80,10 +80,7 @@ def plan(
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs, files)
-    vocabulary = vocabulary_of(requests[0].model)
-    warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
-    notes = dict.fromkeys([*warnings, *(note for _, note in asked if note)])
-    return Plan(requests, outputs, runtime_of(settings), settings, tuple(notes), files, crfs, words)
+    return Plan(requests, outputs, runtime_of(settings), settings, _notes(asked), files, crfs, words)
 
 
 def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:
@@ -99,6 +96,13 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
     for request, crf in zip(requests, crfs, strict=True):
         check_crf(crf, outputs.file_format)
         check_fps(request.fps, outputs.file_format)
+
+
+def _notes(asked: Sequence[tuple[Request, str | None]]) -> tuple[str, ...]:
+    """What a person should know of requests, said once."""
+    vocabulary = vocabulary_of(asked[0][0].model)
+    warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
+    return tuple(dict.fromkeys([*warnings, *(note for _, note in asked if note)]))
 
 
 def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:

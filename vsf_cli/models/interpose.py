@@ -51,10 +51,10 @@ def twin_class(processor: type, attend: Attend) -> type:
         PatchError: If the processor calls no attention function that is known.
     """
     stock: Any = processor.__call__
-    code = getattr(stock, "__code__", None)
-    names = code.co_names if code is not None else ()
+    code: Any = getattr(stock, "__code__", None)
+    names = () if code is None else code.co_names
     if DISPATCH in names:
-        replaced = {DISPATCH: _dispatching(stock.__globals__[DISPATCH], attend)}
+        replaced: dict[str, Any] = {DISPATCH: _dispatching(stock.__globals__[DISPATCH], attend)}
     elif SDPA in names and stock.__globals__.get("F") is F:
         replaced = {"F": _Functional(_scaled_dot_product(attend))}
     else:
@@ -83,7 +83,7 @@ def is_twin(processor: Any) -> bool:
 
 
 def _sharing_state(kind: type, processor: Any) -> Any:
-    other = object.__new__(kind)
+    other: Any = object.__new__(kind)
     other.__dict__ = processor.__dict__
     return other
 

@@ -52,7 +52,7 @@ def twin_class(processor: type, attend: Attend) -> type:
     """
     stock: Any = processor.__call__
     code: Any = getattr(stock, "__code__", None)
-    names = code.co_names if code is not None else ()
+    names = () if code is None else code.co_names
     if DISPATCH in names:
         replaced: dict[str, Any] = {DISPATCH: _dispatching(stock.__globals__[DISPATCH], attend)}
     elif SDPA in names and stock.__globals__.get("F") is F:

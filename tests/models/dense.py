@@ -1,0 +1,107 @@
+"""Whole models by dense attention in float64, without any of the package's code: the oracle of all families and methods.
+
+The stock processors find a dense function in place of diffusers' own. It knows guided calls by the number of their keys, and
+gives each row what the masks of the paper give it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vsf_cli.methods import NAG, NASA, VSF, Method
+
+
+@dataclass
+class Dense:
+    """Attention with shape (B, H, L, D).
+
+    Arguments:
+        order: How rows stand: "I P N", "N P I", or in cross attention "P N".
+        images: How many keys are the image's; 0 in cross attention.
+        positives: How many tokens the positive prompt has.
+        lengths: How many tokens the negative prompt of each row has; the longest decides its padding.
+        method: The method.
+        calls: How many guided calls were made.
+    """
+
+    order: str
+    images: int
+    positives: int
+    lengths: list[int]
+    method: Method
+    calls: int = 0
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if key.shape[2] != self.images + self.positives + max(self.lengths):
+            return softmax(query, key, value)
+        self.calls += 1
+        rows = [self.sample(*(tensor[n] for tensor in (query, key, value)), length) for n, length in enumerate(self.lengths)]
+        return torch.stack(rows)
+
+    def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
+        """One sample with shape (H, L, D)."""
+        counts = {"I": self.images, "P": self.positives, "N": max(self.lengths)}
+        places, start = {}, 0
+        for part in self.order.split():
+            places[part] = list(range(start, start + counts[part]))
+            start += counts[part]
+        image, positive, negative = places.get("I", []), places["P"], places["N"][:length]
+        base = [*image, *positive]
+        if not image:
+            return self.image_rows(query, key, value, base, negative, [])
+        output = torch.zeros_like(query)
+        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, image)
+        output[:, positive] = softmax(query[:, positive], key[:, base], value[:, base])
+        own = [*image, *negative]
+        output[:, places["N"]] = softmax(query[:, places["N"]], key[:, own], value[:, own])
+        return output
+
+    def image_rows(
+        self, query: Tensor, key: Tensor, value: Tensor, base: list[int], negative: list[int], image: list[int]
+    ) -> Tensor:
+        method, plain = self.method, softmax(query, key[:, base], value[:, base])
+        if not negative:
+            return plain
+        if isinstance(method, VSF):
+            every = [*base, *negative]
+            bias = torch.tensor([0.0] * len(base) + [float(method.beta)] * len(negative), dtype=query.dtype)
+            values = torch.cat([value[:, base], -method.alpha * value[:, negative]], 1)
+            return (query @ key[:, every].mT / query.shape[-1] ** 0.5 - bias).softmax(-1) @ values
+        away = softmax(query, key[:, [*image, *negative]], value[:, [*image, *negative]])
+        if isinstance(method, NASA):
+            return plain - method.alpha * away
+        assert isinstance(method, NAG)
+        guided = plain + method.scale * (plain - away)
+        ratio = guided.abs().sum((0, 2), keepdim=True) / plain.abs().sum((0, 2), keepdim=True)
+        guided = torch.where(ratio > method.tau, guided * method.tau / ratio, guided)
+        return method.alpha * guided + (1 - method.alpha) * plain
+
+
+def softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1) @ value
+
+
+@contextmanager
+def dense_attention(dense: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """A `with` in which diffusers attends by a dense function."""
+
+    def dispatch(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        return dense(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+
+    def sdpa(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        return dense(query, key, value)
+
+    models = "diffusers.models.transformers"
+    with (
+        patch.object(F, "scaled_dot_product_attention", sdpa),
+        patch(f"{models}.transformer_wan.dispatch_attention_fn", dispatch),
+        patch(f"{models}.transformer_flux.dispatch_attention_fn", dispatch),
+    ):
+        yield

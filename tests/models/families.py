@@ -1,0 +1,161 @@
+"""Denoisers of all families at a tiny size, and families that are here for tests alone: Flux and SDXL."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
+from torch import Tensor
+
+from vsf_cli.models import FAMILIES, Family, Order
+from vsf_cli.models.family import prepend_text
+
+TEXT, WIDTH = 7, 16
+NEGATIVES = 4
+
+
+def not_needed(*_: Any) -> Any:
+    raise AssertionError("a denoiser alone encodes and decodes nothing")
+
+
+def extend_flux(arguments: Any, negative: Tensor) -> dict[str, Any]:
+    ids = arguments["txt_ids"]
+    return {**prepend_text(arguments, negative), "txt_ids": torch.cat([ids.new_zeros(negative.shape[1], 3), ids])}
+
+
+def family(name: str, models: str, attentions: dict[str, Order], **fields: Any) -> Family:
+    functions = dict.fromkeys(
+        ("tokenizers", "encode", "encode_padded", "decode", "pixels_per_token", "size_multiple"), not_needed
+    )
+    return Family(name=name, models=(models,), pipelines=(), attentions=attentions, **functions, **fields)  # type: ignore[arg-type]
+
+
+FLUX = family(
+    "flux",
+    "FluxTransformer2DModel",
+    {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST},
+    extend=extend_flux,
+    blocks=("transformer_blocks", "single_transformer_blocks"),
+)
+SDXL = family("sdxl", "UNet2DConditionModel", {"*.attn2": Order.CROSS}, denoisers=("unet",), blocks=())
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+SD3_SIZES: dict[str, Any] = {
+    "sample_size": 8,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_layers": 3,
+    "attention_head_dim": 8,
+    "num_attention_heads": 4,
+    "joint_attention_dim": WIDTH,
+    "caption_projection_dim": 32,
+    "pooled_projection_dim": WIDTH,
+    "pos_embed_max_size": 16,
+    "qk_norm": "rms_norm",
+}
+
+
+def sd3_inputs(batch: int) -> dict[str, Any]:
+    return {"hidden_states": drawn(batch, 4, 8, 8), "pooled_projections": drawn(batch, WIDTH)}
+
+
+def build_flux() -> Any:
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        pooled_projection_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+    )
+
+
+def flux_inputs(batch: int) -> dict[str, Any]:
+    ids = torch.zeros(9, 3)
+    ids[:, 1], ids[:, 2] = torch.arange(9) // 3, torch.arange(9) % 3
+    pooled = {"pooled_projections": drawn(batch, WIDTH)}
+    return {"hidden_states": drawn(batch, 9, 4), **pooled, "img_ids": ids, "txt_ids": torch.zeros(TEXT, 3)}
+
+
+def build_unet() -> Any:
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        transformer_layers_per_block=2,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + WIDTH,
+    )
+
+
+def unet_inputs(batch: int) -> dict[str, Any]:
+    conditions = {"text_embeds": drawn(batch, WIDTH), "time_ids": torch.ones(batch, 6, dtype=torch.float64)}
+    return {"sample": drawn(batch, 4, 8, 8), "added_cond_kwargs": conditions}
+
+
+def build_wan() -> Any:
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=WIDTH,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=3,
+        rope_max_seq_len=32,
+    )
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A denoiser of a family, and the order of its rows as the oracle reads it."""
+
+    family: Family
+    build: Callable[[], Any]
+    inputs: Callable[[int], dict[str, Any]]
+    order: str
+    images: int
+    """How many keys of a guided attention are the image's."""
+    attentions: int
+    """How many attentions see the text."""
+
+    def model(self) -> Any:
+        torch.manual_seed(3)
+        model = self.build().eval().double().requires_grad_(False)
+        for name, parameter in model.named_parameters():
+            # Larger than usual, so that attention is far from uniform.
+            if parameter.ndim == 2 and "norm" not in name:
+                parameter.mul_(1.5)
+        return model
+
+    def call(self, batch: int = 1) -> dict[str, Any]:
+        time = torch.full((batch,), 0.5 if self.family.name == "flux" else 500.0, dtype=torch.float64)
+        return {**self.inputs(batch), "encoder_hidden_states": drawn(batch, TEXT, WIDTH), "timestep": time}
+
+
+TINY = {
+    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N", 16, 3),
+    "sd3.5-medium": Tiny(
+        FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N", 16, 3
+    ),
+    "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N", 0, 3),
+    "flux": Tiny(FLUX, build_flux, flux_inputs, "N P I", 9, 4),
+    "sdxl": Tiny(SDXL, build_unet, unet_inputs, "P N", 0, 8),
+}

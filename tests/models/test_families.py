@@ -1,0 +1,240 @@
+"""Every family by every method against dense attention, over whole denoisers. A new family is tested by being listed."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.models.dense import Dense, dense_attention
+from tests.models.families import FLUX, NEGATIVES, SDXL, TEXT, TINY, WIDTH, Tiny, drawn
+from vsf_cli.errors import PatchError, RequestError
+from vsf_cli.generation.guided import guided
+from vsf_cli.methods import NAG, NASA, VSF, Context, Method
+from vsf_cli.models import FAMILIES
+from vsf_cli.models.guided_model import guided_denoisers
+from vsf_cli.models.state import Encoded
+
+METHODS: list[Method] = [VSF(3.0, 0.3), VSF(1.5, -0.5), VSF(0.0, 0.0), NAG(4.0, 1.1, 0.7), NASA(0.3)]
+
+
+@pytest.fixture(autouse=True)
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for family in (FLUX, SDXL):
+        monkeypatch.setitem(FAMILIES, family.name, family)
+
+
+@pytest.fixture(params=list(TINY))
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    return TINY[request.param]
+
+
+@pytest.fixture
+def negative() -> Tensor:
+    return drawn(1, NEGATIVES, WIDTH)
+
+
+def output(model: Any, call: dict[str, Any]) -> Tensor:
+    result: Tensor = model(**call, return_dict=False)[0]
+    return result
+
+
+def dense_output(tiny: Tiny, method: Method, rows: list[Tensor], batch: int = 1) -> Tensor:
+    """The model with the negative prompts beside its text, and dense attention."""
+    call, lengths = tiny.call(batch), [len(row) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    text = call["encoder_hidden_states"]
+    call["encoder_hidden_states"] = torch.cat([padded, text] if tiny.order.startswith("N") else [text, padded], 1)
+    if "txt_ids" in call:
+        call["txt_ids"] = torch.zeros(TEXT + padded.shape[1], 3)
+    dense = Dense(tiny.order, tiny.images, TEXT, lengths, method)
+    with dense_attention(dense):
+        result = output(tiny.model(), call)
+    assert dense.calls == tiny.attentions
+    return result
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    with guided(model, method=method, negative_prompt_embeds=negative) as applied:
+        found = output(model, call)
+    assert (applied.blocks, applied.tokens) == (tiny.attentions, (NEGATIVES,))
+    torch.testing.assert_close(found, dense_output(tiny, method, [negative[0]]), atol=1e-11, rtol=0)
+    assert (found - output(model, call)).abs().max() > 1e-4, "the oracle must differ from no guidance"
+
+
+@pytest.mark.parametrize("method", METHODS[::2], ids=str)
+def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -> None:
+    rows = [drawn(2, WIDTH), drawn(0, WIDTH), drawn(NEGATIVES, WIDTH)]
+    model = tiny.model()
+    with guided_denoisers(tiny.family, [model], method, Encoded.stack(rows)):
+        found = output(model, tiny.call(3))
+    torch.testing.assert_close(found, dense_output(tiny, method, rows, 3), atol=1e-11, rtol=0)
+
+
+def test_an_infinite_bias_is_the_stock_model(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    stock = output(model, call)
+    with guided(model, method=VSF(3.0, torch.inf), negative_prompt_embeds=negative):
+        torch.testing.assert_close(output(model, call), stock, atol=1e-12, rtol=0)
+    assert torch.equal(output(model, call), stock)
+
+
+@pytest.mark.parametrize("name", ["sd3", "sd3.5-medium", "flux"])
+def test_the_negatives_rows_are_those_of_a_prompt_alone(name: str, negative: Tensor) -> None:
+    tiny = TINY[name]
+    model, call, texts = tiny.model(), tiny.call(), []
+    handle = model.transformer_blocks[0].register_forward_hook(lambda module, args, out: texts.append(out[0]))
+    alone = {**call, "encoder_hidden_states": negative}
+    if "txt_ids" in call:
+        alone["txt_ids"] = torch.zeros(NEGATIVES, 3)
+    output(model, alone)
+    with guided(model, negative_prompt_embeds=negative):
+        output(model, call)
+    handle.remove()
+    own = texts[1][:, :NEGATIVES] if tiny.order.startswith("N") else texts[1][:, TEXT:]
+    torch.testing.assert_close(own, texts[0], atol=1e-12, rtol=0)
+
+
+class Counting(VSF):
+    """VSF that counts its calls."""
+
+    calls = 0
+
+    def attend(self, query: Tensor, context: Context, out: Tensor) -> None:
+        Counting.calls += 1
+        super().attend(query, context, out)
+
+
+def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:
+    model, Counting.calls = tiny.model(), 0
+    with guided(model, method=Counting(), negative_prompt_embeds=negative):
+        output(model, tiny.call())
+    assert Counting.calls == tiny.attentions
+
+
+KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if name != "sdxl"])
+def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(name: str, negative: Tensor) -> None:
+    tiny, kernels = TINY[name], []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        kernels.append(sum(node.target in (KERNEL, KERNEL.default) for node in graph.graph.nodes))
+        return graph
+
+    torch._dynamo.reset()
+    model, call = tiny.model(), tiny.call()
+    methods = [VSF(3.0, 0.3), VSF(1.0, 0.3), VSF(2.0, -1.0)]
+    wanted = []
+    for method in methods:
+        with guided(model, method=method, negative_prompt_embeds=negative):
+            wanted.append(output(model, call))
+    for block in tiny.family.blocks_of(model):
+        block.compile(backend=backend, fullgraph=True)
+    output(model, call)
+    # One for each kind of block: the last one of SD3 makes no text, Flux has two kinds, ...
+    kinds = len(kernels)
+    assert not any(kernels), "the stock model calls PyTorch's own function"
+    kernels.clear()
+    # Without its graphs another length of the text is nothing that is known to vary.
+    torch._dynamo.reset()
+    for method, expected in zip(methods, wanted, strict=True):
+        with guided(model, method=method, negative_prompt_embeds=negative):
+            torch.testing.assert_close(output(model, call), expected, atol=1e-11, rtol=0)
+    assert len(kernels) == kinds and all(count >= 2 for count in kernels)
+    torch._dynamo.reset()
+
+
+def test_a_step_outside_the_window_is_the_stock_model_to_the_bit(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    stock = output(model, call)
+    scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 3, "begin_index": 0})()
+    pipe = type("Pipe", (), {"scheduler": scheduler})()
+    encoded = Encoded(negative, (NEGATIVES,))
+    with guided_denoisers(tiny.family, [model], VSF(3.0, 0.3, stop=0.5), encoded, pipe):
+        assert torch.equal(output(model, call), stock)
+        scheduler.step_index = 1
+        assert not torch.equal(output(model, call), stock)
+
+
+def test_the_same_processors_come_back_after_an_exception(tiny: Tiny, negative: Tensor) -> None:
+    model = tiny.model()
+    before = dict(model.attn_processors)
+    with pytest.raises(ZeroDivisionError), guided(model, negative_prompt_embeds=negative):
+        changed = [name for name, processor in model.attn_processors.items() if processor is not before[name]]
+        assert len(changed) == tiny.attentions
+        raise ZeroDivisionError
+    assert all(model.attn_processors[name] is processor for name, processor in before.items())
+    assert not model._forward_pre_hooks and not model._forward_hooks
+
+
+def test_a_copy_made_inside_is_unguided(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    stock = output(model, call)
+    with guided(model, negative_prompt_embeds=negative):
+        found, other = output(model, call), copy.deepcopy(model)
+        assert torch.equal(output(other, call), stock)
+        assert torch.equal(output(model, call), found)
+    assert {type(processor) for processor in other.attn_processors.values()} == {
+        type(processor) for processor in model.attn_processors.values()
+    }
+
+
+def test_what_is_changed_inside_is_refused(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    _, attention, _ = next(iter(tiny.family.attentions_of(model)))
+    with guided(model, negative_prompt_embeds=negative):
+        twin = attention.processor
+        attention.set_processor(type(twin).__mro__[1]())
+        with pytest.raises(PatchError, match="processors were set inside"):
+            output(model, call)
+        attention.set_processor(twin)
+        model._forward_pre_hooks.clear()
+        with pytest.raises(PatchError, match="its hook was removed"):
+            output(model, call)
+
+
+def test_a_denoiser_alone_needs_embeddings_and_has_no_window(tiny: Tiny, negative: Tensor) -> None:
+    model = tiny.model()
+    with pytest.raises(PatchError, match="alone encodes no text"), guided(model, "wheels"):
+        pass
+    with (
+        pytest.raises(RequestError, match="start, stop and slope are of the steps of a run, but there is no scheduler"),
+        guided(model, method=VSF(stop=0.5), negative_prompt_embeds=negative),
+    ):
+        output(model, tiny.call())
+    with pytest.raises(RequestError, match="give one of"), guided(model, "wheels", negative_prompt_embeds=negative):
+        pass
+    with pytest.raises(RequestError, match="none of them 0"), guided(model, negative_prompt_embeds=negative[:, :0]):
+        pass
+    with (
+        pytest.raises(PatchError, match="have width 8, but the text's 16"),
+        guided(model, negative_prompt_embeds=negative[..., :8]),
+    ):
+        output(model, tiny.call())
+
+
+def test_arguments_are_known_by_their_names(tiny: Tiny, negative: Tensor) -> None:
+    """Positional arguments, in the order of the stock `forward`, are the same call."""
+    import inspect
+
+    model, call = tiny.model(), tiny.call()
+    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    last = max(names.index(name) for name in call)
+    with guided(model, negative_prompt_embeds=negative):
+        wanted = output(model, call)
+        positional = [call.get(name) for name in names[: last + 1]]
+        if "return_dict" in names[: last + 1]:
+            return
+        assert torch.equal(model(*positional, return_dict=False)[0], wanted)
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield

@@ -1,9 +1,8 @@
-"""What `vsf batch` costs beside the model's own time: python benchmarks/batch.py [--items N --size N --rounds N]
+"""Measures the overhead of `vsf batch` over the model's own time: python benchmarks/batch.py [--items N --size N --rounds N]
 
-Makes the same pictures of the embedded model in one run: by calls of the library, one after the other and kept nowhere; by a
-batch, one by one; and by a batch, several in one pass; all of it several times in turn, since a machine's speed changes. A
-batch's pictures are written with their metadata, and its journal with them. Writes benchmarks/results/batch.json, and a table
-as Markdown to stdout.
+Makes the same images of the embedded model in three ways: by calls of the library, which write nothing; by a batch, one by one;
+and by a batch, several in one pass. The three take turns, since the speed of a machine changes. A batch writes its images with
+their metadata, and its journal. Writes benchmarks/results/batch.json, and a table as Markdown to stdout.
 """
 
 import argparse
@@ -33,14 +32,14 @@ SEEDS = 4
 
 
 def items(count: int) -> list[Item]:
-    """Pictures of the dev split's prompts, each against a part, with several seeds."""
-    told = [json.dumps({"prompt": prompt, "negative": part}) for prompt, _, part in pairs("dev", -(-count // SEEDS))]
-    rows = read_table(Path("prompts.jsonl"), "\n".join(told))
+    """The items of the dev split's prompts, each with a part as its negative, with several seeds."""
+    lines = [json.dumps({"prompt": prompt, "negative": part}) for prompt, _, part in pairs("dev", -(-count // SEEDS))]
+    rows = read_table(Path("prompts.jsonl"), "\n".join(lines))
     return items_of("prompts.jsonl", rows, {}, seeds=range(1, SEEDS + 1))[0][:count]
 
 
 def by_calls(chosen: Sequence[Item], warm: int) -> float:
-    """Seconds of all but the first few, the model loaded."""
+    """Seconds of calls of the library, without loading and the first `warm` items."""
     pipe = load_for(chosen[0].request, Runtime())
     for item in chosen[:warm]:
         generate(pipe, item.request)
@@ -51,7 +50,7 @@ def by_calls(chosen: Sequence[Item], warm: int) -> float:
 
 
 def by_batch(chosen: Sequence[Item], warm: int, size: int) -> float:
-    """The same by a batch."""
+    """Seconds of a batch, without loading and the first `warm` items."""
     with tempfile.TemporaryDirectory() as folder:
         batch = Batch(chosen, Maker(Path(folder), batch_size=size))
         outcomes = batch.run(chosen)
@@ -68,21 +67,21 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200)
     parser.add_argument("--size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     quiet_libraries(False)
     # The first pass of a batch is not timed: before it, the model is loaded.
-    warm = asked.size
-    chosen = items(asked.items + warm)
+    warm = options.size
+    chosen = items(options.items + warm)
     runs: dict[str, Callable[[], float]] = {
         "calls": lambda: by_calls(chosen, warm),
         "batch": lambda: by_batch(chosen, warm, 1),
-        f"batch of {asked.size}": lambda: by_batch(chosen, warm, asked.size),
+        f"batch of {options.size}": lambda: by_batch(chosen, warm, options.size),
     }
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(asked.rounds):
+    for _ in range(options.rounds):
         for name, run in runs.items():
             seconds[name].append(run())
-    report = {**conditions(torch.device("cpu")), **vars(asked), "seconds": seconds}
+    report = {**conditions(torch.device("cpu")), **vars(options), "seconds": seconds}
     RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(tables.batch())
 

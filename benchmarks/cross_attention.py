@@ -1,8 +1,8 @@
-"""What guidance adds to a step of Wan 2.1 1.3B: python benchmarks/cross_attention.py [--frames N --rounds N]
+"""Measures what guidance adds to a step of Wan 2.1 1.3B: python benchmarks/cross_attention.py [--frames N --rounds N]
 
-All that a method changes in a block of Wan is its cross attention, an eighth of its time. Timed alone, within the step, its
-differences stand out from the noise of a shared machine, which those of whole steps do not. Writes
-benchmarks/results/cross-attention.json, and a table as Markdown to stdout.
+A method changes only the cross attention of a block, an eighth of its time. Timed alone, within the step, its differences stand
+out from the noise of a shared machine; those of whole steps do not. Writes benchmarks/results/cross-attention.json, and a table
+as Markdown to stdout.
 """
 
 import argparse
@@ -42,13 +42,13 @@ def timed(model: RandomModel, arm: Arm, attentions: list[Any]) -> Sample:
         for attention in attentions:
             stack.callback(attention.register_forward_pre_hook(begin).remove)
             stack.callback(attention.register_forward_hook(end).remove)
-        begun = clock(device)
+        step_started = clock(device)
         step()
-        return {"step": clock(device) - begun, "attention": seconds[0]}
+        return {"step": clock(device) - step_started, "attention": seconds[0]}
 
 
-def share_added(ours: Sample, none: Sample) -> float:
-    """What a method adds to its cross attentions, as a share of the step without guidance."""
+def fraction_added(ours: Sample, none: Sample) -> float:
+    """The seconds that a method adds to its cross attentions, as a fraction of the step without guidance."""
     return (ours["attention"] - none["attention"]) / none["step"]
 
 
@@ -56,9 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=12)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     size = (PRESET.width or 0, PRESET.height or 0)
-    shape = shape_of(PRESET.model, "wan", size, asked.frames, PRESET.max_sequence_length, 1)
+    shape = shape_of(PRESET.model, "wan", size, options.frames, PRESET.max_sequence_length, 1)
     model = build(shape, torch.float32, torch.device("cpu"), 8)
     arms = arms_named(METHODS, VSF())
     attentions = [block.attn2 for block in model.transformer.blocks]
@@ -66,13 +66,13 @@ def main() -> None:
     def run(arm: Arm) -> Callable[[], Sample]:
         return lambda: timed(model, arm, attentions)
 
-    samples = interleaved({arm.name: run(arm) for arm in arms}, asked.rounds, lambda _, call: call())
+    samples = interleaved({arm.name: run(arm) for arm in arms}, options.rounds, lambda _, call: call())
     none = samples["none"]
-    found = {
+    methods = {
         arm.name: {
             "label": arm.label,
             "seconds": spread([each["attention"] for each in samples[arm.name]]).to_json(),
-            "added": spread([share_added(*both) for both in zip(samples[arm.name], none, strict=True)]).to_json(),
+            "added": spread([fraction_added(*both) for both in zip(samples[arm.name], none, strict=True)]).to_json(),
         }
         for arm in arms
     }
@@ -80,9 +80,9 @@ def main() -> None:
         **conditions(torch.device("cpu")),
         "shape": str(shape),
         "dtype": "float32",
-        "rounds": asked.rounds,
+        "rounds": options.rounds,
         "step": spread([each["step"] for each in none]).to_json(),
-        "methods": found,
+        "methods": methods,
     }
     RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(tables.cross_attention())

@@ -1,11 +1,11 @@
-"""Prototypes of fused kernels for guidance on a GPU, timed beside PyTorch's calls: python benchmarks/fused_kernels.py
+"""Times prototypes of fused kernels for guidance on a GPU, and PyTorch's calls: python benchmarks/fused_kernels.py
 
 merge: brings the negative prompt into the image's rows in place: O1 <- (1 - w) O1 + c w softmax(q k_N^T) v_N, with
        w = sigmoid(L2 - beta - L1).
 few:   attention of many rows to a few keys with a bias for each key: cross attention whose padding is folded into one key.
 rows:  attention of a few rows, those of the negative prompt, to many keys, split over programs, with its log-sum-exp.
 
-Writes benchmarks/results/gpu-kernels.json. --check only holds the kernels against float64; with TRITON_INTERPRET=1 that runs
+Writes benchmarks/results/gpu-kernels.json. --check only compares the kernels with float64; with TRITON_INTERPRET=1 that runs
 on a CPU. Letters as in `vsf_cli.attention`.
 """
 
@@ -53,11 +53,11 @@ def _merge(
     weights = tl.exp(logits - maximum[:, None])
     total = tl.sum(weights, 1)
     first = tl.load(lse + batch * l_batch + head * l_head + row, mask=row_mask, other=0.0)
-    share = 1 / (1 + tl.exp(first + beta - maximum - tl.log(total)))
-    added = tl.dot(weights.to(v.dtype), v).to(tl.float32) * (coefficient * share / total)[:, None]
+    weight = 1 / (1 + tl.exp(first + beta - maximum - tl.log(total)))
+    added = tl.dot(weights.to(v.dtype), v).to(tl.float32) * (coefficient * weight / total)[:, None]
     base = output + batch * o_batch + head * o_head
     before = _load(base, row, channel, o_row, row_mask).to(tl.float32)
-    merged = ((1 - share)[:, None] * before + added).to(v.dtype)
+    merged = ((1 - weight)[:, None] * before + added).to(v.dtype)
     tl.store(base + row[:, None] * o_row + channel[None], merged, mask=row_mask[:, None])
 
 
@@ -133,9 +133,9 @@ def _rows(
         total = total * shrink + tl.sum(weights, 1)
         result = result * shrink[:, None] + tl.dot(weights.to(v.dtype), v).to(tl.float32)
         maximum = larger
-    place = (tl.program_id(0) * SPLITS + tl.program_id(1)) * ROWS + row
-    tl.store(parts + place[:, None] * D + channel[None], result / total[:, None])
-    tl.store(part_lse + place, maximum + tl.log(total))
+    slot = (tl.program_id(0) * SPLITS + tl.program_id(1)) * ROWS + row
+    tl.store(parts + slot[:, None] * D + channel[None], result / total[:, None])
+    tl.store(part_lse + slot, maximum + tl.log(total))
 
 
 @triton.jit
@@ -151,10 +151,10 @@ def _join(
         maximum = tl.maximum(maximum, tl.load(part_lse + (index * SPLITS + split) * ROWS + row))
     total, result = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS, D], tl.float32)
     for split in range(SPLITS):
-        place = (index * SPLITS + split) * ROWS + row
-        weight = tl.exp(tl.load(part_lse + place) - maximum)
+        slot = (index * SPLITS + split) * ROWS + row
+        weight = tl.exp(tl.load(part_lse + slot) - maximum)
         total += weight
-        result += weight[:, None] * tl.load(parts + place[:, None] * D + channel[None])
+        result += weight[:, None] * tl.load(parts + slot[:, None] * D + channel[None])
     base = output + batch * o_batch + head * o_head + row[:, None] * o_row + channel[None]
     tl.store(base, (result / total[:, None]).to(output.dtype.element_ty), mask=(row < count)[:, None])
     tl.store(lse + index * count + row, maximum + tl.log(total), mask=row < count)
@@ -180,7 +180,7 @@ def rows(query: Tensor, key: Tensor, value: Tensor, splits: int = 16, keys: int 
 
 
 def _empty(query: Tensor) -> Tensor:
-    """Memory for an output in which the heads of a token stand together, as diffusers has them."""
+    """Memory for an output with shape (B, H, L, D) in the layout (B, L, H, D), which diffusers uses."""
     return torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format).transpose(1, 2)
 
 
@@ -229,7 +229,7 @@ def errors(device: str, dtype: torch.dtype, head_dim: int, images: int = 257) ->
         "rows": (own, rows_logits.softmax(-1) @ image_value.double()),
         "rows, log-sum-exp": (lse, rows_logits.logsumexp(-1)),
     }
-    return {name: float((found.double() - wanted).norm() / wanted.norm()) for name, (found, wanted) in pairs.items()}
+    return {name: float((output.double() - expected).norm() / expected.norm()) for name, (output, expected) in pairs.items()}
 
 
 def calls(case: Case) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -277,15 +277,15 @@ def main() -> None:
     options = parser.parse_args()
     interpreted = bool(os.environ.get("TRITON_INTERPRET"))
     device, dtype = ("cpu", torch.float32) if interpreted else ("cuda", torch.bfloat16)
-    found = {f"head dimension {size}": errors(device, dtype, size) for size in ((64,) if interpreted else (64, 128))}
-    print(json.dumps(found))
+    relative_errors = {f"head dimension {size}": errors(device, dtype, size) for size in ((64,) if interpreted else (64, 128))}
+    print(json.dumps(relative_errors))
     if options.check:
         return
     facts = {"dtype": "bfloat16", "batch": 1, "negative_tokens": NEGATIVES}
     timing = "median of do_bench, 60 ms after 20 ms of warm-up"
-    found_on = conditions(torch.device("cuda"))
-    found_on["versions"]["triton"] = triton.__version__
-    report = {**found_on, **facts, "timing": timing, "relative_error_against_float64": found}
+    environment = conditions(torch.device("cuda"))
+    environment["versions"]["triton"] = triton.__version__
+    report = {**environment, **facts, "timing": timing, "relative_error_against_float64": relative_errors}
     report |= {"shapes": {case.name: vars(case) for case in CASES}, "calls": measure()}
     options.output.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 

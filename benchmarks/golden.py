@@ -1,11 +1,11 @@
-"""Records what the commands and the library give, and says what is not as in an older record.
+"""Records the outputs of the commands and of the library, and compares two records.
 
     python benchmarks/golden.py make RECORD.json           # some minutes; arrays go to RECORD.npz beside it
     python benchmarks/golden.py compare OLD.json NEW.json  # exit code 1 if something differs
 
-It runs the `vsf_cli` that Python finds: `PYTHONPATH=TREE` chooses a tree. Commands run in this process, but for a few, each in
-a folder of its own under a temporary one, which has their home, too; what they print and every file that they write is kept.
-Pixels may differ by 1 of 255, which is said, numbers by 1e-5, and text not at all, once `VOLATILE` is taken out of it.
+It runs the `vsf_cli` that Python finds: `PYTHONPATH=TREE` chooses a tree. Most commands run in this process, each in a
+folder of its own under a temporary one, which also holds their home. The record has all that they print, and every file that
+they write. Pixels may differ by 1 of 255, which is printed, numbers by 1e-5, and text not at all, apart from `VOLATILE`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 PIXELS, NUMBERS = 1, 1e-5
-"""How far pixels, of 255, and numbers may be apart."""
+"""The largest allowed differences of pixels, of 255, and of numbers."""
 
 VOLATILE = (
     (r"data:image/\w+;base64,[A-Za-z0-9+/=]+", lambda match: f"data:{hashlib.sha256(match[0].encode()).hexdigest()}"),
@@ -40,7 +40,7 @@ VOLATILE = (
     (r"0x[0-9a-f]{6,}", "0x~"),
     (r"(?m)^.*~ s.*$", lambda match: re.sub(r"  +", "  ", match[0])),
 )
-"""What is taken out of texts: embedded pictures but for their hash, times, machines, versions, and columns as wide as those."""
+"""What is replaced in texts: embedded images by their hash, times, machines, versions, and the widths of columns with those."""
 
 WORDS = {
     "BIKE": 'image "a red bike on a road" --neg wheels --seed 1 --steps 3',
@@ -49,7 +49,7 @@ WORDS = {
     "PICTURE": "../../image/vsf/outputs/a-red-bike-on-a-road-1.png",
     "CLIP": "../../video/vsf/outputs/a-red-car-drives-on-a-road-1.mp4",
 }
-"""What these words stand for in commands."""
+"""The words of commands, with their replacements."""
 
 BOTH = """
 vsf:
@@ -78,7 +78,7 @@ reference-layout: --reference-layout
 two: --neg basket
 json: --json -q
 """
-"""The options that are tried with pictures and clips."""
+"""The options that are run with images and videos."""
 
 COMMANDS = r"""
 image/cfg: BIKE --preset tiny-sd3
@@ -225,31 +225,31 @@ method = { name = "nag", scale = 3.0 }
 """,
     "prompt.txt": "a red bike on a road\n",
 }
-"""What commands read."""
+"""The files that commands read."""
 
 LIBRARY = (("pipelines", "load"), ("weights", "parse_weights"), ("maps", "load"))
-"""What the library part uses beside the top of the package."""
+"""The names that the library part uses from modules of the package."""
 
 LORA = ("builtin:tiny-wan-causvid-lora.safetensors",)
 
 
 def _commands() -> dict[str, str]:
     both = [line.split(": ", 1) if ": " in line else [line.rstrip(":"), ""] for line in BOTH.strip().splitlines()]
-    found = {
+    commands = {
         f"{kind}/{name}": f"{word} {options}" for kind, word in (("image", "BIKE"), ("video", "CAR")) for name, options in both
     }
-    found |= dict(line.split(": ", 1) for line in COMMANDS.strip().splitlines())
+    commands |= dict(line.split(": ", 1) for line in COMMANDS.strip().splitlines())
     mistakes, helps = (" ".join(text.split()).split(";") for text in (MISTAKES, HELPS))
-    found |= {f"mistakes/{number} vsf {mistake.strip()}": mistake for number, mistake in enumerate(mistakes)}
-    found |= {f"help/vsf {command.strip()}": f"{command} --help" for command in helps}
-    found |= dict(line.split(": ", 1) for line in APART.strip().splitlines())
-    for word, meant in WORDS.items():
-        found = {name: command.replace(word, meant) for name, command in found.items()}
-    return found
+    commands |= {f"mistakes/{number} vsf {mistake.strip()}": mistake for number, mistake in enumerate(mistakes)}
+    commands |= {f"help/vsf {command.strip()}": f"{command} --help" for command in helps}
+    commands |= dict(line.split(": ", 1) for line in APART.strip().splitlines())
+    for word, replacement in WORDS.items():
+        commands = {name: command.replace(word, replacement) for name, command in commands.items()}
+    return commands
 
 
 class Recorder:
-    """Gathers texts, by lines, and arrays, by name; `folder` is the temporary one."""
+    """Collects texts, as lines, and arrays, by name. `folder` is the temporary one."""
 
     def __init__(self, folder: Path) -> None:
         import vsf_cli
@@ -263,37 +263,37 @@ class Recorder:
 
     def text(self, name: str, text: str) -> None:
         text = text.replace(str(self.folder), "FOLDER").replace(str(self.tree), "TREE")
-        for pattern, instead in VOLATILE:
-            text = re.sub(pattern, instead, text)
+        for pattern, replacement in VOLATILE:
+            text = re.sub(pattern, replacement, text)
         self.texts[name] = text.splitlines()
 
     def run(self, name: str, command: str, apart: bool = False) -> bytes:
-        """Runs a command, keeps what it prints and writes, and gives its stdout."""
+        """Runs a command, records its output and its files, and returns its stdout."""
         from typer.testing import CliRunner
 
-        place = self.folder / "work" / name.split(" ")[0]
-        place.mkdir(parents=True, exist_ok=True)
-        os.chdir(place)
-        before = _stamps(place)
+        folder = self.folder / "work" / name.split(" ")[0]
+        folder.mkdir(parents=True, exist_ok=True)
+        os.chdir(folder)
+        before = _stamps(folder)
         if apart:
             done = subprocess.run([sys.executable, "-m", "vsf_cli", *shlex.split(command)], capture_output=True, check=False)
-            code, out, err, bug = done.returncode, done.stdout, done.stderr.decode(), None
+            code, out, err, exception = done.returncode, done.stdout, done.stderr.decode(), None
         else:
-            found = CliRunner().invoke(self.app, shlex.split(command))
-            code, out, err, bug = found.exit_code, found.stdout_bytes, found.stderr, found.exception
-        said = f"sha256 {hashlib.sha256(out).hexdigest()}" if out.startswith(b"\x89PNG") else out.decode()
+            result = CliRunner().invoke(self.app, shlex.split(command))
+            code, out, err, exception = result.exit_code, result.stdout_bytes, result.stderr, result.exception
+        shown = f"sha256 {hashlib.sha256(out).hexdigest()}" if out.startswith(b"\x89PNG") else out.decode()
         if name == "doctor/keys" and not code:
-            said = "\n".join(json.loads(said))
-        failed = f"{bug!r}\n" if isinstance(bug, Exception) else ""
-        changed = [path for path, stamp in _stamps(place).items() if before.get(path) != stamp]
-        names = "".join(f"\n{path.relative_to(place)}" for path in changed)
-        self.text(name, f"$ vsf {command}\nexit code {code}\n--- stdout\n{said}\n--- stderr\n{err}\n{failed}--- files{names}")
+            shown = "\n".join(json.loads(shown))
+        failed = f"{exception!r}\n" if isinstance(exception, Exception) else ""
+        changed = [path for path, stamp in _stamps(folder).items() if before.get(path) != stamp]
+        names = "".join(f"\n{path.relative_to(folder)}" for path in changed)
+        self.text(name, f"$ vsf {command}\nexit code {code}\n--- stdout\n{shown}\n--- stderr\n{err}\n{failed}--- files{names}")
         for path in changed:
-            self.file(f"{name}: {path.relative_to(place)}", path)
+            self.file(f"{name}: {path.relative_to(folder)}", path)
         return out
 
     def file(self, name: str, path: Path) -> None:
-        """Keeps a file: pixels and arrays as they are, text as text, the seconds of a table left out."""
+        """Records a file: pixels and arrays as they are, text as text, tables without seconds."""
         if path.suffix in (".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".webm"):
             self.arrays[name] = _pixels(path)
             self.info(name, path)
@@ -310,13 +310,13 @@ class Recorder:
             self.text(name, path.read_text("utf-8"))
 
     def info(self, name: str, path: Path) -> None:
-        """Keeps what the file itself says of how it was made."""
+        """Records the metadata in a file."""
         from typer.testing import CliRunner
 
         self.text(f"{name}: info", CliRunner().invoke(self.app, ["info", "--json", str(path)]).output)
 
     def library(self) -> None:
-        """Keeps the latents of guided calls, and the text that the model got in their first step."""
+        """Records the latents of guided calls, and the text embeddings of their first step."""
         import vsf_cli
 
         kinds, vsf, guided = vsf_cli.METHODS, vsf_cli.VSF, vsf_cli.guided
@@ -327,32 +327,34 @@ class Recorder:
         methods |= {"no-duplication": vsf(duplication=False, mask=False)}
         prompts, negatives = ["a red bike", "a person", "a car on a road"], ["wheels", "", ["a hat with feathers", "road"]]
         sizes = {"tiny-sd3-turbo": (20, {}, ()), "tiny-wan": (24, {"num_frames": 5, "height": 32, "width": 32}, LORA)}
-        for model, (most, size, loras) in sizes.items():
+        for model, (max_length, size, loras) in sizes.items():
             pipe = self.load(f"builtin:{model}", "float32", loras=loras)
             for name, method in methods.items():
                 try:
-                    with guided(pipe, "wheels", method, most):
-                        self.call(f"library/{model}/{name}", pipe, "a red bike on a road", max_sequence_length=most, **size)
+                    with guided(pipe, "wheels", method, max_length):
+                        self.call(
+                            f"library/{model}/{name}", pipe, "a red bike on a road", max_sequence_length=max_length, **size
+                        )
                 except vsf_cli.VSFError as error:
                     self.text(f"library/{model}/{name}", f"{type(error).__name__}: {error}")
             for name in ("vsf", "nag", "nasa", "none"):
-                with guided(pipe, negatives, methods[name], most):
-                    self.call(f"library/{model}/batch-{name}", pipe, prompts, max_sequence_length=most, **size)
-            with guided(pipe, self.weighted("a (red:2) wheel:0.5"), vsf(), most):
-                self.call(f"library/{model}/weights", pipe, "a red bike", max_sequence_length=most, **size)
-            self.call(f"library/{model}/after", pipe, "a red bike", max_sequence_length=most, **size)
-        with guided(pipe, "wheels", vsf(), most, cache_text=True):
-            self.call("library/tiny-wan/cache-text", pipe, "a red bike", max_sequence_length=most, **size)
+                with guided(pipe, negatives, methods[name], max_length):
+                    self.call(f"library/{model}/batch-{name}", pipe, prompts, max_sequence_length=max_length, **size)
+            with guided(pipe, self.weighted("a (red:2) wheel:0.5"), vsf(), max_length):
+                self.call(f"library/{model}/weights", pipe, "a red bike", max_sequence_length=max_length, **size)
+            self.call(f"library/{model}/after", pipe, "a red bike", max_sequence_length=max_length, **size)
+        with guided(pipe, "wheels", vsf(), max_length, cache_text=True):
+            self.call("library/tiny-wan/cache-text", pipe, "a red bike", max_sequence_length=max_length, **size)
         pipe, cfg = self.load("builtin:tiny-sd3", "float32"), {"guidance_scale": 3.0, "negative_prompt": "wheels"}
         self.call("library/tiny-sd3/cfg", pipe, "a bike", max_sequence_length=20, **cfg)
         for path in sorted((self.folder / "work" / "maps").glob("*/outputs/*/maps.npz")):
-            name, found = path.parts[-4], self.load_maps(path.parent)
+            name, maps = path.parts[-4], self.load_maps(path.parent)
             if name in ("vsf", "chosen"):
-                self.text(f"library/maps/{name}", f"{found.words()} {found.share.shape} {found.steps} {found.sigmas}")
-                self.arrays[f"library/maps/{name}: wheels"] = found.word("wheels", encoder="t5")
+                self.text(f"library/maps/{name}", f"{maps.words()} {maps.share.shape} {maps.steps} {maps.sigmas}")
+                self.arrays[f"library/maps/{name}: wheels"] = maps.word("wheels", encoder="t5")
 
     def call(self, name: str, pipe: Any, prompt: str | list[str], **options: Any) -> None:
-        """Keeps the latents of three steps of a pipeline, and the text that its transformer got."""
+        """Records the latents of three steps of a pipeline, and the text embeddings of its transformer."""
         import torch
 
         texts: list[np.ndarray] = []
@@ -364,9 +366,9 @@ class Recorder:
         generator = torch.Generator().manual_seed(3)
         options = {"guidance_scale": 0.0, "num_inference_steps": 3, "output_type": "latent", "generator": generator, **options}
         with torch.no_grad():
-            made = pipe(prompt, **options)[0]
+            latents = pipe(prompt, **options)[0]
         hook.remove()
-        self.arrays |= {name: made.float().numpy(), f"{name}: text": texts[0]}
+        self.arrays |= {name: latents.float().numpy(), f"{name}: text": texts[0]}
 
 
 def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:
@@ -375,7 +377,7 @@ def _stamps(folder: Path) -> dict[Path, tuple[int, int]]:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """All frames of a picture or clip, with shape (frames, height, width, 3)."""
+    """All frames of an image or a video, with shape (frames, height, width, 3)."""
     from PIL import Image, ImageSequence
 
     if path.suffix in (".mp4", ".webm"):
@@ -388,28 +390,28 @@ def _pixels(path: Path) -> np.ndarray:
         return np.stack([np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(image)])
 
 
-def _public(place: str, name: str) -> Any:
-    """Something of a module, wherever in the package that stands: in one of that name, or in a package of that name."""
+def _public(module: str, name: str) -> Any:
+    """The object `name` of a module whose path has `module` in it, so that trees with other modules can be recorded."""
     import vsf_cli
 
     root = Path(vsf_cli.__file__).parent
     files = [path for path in root.rglob("*.py") if re.search(rf"(?m)^(def {name}\(|{name} = )", path.read_text("utf-8"))]
     for path in sorted(files, key=lambda path: len(path.parts)):
         parts = path.relative_to(root.parent).with_suffix("").parts
-        if any(place in part for part in parts):
+        if any(module in part for part in parts):
             return getattr(importlib.import_module(".".join(part for part in parts if part != "__init__")), name)
-    raise ImportError(f"no module of {place} has {name}")
+    raise ImportError(f"no module of {module} has {name}")
 
 
 def make(record: Path) -> None:
-    """Runs everything, and writes the record."""
+    """Runs all commands and calls, and writes the record."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="golden-") as name:
         folder = Path(name).resolve()
         for variable in [key for key in os.environ if key.startswith(("VSF_", "HF_", "XDG_", "SLURM_", "FORCE_COLOR"))]:
             del os.environ[variable]
-        places = {"HOME": "home", "XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache", "MPLCONFIGDIR": "cache/mpl"}
-        os.environ |= {key: str(folder / place) for key, place in places.items()}
+        folders = {"HOME": "home", "XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache", "MPLCONFIGDIR": "cache/mpl"}
+        os.environ |= {key: str(folder / path) for key, path in folders.items()}
         os.environ |= {"COLUMNS": "120", "NO_COLOR": "1", "TERM": "dumb", "OMP_NUM_THREADS": "1"}
         # Imported here, so that their loggers do not write to the stderr of one command.
         for package in ("diffusers", "transformers"):
@@ -417,9 +419,9 @@ def make(record: Path) -> None:
         recorder = Recorder(folder)
         os.environ["PYTHONPATH"] = str(recorder.tree)
         print(f"recording {recorder.tree}", file=sys.stderr)
-        for place, text in FILES.items():
+        for path, text in FILES.items():
             (folder / "work").mkdir(exist_ok=True)
-            (folder / "work" / place).write_text(text)
+            (folder / "work" / path).write_text(text)
         commands = _commands()
         for number, (item, command) in enumerate(commands.items(), 1):
             print(f"{number}/{len(commands)} {item}", file=sys.stderr)
@@ -442,11 +444,11 @@ def make(record: Path) -> None:
 
 
 def compare(old: Path, new: Path) -> int:
-    """Says what differs, and how many items do."""
+    """Prints the differences of two records. Returns the number of items that differ."""
     texts = [json.loads(path.read_text("utf-8"))["texts"] for path in (old, new)]
     different = [0, 0]
-    for name in dict.fromkeys(name for found in texts for name in found):
-        lines = [found.get(name, ["(not there)"]) for found in texts]
+    for name in dict.fromkeys(name for record in texts for name in record):
+        lines = [record.get(name, ["(not there)"]) for record in texts]
         if lines[0] != lines[1]:
             different[0] += 1
             print(f"differs: {name}")
@@ -455,29 +457,29 @@ def compare(old: Path, new: Path) -> int:
     with np.load(old.with_suffix(".npz")) as first, np.load(new.with_suffix(".npz")) as second:
         names = dict.fromkeys([*first.files, *second.files])
         for name in names:
-            if said := _apart(*(found[name] if name in found.files else None for found in (first, second))):
-                allowed = said.startswith("allowed")
+            if difference := _difference(*(record[name] if name in record.files else None for record in (first, second))):
+                allowed = difference.startswith("allowed")
                 different[1] += not allowed
-                print(f"{'' if allowed else 'differs: '}{name}: {said}")
+                print(f"{'' if allowed else 'differs: '}{name}: {difference}")
     counts = f"{different[0]} of {len(texts[0])} texts and {different[1]} of {len(names)} arrays differ"
     print(counts if any(different) else f"equal: {counts}")
     return sum(different)
 
 
-def _apart(first: np.ndarray | None, second: np.ndarray | None) -> str:
-    """How far two arrays are apart; empty if they are equal."""
+def _difference(first: np.ndarray | None, second: np.ndarray | None) -> str:
+    """The difference of two arrays in words. It is empty if they are equal."""
     if first is None or second is None or first.shape != second.shape or first.dtype != second.dtype:
-        known = [f"{found.dtype} {found.shape}" if found is not None else "not there" for found in (first, second)]
-        return f"{known[0]} and {known[1]}"
+        shapes = [f"{array.dtype} {array.shape}" if array is not None else "not there" for array in (first, second)]
+        return f"{shapes[0]} and {shapes[1]}"
     if first.tobytes() == second.tobytes():
         return ""
     if first.dtype.kind not in "uif":
         return "other values"
     distance = np.abs(first.astype(float) - second.astype(float))
-    most, where = distance.max(), np.count_nonzero(distance.max(-1) if first.dtype == np.uint8 else distance)
+    largest, count = distance.max(), np.count_nonzero(distance.max(-1) if first.dtype == np.uint8 else distance)
     if first.dtype == np.uint8:
-        return f"{'allowed, ' * bool(most <= PIXELS)}at most {most:.0f} of 255 in {where} pixels"
-    return f"{'allowed, ' * bool(most <= NUMBERS)}at most {most:.2g} in {where} numbers"
+        return f"{'allowed, ' * bool(largest <= PIXELS)}at most {largest:.0f} of 255 in {count} pixels"
+    return f"{'allowed, ' * bool(largest <= NUMBERS)}at most {largest:.2g} in {count} numbers"
 
 
 def main() -> None:
@@ -487,11 +489,11 @@ def main() -> None:
     comparing = commands.add_parser("compare")
     comparing.add_argument("old", type=Path)
     comparing.add_argument("new", type=Path)
-    chosen = parser.parse_args()
-    if chosen.command == "make":
-        make(chosen.record.resolve())
+    options = parser.parse_args()
+    if options.command == "make":
+        make(options.record.resolve())
     else:
-        sys.exit(compare(chosen.old, chosen.new) > 0)
+        sys.exit(compare(options.old, options.new) > 0)
 
 
 if __name__ == "__main__":

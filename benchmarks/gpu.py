@@ -1,8 +1,8 @@
-"""The cost of guidance at full size on a GPU: python benchmarks/gpu.py sd3.5-large-turbo [--compile]
+"""Measures the cost of guidance at full size on a GPU: python benchmarks/gpu.py sd3.5-large-turbo [--compile]
 
 Builds the real architecture of a preset with random weights. Methods take turns; each is timed over several steps in a row, so
 that launches overlap as in a real run, by CUDA events. Writes benchmarks/results/gpu-NAME.json; `benchmarks/tables.py` puts
-results into docs/benchmark.md. On a CPU (--device cpu --layers 1 --size 128x128 --steps 1 --rounds 1) it tries the script.
+results into docs/benchmark.md. On a CPU (--device cpu --layers 1 --size 128x128 --steps 1 --rounds 1) it only tests the script.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Where the time of a guided step goes, by PyTorch's profiler: python benchmarks/profile_block.py [--layers N] [--size WxH]
+"""Profiles a guided step with PyTorch's profiler: python benchmarks/profile_block.py [--layers N] [--size WxH]
 
-Writes the operations that take most, for no guidance and for VSF, and what VSF adds, to benchmarks/results/profile-PRESET.json
-and as Markdown to stdout.
+Writes the seconds of the slowest operations, without guidance and with VSF, and the difference, to
+benchmarks/results/profile-PRESET.json and as Markdown to stdout.
 """
 
 import argparse
@@ -23,15 +23,15 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def seconds_by_operation(model: RandomModel, name: str, device: torch.device) -> dict[str, float]:
-    """The seconds of each operation in one step, its own and not those of what it calls."""
+    """The seconds of each operation in one step, without the operations that it calls."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
     (arm,) = (arm for arm in arms_named("vsf-bias", VSF()) if arm.name == name)
     with prepared(model, arm) as step:
         step()
-        with profile(activities=activities) as found:
+        with profile(activities=activities) as profiler:
             step()
     own = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    return {entry.key: getattr(entry, own) / 1e6 for entry in found.key_averages()}
+    return {entry.key: getattr(entry, own) / 1e6 for entry in profiler.key_averages()}
 
 
 def main() -> None:
@@ -42,20 +42,20 @@ def main() -> None:
     parser.add_argument("--frames", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
-    asked = parser.parse_args()
-    preset, device = load_preset(asked.preset), torch.device(asked.device)
-    size, frames = asked.size or (preset.width, preset.height), asked.frames or preset.num_frames
-    shape = shape_of(preset.model, preset.family, size, frames, preset.max_sequence_length, asked.layers)
-    model = build(shape, getattr(torch, asked.dtype), device, 8)
+    options = parser.parse_args()
+    preset, device = load_preset(options.preset), torch.device(options.device)
+    size, frames = options.size or (preset.width, preset.height), options.frames or preset.num_frames
+    shape = shape_of(preset.model, preset.family, size, frames, preset.max_sequence_length, options.layers)
+    model = build(shape, getattr(torch, options.dtype), device, 8)
     none, vsf = (seconds_by_operation(model, name, device) for name in ("none", "vsf-bias"))
     whole = sum(none.values())
-    report = {**conditions(device), "shape": str(shape), "dtype": asked.dtype, "none": none, "vsf": vsf}
-    (RESULTS / f"profile-{asked.preset}.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-    print(f"{shape}; {asked.dtype}, {device.type}. A step takes {whole:.3f} s, with VSF {sum(vsf.values()):.3f} s.\n")
+    report = {**conditions(device), "shape": str(shape), "dtype": options.dtype, "none": none, "vsf": vsf}
+    (RESULTS / f"profile-{options.preset}.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    print(f"{shape}; {options.dtype}, {device.type}. A step takes {whole:.3f} s, with VSF {sum(vsf.values()):.3f} s.\n")
     print("| operation | no guidance | VSF | added, of a step |\n|---|---|---|---|")
     added = {name: vsf.get(name, 0) - none.get(name, 0) for name in {*none, *vsf}}
-    most = sorted(added, key=lambda name: -max(vsf.get(name, 0), none.get(name, 0)))[:15]
-    for name in sorted(most, key=lambda name: -added[name]):
+    slowest = sorted(added, key=lambda name: -max(vsf.get(name, 0), none.get(name, 0)))[:15]
+    for name in sorted(slowest, key=lambda name: -added[name]):
         print(f"| `{name}` | {none.get(name, 0):.4f} s | {vsf.get(name, 0):.4f} s | {added[name] / whole:+.2%} |")
 
 

@@ -1,7 +1,7 @@
-"""Makes the results behind docs/benchmark.md: python benchmarks/run.py cpu-sd3.5-large, then python benchmarks/tables.py
+"""Makes the results of docs/benchmark.md: python benchmarks/run.py cpu-sd3.5-large, then python benchmarks/tables.py
 
 Each suite is one call of `vsf bench`, whose results go to benchmarks/results/NAME.json with the machine, the versions and the
-date, and whose chart goes to docs/images/bench-NAME.png. Times want a machine that does nothing else.
+date, and whose chart goes to docs/images/bench-NAME.png. Times need a machine that does nothing else.
 """
 
 import argparse
@@ -35,21 +35,21 @@ SUITES = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", choices=list(SUITES), nargs="+")
-    parser.add_argument("--small", action="store_true", help="One layer of a small input, one round: tries the script.")
-    chosen = parser.parse_args()
-    for name in chosen.suite:
+    parser.add_argument("--small", action="store_true", help="One layer of a small input, one round: only tests the script.")
+    options = parser.parse_args()
+    for name in options.suite:
         RESULTS.mkdir(exist_ok=True)
-        # Counts have no times, and so no bars worth a picture.
+        # Counts have no times to plot.
         plot = (
-            [] if name.startswith("count") or chosen.small else ["--plot", str(ROOT / "docs" / "images" / f"bench-{name}.png")]
+            [] if name.startswith("count") or options.small else ["--plot", str(ROOT / "docs" / "images" / f"bench-{name}.png")]
         )
-        result = RESULTS / f"{name}{'-small' * chosen.small}.json"
-        arguments = [*SUITES[name], *(small(name) if chosen.small else []), "-o", str(result), *plot]
+        result = RESULTS / f"{name}{'-small' * options.small}.json"
+        arguments = [*SUITES[name], *(small(name) if options.small else []), "-o", str(result), *plot]
         subprocess.run([sys.executable, "-m", "vsf_cli", "bench", *arguments], cwd=ROOT, check=True)
 
 
 def small(name: str) -> list[str]:
-    """What makes a suite take seconds, on any machine."""
+    """The arguments that make a suite take seconds, on any machine."""
     if name.startswith("embedded"):
         return ["--rounds", "1", "--steps", "2"]
     size = ["--size", "128x128", *(["--frames", "5"] if "wan" in name else [])]

@@ -1,6 +1,6 @@
-"""CPU seconds of commands that load no model, and the imports that take longest: python benchmarks/start_up.py
+"""Measures the CPU seconds of commands that load no model, and the slowest imports: python benchmarks/start_up.py
 
-Writes benchmarks/results/start-up.json, and the tables as Markdown to stdout. CPU seconds are the least of several runs.
+Writes benchmarks/results/start-up.json, and the tables as Markdown to stdout. CPU seconds are the minimum of several runs.
 """
 
 import json
@@ -45,23 +45,23 @@ def run(arguments: list[str], folder: Path, *options: str) -> str:
 
 
 def cpu_seconds(arguments: list[str], folder: Path, times: int = 9) -> float:
-    """The least CPU seconds of several runs, children included."""
-    found = []
+    """The minimum of the CPU seconds of several runs, children included."""
+    seconds = []
     for _ in range(times):
         # Not `os.times`, which counts in hundredths of a second.
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         run(arguments, folder)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return round(min(found), 3)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return round(min(seconds), 3)
 
 
 def imports(arguments: list[str], folder: Path) -> dict[str, float]:
-    """Seconds of the import of known modules, with all that they import, the largest first."""
-    told = run(arguments, folder, "-X", "importtime")
+    """Seconds of the import of known modules, with all that they import, the slowest first."""
+    output = run(arguments, folder, "-X", "importtime")
     # A module within another one of the list is counted in both.
-    found = {name: int(total) / 1e6 for _, total, name in LINE.findall(told) if name in MODULES}
-    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+    seconds = {name: int(total) / 1e6 for _, total, name in LINE.findall(output) if name in MODULES}
+    return dict(sorted(seconds.items(), key=lambda entry: -entry[1]))
 
 
 def main() -> None:
@@ -70,12 +70,12 @@ def main() -> None:
         (folder / "table.csv").write_text("prompt,negative\na red bike on a road,wheels\n", "utf-8")
         make = ["image", "a red bike on a road", "--neg", "wheels", "--seed", "1", "--steps", "2", "-o"]
         run([*make, "picture.png"], folder)
-        seconds = {told: cpu_seconds(arguments, folder) for told, arguments in COMMANDS.items()}
+        seconds = {command: cpu_seconds(arguments, folder) for command, arguments in COMMANDS.items()}
         longest = imports([*make, "again.png"], folder)
     report = {**conditions(torch.device("cpu")), "cpu_seconds": seconds, "image_imports": longest}
-    place = ROOT / "benchmarks" / "results" / "start-up.json"
-    place.parent.mkdir(exist_ok=True)
-    place.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    path = ROOT / "benchmarks" / "results" / "start-up.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(tables.start_up("cpu_seconds"), tables.start_up("image_imports"), sep="\n")
 
 

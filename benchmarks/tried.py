@@ -1,6 +1,6 @@
-"""What was tried for the small parts of VSF, and did not help: python benchmarks/tried.py [--runs N]
+"""Times variants of the small parts of VSF that did not help: python benchmarks/tried.py [--runs N]
 
-The CPU time of one thread, the least of several runs, at the width of SD3.5-Large and of Wan 2.1 1.3B. Writes
+Measures the CPU time of one thread, the minimum of several runs, at the width of SD3.5-Large and of Wan 2.1 1.3B. Writes
 benchmarks/results/tried.json, and a table as Markdown to stdout.
 """
 
@@ -24,13 +24,13 @@ WIDTHS = {"SD3.5-Large": (38, 64), "Wan 2.1 1.3B": (12, 128)}
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def in_new_tensors(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    weight = share.unsqueeze(-1)
+def in_new_tensors(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    weight = weight.unsqueeze(-1)
     return ((1 - weight) * first + weight * second).to(first.dtype)
 
 
-def in_two_passes(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
-    weight = share.to(first.dtype).unsqueeze(-1)
+def in_two_passes(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
+    weight = weight.to(first.dtype).unsqueeze(-1)
     return first.mul_(1 - weight).addcmul_(second, weight)
 
 
@@ -50,13 +50,13 @@ ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]]
 }
 
 
-def least(call: Callable[[], object], runs: int) -> float:
-    found = []
+def min_seconds(call: Callable[[], object], runs: int) -> float:
+    seconds = []
     for _ in range(runs + 1):
         started = time.thread_time()
         call()
-        found.append(time.thread_time() - started)
-    return min(found[1:])
+        seconds.append(time.thread_time() - started)
+    return min(seconds[1:])
 
 
 def measured(heads: int, head_dim: int, dtype: torch.dtype, runs: int) -> dict[str, float]:
@@ -67,9 +67,9 @@ def measured(heads: int, head_dim: int, dtype: torch.dtype, runs: int) -> dict[s
 
     first, second, query = (normal(IMAGES, head_dim) for _ in range(3))
     key, value = (normal(NEGATIVES, head_dim) for _ in range(2))
-    share = torch.rand(1, heads, IMAGES, generator=generator)
-    found = {name: least(partial(merge, first, second, share), runs) for name, merge in MERGES.items()}
-    return found | {name: least(partial(attend, query, key, value), runs) for name, attend in ATTENTIONS.items()}
+    weight = torch.rand(1, heads, IMAGES, generator=generator)
+    seconds = {name: min_seconds(partial(merge, first, second, weight), runs) for name, merge in MERGES.items()}
+    return seconds | {name: min_seconds(partial(attend, query, key, value), runs) for name, attend in ATTENTIONS.items()}
 
 
 @torch.no_grad()

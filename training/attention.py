@@ -1,4 +1,4 @@
-"""Attention for training: processors that take a mask of the text's tokens, and three ways to compute what they call.
+"""Attention for training: processors that take a mask of the text's tokens, and three functions that they can call.
 
 Shapes: B batch, H heads, L tokens, D head dimension. A mask (`attended`) has shape (B, L) and is true where a token is a key.
 """
@@ -18,7 +18,7 @@ Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Takes query, key and value with shape (B, H, L, D) and `attended`; returns the output with shape (B, H, L, D)."""
 
 MASKED = -1e4
-"""Is added to the logits of tokens that are not attended to. Finite, so that no row can become NaN."""
+"""The bias of the logits of tokens that are not attended to. It is finite, so that no row can become NaN."""
 
 
 def written_attention(query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None = None) -> Tensor:
@@ -149,7 +149,7 @@ def _rotate(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
 
 
 def prepare(blocks: list[nn.Module], processor: Any, attention: str, compiled: bool) -> None:
-    """Gives the attentions of blocks a processor of training, and compiles the blocks.
+    """Sets the processors of training in blocks, and compiles the blocks.
 
     Arguments:
         blocks: The blocks of a transformer.

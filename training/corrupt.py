@@ -1,7 +1,7 @@
-"""Damages pictures by a known amount, so that a judge can be taught what a good picture is.
+"""Corrupts images by a known amount, so that a judge can learn to score quality.
 
-Every kind takes pictures with shape (B, 3, H, W) and values of -1 to 1, and severities with shape (B,) of 0 to 1. Severity 0
-leaves a picture as it is; at 1 nobody would want it. The quality of a picture is the product of 1 - severity over its kinds.
+Every corruption takes images with shape (B, 3, H, W) and values of -1 to 1, and severities with shape (B,) of 0 to 1. Severity
+0 leaves an image as it is; at 1 it is useless. The quality of an image is the product of 1 - severity over its corruptions.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
-    "KINDS",
+    "CORRUPTIONS",
     "blur",
     "break_shapes",
     "erase",
@@ -29,11 +29,11 @@ MAX_BLUR = 4.0
 MAX_NOISE = 0.5
 """The standard deviation at severity 1, where -1 to 1 is black to white."""
 MAX_CHROMA = 3.0
-"""How many times the chroma grows at severity 1; the contrast grows by a fifth of that."""
+"""The factor by which the chroma grows at severity 1. The contrast grows by a fifth of it."""
 MAX_WARP = 5.0
 """Pixels: the standard deviation of the displacement at severity 1."""
 MAX_SHIFT = 14.0
-"""Pixels: how far the bands of a broken picture are shifted at severity 1."""
+"""Pixels: the shift of the bands of a broken image at severity 1."""
 
 
 def _column(values: Tensor) -> Tensor:
@@ -58,19 +58,19 @@ def sprinkle(images: Tensor, severity: Tensor) -> Tensor:
 
 
 def oversaturate(images: Tensor, severity: Tensor) -> Tensor:
-    """Chroma and contrast beyond what was drawn."""
+    """Images with more chroma and contrast than was drawn."""
     weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
     grey, factor = (images * weights).sum(1, keepdim=True), MAX_CHROMA * _column(severity)
     return (grey * (1 + factor / 5) + (images - grey) * (1 + factor)).clamp(-1, 1)
 
 
 def expose_twice(images: Tensor, severity: Tensor) -> Tensor:
-    """Another picture of the batch shines through, up to one half."""
+    """Each image mixed with another one of the batch, of up to one half."""
     return torch.lerp(images, images.roll(1, 0), _column(severity) / 2)
 
 
 def _sample(images: Tensor, displacement: Tensor) -> Tensor:
-    """Reads each pixel from elsewhere, by a displacement in pixels with shape (B, 2, H, W): to the right, and down."""
+    """Images whose pixels are displaced, by pixels with shape (B, 2, H, W): to the right, and down."""
     height, width = images.shape[-2:]
     identity = F.affine_grid(torch.eye(2, 3).expand(len(images), 2, 3), list(images.shape), align_corners=False)
     grid = identity + displacement.permute(0, 2, 3, 1) * images.new_tensor([2 / width, 2 / height])
@@ -78,14 +78,14 @@ def _sample(images: Tensor, displacement: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, severity: Tensor) -> Tensor:
-    """A smooth displacement that changes over an eighth of the side: straight lines become waves."""
+    """Images under a smooth displacement that changes over an eighth of the side: straight lines become waves."""
     coarse = torch.randn(len(images), 2, 8, 8)
     field = F.interpolate(coarse, images.shape[-2:], mode="bicubic", align_corners=False)
     return _sample(images, MAX_WARP * _column(severity) * field)
 
 
 def break_shapes(images: Tensor, severity: Tensor) -> Tensor:
-    """Bands of an eighth of the height are shifted sideways, each by its own amount: shapes come apart."""
+    """Images whose bands of an eighth of the height are shifted sideways, each by its own amount: shapes come apart."""
     shifts = F.interpolate(torch.rand(len(images), 1, 8, 1) * 2 - 1, images.shape[-2:], mode="nearest")
     return _sample(images, MAX_SHIFT * _column(severity) * torch.cat([shifts, torch.zeros_like(shifts)], dim=1))
 
@@ -97,24 +97,24 @@ def patches(count: int, side: int, cells: int = 6) -> Tensor:
 
 
 def half_plane(count: int, side: int) -> Tensor:
-    """Ramps across the picture in random directions, with shape (count, 1, side, side) and values of -1 to 1."""
+    """Ramps across the image in random directions, with shape (count, 1, side, side) and values of -1 to 1."""
     angle = torch.rand(count, 1, 1, 1) * 2 * torch.pi
-    place = torch.linspace(-1, 1, side)
-    return (angle.cos() * place + angle.sin() * place[:, None]) / 2**0.5
+    position = torch.linspace(-1, 1, side)
+    return (angle.cos() * position + angle.sin() * position[:, None]) / 2**0.5
 
 
-def erase(images: Tensor, without: Tensor, kept: Tensor) -> Tensor:
-    """Mixes pictures of a part with the same pictures without it.
+def erase(images: Tensor, without: Tensor, weight: Tensor) -> Tensor:
+    """A mixture of images of a part with the same images without it.
 
     Arguments:
-        images: Pictures that show the part.
-        without: The same pictures without it.
-        kept: The share of the part that stays, for each pixel or picture: 1 leaves it whole, 0 takes it away.
+        images: Images that show the part.
+        without: The same images without it.
+        weight: The weight of the part, for each pixel or image: 1 keeps it whole, 0 removes it.
     """
-    return torch.lerp(without, images, kept)
+    return torch.lerp(without, images, weight)
 
 
-KINDS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+CORRUPTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {
         "blur": blur,
         "noise": sprinkle,
@@ -124,4 +124,4 @@ KINDS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
         "broken shapes": break_shapes,
     }
 )
-"""What the judge's quality is taught to fall with."""
+"""The corruptions that lower the quality of an image, by name."""

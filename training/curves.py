@@ -24,21 +24,21 @@ def _points(path: Path) -> tuple[list[int], list[float]]:
 
 
 def plot(folder: Path) -> Figure:
-    """A panel for each stage whose table is in the folder: the training loss over the steps.
+    """A figure with a panel for each stage that has a table in the folder: the training loss over the steps.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If the folder has no table.
     """
-    found = {stage: sorted(folder.rglob(f"{stage}.csv")) for stage in STAGES}
-    found = {stage: paths for stage, paths in found.items() if paths}
-    if not found:
+    tables = {stage: sorted(folder.rglob(f"{stage}.csv")) for stage in STAGES}
+    tables = {stage: paths for stage, paths in tables.items() if paths}
+    if not tables:
         raise FileNotFoundError(f"{folder} has no table of a stage, such as base.csv: give the folder of the training")
-    figure = Figure(figsize=(3.2 * len(found), 2.6), layout="constrained")
-    for place, (stage, paths) in zip(figure.subplots(1, len(found), squeeze=False)[0], found.items(), strict=True):
+    figure = Figure(figsize=(3.2 * len(tables), 2.6), layout="constrained")
+    for axes, (stage, paths) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
         for path in paths:
-            place.plot(*_points(path), color="tab:blue", linewidth=1)
-        place.set(title=stage, xlabel="step", ylabel=f"{STAGES[stage]} loss", yscale="log")
-        place.grid(alpha=0.3, which="both")
+            axes.plot(*_points(path), color="tab:blue", linewidth=1)
+        axes.set(title=stage, xlabel="step", ylabel=f"{STAGES[stage]} loss", yscale="log")
+        axes.grid(alpha=0.3, which="both")
     return figure
 
 
@@ -46,10 +46,10 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m training.curves", description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("image", type=Path)
     options = parser.parse_args()
     try:
-        plot(options.folder).savefig(options.picture, dpi=120)
+        plot(options.folder).savefig(options.image, dpi=120)
     except OSError as error:
         parser.exit(1, f"error: {error}\n")
 

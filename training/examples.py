@@ -25,13 +25,13 @@ CHUNK = 100
 
 @dataclass(frozen=True)
 class Drawing:
-    """How scenes are sampled and drawn. Its functions are those of a module, so that worker processes find them.
+    """A kind of scenes: functions that sample and draw them. Worker processes need functions of a module.
 
     Arguments:
         name: Decides the random numbers.
         sample: Samples a scene of the train split.
         render: Draws a scene: bytes with shape (side, side, 3), or (frames, side, side, 3).
-        regions: Measures the shares of its tokens, with shape (tokens, channels).
+        regions: Measures the coverage of its tokens, with shape (tokens, channels).
     """
 
     name: str
@@ -45,18 +45,21 @@ class Drawing:
         return [self.sample(rng) for _ in range(CHUNK)]
 
     def __call__(self, chunk: int) -> tuple[np.ndarray, np.ndarray]:
-        """The images and the shares of a chunk."""
+        """The images of a chunk, and the coverage of their tokens."""
         scenes = self.scenes(chunk)
         return np.stack([self.render(scene) for scene in scenes]), np.stack([self.regions(scene) for scene in scenes])
 
 
 def draw(drawing: Drawing, count: int, workers: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images and shares of `count` scenes, rounded up to whole chunks.
+    """Draws `count` scenes, rounded up to whole chunks.
 
     Arguments:
-        drawing: How they are drawn.
-        count: How many.
-        workers: Processes; 0 draws in this one.
+        drawing: The kind of scenes.
+        count: The number of scenes.
+        workers: The number of processes; 0 draws in this one.
+
+    Yields:
+        The images of a chunk, and the coverage of their tokens.
     """
     chunks = range(-(-count // CHUNK))
     if workers == 0:
@@ -83,25 +86,25 @@ class Examples:
         """Draws and encodes scenes, or reads them from a file that an earlier call wrote.
 
         Arguments:
-            drawing: How they are drawn.
-            count: How many, rounded up to whole chunks.
+            drawing: The kind of scenes.
+            count: The number of scenes, rounded up to whole chunks.
             encode: Turns drawn images into normalised latents.
             path: The safetensors file.
-            workers: Processes that draw.
+            workers: The number of processes that draw.
         """
         if not path.exists():
-            latents, shares = [], []
+            latents, coverage = [], []
             for images, covered in draw(drawing, count, workers):
                 latents.append(encode(images).half().cpu().contiguous())
-                shares.append(torch.from_numpy(covered))
-            save_file({"latents": torch.cat(latents), "shares": torch.cat(shares)}, path)
+                coverage.append(torch.from_numpy(covered))
+            save_file({"latents": torch.cat(latents), "shares": torch.cat(coverage)}, path)
         stored = load_file(path)
         scenes = [scene for chunk in range(len(stored["latents"]) // CHUNK) for scene in drawing.scenes(chunk)]
         return cls(scenes, stored["latents"], Regions(scenes, stored["shares"]))
 
     def to(self, device: torch.device) -> "Examples":
-        """The same on a device."""
-        return Examples(self.scenes, self.latents.to(device), Regions(self.scenes, self.regions.shares.to(device)))
+        """The same examples on a device."""
+        return Examples(self.scenes, self.latents.to(device), Regions(self.scenes, self.regions.coverage.to(device)))
 
 
 @dataclass(frozen=True)
@@ -132,17 +135,17 @@ def caption_batches(
     workers: int = 0,
     device: torch.device | None = None,
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Batches without end; each depends on the stage and the step alone.
+    """Makes batches without end. Each depends on the stage and the step alone.
 
     Arguments:
         stage: The name of the stage.
         model: Has `caption` and `tokens`, as a `training.flow.FlowModel` does.
         scenes: The scenes.
         batch: Samples of a batch.
-        empty: The share of empty captions.
+        empty: The probability of an empty caption.
         first: The first step.
-        workers: Processes; 0 makes captions in this one.
-        device: Where the tensors go.
+        workers: The number of processes; 0 makes captions in this one.
+        device: The device of the tensors.
 
     Yields:
         Indices of scenes with shape (B,), and tokens with shape (B, length), one tensor for each tokenizer.

@@ -31,15 +31,15 @@ REHEARSED = Budget(3)
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is trained.
+    """The settings of a training.
 
     Arguments:
-        device: Where.
+        device: The device of all tensors.
         folder: Holds the checkpoints.
         batch: Samples of a step of the base model.
         student_batch: Samples of a step of the student.
         micro: Samples of one backward pass; 0 means the whole batch.
-        workers: Processes that make captions; 0 makes them in this one.
+        workers: The number of processes that make captions; 0 makes them in this one.
         attention: A key of `training.attention.ATTENTIONS`.
         compiled: Whether the blocks are compiled.
         rate: A factor of the learning rates of the base model, which are for batches of 1,024.
@@ -61,7 +61,7 @@ class FlowModel(ABC):
 
     Attributes:
         name: The name of the files that are written.
-        width: Of the hidden states of the transformer.
+        width: The width of the hidden states of the transformer.
         processor: The attention processor of training.
         latent_shape: The shape of one sample's latents.
         grid: The sigmas of the student's steps, from 1 to 0.
@@ -85,7 +85,7 @@ class FlowModel(ABC):
 
     @abstractmethod
     def build_encoders(self) -> nn.Module:
-        """Untrained text encoders. They take what `tokens` returns, and return embeddings with shape (B, text, width)."""
+        """Untrained text encoders: from the tensors of `tokens` to embeddings with shape (B, text, width)."""
 
     @abstractmethod
     def caption(self, scene: Scene, rng: random.Random) -> str:
@@ -99,7 +99,7 @@ class FlowModel(ABC):
     def predict(
         self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
     ) -> Tensor:
-        """The velocity in float32, with the shape of the latents.
+        """The predicted velocity in float32, with the shape of the latents.
 
         Arguments:
             transformer: The transformer.
@@ -121,12 +121,12 @@ class FlowModel(ABC):
         """Which tokens of the text are keys in training; None means all."""
         return None
 
-    def cut(self, latents: Tensor, step: int, share: float) -> Tensor:
+    def cut(self, latents: Tensor, step: int, progress: float) -> Tensor:
         """The part of a batch of latents that a step trains on."""
         return latents
 
     def student(self, base: nn.Module) -> tuple[nn.Module, nn.Module]:
-        """A student that begins as the base model, and the module that holds what is trained of it."""
+        """A student that starts as the base model, and a module with those of its weights that are trained."""
         student = self.build_transformer()
         student.load_state_dict(base.state_dict())
         return student, student
@@ -166,7 +166,7 @@ def train_base(
     _prepare(model, transformer, settings)
 
     def loss_of(indices: Tensor, *tokens: Tensor) -> tuple[Tensor, Tensor]:
-        latents = model.cut(examples.latents[indices].float(), checkpoint.step, budget.share(checkpoint))
+        latents = model.cut(examples.latents[indices].float(), checkpoint.step, budget.progress(checkpoint))
         indices, tokens = indices[: len(latents)], tuple(part[: len(latents)] for part in tokens)
         sigma, noise = torch.randn(len(latents), device=device).sigmoid(), torch.randn_like(latents)
         sigma = model.shift * sigma / (1 + (model.shift - 1) * sigma)

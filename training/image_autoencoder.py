@@ -20,7 +20,7 @@ CROP = 64
 BATCH = 24
 LATENT_NOISE = 0.1
 MEASURED = 512
-"""The scenes over which the latents' spread is measured."""
+"""The number of scenes over which the spread of the latents is measured."""
 
 
 def pixels(images: np.ndarray) -> Tensor:
@@ -79,8 +79,8 @@ def train_autoencoder(folder: Path, budget: Budget, device: torch.device) -> Aut
             output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample
         return reconstruction_loss(output.float(), target) + scale_penalty(mean), 0.0
 
-    for chance in steps("autoencoder", checkpoint, budget):
-        minimize(checkpoint, loss_of, _crops(images, chance).to(device))
+    for rng in steps("autoencoder", checkpoint, budget):
+        minimize(checkpoint, loss_of, _crops(images, rng).to(device))
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     model.eval()

@@ -36,7 +36,7 @@ __all__ = ["IMAGE_DRAWING", "IMAGE_MODELS", "FluxModel", "SD3Model", "load_token
 
 PART_ALONE = 0.12
 WORDS_ALONE = 0.5
-"""The share of samples whose text has no padding, beginning and end: a word has to work by itself."""
+"""The fraction of samples whose text has no padding, start and end tokens: a word has to work by itself."""
 HEAD_DIM = 32
 IMAGE_TOKENS = IMAGE_TOKENS_SIDE**2
 
@@ -57,7 +57,7 @@ IMAGE_DRAWING = Drawing("images", _sample, _render, _regions)
 
 
 def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
-    """The tokenizers of CLIP and of T5 in a folder. If there are none, they are trained on 20,000 captions and kept there."""
+    """The tokenizers of CLIP and of T5 in a folder. If it has none, they are trained on 20,000 captions and saved there."""
     paths = folder / "tokenizer", folder / "tokenizer_3"
     if not all(path.is_dir() for path in paths):
         rng = random.Random("captions")
@@ -99,10 +99,10 @@ class FluxEncoders(nn.Module):
 
 
 class _ImageModel(FlowModel):
-    """What both families share.
+    """The base class of both families.
 
     Arguments:
-        tokenizers: Of CLIP and of T5.
+        tokenizers: The tokenizers of CLIP and of T5.
         heads: Heads of the transformer, each with 32 channels.
     """
 
@@ -126,12 +126,12 @@ class _ImageModel(FlowModel):
         return self.tokenizers
 
     def words(self, tokens: tuple[Tensor, ...]) -> Tensor:
-        """Which tokens belong to words, with shape (B, text)."""
+        """A mask of the tokens that belong to words, with shape (B, text)."""
         special = zip(tokens, self.tokenizers_in_use, strict=True)
         return torch.cat([~torch.isin(ids, ids.new_tensor(each.all_special_ids)) for ids, each in special], dim=1)
 
     def attended(self, tokens: tuple[Tensor, ...]) -> Tensor:
-        """All tokens of some samples, the words alone of the others."""
+        """A mask of all tokens of some samples, and of the words alone of the others."""
         whole = torch.rand(len(tokens[0]), 1, device=tokens[0].device) >= WORDS_ALONE
         return self.words(tokens) | whole
 

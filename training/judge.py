@@ -1,4 +1,4 @@
-"""Trains the judge on pictures of which everything is known."""
+"""Trains the judge on images with known labels."""
 
 import random
 from dataclasses import replace
@@ -23,19 +23,19 @@ SCENES = 26_000
 CHUNK = 200
 BATCH = 64
 LABELLED = 12
-"""Of each batch, the pictures that were labelled by eye."""
+"""The number of images of a batch that were labelled by eye."""
 SHIFT = 2
-"""Pixels: how far a picture is moved at most, less than a place is wide."""
+"""Pixels: the largest shift of an image, less than the width of a place."""
 PART_WEIGHT = 4.0
-"""Of a place that shows a part, since most show none."""
+"""The weight of a place that shows a part, since most places show none."""
 
 
 def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
-    """Pictures of the train split, kept in `folder`: to make them takes some minutes."""
+    """Images of the train split. They are kept in `folder`, since making them takes minutes."""
     path = folder / "judged.safetensors"
     if not path.exists():
         chunks = []
-        for number in track(range(SCENES // CHUNK), "pictures for the judge", console=Console(stderr=True)):
+        for number in track(range(SCENES // CHUNK), "images for the judge", console=Console(stderr=True)):
             torch.manual_seed(number)
             chunks.append(
                 LabelledImages(**damaged_images(random.Random(f"judge {number}"), "train", CHUNK, artifacts).packed())
@@ -44,16 +44,16 @@ def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
     return LabelledImages(**load_file(path))
 
 
-def _augmented(images: Tensor) -> Tensor:
-    """Pictures as training sees them: moved a little, in another light, with a little noise."""
+def _augment(images: Tensor) -> Tensor:
+    """Images for training: shifted, brightened or darkened a little, with a little noise."""
     left, top = torch.randint(2 * SHIFT + 1, (2,)).tolist()
     side = images.shape[-1]
     images = F.pad(images, (SHIFT,) * 4, "replicate")[..., top : top + side, left : left + side]
     return images * (1 + 0.05 * torch.randn(len(images), 1, 1, 1)) + 0.03 * torch.randn(images.shape)
 
 
-def _varied(labelled: LabelledImages) -> LabelledImages:
-    """Labelled pictures, which are few, turned, zoomed and moved a little, and in other colours; of places nothing is asked."""
+def _vary(labelled: LabelledImages) -> LabelledImages:
+    """Labelled images, which are few, turned, zoomed and moved a little, in other colours. Their places have no labels."""
     images, count = labelled.images, len(labelled.images)
     angle, zoom = 0.15 * torch.randn(count), 1 + 0.08 * torch.randn(count)
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], -1), torch.stack([angle.sin(), angle.cos()], -1)], 1)
@@ -70,8 +70,8 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, bu
 
     Arguments:
         artifacts: Adds artifacts to some of the images, so that they look like generated ones.
-        labelled: Generated pictures that were labelled by eye.
-        folder: Where its checkpoint is.
+        labelled: Generated images that were labelled by eye.
+        folder: The folder of its checkpoint.
         budget: The length of the training.
 
     Returns:
@@ -82,24 +82,24 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, bu
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
     checkpoint = Checkpoint(folder / "judge.safetensors", {"judge": model}, [optimizer], 0.995)
     examples = None if checkpoint.finished(budget) else _examples(artifacts, folder)
-    rare = torch.full((1 + 2 * len(PARTS),), PART_WEIGHT)
-    rare[0] = 1.0
+    place_weights = torch.full((1 + 2 * len(PARTS),), PART_WEIGHT)
+    place_weights[0] = 1.0
 
     def loss_of(batch: LabelledImages) -> tuple[Tensor, float]:
         with autocast():
-            objects, parts, quality, places = (output.float() for output in model(_augmented(batch.images)))
+            objects, parts, quality, places = (output.float() for output in model(_augment(batch.images)))
         known = ~batch.quality.isnan()
         loss = (
             F.cross_entropy(objects, batch.objects)
             + 3 * F.cross_entropy(parts.flatten(0, 1), batch.parts.flatten())
             + 2 * F.binary_cross_entropy_with_logits(quality[known], batch.quality[known])
-            + 3 * F.cross_entropy(places, batch.place_classes(), rare)
+            + 3 * F.cross_entropy(places, batch.place_classes(), place_weights)
         )
         return loss, 0.0
 
-    for chance in steps("judge", checkpoint, budget):
+    for rng in steps("judge", checkpoint, budget):
         assert examples is not None
-        samples = [examples.sample(chance, BATCH - LABELLED), _varied(labelled.sample(chance, LABELLED))]
+        samples = [examples.sample(rng, BATCH - LABELLED), _vary(labelled.sample(rng, LABELLED))]
         minimize(checkpoint, partial(loss_of, LabelledImages.join(samples)))
 
     model.load_state_dict(checkpoint.averaged("judge"), strict=False)
@@ -108,13 +108,13 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, bu
 
 @torch.no_grad()
 def accuracy(judge: Judge, labelled: LabelledImages) -> dict[str, float]:
-    """How often the judge is right where it is asked: of objects, of parts, of each state; and its error of quality."""
+    """The fraction of correct answers about objects, parts and each state, where labelled; and the mean error of quality."""
     objects, parts, quality, _ = judge(labelled.images.float())
     right = parts.argmax(-1) == labelled.parts
-    asked = labelled.parts != UNLABELLED
+    has_label = labelled.parts != UNLABELLED
     result = {
         "objects": (objects.argmax(-1) == labelled.objects)[labelled.objects != UNLABELLED].float().mean().item(),
-        "parts": right[asked].float().mean().item(),
+        "parts": right[has_label].float().mean().item(),
         "quality error": (quality.sigmoid() - labelled.quality).abs().nanmean().item(),
     }
     return result | {

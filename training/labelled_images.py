@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from training.corrupt import KINDS, blur, erase, expose_twice, half_plane, patches, warp
+from training.corrupt import CORRUPTIONS, blur, erase, expose_twice, half_plane, patches, warp
 from training.image_autoencoder import pixels
 from training.labels import read_labels
 from training.loop import render
@@ -36,7 +36,7 @@ PART_CORRUPTED = 0.6
 CORRUPTED = 0.5
 REDUCED, REDUCED_SIDE = 0.2, 64
 UPSIDE_DOWN, OVERLAID, NOISE, EMPTY, ALONE = 0.03, 0.03, 0.02, 0.03, 0.05
-"""The shares of images without an object, or with one that is not as it should be."""
+"""The fractions of images without an object, or with a faulty one."""
 
 PRESENT, ABSENT, DAMAGED = range(len(STATES))
 UNLABELLED = -100
@@ -45,7 +45,7 @@ MIN_VISIBLE = 12
 """Pixels. A part with fewer visible pixels counts as absent."""
 UNKNOWN = len(PARTS) + 1
 MIN_COVERED = 0.2
-"""A place shows a part if the part covers at least this share of it."""
+"""A place shows a part if the part covers at least this fraction of it."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class LabelledImages:
         objects: Indices of `CLASSES`, or `UNLABELLED`, with shape (B,).
         parts: Indices of `STATES`, or `UNLABELLED`, with shape (B, parts).
         quality: 0 to 1, or nan where it is unknown, with shape (B,).
-        places: Which part each place shows, as 1 + its index of `PARTS`, 0 for none, or `UNKNOWN`; bytes with shape
+        places: The part of each place, as 1 + its index in `PARTS`, 0 for none, or `UNKNOWN`; bytes with shape
             (B, cells, cells).
     """
 
@@ -68,9 +68,9 @@ class LabelledImages:
     places: Tensor
 
     @classmethod
-    def join(cls, several: "list[LabelledImages]") -> "LabelledImages":
-        """One record with the images of several."""
-        return cls(*(torch.cat([getattr(one, field.name) for one in several]) for field in fields(cls)))
+    def join(cls, records: "list[LabelledImages]") -> "LabelledImages":
+        """One record with the images of all records."""
+        return cls(*(torch.cat([getattr(one, field.name) for one in records]) for field in fields(cls)))
 
     def sample(self, rng: random.Random, count: int) -> "LabelledImages":
         """`count` images drawn at random, about half of them mirrored: scenes exist in both directions."""
@@ -87,7 +87,7 @@ class LabelledImages:
         return vars(self) | {"images": ((self.images + 1) * 127.5).round().clamp(0, 255).byte().contiguous()}
 
     def place_classes(self) -> Tensor:
-        """The class of each place, as the judge counts them, with shape (B, cells, cells).
+        """The class of each place, as the judge numbers them, with shape (B, cells, cells).
 
         0 is no part, then each part whole, then each part damaged; `UNLABELLED` where the part has no label.
         """
@@ -111,14 +111,14 @@ def whole_images(scenes: list[Scene]) -> LabelledImages:
 
 
 def _places(scene: Scene) -> np.ndarray:
-    """Which part covers most of each place, at least `MIN_COVERED` of it; bytes as `LabelledImages.places` takes them."""
+    """The part that covers most of each place, if at least `MIN_COVERED` of it, as `LabelledImages.places` takes it."""
     numbers = part_map(scene)
     cell = numbers.shape[0] // CELLS
     parts = OBJECTS[scene.object]
     cells = numbers.reshape(CELLS, cell, CELLS, cell)
-    shares = np.stack([(cells == 2 + index).mean((1, 3)) for index in range(len(parts))])
+    coverage = np.stack([(cells == 2 + index).mean((1, 3)) for index in range(len(parts))])
     indices = np.array([1 + PARTS.index(part) for part in parts], np.uint8)
-    return np.where(shares.max(0) >= MIN_COVERED, indices[shares.argmax(0)], 0).astype(np.uint8)
+    return np.where(coverage.max(0) >= MIN_COVERED, indices[coverage.argmax(0)], 0).astype(np.uint8)
 
 
 def _state(scene: Scene, part: str) -> int:
@@ -128,10 +128,10 @@ def _state(scene: Scene, part: str) -> int:
 
 
 def read_labelled_images(folder: Path) -> LabelledImages:
-    """Generated pictures that were labelled by eye, as `read_labels` reads them; several rows may be of one picture.
+    """Generated images that were labelled by eye, as `read_labels` reads them. Several rows may belong to one image.
 
-    The object is known of unguided ones, which show what their prompt says; guidance may spoil it. Of quality and of places
-    the labels say nothing.
+    The object of unguided images is that of their prompt; guidance may have spoilt it in the others. Quality and places have
+    no labels.
     """
     rows = read_labels(folder)
     files = sorted({row["file"] for row in rows})
@@ -176,46 +176,46 @@ def _corrupt_parts(rng: random.Random, scenes: list[Scene], labelled: LabelledIm
             continue
         part = rng.choice(scene.parts)
         whole[index] = _without(scene, part)
-        picture, state = _corrupt_part(rng, scene, part, labelled.images[index : index + 1])
-        labelled.images[index] = picture[0]
+        image, state = _corrupt_part(rng, scene, part, labelled.images[index : index + 1])
+        labelled.images[index] = image[0]
         labelled.parts[index, PARTS.index(part.name)] = state
     return whole
 
 
-def _corrupt_part(rng: random.Random, scene: Scene, part: Part, picture: Tensor) -> tuple[Tensor, int]:
-    """Melts, smears, bends, then fades or tears one part of a picture with shape (1, 3, side, side).
+def _corrupt_part(rng: random.Random, scene: Scene, part: Part, image: Tensor) -> tuple[Tensor, int]:
+    """An image with shape (1, 3, side, side) with one part corrupted, and the state of the part.
 
-    Melting gives it the body's colour: its outline stays, which is a damaged part. What is left of a twentieth is gone, and
-    nineteen twentieths are whole.
+    The part is melted, smeared, bent, faded, torn or cut. Melting gives it another colour and keeps its outline: the part is
+    damaged. A part of which at most a twentieth is left is absent, and one of which nineteen twentieths are left is present.
     """
     bare = pixels(render([_without(scene, part)]))
-    region = _spread(_difference(picture, bare) > 0.2)
+    region = _spread(_difference(image, bare) > 0.2)
     if rng.random() < 0.2:
-        return erase(picture, bare, torch.tensor(rng.uniform(0, 0.05))), ABSENT
+        return erase(image, bare, torch.tensor(rng.uniform(0, 0.05))), ABSENT
     if rng.random() < 0.15 or not region.any():
-        return erase(picture, bare, torch.tensor(rng.uniform(0.95, 1))), PRESENT
+        return erase(image, bare, torch.tensor(rng.uniform(0.95, 1))), PRESENT
 
-    ways = rng.sample(("melt", "smear", "bend", "fade", "tear", "cut"), rng.choice((1, 1, 2)))
-    if "melt" in ways:
+    effects = rng.sample(("melt", "smear", "bend", "fade", "tear", "cut"), rng.choice((1, 1, 2)))
+    if "melt" in effects:
         color = str(scene.color) if rng.random() < 0.8 else rng.choice([other.color for other in scene.parts])
         melted = tuple(replace(other, color=color) if other == part else other for other in scene.parts)
-        picture = pixels(render([replace(scene, parts=melted)]))
-    if "smear" in ways:
-        picture = torch.lerp(picture, blur(picture, torch.tensor([rng.uniform(0.7, 1)])), region)
-    if "bend" in ways:
-        picture = torch.lerp(picture, warp(picture, torch.tensor([rng.uniform(0.7, 1)])), region)
-    if "fade" in ways:
-        picture = erase(picture, bare, torch.tensor(rng.uniform(0.2, 0.7)))
-    for way, field in (("tear", patches(1, SIDE, rng.randint(4, 14))), ("cut", half_plane(1, SIDE))):
-        if way in ways:
+        image = pixels(render([replace(scene, parts=melted)]))
+    if "smear" in effects:
+        image = torch.lerp(image, blur(image, torch.tensor([rng.uniform(0.7, 1)])), region)
+    if "bend" in effects:
+        image = torch.lerp(image, warp(image, torch.tensor([rng.uniform(0.7, 1)])), region)
+    if "fade" in effects:
+        image = erase(image, bare, torch.tensor(rng.uniform(0.2, 0.7)))
+    for effect, field in (("tear", patches(1, SIDE, rng.randint(4, 14))), ("cut", half_plane(1, SIDE))):
+        if effect in effects:
             level = torch.quantile(field[region > 0], 1 - rng.uniform(0.15, 0.7))
-            picture = erase(picture, bare, ((field - level) * 16 + 0.5).clamp(0, 1))
-    visible = (_difference(picture, bare) > 0.15).sum() >= MIN_VISIBLE
-    return picture, DAMAGED if visible else ABSENT
+            image = erase(image, bare, ((field - level) * 16 + 0.5).clamp(0, 1))
+    visible = (_difference(image, bare) > 0.15).sum() >= MIN_VISIBLE
+    return image, DAMAGED if visible else ABSENT
 
 
-def _difference(picture: Tensor, other: Tensor) -> Tensor:
-    return (picture - other).abs().amax(1, keepdim=True)
+def _difference(image: Tensor, other: Tensor) -> Tensor:
+    return (image - other).abs().amax(1, keepdim=True)
 
 
 def _spread(mask: Tensor) -> Tensor:
@@ -223,17 +223,17 @@ def _spread(mask: Tensor) -> Tensor:
 
 
 def upside_down(scene: Scene, whole: bool) -> np.ndarray:
-    """A scene turned over, or its object alone in front of the ground as it was; bytes with shape (side, side, 3)."""
-    picture = np.asarray(draw(scene))
+    """A scene upside down, or its object alone upside down on an upright ground, as bytes with shape (side, side, 3)."""
+    image = np.asarray(draw(scene))
     if whole:
-        return picture[::-1].copy()
+        return image[::-1].copy()
     empty = np.asarray(draw(replace(scene, color=None, parts=())))
     object_only = np.asarray(Image.fromarray(part_map(scene)).resize((SIDE, SIDE), Image.Resampling.NEAREST)) > 0
-    return np.where(object_only[::-1, :, None], picture[::-1], empty)
+    return np.where(object_only[::-1, :, None], image[::-1], empty)
 
 
 def _replace_by_nothing(rng: random.Random, scenes: list[Scene], labelled: LabelledImages) -> None:
-    """Replaces some images, in place, by ones that no prompt asks for: quality 0, and no object."""
+    """Replaces some images, in place, by images that match no prompt: quality 0, and no object."""
     count = len(labelled.images)
     overlaid = expose_twice(labelled.images, torch.ones(count))
     for index in range(count):
@@ -255,16 +255,16 @@ def _replace_by_nothing(rng: random.Random, scenes: list[Scene], labelled: Label
 
 
 def _reduce(labelled: LabelledImages) -> None:
-    """Reduces some images and enlarges them again, in place, so that the judge also knows frames of small videos."""
+    """Reduces some images and enlarges them again, in place, so that the judge also learns frames of small videos."""
     which = torch.rand(len(labelled.images)) < REDUCED
     small = F.interpolate(labelled.images[which], size=REDUCED_SIDE, mode="bilinear", antialias=True)
     labelled.images[which] = F.interpolate(small, size=SIDE, mode="bilinear")
 
 
 def _corrupt(labelled: LabelledImages) -> None:
-    """Damages images in one or two ways, in place. An object that cannot be seen has no label."""
-    for corrupt in KINDS.values():
-        which = torch.rand(len(labelled.images)) < 1.3 * CORRUPTED / len(KINDS)
+    """Damages images by one or two corruptions, in place. An object that is no longer visible has no label."""
+    for corrupt in CORRUPTIONS.values():
+        which = torch.rand(len(labelled.images)) < 1.3 * CORRUPTED / len(CORRUPTIONS)
         if which.sum() < 2:
             continue
         severity = torch.rand(int(which.sum()))

@@ -1,9 +1,9 @@
 """Compares the judge with labels by eye: `python -m training.labels make FOLDER`, then `check FOLDER`.
 
-`make` writes pictures of pairs, half unguided and half guided, with a table in which a person then writes `present`, `absent`
-or `damaged` for the part, before having seen what the judge says. `check` compares, and with `--card` keeps the figures
-beside the judge's weights: every table that the judge makes states them. Pictures of the train split, labelled in the same way,
-are what the judge learns from besides drawings.
+`make` writes images of pairs, half unguided and half guided, with a table. A person then writes `present`, `absent` or
+`damaged` for the part into it, before seeing the judge's answer. `check` compares, and with `--card` writes the figures next to
+the judge's weights: every table of the judge states them. The judge learns from drawings, and from images of the train split
+that were labelled in the same way.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from training.score import pictures
+from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.methods import NoGuidance
 from vsf_cli.settings.presets import load_preset
@@ -29,7 +29,7 @@ COLUMNS = ("file", "method", "prompt", "object", "part", "label")
 
 
 def _make(folder: Path, count: int, split: Split, every_part: bool) -> None:
-    """Writes `count` pictures of pairs, and the table to be filled in: for the pair's part, or for every part of the object."""
+    """Writes `count` images of pairs, and the table to fill in: for the pair's part, or for every part of the object."""
     preset = load_preset("tiny-sd3-turbo")
     pipe = load(preset.model, preset.dtype)
     methods = {"none": NoGuidance(), "vsf": preset.guidance()}
@@ -39,10 +39,12 @@ def _make(folder: Path, count: int, split: Split, every_part: bool) -> None:
     rows = []
     for offset, (name, method) in enumerate(methods.items()):
         chosen = triples[offset :: len(methods)]
-        for number, ((prompt, thing, part), image) in enumerate(pictures(pipe, preset, chosen, method, preset.guidance_scale)):
+        for number, ((prompt, thing, part), image) in enumerate(
+            generate_pairs(pipe, preset, chosen, method, preset.guidance_scale)
+        ):
             file = f"{len(methods) * number + offset:03}.png"
             image.save(folder / file)
-            rows += [(file, name, prompt, thing, asked, "") for asked in (OBJECTS[thing] if every_part else (part,))]
+            rows += [(file, name, prompt, thing, label_part, "") for label_part in (OBJECTS[thing] if every_part else (part,))]
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as table:
         csv.writer(table).writerows([COLUMNS, *sorted(rows)])
 
@@ -64,13 +66,13 @@ def read_labels(folder: Path) -> list[dict[str, str]]:
 
 
 def agreement(judge: Judge, folder: Path) -> dict[str, Any]:
-    """How far the judge and the labels agree.
+    """The agreement of the judge with the labels.
 
     Returns:
-        `pictures`; `agreement`, the share of equal states; `absent_agreement`, the same where the question is absent or not;
-        `absent_precision`, the share of guided pictures judged "absent" that are labelled so; `counts`, of each label (rows)
-        and judged state; and, where the table has a column `second`, with the labels of another reader, `readers_agreement` and
-        `readers_absent_agreement` of the two.
+        `pictures`, the number of images; `agreement`, the fraction of equal states; `absent_agreement`, the fraction that
+        agrees on whether the part is absent; `absent_precision`, the fraction labelled "absent" of the guided images that are
+        judged "absent"; `counts` of each label and judged state. If the table has a column `second`, the labels of another
+        reader, also `readers_agreement` and `readers_absent_agreement` of the two readers.
     """
     rows = read_labels(folder)
     verdicts = judge.look([Image.open(folder / row["file"]) for row in rows])
@@ -78,21 +80,23 @@ def agreement(judge: Judge, folder: Path) -> dict[str, Any]:
     both = list(zip((row["label"] for row in rows), judged, strict=True))
     guided = [row["method"] != "none" for row in rows]
     gone = [label for (label, state), known in zip(both, guided, strict=True) if known and state == "absent"]
-    found = {
+    report = {
         "pictures": len(rows),
-        "agreement": _share([label == state for label, state in both]),
-        "absent_agreement": _share([(label == "absent") == (state == "absent") for label, state in both]),
-        "absent_precision": _share([label == "absent" for label in gone]),
+        "agreement": _fraction([label == state for label, state in both]),
+        "absent_agreement": _fraction([(label == "absent") == (state == "absent") for label, state in both]),
+        "absent_precision": _fraction([label == "absent" for label in gone]),
         "counts": {label: {state: both.count((label, state)) for state in STATES} for label in STATES},
     }
     if "second" in rows[0]:
         pairs_of_labels = [(row["label"], row["second"]) for row in rows]
-        found["readers_agreement"] = _share([one == other for one, other in pairs_of_labels])
-        found["readers_absent_agreement"] = _share([(one == "absent") == (other == "absent") for one, other in pairs_of_labels])
-    return found
+        report["readers_agreement"] = _fraction([one == other for one, other in pairs_of_labels])
+        report["readers_absent_agreement"] = _fraction(
+            [(one == "absent") == (other == "absent") for one, other in pairs_of_labels]
+        )
+    return report
 
 
-def _share(hits: Sequence[bool]) -> float | None:
+def _fraction(hits: Sequence[bool]) -> float | None:
     return sum(hits) / len(hits) if hits else None
 
 
@@ -102,17 +106,17 @@ def main() -> None:
     parser.add_argument("action", choices=("make", "check"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=100)
-    parser.add_argument("--split", choices=("train", "dev"), default="dev", help="train: for pictures to learn from")
-    parser.add_argument("--every-part", action="store_true", help="ask for every part of the object, not the pair's alone")
-    parser.add_argument("--card", action="store_true", help="keep the figures beside the judge's weights")
+    parser.add_argument("--split", choices=("train", "dev"), default="dev", help="train: for images to learn from")
+    parser.add_argument("--every-part", action="store_true", help="label every part of the object, not only the pair's")
+    parser.add_argument("--card", action="store_true", help="write the figures next to the judge's weights")
     options = parser.parse_args()
     if options.action == "make":
         _make(options.folder, options.pictures, options.split, options.every_part)
         return
-    found = agreement(load_judge(), options.folder)
-    print(json.dumps(found))
+    report = agreement(load_judge(), options.folder)
+    print(json.dumps(report))
     if options.card:
-        CARD.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+        CARD.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

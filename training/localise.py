@@ -1,8 +1,9 @@
 """Measures how well attention maps find a part: `python -m training.localise`.
 
-A drawn scene knows where its parts are. It is noised to each sigma of the student's steps, and the model is asked for one
-step without guidance; the maps of the part's word are held against the part's true region: the share `w` that a negative
-prompt of that word would get, the word's logits as a negative, its logits as a word of the positive prompt, and chance.
+The regions of a drawn scene's parts are known. The scene is noised to each sigma of the student's steps, and the model makes
+one step without guidance. The maps of the part's word are compared with the part's region: the weight `w` that a negative
+prompt of that word would have, the word's logits as a negative, its logits as a word of the positive prompt, and random
+numbers.
 """
 
 import argparse
@@ -32,21 +33,21 @@ from vsf_cli.settings.presets import Preset, load_preset
 from vsf_cli.toy.drawing import part_map
 from vsf_cli.toy.scenes import OBJECTS, Scene, Split, plain_prompt, sample_scene
 
-__all__ = ["Question", "area", "localise", "main", "questions"]
+__all__ = ["Question", "area", "localise", "main", "sample_questions"]
 
 MAPS = ("share", "negative", "positive", "chance")
 COVERED = 0.25
-"""The share of a token that the part has to cover for the token to be in its region."""
+"""The fraction of a token that a part has to cover for the token to be in its region."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A scene, and one of its parts to be found.
+    """A scene, and one of its parts to localise.
 
     Arguments:
         scene: The scene.
         part: The part.
-        region: Which image tokens show it, as booleans with shape (rows, columns).
+        region: Whether each image token shows it, with shape (rows, columns).
     """
 
     scene: Scene
@@ -60,28 +61,28 @@ class Question:
 
     @property
     def naming(self) -> str:
-        """A prompt that does."""
+        """A prompt that names the part."""
         return self.prompt.replace(" on ", f" with {self.part} on ", 1)
 
 
-def questions(split: Split, count: int, side: int) -> list[Question]:
+def sample_questions(split: Split, count: int, side: int) -> list[Question]:
     """Scenes of a split, each with a part that covers at least one of side x side tokens, but not half of them."""
     rng = random.Random(f"{split} regions")
-    found: list[Question] = []
-    while len(found) < count:
+    result: list[Question] = []
+    while len(result) < count:
         scene = replace(sample_scene(rng, split, absent=0.0), sky="day")
         part = rng.choice(OBJECTS[scene.object])
         labels = part_map(scene)
         cell = labels.shape[0] // side
-        there = labels == 2 + OBJECTS[scene.object].index(part)
-        region = there.reshape(side, cell, side, cell).mean((1, 3)) >= COVERED
+        covered = labels == 2 + OBJECTS[scene.object].index(part)
+        region = covered.reshape(side, cell, side, cell).mean((1, 3)) >= COVERED
         if 0 < region.sum() < region.size / 2:
-            found.append(Question(scene, part, region))
-    return found
+            result.append(Question(scene, part, region))
+    return result
 
 
 def area(values: np.ndarray, region: np.ndarray) -> float:
-    """The area under the ROC curve: how often a token of the region has more than one outside, ties counted half."""
+    """The area under the ROC curve: how often a token inside has a larger value than one outside. A tie is a half."""
     inside, outside = values[region][:, None], values[~region][None]
     return float((inside > outside).mean() + (inside == outside).mean() / 2)
 
@@ -92,7 +93,7 @@ def _points(values: np.ndarray, region: np.ndarray) -> float:
 
 
 @torch.no_grad()
-def _watched(pipe: Any, preset: Preset, question: Question, prompt: str, latents: Tensor, noise: Tensor) -> Maps:
+def _record(pipe: Any, preset: Preset, question: Question, prompt: str, latents: Tensor, noise: Tensor) -> Maps:
     """The maps of one question, each step from the true scene at that step's noise."""
     family = family_of(pipe)
     special = bool(preset.method.get("special_tokens", True))
@@ -108,23 +109,23 @@ def _watched(pipe: Any, preset: Preset, question: Question, prompt: str, latents
     return recorder.maps()
 
 
-def localise(pipe: Any, preset: Preset, asked: list[Question]) -> Iterator[dict[str, np.ndarray]]:
+def localise(pipe: Any, preset: Preset, questions: list[Question]) -> Iterator[dict[str, np.ndarray]]:
     """The maps of each question, by name, with the axes (step, block, row, column)."""
     pipe.scheduler.set_timesteps(preset.num_inference_steps)
     chance = np.random.default_rng(0)
-    for number, question in enumerate(asked):
+    for number, question in enumerate(questions):
         with torch.no_grad():
             latents = normalised_latents(pipe.vae, pixels(render([question.scene])))
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(number))
-        plain = _watched(pipe, preset, question, question.prompt, latents, noise)
-        naming = _watched(pipe, preset, question, question.naming, latents, noise)
-        found = {
+        plain = _record(pipe, preset, question, question.prompt, latents, noise)
+        naming = _record(pipe, preset, question, question.naming, latents, noise)
+        maps = {
             "share": plain.share,
             "negative": plain.word(question.part),
             "positive": naming.word(question.part, "positive"),
         }
-        yield {name: values[:, :, 0, 0] for name, values in found.items()} | {
-            "chance": chance.random(found["share"][:, :, 0, 0].shape)
+        yield {name: values[:, :, 0, 0] for name, values in maps.items()} | {
+            "chance": chance.random(maps["share"][:, :, 0, 0].shape)
         }
 
 
@@ -136,17 +137,17 @@ def measure(preset: Preset, split: Split, count: int) -> dict[str, Any]:
     """The area under the ROC curve and the pointing accuracy of each map, per step (mean of blocks) and per block."""
     pipe = load(preset.model, preset.dtype)
     side = pipe.transformer.config.sample_size // pipe.transformer.config.patch_size
-    asked = questions(split, count, side)
+    questions = sample_questions(split, count, side)
     rows: dict[str, list[dict[str, list[tuple[float, float]]]]] = {name: [] for name in MAPS}
     bar = track(
-        localise(pipe, preset, asked),
+        localise(pipe, preset, questions),
         "scenes",
         count,
         console=Console(stderr=True),
         transient=True,
         disable=not sys.stderr.isatty(),
     )
-    for question, maps in zip(asked, bar, strict=True):
+    for question, maps in zip(questions, bar, strict=True):
         for name, values in maps.items():
             rows[name].append(
                 {
@@ -160,11 +161,11 @@ def measure(preset: Preset, split: Split, count: int) -> dict[str, Any]:
         "split": split,
         "scenes": count,
         "sigmas": [round(float(sigma), 4) for sigma in pipe.scheduler.sigmas[:-1]],
-        "region": f"tokens covered by {COVERED:g} or more; mean {np.mean([one.region.mean() for one in asked]):.3f} of all",
+        "region": f"tokens covered by {COVERED:g} or more; mean {np.mean([one.region.mean() for one in questions]):.3f} of all",
         "dtype": preset.dtype,
         **versions(),
     }
-    return {"conditions": conditions, "scores": {name: _means(found) for name, found in rows.items()}}
+    return {"conditions": conditions, "scores": {name: _means(scores) for name, scores in rows.items()}}
 
 
 def _means(rows: list[dict[str, list[tuple[float, float]]]]) -> dict[str, Any]:
@@ -183,9 +184,9 @@ def _print_table(report: Mapping[str, Any]) -> None:
     console.print("area under the ROC curve / pointing accuracy")
     console.print(f"{'':8}" + "".join(f"{name:>16}" for name in MAPS))
     for axis in ("step", "block", "all"):
-        for place in range(len(report["scores"]["share"][axis])):
-            cells = [report["scores"][name][axis][place] for name in MAPS]
-            label = "all" if axis == "all" else f"{axis} {place + 1}"
+        for index in range(len(report["scores"]["share"][axis])):
+            cells = [report["scores"][name][axis][index] for name in MAPS]
+            label = "all" if axis == "all" else f"{axis} {index + 1}"
             pairs = (f"{cell['auc']:.3f} / {cell['pointing']:.3f}" for cell in cells)
             console.print(f"{label:8}" + "".join(f"{pair:>16}" for pair in pairs))
 

@@ -37,7 +37,7 @@ class Budget:
 
     Arguments:
         amount: Steps, or seconds of training.
-        unit: What is counted.
+        unit: The unit of the amount.
         deadline: `time.monotonic()` at which a budget of seconds ends at the latest.
     """
 
@@ -47,7 +47,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Reads "9000" (steps) or "220s" (seconds).
+        """The budget of a text: "9000" (steps) or "220s" (seconds).
 
         Raises:
             ValueError: If the text is neither, or not positive.
@@ -58,18 +58,18 @@ class Budget:
             raise ValueError(f"a budget is a positive number of steps (9000) or of seconds (220s), but '{text}' was given")
         return cls(amount, "seconds" if seconds else "steps")
 
-    def share(self, checkpoint: "Checkpoint") -> float:
-        """The used share of the budget; 1 and more means that the stage is finished."""
+    def progress(self, checkpoint: "Checkpoint") -> float:
+        """The used fraction of the budget. From 1 on, the stage is finished."""
         return (checkpoint.step if self.unit == "steps" else checkpoint.seconds) / self.amount
 
     def before_deadline(self, used: float) -> "Budget":
-        """The budget in seconds, cut so that it ends before the deadline; `used` seconds of it are over."""
+        """The budget; one of seconds is cut so that it ends before the deadline, when `used` seconds of it are over."""
         left = self.deadline - time.monotonic()
         return self if self.unit == "steps" else replace(self, amount=max(1.0, min(self.amount, used + left)))
 
 
 def render(scenes: Sequence[Scene]) -> np.ndarray:
-    """Draws scenes; returns bytes with shape (scenes, side, side, 3)."""
+    """The images of scenes, as bytes with shape (scenes, side, side, 3)."""
     return np.stack([np.asarray(draw(scene)) for scene in scenes])
 
 
@@ -79,27 +79,27 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device | None = None, enabled: bool = True) -> torch.autocast:
-    """Autocasts to bfloat16 where that is fast; the device defaults to PyTorch's default device."""
+    """A context that autocasts to bfloat16 where that is fast. The device defaults to PyTorch's default device."""
     device = device or torch.get_default_device()
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled and has_fast_bfloat16(device))
 
 
-def rate_factor(share: float, step: int, warmup: int) -> float:
+def rate_factor(progress: float, step: int, warmup: int) -> float:
     """The factor of the learning rate: a linear rise over `warmup` steps, and half a cosine down to 2 % over the budget."""
-    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, share))) / 2)
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
 
 
 class Checkpoint:
-    """The state of a stage: modules, averages, optimisers, steps, seconds and losses. It can be saved and loaded.
+    """The state of a stage, which can be saved and loaded: modules, averages, optimisers, steps, seconds and losses.
 
     Arguments:
-        path: The safetensors file. It is written under another name, then renamed.
+        path: The safetensors file. It is written under another name and then renamed.
         modules: The modules in training, by name.
         optimizers: Their optimisers.
         decay: The decay of the moving average of the weights, per step.
 
     Attributes:
-        step: Steps done.
+        step: The number of finished steps.
         seconds: Seconds of training, without compilation.
         losses: The losses since the last report.
         curve: Steps with the mean loss up to them, one pair for each report.
@@ -170,7 +170,7 @@ class Checkpoint:
         partial.replace(self.path)
 
     def load(self) -> bool:
-        """Reads everything back, and returns whether there is a file."""
+        """Reads the checkpoint. Returns whether there is one."""
         if not self.path.exists():
             return False
         with safe_open(self.path, "pt") as file:
@@ -187,8 +187,8 @@ class Checkpoint:
         return True
 
     def finished(self, budget: Budget) -> bool:
-        """Reads everything back, and returns whether the budget is used."""
-        return self.load() and budget.share(self) >= 1
+        """Reads the checkpoint. Returns whether the budget is used up."""
+        return self.load() and budget.progress(self) >= 1
 
     def summary(self, batch: int) -> dict[str, Any]:
         """Seconds, steps, samples and losses as plain values; a step has `batch` samples."""
@@ -229,7 +229,7 @@ def steps(stage: str, checkpoint: Checkpoint, budget: Budget, rate: float = 1.0,
     Arguments:
         stage: The name of the stage.
         checkpoint: Its state.
-        budget: Its length. The learning rate falls with the used share.
+        budget: Its length. The learning rate falls with the used fraction.
         rate: A factor of all learning rates.
         warmup: Steps over which the learning rate rises.
 
@@ -244,8 +244,8 @@ def steps(stage: str, checkpoint: Checkpoint, budget: Budget, rate: float = 1.0,
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in checkpoint.optimizers]
     first, last, saved = checkpoint.step, time.monotonic(), time.monotonic()
 
-    while budget.share(checkpoint) < 1:
-        factor = rate * rate_factor(budget.share(checkpoint), checkpoint.step, warmup)
+    while budget.progress(checkpoint) < 1:
+        factor = rate * rate_factor(budget.progress(checkpoint), checkpoint.step, warmup)
         for optimizer, rates in zip(checkpoint.optimizers, base, strict=True):
             for group, value in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = value * factor
@@ -260,7 +260,7 @@ def steps(stage: str, checkpoint: Checkpoint, budget: Budget, rate: float = 1.0,
         if checkpoint.step > first + UNTIMED_STEPS:
             checkpoint.seconds += now - last
         last = now
-        if checkpoint.step % STEPS_BETWEEN_REPORTS == 0 or budget.share(checkpoint) >= 1:
+        if checkpoint.step % STEPS_BETWEEN_REPORTS == 0 or budget.progress(checkpoint) >= 1:
             console.print(_progress(stage, checkpoint, budget, checkpoint.report()))
         if now - saved > SECONDS_BETWEEN_CHECKPOINTS:
             checkpoint.save()
@@ -269,15 +269,14 @@ def steps(stage: str, checkpoint: Checkpoint, budget: Budget, rate: float = 1.0,
 
 
 def _progress(stage: str, checkpoint: Checkpoint, budget: Budget, loss: float) -> str:
-    share, used = budget.share(checkpoint), checkpoint.seconds
-    left = used * (1 / share - 1) / 60
-    return (
-        f"{stage} step {checkpoint.step} loss {loss:.4f}, {share:.0%} of {budget.amount:g} {budget.unit}, {left:.0f} min left"
-    )
+    progress, used = budget.progress(checkpoint), checkpoint.seconds
+    left = used * (1 / progress - 1) / 60
+    done = f"{progress:.0%} of {budget.amount:g} {budget.unit}"
+    return f"{stage} step {checkpoint.step} loss {loss:.4f}, {done}, {left:.0f} min left"
 
 
 def _seed(stage: str, step: int) -> int:
-    return (sum(ord(letter) * 31**place for place, letter in enumerate(stage)) * 1_000_003 + step) % 2**31
+    return (sum(ord(letter) * 31**index for index, letter in enumerate(stage)) * 1_000_003 + step) % 2**31
 
 
 def minimize(
@@ -290,7 +289,7 @@ def minimize(
 
     Arguments:
         checkpoint: Gets the loss.
-        loss_of: Takes a batch; returns the loss, and what is added to it but not reported.
+        loss_of: Takes a batch; returns the loss, and a term that is added to it but not reported.
         batch: Tensors with a row for each sample.
         micro: Samples of one backward pass; 0 means the whole batch.
     """

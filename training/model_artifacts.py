@@ -1,6 +1,6 @@
 """Adds the artifacts of the models to images: the autoencoder's, and those of the student's last steps, guided and not.
 
-A judge that has seen only renders takes a soft edge for damage, and the traces of guidance for parts.
+A judge that was trained on drawings alone takes a soft edge for damage, and traces of guidance for parts.
 """
 
 import random
@@ -19,15 +19,15 @@ from vsf_cli.toy.scenes import PARTS, Scene, caption
 __all__ = ["ModelArtifacts"]
 
 BY_AUTOENCODER, BY_STUDENT = 0.3, 0.35
-"""The shares of images that go through each."""
+"""The fractions of images that go through each model."""
 GUIDED = 0.5
 LAST_STEPS = (1, 2, 3)
-"""How many of the student's last steps are run. More would mend damage, or remove small parts."""
+"""The numbers of the student's last steps that are run. More would repair damage, or remove small parts."""
 BATCH = 35
 
 
 class ModelArtifacts:
-    """Sends images through the models whose images the judge will see.
+    """Sends images through the models whose images the judge will score.
 
     Arguments:
         student: The parts of the student's pipeline, by name.
@@ -45,7 +45,7 @@ class ModelArtifacts:
         """Adds artifacts to some of the images, in place."""
         order = [index for index, scene in enumerate(scenes) if scene.color is not None]
         rng.shuffle(order)
-        first, second = (int(share * len(order)) for share in (BY_AUTOENCODER, BY_AUTOENCODER + BY_STUDENT))
+        first, second = (int(fraction * len(order)) for fraction in (BY_AUTOENCODER, BY_AUTOENCODER + BY_STUDENT))
         labelled.images[order[:first]] = self._through_autoencoder(labelled.images[order[:first]])
         for start in range(first, second, BATCH):
             chosen = order[start : min(start + BATCH, second)]
@@ -65,7 +65,7 @@ class ModelArtifacts:
 
     def _through_student(self, rng: random.Random, captions: list[str], negatives: list[str], images: Tensor) -> Tensor:
         with guided(self.pipe, negatives, self.method):
-            made = self.pipe(
+            images = self.pipe(
                 captions,
                 image=images / 2 + 0.5,
                 strength=rng.choice(LAST_STEPS) / self.num_inference_steps,
@@ -75,7 +75,7 @@ class ModelArtifacts:
                 generator=torch.Generator().manual_seed(rng.getrandbits(31)),
                 output_type="pt",
             ).images
-        return made.clamp(0, 1) * 2 - 1
+        return images.clamp(0, 1) * 2 - 1
 
 
 def _absent(rng: random.Random, states: Tensor) -> str:

@@ -2,7 +2,7 @@
 
 VSF needs a model in which the word of a part, and the colour before it, belong to a few image tokens. Flow matching alone
 learns that last. A scene knows where each part is, so two linear heads predict the name and the colour that each token
-shows. They are not kept after training.
+shows. They are dropped after training.
 """
 
 from collections.abc import Sequence
@@ -23,33 +23,33 @@ MAX_CHANNELS = 1 + max(len(parts) for parts in OBJECTS.values())
 
 
 class Regions:
-    """The share of each image token that every part of a scene covers.
+    """The fraction of each image token that every part of a scene covers.
 
     Arguments:
         scenes: The scenes.
-        shares: Bytes of 0 to 255 with shape (scenes, tokens, channels): the body, then the parts of the object.
+        coverage: Bytes of 0 to 255 with shape (scenes, tokens, channels): the body, then the parts of the object.
     """
 
-    def __init__(self, scenes: Sequence[Scene], shares: Tensor) -> None:
-        self.shares = shares
+    def __init__(self, scenes: Sequence[Scene], coverage: Tensor) -> None:
+        self.coverage = coverage
         names, colors = zip(*(_name_and_color_ids(scene) for scene in scenes), strict=True)
-        self.names, self.colors = torch.tensor(names).to(shares.device), torch.tensor(colors).to(shares.device)
+        self.names, self.colors = torch.tensor(names).to(coverage.device), torch.tensor(colors).to(coverage.device)
 
     @staticmethod
     def measure(scenes: Sequence[Scene], side: int = IMAGE_TOKENS_SIDE) -> np.ndarray:
-        """The shares of scenes on side x side tokens, as `Regions` takes them."""
-        return np.stack([_shares(scene, side) for scene in scenes])
+        """The coverage of side x side tokens by the parts of scenes, as `Regions` takes it."""
+        return np.stack([_coverage(scene, side) for scene in scenes])
 
     def targets(self, indices: Tensor | list[int], tokens: int | None = None) -> tuple[Tensor, Tensor]:
-        """What the heads should predict for some scenes, of all tokens or of the first ones.
+        """The targets of the heads for some scenes, of all tokens or of the first ones.
 
         Returns:
             Distributions over names with shape (B, tokens, names), and over colours. The first name and the first colour are
             those of the background.
         """
-        shares = self.shares[indices, :tokens].float() / 255
-        names = _distribution(shares, self.names[indices], 1 + len(NAMES))
-        return names, _distribution(shares, self.colors[indices], 1 + len(COLORS))
+        coverage = self.coverage[indices, :tokens].float() / 255
+        names = _distribution(coverage, self.names[indices], 1 + len(NAMES))
+        return names, _distribution(coverage, self.colors[indices], 1 + len(COLORS))
 
 
 def _name_and_color_ids(scene: Scene) -> tuple[list[int], list[int]]:
@@ -64,7 +64,7 @@ def _name_and_color_ids(scene: Scene) -> tuple[list[int], list[int]]:
     )
 
 
-def _shares(scene: Scene, side: int) -> np.ndarray:
+def _coverage(scene: Scene, side: int) -> np.ndarray:
     pixels = part_map(scene)
     length = pixels.shape[0] // side
     tokens = pixels.reshape(side, length, side, length)
@@ -72,10 +72,10 @@ def _shares(scene: Scene, side: int) -> np.ndarray:
     return (np.stack(channels, -1) * 255).round().astype(np.uint8)
 
 
-def _distribution(shares: Tensor, ids: Tensor, size: int) -> Tensor:
-    result = shares.new_zeros(*shares.shape[:2], size)
-    result.scatter_add_(-1, ids[:, None].expand_as(shares), shares)
-    result[..., 0] += 1 - shares.sum(-1)
+def _distribution(coverage: Tensor, ids: Tensor, size: int) -> Tensor:
+    result = coverage.new_zeros(*coverage.shape[:2], size)
+    result.scatter_add_(-1, ids[:, None].expand_as(coverage), coverage)
+    result[..., 0] += 1 - coverage.sum(-1)
     return result
 
 

@@ -1,4 +1,4 @@
-"""The files that a training run leaves: weights, conditions with losses, and a sample image; and pipelines in folders."""
+"""The files of a training: weights, a report of conditions and losses, an image of samples, and pipelines."""
 
 import json
 import os
@@ -34,9 +34,9 @@ __all__ = [
 
 def add_training_options(parser: ArgumentParser) -> None:
     """Adds the options that images and videos share."""
-    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
-    parser.add_argument("--results", type=Path, help="where weights, report and samples are written; default: the folder")
-    parser.add_argument("--export", type=Path, help="where pipelines are written; the package's own: vsf_cli/toy/weights")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoints")
+    parser.add_argument("--results", type=Path, help="folder of weights, report and samples; default: that of --folder")
+    parser.add_argument("--export", type=Path, help="folder for pipelines; those of the package are in vsf_cli/toy/weights")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--heads", type=int, default=4, help="heads of the transformers, each with 32 channels")
     parser.add_argument("--micro", type=int, default=0, help="samples of one backward pass; 0: the whole batch")
@@ -49,7 +49,7 @@ def add_training_options(parser: ArgumentParser) -> None:
 
 
 def settings_from(options: Namespace, folder: Path) -> Settings:
-    """The settings that options ask for, with checkpoints in `folder`."""
+    """The settings of the options, with checkpoints in `folder`."""
     device = torch.device(options.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -70,7 +70,7 @@ def settings_from(options: Namespace, folder: Path) -> Settings:
 
 
 def budget(text: str) -> Budget:
-    """Reads a budget for argparse, which shows the error of a `ValueError` without its text."""
+    """The budget of an option. argparse would not show the text of a `ValueError`."""
     from argparse import ArgumentTypeError
 
     try:
@@ -80,7 +80,7 @@ def budget(text: str) -> Budget:
 
 
 def prefixed(**modules: nn.Module) -> dict[str, Tensor]:
-    """The weights of modules in bfloat16, named "module/weight"."""
+    """The weights of modules, named "module/weight"."""
     return {f"{name}/{key}": tensor for name, module in modules.items() for key, tensor in module.state_dict().items()}
 
 
@@ -92,13 +92,13 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
 
 def write_report(path: Path, settings: Settings, facts: Mapping[str, Any]) -> None:
     """Writes the conditions of a run (machine, versions, date, settings) with its facts as JSON."""
-    asked = {key: getattr(settings, key) for key in ("attention", "compiled", "micro", "rate")}
-    report = {**conditions(settings.device), "written": datetime.now(UTC).isoformat("T", "seconds"), **asked, **facts}
+    options = {key: getattr(settings, key) for key in ("attention", "compiled", "micro", "rate")}
+    report = {**conditions(settings.device), "written": datetime.now(UTC).isoformat("T", "seconds"), **options, **facts}
     path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")
 
 
 def sample_sheet(rows: Tensor, columns: int) -> Image.Image:
-    """Images with shape (count, 3, side, side) and values of -1 to 1, in rows of `columns`."""
+    """One image with rows of `columns` images, of images with shape (count, 3, side, side) and values of -1 to 1."""
     pixels = ((rows.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     count, side = len(pixels), pixels.shape[1]
     grid = pixels.reshape(count // columns, columns, side, side, 3).swapaxes(1, 2)
@@ -106,7 +106,7 @@ def sample_sheet(rows: Tensor, columns: int) -> Image.Image:
 
 
 def export_pipeline(pipe: DiffusionPipeline, path: Path, vocabulary: list[str]) -> None:
-    """Writes the folder of a pipeline in bfloat16, with the words that it knows. The pipeline itself is cast and moved."""
+    """Writes the folder of a pipeline in bfloat16, with its vocabulary. The pipeline itself is cast and moved to the CPU."""
     shutil.rmtree(path, ignore_errors=True)
     pipe.to("cpu", torch.bfloat16).save_pretrained(path, safe_serialization=True)
     for file in path.rglob("*.json"):

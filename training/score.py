@@ -1,8 +1,8 @@
 """Scores guidance on the scenes: `python -m training.score --pairs 200 --method vsf --alpha 3 --beta 1.5`.
 
-Each pair is a prompt and a part of its object that the prompt does not name; the part is the negative prompt. The judge says
-whether the object is right (positive), whether the part is absent (negative; a damaged part is not), and how good the picture
-is (quality, 0 to 1). Seeds are fixed: the number of the pair.
+Each pair is a prompt and a part of its object that the prompt does not name; the part is the negative prompt. The judge decides
+whether the object is right (positive) and whether the part is absent (negative; a damaged part is not absent), and scores the
+quality of the image from 0 to 1. The seed is the number of the pair.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from vsf_cli.settings.presets import Preset, load_preset
 from vsf_cli.toy.judge import Judge, load_judge, read_card
 from vsf_cli.toy.scenes import Split, pairs
 
-__all__ = ["Outcome", "main", "pictures", "score"]
+__all__ = ["Outcome", "generate_pairs", "main", "score"]
 
 BATCH = 20
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the judge saw of one pair: the object, the state of the part, and how good the picture is, from 0 to 1."""
+    """The judge's answer about one pair: the object, the state of the part, and the quality of the image from 0 to 1."""
 
     prompt: str
     object: str
@@ -46,14 +46,17 @@ class Outcome:
 
     @property
     def part_absent(self) -> bool:
-        """Whether the part is gone; a damaged one is not."""
+        """Whether the part is absent. A damaged part is not."""
         return self.state == "absent"
 
 
-def pictures(
+def generate_pairs(
     pipe: Any, preset: Preset, triples: Sequence[tuple[str, str, str]], method: Method, guidance_scale: float
 ) -> Iterator[tuple[tuple[str, str, str], Image.Image]]:
-    """Makes the picture of each pair, in batches with a different negative in each row."""
+    """Generates the image of each pair, in batches with a different negative prompt in each row.
+
+    Yields:
+        The pair and its image."""
     for start in range(0, len(triples), BATCH):
         batch = triples[start : start + BATCH]
         negatives = [part for _, _, part in batch]
@@ -71,12 +74,12 @@ def pictures(
         yield from zip(batch, images, strict=True)
 
 
-def score(judge: Judge, shown: Sequence[tuple[tuple[str, str, str], Image.Image]]) -> list[Outcome]:
-    """Judges the pictures of pairs."""
-    verdicts = judge.look([image for _, image in shown])
+def score(judge: Judge, images: Sequence[tuple[tuple[str, str, str], Image.Image]]) -> list[Outcome]:
+    """The judge's answers about the images of pairs."""
+    verdicts = judge.look([image for _, image in images])
     return [
         Outcome(prompt, name, part, verdict.object == name, verdict.state(part), verdict.quality)
-        for ((prompt, name, part), _), verdict in zip(shown, verdicts, strict=True)
+        for ((prompt, name, part), _), verdict in zip(images, verdicts, strict=True)
     ]
 
 
@@ -107,21 +110,23 @@ def _print_table(report: dict[str, Any], parts: dict[str, dict[str, Any]]) -> No
             f"   both {rates['both']:.3f}   quality {rates['quality']:.3f}"
         )
     card = report["judge"]
-    agrees = f"agrees with {card['agreement']:.0%} of {card['pictures']} labels by eye"
+    agreement = f"agrees with {card['agreement']:.0%} of {card['pictures']} labels by eye"
     readers = f"two readers with each other: {card['readers_agreement']:.0%}"
-    console.print(f"judge: {agrees} ({readers}); of guided pictures that it calls absent, {card['absent_precision']:.0%} are")
+    console.print(
+        f"judge: {agreement} ({readers}); of guided pictures that it calls absent, {card['absent_precision']:.0%} are"
+    )
 
 
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m training.score", description=__doc__)
     parser.add_argument("--preset", default="tiny-sd3-turbo")
-    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="test is reported once a released model")
+    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="report test once for each released model")
     parser.add_argument("--pairs", type=int, default=200)
-    parser.add_argument("--method", help="the preset's own if not given")
+    parser.add_argument("--method", help="default: that of the preset")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--beta", type=float)
-    parser.add_argument("--special-tokens", action=argparse.BooleanOptionalAction, help="the preset's own if not given")
+    parser.add_argument("--special-tokens", action=argparse.BooleanOptionalAction, help="default: that of the preset")
     parser.add_argument("--start", type=float, help="guide from this fraction of the steps on")
     parser.add_argument("--stop", type=float, help="guide until this fraction of the steps")
     parser.add_argument("--guidance", type=float)
@@ -132,13 +137,13 @@ def main() -> None:
 
     preset = load_preset(options.preset)
     own = preset.guidance()
-    given = {
+    options_given = {
         key: value
         for key in ("alpha", "beta", "special_tokens", "start", "stop")
         if (value := getattr(options, key)) is not None
     }
     name = options.method or own.name
-    method = method_named(name, {**(own.parameters if name == own.name else {}), **given})
+    method = method_named(name, {**(own.parameters if name == own.name else {}), **options_given})
     guidance = preset.guidance_scale if options.guidance is None else options.guidance
     split: Split = options.split
     try:
@@ -154,9 +159,11 @@ def main() -> None:
 def measure(preset: Preset, method: Method, guidance_scale: float, split: Split, count: int) -> dict[str, Any]:
     """Scores a method on a preset: rates with their conditions, over all pairs and for each object and part."""
     pipe = load(preset.model, preset.dtype)
-    made = pictures(pipe, preset, pairs(split, count), method, guidance_scale)
-    shown = list(track(made, "pictures", count, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()))
-    outcomes = score(load_judge(), shown)
+    generated = generate_pairs(pipe, preset, pairs(split, count), method, guidance_scale)
+    images = list(
+        track(generated, "images", count, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+    )
+    outcomes = score(load_judge(), images)
     conditions = {
         "model": preset.model,
         "method": str(method),
@@ -169,8 +176,8 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
         "device": f"{pipe._execution_device.type} {platform.machine()}",
         **versions(),
     }
-    kinds = sorted({(one.object, one.part) for one in outcomes})
-    parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in kinds}
+    names = sorted({(one.object, one.part) for one in outcomes})
+    parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in names}
     return {"conditions": conditions, "judge": read_card(), "rates": _rates(outcomes), "parts": parts}
 
 

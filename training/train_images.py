@@ -1,8 +1,8 @@
 """Trains the embedded image models: `python -m training.train_images --folder FOLDER --model sd3`.
 
 For each model: a base model, then a student that runs in few steps without CFG. A budget is a number of steps (9000) or of
-seconds (220s); the learning rate falls with the used share. A run that was cut off continues by the same command. With
---autoencoder, the autoencoder and the tokenizers are trained first; else those of the package are used.
+seconds (220s); the learning rate falls with the used fraction. A run that was cut off continues by the same command. With
+--autoencoder, the autoencoder and the tokenizers are trained first; without it, those of the package are used.
 
 Writes MODEL-base.safetensors, MODEL-student.safetensors, MODEL.json and MODEL-samples.png; with --export, also pipelines.
 On a GPU: --device cuda --heads 6 --scenes 100000 --base 220s --student 130s.

@@ -31,11 +31,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.train_judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints are written and found again")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--steps", type=budget, metavar="BUDGET", default=Budget(5600))
     parser.add_argument("--student", help="the folder of the student's pipeline; default: the package's own")
-    parser.add_argument("--labels", type=Path, default=LABELS, help="images labelled by eye, which the judge learns from too")
-    parser.add_argument("--export", type=Path, help="where the judge is written; the package's own: vsf_cli/toy/weights")
+    parser.add_argument(
+        "--labels", type=Path, default=LABELS, help="folder of images labelled by eye, which the judge learns from too"
+    )
+    parser.add_argument("--export", type=Path, help="folder for the judge; that of the package: vsf_cli/toy/weights")
     options = parser.parse_args()
     if not (options.labels / "labels.csv").is_file():
         parser.error(f"{options.labels} has no labels.csv: give --labels docs/labels/train of the repository")

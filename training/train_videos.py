@@ -1,8 +1,8 @@
 """Trains the embedded video model: `python -m training.train_videos --folder FOLDER`.
 
 Stages: the autoencoder, the base model (on single frames, then on videos too), and a LoRA for 8 steps without CFG. A budget is
-a number of steps (6600) or of seconds (190s); the learning rate falls with the used share. A run that was cut off continues by
-the same command.
+a number of steps (6600) or of seconds (190s); the learning rate falls with the used fraction. A run that was cut off continues
+by the same command.
 
 Writes wan-autoencoder.safetensors, wan-base.safetensors, wan-lora.safetensors, wan.json and wan-samples.png; with --export,
 also the pipeline and its LoRA.

@@ -30,7 +30,7 @@ def _to_pixels(videos: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _crops(videos: np.ndarray, rng: random.Random, batch: int, device: torch.device) -> Tensor:
-    """Crops of all frames, with shape (B, 3, frames, side, side): with fewer frames, the last ones are never learnt."""
+    """Crops of all frames, with shape (B, 3, frames, side, side): crops of fewer frames would never train the last ones."""
     chosen = []
     for _ in range(batch):
         video = videos[rng.randrange(len(videos))]
@@ -64,11 +64,11 @@ def train_video_autoencoder(
             mean = model.encode(target).latent_dist.mean
             spread = mean.float().std()
             output = model.decode(mean + LATENT_NOISE * spread.detach() * torch.randn_like(mean)).sample
-        frames, wanted = (part.float().transpose(1, 2).flatten(0, 1) for part in (output, target))
-        return reconstruction_loss(frames, wanted) + scale_penalty(mean), 0.0
+        frames, expected = (part.float().transpose(1, 2).flatten(0, 1) for part in (output, target))
+        return reconstruction_loss(frames, expected) + scale_penalty(mean), 0.0
 
-    for chance in steps("autoencoder", checkpoint, budget):
-        minimize(checkpoint, loss_of, _crops(videos, chance, batch, device))
+    for rng in steps("autoencoder", checkpoint, budget):
+        minimize(checkpoint, loss_of, _crops(videos, rng, batch, device))
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     _measure(model.eval().requires_grad_(False), _to_pixels(videos[:MEASURED], device))

@@ -28,17 +28,17 @@ from vsf_cli.toy.video_recipe import (
     build_student_scheduler,
     build_transformer,
 )
-from vsf_cli.toy.video_scenes import FRAMES, draw_video, moving, sample_part, sample_video, video_caption
+from vsf_cli.toy.video_scenes import FRAMES, animate, draw_video, sample_part, sample_video, video_caption
 
 __all__ = ["VIDEO_DRAWING", "WanModel", "load_tokenizer"]
 
 PART_ALONE = 0.12
 STILLS_FIRST = 0.27
-"""The share of the budget in which the model learns from single frames alone."""
+"""The first fraction of the budget, in which the model learns from single frames alone."""
 STEPS_PER_VIDEO = 3
-"""After that, one step in so many is of videos: single frames show more captions in the same time."""
+"""After it, every third step is of videos: single frames show more captions in the same time."""
 STILLS_PER_VIDEO = 4
-"""A batch has this many times as many single frames as videos."""
+"""The ratio of single frames to videos in a batch."""
 LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 MOMENTS = (0, *range(3, FRAMES, 4))
 """The frames whose regions stand for the latent frames: a latent frame covers four frames, the first covers one."""
@@ -49,15 +49,15 @@ def _sample(rng: random.Random) -> Scene:
 
 
 def _regions(scene: Scene) -> np.ndarray:
-    shares = Regions.measure([moving(scene)[moment] for moment in MOMENTS], TOKENS_SIDE)
-    return shares.reshape(-1, shares.shape[-1])
+    coverage = Regions.measure([animate(scene)[moment] for moment in MOMENTS], TOKENS_SIDE)
+    return coverage.reshape(-1, coverage.shape[-1])
 
 
 VIDEO_DRAWING = Drawing("videos", _sample, draw_video, _regions)
 
 
 def load_tokenizer(folder: Path) -> T5Tokenizer:
-    """The tokenizer in a folder. If there is none, it is trained on 20,000 captions and kept there."""
+    """The tokenizer in a folder. If it has none, it is trained on 20,000 captions and saved there."""
     path = folder / "tokenizer"
     if not path.is_dir():
         rng = random.Random("clip captions")
@@ -85,7 +85,7 @@ class TrainedParameters(nn.Module):
         super().__init__()
         for name, parameter in module.named_parameters():
             if parameter.requires_grad:
-                # A name of a parameter has no dots.
+                # Names of parameters cannot have dots.
                 self.register_parameter(name.replace(".", "/"), parameter)
 
 
@@ -143,9 +143,9 @@ class WanModel(FlowModel):
             velocity: Tensor = transformer(latents, sigma * 1000, text, return_dict=False)[0]
         return velocity.float()
 
-    def cut(self, latents: Tensor, step: int, share: float) -> Tensor:
+    def cut(self, latents: Tensor, step: int, progress: float) -> Tensor:
         """The first latent frame of all samples, which encodes the first frame alone; or all frames of fewer samples."""
-        if share < STILLS_FIRST or step % STEPS_PER_VIDEO:
+        if progress < STILLS_FIRST or step % STEPS_PER_VIDEO:
             return latents[:, :, :1]
         return latents[: max(1, len(latents) // STILLS_PER_VIDEO)]
 

@@ -1,6 +1,6 @@
-"""A wall of pictures, of every object three pairs, without guidance and with: `python -m training.wall wall.png`.
+"""A wall of images: three pairs of every object, without and with guidance: `python -m training.wall wall.png`.
 
-The pairs are the first of the split that `vsf_cli.toy.scenes.pairs` gives for the object: nothing is chosen by hand.
+The pairs of an object are its first ones of `vsf_cli.toy.scenes.pairs`. Nothing is chosen by hand.
 """
 
 import argparse
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from training.score import pictures
+from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.media.formats import write_image
 from vsf_cli.media.montage import draw_montage
@@ -20,20 +20,20 @@ __all__ = ["main", "wall"]
 
 PAIRS = 3
 POOL = 600
-"""Pairs among which the first of each object are found."""
+"""The number of pairs among which the first of each object are taken."""
 
 
 def wall() -> Image.Image:
-    """A row for each object: every pair without guidance, then with the preset's own."""
+    """An image with a row for each object: every pair without guidance, then with the preset's."""
     preset = load_preset(DEFAULT_PRESET)
     pipe = load(preset.model, preset.dtype)
-    found = pairs("test", POOL)
-    triples = [triple for name in OBJECTS for triple in [each for each in found if each[1] == name][:PAIRS]]
-    made = [
-        [image for _, image in pictures(pipe, preset, triples, method, preset.guidance_scale)]
+    candidates = pairs("test", POOL)
+    triples = [triple for name in OBJECTS for triple in [each for each in candidates if each[1] == name][:PAIRS]]
+    columns = [
+        [image for _, image in generate_pairs(pipe, preset, triples, method, preset.guidance_scale)]
         for method in (NoGuidance(), preset.guidance())
     ]
-    images = [image for both in zip(*made, strict=True) for image in both]
+    images = [image for both in zip(*columns, strict=True) for image in both]
     labels = [label for _, name, part in triples for label in (name, f"no {part}")]
     return draw_montage(images, labels, 2 * PAIRS)
 
@@ -41,8 +41,8 @@ def wall() -> Image.Image:
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m training.wall", description=__doc__)
-    parser.add_argument("picture", type=Path)
-    write_image(parser.parse_args().picture, wall(), "png", None)
+    parser.add_argument("image", type=Path)
+    write_image(parser.parse_args().image, wall(), "png", None)
 
 
 if __name__ == "__main__":

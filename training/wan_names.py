@@ -1,4 +1,4 @@
-"""The names that Wan's own code has for the layers of its transformer: most LoRA files for Wan are published under them."""
+"""The names of the layers of Wan's transformer in Wan's own code. Most LoRA files for Wan are published under them."""
 
 import re
 
@@ -23,7 +23,7 @@ ORIGINAL_NAMES = (
 
 
 def original_name(name: str) -> str:
-    """Returns the name that Wan's own code has for a layer, by that of diffusers."""
+    """The name in Wan's own code of a layer that diffusers calls `name`."""
     for pattern, other in ORIGINAL_NAMES:
         name = re.sub(pattern, other, name)
     return name

@@ -23,14 +23,14 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def scripts(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     monkeypatch.syspath_prepend(str(FOLDER))
-    found = {}
+    modules = {}
     for name in ("run", "tables"):
         spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
         assert spec and spec.loader
-        found[name] = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, name, found[name])
-        spec.loader.exec_module(found[name])
-    return found
+        modules[name] = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, modules[name])
+        spec.loader.exec_module(modules[name])
+    return modules
 
 
 def test_the_pages_are_what_the_results_say(scripts: dict[str, ModuleType]) -> None:
@@ -48,30 +48,30 @@ def test_the_pages_are_what_the_results_say(scripts: dict[str, ModuleType]) -> N
 
 def test_every_result_is_on_a_page(scripts: dict[str, ModuleType]) -> None:
     tables = scripts["tables"]
-    comments = [found[2] for path in tables.pages() for found in tables.BLOCK.finditer(path.read_text("utf-8"))]
+    comments = [match[2] for path in tables.pages() for match in tables.BLOCK.finditer(path.read_text("utf-8"))]
     named = {*re.findall(r'result\("([^"]+)"\)', (FOLDER / "tables.py").read_text("utf-8")), *" ".join(comments).split()}
     on_gpu = {path.stem for path in (FOLDER / "results").glob("gpu-*h200*.json")}
     assert on_gpu and on_gpu | {path.stem for path in (FOLDER.parent / "docs" / "results").glob("*.json")} <= named
 
 
 def test_every_suite_parses(scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(command, "measure", lambda given, options, talk, as_json: asked.append(options))
+    parsed = []
+    monkeypatch.setattr(command, "measure", lambda given, options, talk, as_json: parsed.append(options))
     suites = scripts["run"].SUITES
     for name, arguments in suites.items():
         for extra in ([], scripts["run"].small(name)):
             result = CliRunner().invoke(app, ["bench", *arguments, *extra])
             assert result.exit_code == 0, result.output
-    assert len(asked) == 2 * len(suites) and all(options.count or options.rounds >= 1 for options in asked)
+    assert len(parsed) == 2 * len(suites) and all(options.count or options.rounds >= 1 for options in parsed)
 
 
 def as_shown(row: dict[str, Any]) -> str:
     """A row of a report as docs/results.md has it."""
-    shares = (
+    rates = (
         f"{row[kind]:.3f} [{', '.join(f'{end:.2f}' for end in row[f'{kind}_interval'])}]" for kind in ("positive", "negative")
     )
     chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
-    return f"| {row['label']} | {' | '.join(shares)} | {row['both']:.3f} | {row['quality']:.3f} | {chance} |"
+    return f"| {row['label']} | {' | '.join(rates)} | {row['both']:.3f} | {row['quality']:.3f} | {chance} |"
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_the_tables_of_the_results_are_what_the_reports_say(name: str, start: st
     head = "| method | object right | part absent | both | quality | p of both against VSF |"
     shown = [line.replace("|  |", "| |") for table in part.split(f"{head}\n{'| --- ' * 6}|\n")[1:] for line in lines(table)]
     report = json.loads((docs / "results" / f"{name}.json").read_text("utf-8"))
-    wanted = [as_shown(row).replace("|  |", "| |") for row in report["rows"]]
-    assert sorted(shown) == sorted(wanted) and len(shown) >= 7
+    expected = [as_shown(row).replace("|  |", "| |") for row in report["rows"]]
+    assert sorted(shown) == sorted(expected) and len(shown) >= 7
     assert report["not_judged"] == 0 and {row["pictures"] for row in report["rows"]} == {400}
 
 
 def lines(table: str) -> list[str]:
-    """The rows of a table, up to the first line that is none."""
+    """The rows of a table, up to the first line that is not one."""
     return table.split("\n\n")[0].strip().split("\n")
 
 

@@ -41,10 +41,10 @@ def test_scenes_come_from_their_own_split(split: Split) -> None:
         assert scene.color is not None and split_of(scene.object, scene.color, scene.ground) == split
 
 
-def test_splits_do_not_overlap_and_have_their_shares() -> None:
+def test_splits_do_not_overlap_and_have_their_sizes() -> None:
     everything = [split_of(name, color, ground) for name in OBJECTS for color in scenes.COLORS for ground in scenes.GROUNDS]
-    shares = {split: everything.count(split) / len(everything) for split in ("train", "dev", "test")}
-    assert 0.62 < shares["train"] < 0.78 and 0.05 < shares["dev"] < 0.15 and 0.13 < shares["test"] < 0.27
+    fractions = {split: everything.count(split) / len(everything) for split in ("train", "dev", "test")}
+    assert 0.62 < fractions["train"] < 0.78 and 0.05 < fractions["dev"] < 0.15 and 0.13 < fractions["test"] < 0.27
 
 
 def test_captions_use_known_words_and_name_only_what_is_there() -> None:
@@ -52,9 +52,9 @@ def test_captions_use_known_words_and_name_only_what_is_there() -> None:
     parts = {part for named in OBJECTS.values() for part in named}
     for _ in range(2000):
         scene = sample_part_alone(rng) if rng.random() < 0.2 else sample_scene(rng)
-        told = caption(scene, rng).split()
-        assert set(told) <= words and len(told) <= 18
-        assert all(scene.has(word) for word in told if word in parts)
+        words_used = caption(scene, rng).split()
+        assert set(words_used) <= words and len(words_used) <= 18
+        assert all(scene.has(word) for word in words_used if word in parts)
 
 
 def test_absence_has_no_word() -> None:
@@ -66,15 +66,15 @@ def test_every_part_shows(name: str, part: str) -> None:
     bare = Scene(name, "blue", (), "grass", jitter=3)
     with_part = replace(bare, parts=(Part(part, "red"),))
     difference = np.abs(np.asarray(draw(with_part)).astype(int) - np.asarray(draw(bare))).max(-1)
-    assert (difference > 60).mean() > 0.005, "a part covers at least half a percent of the picture"
+    assert (difference > 60).mean() > 0.005, "a part covers at least half a percent of the image"
 
 
-def test_a_scene_always_gives_the_same_picture() -> None:
+def test_a_scene_always_gives_the_same_image() -> None:
     scene = sample_scene(random.Random(2))
     assert draw(scene).tobytes() == draw(scene).tobytes() and draw(scene).size == (SIDE, SIDE)
 
 
-def test_a_scene_tells_which_part_each_pixel_shows() -> None:
+def test_the_map_of_a_scene_has_the_part_of_each_pixel() -> None:
     bare = Scene("bike", "blue", (Part("flag", "pink"),), "grass")
     wheeled = replace(bare, parts=(*bare.parts, Part("wheels", "red")))
     assert set(np.unique(part_map(bare))) == {0, 1, 4} and set(np.unique(part_map(wheeled))) == {0, 1, 2, 4}
@@ -83,9 +83,9 @@ def test_a_scene_tells_which_part_each_pixel_shows() -> None:
 
 
 def test_pairs_are_fixed_and_do_not_name_their_part() -> None:
-    found = pairs("dev", 200)
-    assert found == pairs("dev", 200) and len(set(found)) == 200
-    assert all(part in OBJECTS[name] and part not in prompt.split() for prompt, name, part in found)
+    triples = pairs("dev", 200)
+    assert triples == pairs("dev", 200) and len(set(triples)) == 200
+    assert all(part in OBJECTS[name] and part not in prompt.split() for prompt, name, part in triples)
     assert len(pairs("test", 600)) == 600
     with pytest.raises(ValueError, match="fewer than"):
         pairs("dev", 100_000)

@@ -54,7 +54,7 @@ def test_model_and_lora_are_small_and_of_the_real_classes() -> None:
     assert all(len(pipe.tokenizer(word).input_ids) == 2 for word in video_vocabulary())
 
 
-def test_the_shortest_command_makes_a_clip_that_plays_and_says_how() -> None:
+def test_the_shortest_command_makes_a_video_that_plays() -> None:
     result = vsf("video", "a red car drives on a road", "--neg", "wheels", "--seed", "1", "-o", "car.mp4")
     assert result.stdout.strip() == "car.mp4" and "--preset wan2.1-1.3b-causvid" in result.stderr
     reader = read_frames("car.mp4")
@@ -62,8 +62,8 @@ def test_the_shortest_command_makes_a_clip_that_plays_and_says_how() -> None:
     reader.close()
     assert (facts["codec"], facts["fps"], facts["source_size"]) == ("h264", FPS, (SIDE, SIDE))
     assert count_frames_and_secs("car.mp4")[0] == FRAMES
-    told = json.loads(vsf("info", "car.mp4", "--json").stdout)
-    assert (told["vsf"]["request"]["preset"], told["vsf"]["request"]["loras"]) == (PRESET.name, list(PRESET.loras))
+    info = json.loads(vsf("info", "car.mp4", "--json").stdout)
+    assert (info["vsf"]["request"]["preset"], info["vsf"]["request"]["loras"]) == (PRESET.name, list(PRESET.loras))
 
 
 def test_the_same_file_can_be_made_again() -> None:
@@ -73,7 +73,7 @@ def test_the_same_file_can_be_made_again() -> None:
 
 
 def judged(arm: str, count: int) -> list[Judgement]:
-    """What the judge says of clips of the dev split, seeds from 0."""
+    """The judge's answers about videos of the dev split, seeds from 0."""
     (chosen,) = choose_arms(load_arms(), arm, PRESET)
     settings = Settings({"preset": PRESET.name, **chosen.settings}, video=True)
     records = load_prompts("clips-dev").records[:count]
@@ -89,7 +89,7 @@ def test_guidance_removes_parts_from_most_frames_and_keeps_objects() -> None:
     assert sum(one.negative for one in guided) >= sum(one.negative for one in plain) + 0.2 * 48
 
 
-def test_the_lora_makes_the_base_need_neither_cfg_nor_many_steps() -> None:
+def test_with_the_lora_the_base_needs_neither_cfg_nor_many_steps() -> None:
     plain, few = load(PRESET.model, PRESET.dtype), load(PRESET.model, PRESET.dtype, loras=PRESET.loras)
     options = {"num_frames": FRAMES, "height": SIDE, "width": SIDE, "guidance_scale": 0.0, "max_sequence_length": 24}
     judge = judge_named("scenes", {})
@@ -97,7 +97,9 @@ def test_the_lora_makes_the_base_need_neither_cfg_nor_many_steps() -> None:
     for pipe in (plain, few):
         records = load_prompts("clips-dev").records[:12]
         generators = [torch.Generator().manual_seed(seed) for seed in range(12)]
-        clips = pipe([one.prompt for one in records], num_inference_steps=8, generator=generators, output_type="pil", **options)
-        found = [judge_frames(judge, frames, record) for frames, record in zip(clips.frames, records, strict=True)]
-        quality.append(sum(one.positive + one.quality for one in found) / 12)
+        videos = pipe(
+            [one.prompt for one in records], num_inference_steps=8, generator=generators, output_type="pil", **options
+        )
+        judgements = [judge_frames(judge, frames, record) for frames, record in zip(videos.frames, records, strict=True)]
+        quality.append(sum(one.positive + one.quality for one in judgements) / 12)
     assert quality[1] > quality[0] + 0.1

@@ -13,8 +13,8 @@ from vsf_cli.toy.video_scenes import (
     FRAMES,
     SIDE,
     VERBS,
+    animate,
     draw_video,
-    moving,
     sample_part,
     sample_video,
     video_caption,
@@ -23,40 +23,40 @@ from vsf_cli.toy.video_scenes import (
 )
 
 
-def test_captions_use_known_words_and_tell_what_the_object_does() -> None:
+def test_captions_use_known_words_and_name_the_verb() -> None:
     rng, words = random.Random(1), set(video_vocabulary())
-    told = [video_caption(sample_part(rng) if rng.random() < 0.2 else sample_video(rng), rng).split() for _ in range(2000)]
-    assert all(set(each) <= words and len(each) <= 19 for each in told)
-    assert words == {word for each in told for word in each}, "and no word that none of them has"
-    assert 0.4 < np.mean([bool({*VERBS.values()} & set(each)) for each in told]) < 0.7
+    captions = [video_caption(sample_part(rng) if rng.random() < 0.2 else sample_video(rng), rng).split() for _ in range(2000)]
+    assert all(set(each) <= words and len(each) <= 19 for each in captions)
+    assert words == {word for each in captions for word in each}, "and no word that none of them has"
+    assert 0.4 < np.mean([bool({*VERBS.values()} & set(each)) for each in captions]) < 0.7
     assert video_caption(sample_part(rng), rng).split()[-1] in {part for name in VERBS for part in OBJECTS[name]}
 
 
 def test_a_caption_that_names_no_part_does_not_make_the_parts_rarer() -> None:
     rng = random.Random(2)
-    clips = [sample_video(rng) for _ in range(4000)]
-    told = [{*video_caption(scene, rng).split()} for scene in clips]
-    bare = [scene for scene, words in zip(clips, told, strict=True) if not words & {*OBJECTS[scene.object]}]
-    there = [np.mean([scene.has(part) for scene in found for part in OBJECTS[scene.object]]) for found in (clips, bare)]
-    assert 0.45 < len(bare) / len(clips) < 0.6
+    videos = [sample_video(rng) for _ in range(4000)]
+    captions = [{*video_caption(scene, rng).split()} for scene in videos]
+    bare = [scene for scene, words in zip(videos, captions, strict=True) if not words & {*OBJECTS[scene.object]}]
+    there = [np.mean([scene.has(part) for scene in several for part in OBJECTS[scene.object]]) for several in (videos, bare)]
+    assert 0.45 < len(bare) / len(videos) < 0.6
     assert there[0] == pytest.approx(0.85, abs=0.015) and there[1] > there[0] - 0.04
 
 
 def test_pairs_are_held_out_fixed_and_do_not_name_their_part() -> None:
-    found = video_pairs("test", 200)
-    assert found == video_pairs("test", 200) and len(set(found)) == 200 and not set(found) & set(video_pairs("dev", 100))
-    for prompt, name, part in found:
-        told = prompt.split()
-        (color,), (ground,) = set(told) & set(COLORS), set(told) & set(GROUNDS)
-        assert split_of(name, color, ground) == "test" and name in told and part in OBJECTS[name] and part not in told
+    triples = video_pairs("test", 200)
+    assert triples == video_pairs("test", 200) and len(set(triples)) == 200 and not set(triples) & set(video_pairs("dev", 100))
+    for prompt, name, part in triples:
+        words = prompt.split()
+        (color,), (ground,) = set(words) & set(COLORS), set(words) & set(GROUNDS)
+        assert split_of(name, color, ground) == "test" and name in words and part in OBJECTS[name] and part not in words
     with pytest.raises(ValueError, match="fewer than"):
         video_pairs("dev", 100_000)
 
 
-@pytest.mark.parametrize(("name", "mirrored", "way"), [("car", False, 1), ("boat", True, -1), ("cake", False, 0)])
-def test_vehicles_move_the_way_they_look(name: str, mirrored: bool, way: int) -> None:
-    places = [scene.x for scene in moving(Scene(name, "red", (), "road", mirrored=mirrored))]
-    assert len(places) == FRAMES and np.sign(places[-1] - places[0]) == way
+@pytest.mark.parametrize(("name", "mirrored", "sign"), [("car", False, 1), ("boat", True, -1), ("cake", False, 0)])
+def test_vehicles_move_the_way_they_look(name: str, mirrored: bool, sign: int) -> None:
+    positions = [scene.x for scene in animate(Scene(name, "red", (), "road", mirrored=mirrored))]
+    assert len(positions) == FRAMES and np.sign(positions[-1] - positions[0]) == sign
 
 
 @pytest.mark.parametrize(("name", "part"), [("cake", "candles"), ("cat", "tail")])

@@ -51,11 +51,11 @@ def test_attention_of_training_is_that_of_diffusers(name: str, attention: str) -
     latents, sigma = torch.randn(2, *model.latent_shape), torch.tensor([0.3, 0.9])
     text = model.build_encoders().eval()(*model.tokens(["a red bike", ""])).detach()
     with torch.no_grad():
-        stock = model.predict(transformer, latents, sigma, text)
+        base = model.predict(transformer, latents, sigma, text)
         prepare(model.blocks(transformer), model.processor, attention, compiled=False)
         ours = model.predict(transformer, latents, sigma, text)
-    assert stock.abs().mean() > 0.01
-    torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-4)
+    assert base.abs().mean() > 0.01
+    torch.testing.assert_close(ours, base, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
@@ -111,9 +111,9 @@ def test_the_second_loss_binds_words_to_the_tokens_that_show_them() -> None:
 def random_examples(model: FlowModel) -> Examples:
     drawing = VIDEO_DRAWING if model.name == "wan" else IMAGE_DRAWING
     several = drawing.scenes(0)[:8]
-    shares = torch.from_numpy(np.stack([drawing.regions(scene) for scene in several]))
+    coverage = torch.from_numpy(np.stack([drawing.regions(scene) for scene in several]))
     latents = torch.randn(8, *model.latent_shape, generator=torch.Generator().manual_seed(0))
-    return Examples(several, latents.half(), Regions(several, shares))
+    return Examples(several, latents.half(), Regions(several, coverage))
 
 
 def settings_for(folder: Path) -> Settings:
@@ -166,7 +166,7 @@ def test_examples_are_read_back(tmp_path: Path) -> None:
     first = Examples.encode(IMAGE_DRAWING, CHUNK, encode, tmp_path / "scenes.safetensors")
     second = Examples.encode(IMAGE_DRAWING, CHUNK, lambda images: pytest.fail("drawn again"), tmp_path / "scenes.safetensors")
     assert first.scenes == second.scenes and torch.equal(first.latents, second.latents) and len(first.scenes) == CHUNK
-    assert torch.equal(first.regions.shares, second.regions.shares)
+    assert torch.equal(first.regions.coverage, second.regions.coverage)
 
 
 SMALL = ["--heads", "1", "--batch", "4", "--student-batch", "2", "--workers", "0", "--no-compile", "--base", "2"]

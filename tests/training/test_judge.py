@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.corrupt import KINDS, erase, patches
+from training.corrupt import CORRUPTIONS, erase, patches
 from training.image_autoencoder import pixels
 from training.judge import accuracy
 from training.labelled_images import DAMAGED, UNLABELLED, damaged_images, read_labelled_images, upside_down, whole_images
@@ -19,7 +19,7 @@ from vsf_cli.toy.judge import CARD, NOTHING, STATES, Judge, load_judge
 from vsf_cli.toy.scenes import OBJECTS, PARTS, Part, Scene, sample_part_alone, sample_scene
 
 LABELS = Path(__file__).parents[2] / "docs" / "labels" / "check"
-TAUGHT = LABELS.parent / "train"
+TRAINING_LABELS = LABELS.parent / "train"
 
 
 @pytest.fixture(scope="module")
@@ -32,23 +32,23 @@ def some_scenes(count: int) -> list[Scene]:
     return [sample_scene(rng, "dev", 0.5) for _ in range(count)]
 
 
-def seen(judge: Judge, arrays: list[np.ndarray]) -> list[str]:
+def objects(judge: Judge, arrays: list[np.ndarray]) -> list[str]:
     return [verdict.object for verdict in judge.look([Image.fromarray(array) for array in arrays])]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_damage_grows_with_its_severity_and_begins_at_nothing(kind: str) -> None:
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_corruption_grows_with_its_severity_and_starts_at_nothing(name: str) -> None:
     images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(8)]))
     changes = []
     for severity in (0.0, 0.25, 0.5, 1.0):
         torch.manual_seed(0)
-        damaged = KINDS[kind](images, torch.full((8,), severity))
+        damaged = CORRUPTIONS[name](images, torch.full((8,), severity))
         assert damaged.shape == images.shape and damaged.abs().max() <= 1 + 1e-6
         changes.append((damaged - images).abs().mean().item())
     assert changes[0] < 1e-3 and changes == sorted(changes) and changes[-1] > 0.02
 
 
-def test_erasing_keeps_what_it_is_told() -> None:
+def test_erasing_keeps_the_weight_of_the_part() -> None:
     whole, bare = torch.ones(2, 3, SIDE, SIDE), -torch.ones(2, 3, SIDE, SIDE)
     assert torch.equal(erase(whole, bare, torch.tensor(1.0)), whole) and torch.equal(
         erase(whole, bare, torch.tensor(0.0)), bare
@@ -57,19 +57,19 @@ def test_erasing_keeps_what_it_is_told() -> None:
     assert masks.shape == (20, 1, SIDE, SIDE) and 0.3 < masks.mean() < 0.7
 
 
-def test_what_the_judge_is_taught() -> None:
+def test_labels_of_damaged_images() -> None:
     labelled = damaged_images(random.Random(0), "dev", 200)
     assert ((labelled.parts == DAMAGED).sum(-1) <= 1).all() and (labelled.parts == DAMAGED).any()
     quality = labelled.quality[~labelled.quality.isnan()]
     assert (quality == 1).any() and (quality == 0).any() and ((quality > 0) & (quality < 1)).any()
     bare = whole_images([Scene("bike", "blue", (Part("wheels", "red"),), "grass")])
-    asked = {part: STATES[state] for part, state in zip(PARTS, bare.parts[0].tolist(), strict=True) if state != UNLABELLED}
-    assert asked == {"wheels": "present", "basket": "absent", "flag": "absent"}
+    known = {part: STATES[state] for part, state in zip(PARTS, bare.parts[0].tolist(), strict=True) if state != UNLABELLED}
+    assert known == {"wheels": "present", "basket": "absent", "flag": "absent"}
 
 
 def test_the_judge_knows_parts_on_held_out_renders(judge: Judge) -> None:
-    found = accuracy(judge, whole_images(some_scenes(1000)))
-    assert found["objects"] >= 0.98 and found["parts"] >= 0.98
+    fractions = accuracy(judge, whole_images(some_scenes(1000)))
+    assert fractions["objects"] >= 0.98 and fractions["parts"] >= 0.98
 
 
 def test_the_judge_tells_damaged_parts_from_absent_ones(judge: Judge) -> None:
@@ -84,18 +84,18 @@ def test_the_judge_tells_damaged_parts_from_absent_ones(judge: Judge) -> None:
 
 def test_quality_falls_with_every_kind_of_damage(judge: Judge) -> None:
     images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(100)]))
-    for kind, corrupt in KINDS.items():
+    for name, corrupt in CORRUPTIONS.items():
         torch.manual_seed(0)
         with torch.no_grad():
-            found = [judge(corrupt(images, torch.full((100,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
-        assert found[0] > 0.9 and found[0] > found[1] + 0.1 and found[1] > found[2] + 0.2, (kind, found)
+            quality = [judge(corrupt(images, torch.full((100,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
+        assert quality[0] > 0.9 and quality[0] > quality[1] + 0.1 and quality[1] > quality[2] + 0.2, (name, quality)
 
 
-def test_the_judge_does_not_like_what_no_prompt_asks_for(judge: Judge) -> None:
+def test_images_that_match_no_prompt_show_nothing(judge: Judge) -> None:
     rng, noise = random.Random(4), np.random.default_rng(4)
     scenes = [sample_scene(rng, "dev") for _ in range(60)]
     first, second = scenes[:30], scenes[30:]
-    pictures = {
+    images = {
         "noise": [noise.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8) for _ in range(30)],
         "a flat ground": [np.asarray(draw(replace(scene, color=None, parts=()))) for scene in first],
         "one colour": [np.full((SIDE, SIDE, 3), noise.integers(0, 256, 3), np.uint8) for _ in range(30)],
@@ -107,7 +107,7 @@ def test_the_judge_does_not_like_what_no_prompt_asks_for(judge: Judge) -> None:
         "upside down": [upside_down(scene, whole=False) for scene in scenes],
         "a part alone": [np.asarray(draw(sample_part_alone(rng))) for _ in range(30)],
     }
-    for name, arrays in pictures.items():
+    for name, arrays in images.items():
         verdicts = judge.look([Image.fromarray(array) for array in arrays])
         nothing = sum(verdict.object == NOTHING for verdict in verdicts) / len(verdicts)
         assert nothing >= 0.85, (name, nothing)
@@ -119,21 +119,21 @@ def test_the_judge_agrees_with_labels_by_eye(judge: Judge) -> None:
     rows = read_labels(LABELS)
     assert len(rows) >= 100 and sum(row["method"] == "none" for row in rows) == len(rows) // 2
     assert all(row["part"] in OBJECTS[row["object"]] for row in rows)
-    found = agreement(judge, LABELS)
+    report = agreement(judge, LABELS)
     # Two readers agree in 0.84, and in 0.92 on whether a part is absent: nobody can ask for more of a judge.
-    assert found["agreement"] >= 0.8 and found["absent_agreement"] >= 0.9 and found["absent_precision"] >= 0.85
-    assert found == json.loads(CARD.read_text("utf-8")), "the card beside the judge is of another judge"
+    assert report["agreement"] >= 0.8 and report["absent_agreement"] >= 0.9 and report["absent_precision"] >= 0.85
+    assert report == json.loads(CARD.read_text("utf-8")), "the card beside the judge is of another judge"
 
 
-def test_no_picture_is_learnt_from_and_checked_against() -> None:
-    taught, checked = ({row["prompt"] for row in read_labels(folder)} for folder in (TAUGHT, LABELS))
-    assert taught and checked and not taught & checked
-    labelled = read_labelled_images(TAUGHT)
-    assert labelled.quality.isnan().all() and ((labelled.parts != UNLABELLED).sum() == len(read_labels(TAUGHT)))
+def test_no_image_is_for_training_and_for_checking() -> None:
+    trained, checked = ({row["prompt"] for row in read_labels(folder)} for folder in (TRAINING_LABELS, LABELS))
+    assert trained and checked and not trained & checked
+    labelled = read_labelled_images(TRAINING_LABELS)
+    assert labelled.quality.isnan().all() and ((labelled.parts != UNLABELLED).sum() == len(read_labels(TRAINING_LABELS)))
     assert (labelled.place_classes() == UNLABELLED).all()
 
 
-def test_places_show_what_a_scene_has() -> None:
+def test_places_show_the_parts_of_a_scene() -> None:
     labelled = whole_images([Scene("bike", "blue", (Part("wheels", "red"),), "grass")])
     wheels = 1 + PARTS.index("wheels")
     assert set(labelled.place_classes().unique().tolist()) == {0, wheels}
@@ -147,7 +147,7 @@ def test_places_show_what_a_scene_has() -> None:
     assert torch.equal(mirrored.images.flip(-1), labelled.images) and torch.equal(mirrored.places.flip(-1), labelled.places)
 
 
-def test_a_label_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_label_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([COLUMNS, ("000.png", "none", "a bike", "bike", "wheels", "gone")])
     with pytest.raises(ValueError, match="is 'gone', but must be one of present"):

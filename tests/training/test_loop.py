@@ -65,9 +65,9 @@ def test_budgets_are_steps_or_seconds_and_end_before_the_deadline() -> None:
     assert late.before_deadline(0).amount == 1 and Budget(9000, deadline=0.0).before_deadline(0).amount == 9000
 
 
-def test_the_rate_rises_then_falls_with_the_used_share() -> None:
+def test_the_rate_rises_then_falls_with_the_used_fraction() -> None:
     assert rate_factor(0, 0, 10) == 0.1 and rate_factor(0, 9, 10) == 1
-    falling = [rate_factor(share, 100, 10) for share in (0, 0.25, 0.5, 0.75, 1, 1.5)]
+    falling = [rate_factor(progress, 100, 10) for progress in (0, 0.25, 0.5, 0.75, 1, 1.5)]
     assert falling[:5] == sorted(falling[:5], reverse=True) and falling[4] == falling[5] == pytest.approx(0.02)
 
 
@@ -137,7 +137,7 @@ def test_a_stage_keeps_its_curve_for_a_plot(tmp_path: Path) -> None:
     assert summary.load() and summary.summary(4)["samples"] == 240 and len(summary.summary(4)["loss"]) == 3
 
 
-def test_a_draw_of_chance_depends_on_stage_and_step(tmp_path: Path) -> None:
+def test_random_numbers_depend_on_stage_and_step(tmp_path: Path) -> None:
     _, checkpoint = stage(tmp_path / "a.safetensors")
     numbers = []
     for rng in steps("test", checkpoint, Budget(3)):

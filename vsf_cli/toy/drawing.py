@@ -12,11 +12,11 @@ from vsf_cli.toy.scenes import COLORS, GROUNDS, OBJECTS, SKIES, Scene
 __all__ = ["SIDE", "draw", "part_map"]
 
 SIDE = 96
-"""The side of the embedded models' pictures, in pixels."""
+"""The side of the embedded models' images, in pixels."""
 
 OVERSAMPLING = 3
 CLOUD_SPEED = 0.08
-"""Of the side, in a second."""
+"""As a fraction of the side, per second."""
 
 Color = tuple[int, int, int] | None
 Point = tuple[float, float]
@@ -31,7 +31,7 @@ GLASS: Color = (198, 228, 240)
 class Pen:
     """Draws shapes in the object's own coordinates: -40 to 40 in both directions, y downwards.
 
-    A shape whose colour is None is not drawn: that is how a part is left out.
+    A shape whose colour is None is not drawn. So a part is left out.
     """
 
     def __init__(self, image: Image.Image, scene: Scene) -> None:
@@ -41,26 +41,26 @@ class Pen:
         self.sign = -1 if scene.mirrored else 1
         self.moment = scene.moment
 
-    def _place(self, x: float, y: float) -> Point:
+    def _to_pixels(self, x: float, y: float) -> Point:
         return self.center[0] + self.sign * self.unit * x, self.center[1] + self.unit * y
 
     def polygon(self, points: Sequence[Point], color: Color) -> None:
         if color is not None:
-            self.canvas.polygon([self._place(*point) for point in points], fill=color)
+            self.canvas.polygon([self._to_pixels(*point) for point in points], fill=color)
 
     def box(self, left: float, top: float, right: float, bottom: float, color: Color) -> None:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], color)
 
     def line(self, points: Sequence[Point], width: float, color: Color) -> None:
         if color is not None:
-            placed = [self._place(*point) for point in points]
-            self.canvas.line(placed, fill=color, width=round(width * self.unit), joint="curve")
+            pixels = [self._to_pixels(*point) for point in points]
+            self.canvas.line(pixels, fill=color, width=round(width * self.unit), joint="curve")
             for point in (points[0], points[-1]):
                 self.disc(*point, width / 2, color)
 
     def ellipse(self, x: float, y: float, width: float, height: float, color: Color) -> None:
         if color is not None:
-            (cx, cy), w, h = self._place(x, y), width * self.unit, height * self.unit
+            (cx, cy), w, h = self._to_pixels(x, y), width * self.unit, height * self.unit
             self.canvas.ellipse((cx - w, cy - h, cx + w, cy + h), fill=color)
 
     def disc(self, x: float, y: float, radius: float, color: Color) -> None:
@@ -68,7 +68,7 @@ class Pen:
 
     def ring(self, x: float, y: float, radius: float, width: float, color: Color) -> None:
         if color is not None:
-            (cx, cy), r = self._place(x, y), radius * self.unit
+            (cx, cy), r = self._to_pixels(x, y), radius * self.unit
             self.canvas.ellipse((cx - r, cy - r, cx + r, cy + r), outline=color, width=round(width * self.unit))
 
     def dome(self, x: float, y: float, radius: float, color: Color) -> None:
@@ -265,7 +265,7 @@ def _background(scene: Scene, rng: random.Random) -> Image.Image:
 
 
 def draw(scene: Scene, side: int = SIDE) -> Image.Image:
-    """Draws a scene as an RGB picture of side x side pixels; the same scene always gives the same picture."""
+    """An RGB image of a scene, with side x side pixels. The same scene always gives the same image."""
     rng = random.Random(scene.jitter)
     image = _background(scene, rng)
 
@@ -279,11 +279,11 @@ def draw(scene: Scene, side: int = SIDE) -> Image.Image:
 
 
 def part_map(scene: Scene) -> np.ndarray:
-    """What each pixel of a scene shows, at three times the size.
+    """A map of the part that each pixel of a scene shows, at three times the size.
 
     Returns:
-        Bytes with shape (3 `SIDE`, 3 `SIDE`): 0 the background, 1 the body, 2 and on the object's parts in their order.
-        Details that have a colour of their own count as the body.
+        Bytes with shape (3 `SIDE`, 3 `SIDE`): 0 is the background, 1 the body, 2 and above are the object's parts in
+        their order. Details with a colour of their own count as the body.
     """
     image = Image.new("RGB", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
     colors: dict[str, Color] = dict.fromkeys(OBJECTS[scene.object])

@@ -82,7 +82,7 @@ def build_transformer(heads: int = 4) -> SD3Transformer2DModel:
         pos_embed_max_size=24,
         qk_norm="rms_norm",
     )
-    # adaLN-zero: every block begins as the identity, and the output as zero.
+    # adaLN-zero: every block starts as the identity, and the output as zero.
     for block in model.transformer_blocks:
         for linear in (block.norm1.linear, block.norm1_context.linear):
             torch.nn.init.zeros_(linear.weight)
@@ -95,7 +95,7 @@ def build_transformer(heads: int = 4) -> SD3Transformer2DModel:
 def build_clip(vocab_size: int, pad_token_id: int, bos_token_id: int, eos_token_id: int) -> CLIPTextModelWithProjection:
     """One of the two CLIP text encoders, whose pooled vector is zero.
 
-    With an informative pooled vector a small model takes everything from its normalisation layers and never looks at the
+    With an informative pooled vector a small model takes everything from its normalisation layers and never reads the
     words, so the text projection is zero and stays zero.
     """
     model = CLIPTextModelWithProjection(

@@ -1,4 +1,4 @@
-"""The judge: a small network that looks at a picture and says which object it shows, how its parts are, and how good it is."""
+"""The judge: a small network that classifies the object of an image and the states of its parts, and scores its quality."""
 
 import json
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ __all__ = ["CARD", "CELLS", "CLASSES", "FILE", "NOTHING", "STATES", "Judge", "Ve
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)
 STATES = ("present", "absent", "damaged")
-"""What a part can be. One that is faded, smeared, bent or half there is damaged: it does not count as absent."""
+"""The states of a part. A part that is faded, smeared, bent or incomplete is damaged, and does not count as absent."""
 
 CELLS = 24
-"""Along each side, the places of which the judge says what they show."""
+"""The judge's map of parts has this many places along each side."""
 
 FOLDER = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "judge"
 FILE = FOLDER / "model.safetensors"
 CARD = FOLDER / "agreement.json"
-"""How far this judge agrees with labels that were made by eye, written by `training.labels`."""
+"""The agreement of this judge with labels by eye, as JSON. `training.labels` writes it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees in a picture.
+    """The judge's answer about an image.
 
     Arguments:
         object: A key of `OBJECTS`, or `NOTHING`.
         parts: The probabilities of `STATES`, for every part of any object.
-        quality: 1 for a drawing without fault, towards 0 by blur, noise, over-saturation, double exposure and broken shapes.
+        quality: 1 for a faultless drawing. Blur, noise, over-saturation, double exposure and broken shapes lower it, down to 0.
     """
 
     object: str
@@ -49,7 +49,7 @@ class Verdict:
     quality: float
 
     def state(self, part: str) -> str:
-        """The likeliest of `STATES`."""
+        """The most probable of `STATES`."""
         return STATES[max(range(len(STATES)), key=self.parts[part].__getitem__)]
 
 
@@ -60,8 +60,8 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
 class Judge(nn.Module):
     """A convolutional network: 96 x 96 pixels to logits of objects, of the parts' states and of the quality.
 
-    On its way it says what each of `CELLS` x `CELLS` places shows: training asks for that too, since a part that is there in
-    pieces is easier to learn where it is than from the whole picture's verdict.
+    It also classifies each of `CELLS` x `CELLS` places of the image. Training has a loss for that, since an incomplete part is
+    easier to learn where it is than from a label of the whole image.
     """
 
     def __init__(self) -> None:
@@ -78,11 +78,11 @@ class Judge(nn.Module):
         self.quality = nn.Linear(192, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Looks at pixels of -1 to 1, with shape (B, 3, 96, 96).
+        """Classifies pixels of -1 to 1, with shape (B, 3, 96, 96).
 
         Returns:
-            Logits of classes (B, classes), of the parts' states (B, parts, states), of the quality (B,), and of what each place
-            shows (B, 1 + 2 parts, cells, cells): no part, each part whole, each part damaged.
+            Logits of classes (B, classes), of the parts' states (B, parts, states), of the quality (B,), and of the classes of
+            each place (B, 1 + 2 parts, cells, cells): no part, each part whole, each part damaged.
         """
         levels = []
         for layer in self.down:
@@ -92,15 +92,15 @@ class Judge(nn.Module):
         for lateral, level in zip(self.up[-2::-1], levels[-2:0:-1], strict=True):
             features = F.interpolate(features, scale_factor=2) + lateral(level)
         places: Tensor = self.places(self.mix(features))
-        found = places.float().softmax(1)[:, 1:].flatten(2)
-        seen = found.topk(4).values.mean(-1).clamp_min(1e-4).log()
-        hidden = self.drop(F.silu(self.hidden(torch.cat([levels[-1].flatten(1), seen], dim=1))))
-        parts = self.parts(torch.cat([hidden, seen], dim=1)).unflatten(-1, (len(PARTS), -1))
+        probabilities = places.float().softmax(1)[:, 1:].flatten(2)
+        evidence = probabilities.topk(4).values.mean(-1).clamp_min(1e-4).log()
+        hidden = self.drop(F.silu(self.hidden(torch.cat([levels[-1].flatten(1), evidence], dim=1))))
+        parts = self.parts(torch.cat([hidden, evidence], dim=1)).unflatten(-1, (len(PARTS), -1))
         return self.objects(hidden), parts, self.quality(hidden)[:, 0], places
 
     @torch.no_grad()
     def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
-        """Judges pictures; another size is brought to 96 x 96 first. Training has seen 64 x 64, enlarged, as well."""
+        """The verdicts on images. Other sizes are resized to 96 x 96; enlarged images of 64 x 64 were part of the training."""
         arrays = [np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
         objects, parts, quality, _ = self(pixels)
@@ -118,6 +118,6 @@ def load_judge() -> Judge:
 
 
 def read_card() -> dict[str, Any]:
-    """How far the judge that ships agrees with a person's eye, as `training.labels.agreement` says it."""
+    """The agreement of the shipped judge with labels by eye, as `training.labels.agreement` returns it."""
     card: dict[str, Any] = json.loads(CARD.read_text("utf-8"))
     return card

@@ -1,8 +1,7 @@
-"""What the embedded models know: objects, their named parts, colours and grounds, and how a caption tells of them.
+"""The scenes that the embedded models know: objects, their parts, colours and grounds, and captions of them.
 
-A scene is one object in front of a ground and a sky. Every part of the object is there or is not there, and the scene
-knows which: that is what makes guidance measurable. Captions never say that something is missing, so that a model
-trained on them fails at negation exactly as large models do.
+A scene is one object in front of a ground and a sky. It records which parts of the object are there, so that guidance can be
+measured. Captions never say that something is missing, so that a model trained on them fails at negation as large models do.
 """
 
 import hashlib
@@ -108,18 +107,18 @@ SINGULAR = frozenset(
 
 FILLERS = ("a", "an", "the", "with", "and", "on", "at", "over", "under", "sun", "clouds")
 
-MOST_WORDS = 18
-"""What the text encoders take, beside their tokens for beginning and end."""
+MAX_WORDS = 18
+"""The words that fit the text encoders, next to their tokens for beginning and end."""
 
 PART_ABSENT = 0.2
 PART_NAMED = 0.45
 PART_COLORED = 0.75
-"""How often a part that is named has its colour named: binding colours draws attention from the word to its region."""
+"""How often the colour of a named part is named: binding colours draws attention from the word to its region."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an object that is there, with the name of its colour."""
+    """A visible part of an object, with the name of its colour."""
 
     name: str
     color: str
@@ -127,21 +126,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Scene:
-    """Everything that decides a picture of the training set.
+    """The description from which an image or a video of the training set is drawn.
 
     Arguments:
         object: A key of `OBJECTS`.
         color: The body's colour; None draws the parts alone, without the object.
-        parts: The parts that are there.
+        parts: The visible parts.
         ground: A key of `GROUNDS`.
         sky: A key of `SKIES`.
         sun: Whether the sun is in the sky.
         clouds: Whether clouds are in the sky.
-        x, y: The object's displacement, as a fraction of the picture's side.
+        x, y: The object's displacement, as a fraction of the image's side.
         scale: The object's size; 1 fills about four fifths of the side.
         mirrored: Whether the object looks to the left.
-        jitter: A seed for what has no name: shades, the places of sun and clouds, the height of the horizon.
-        moment: Seconds since a clip began; clouds, flames and tails move with it.
+        jitter: A seed for shades, the positions of sun and clouds, and the height of the horizon.
+        moment: Seconds since the start of a video; clouds, flames and tails move with it.
     """
 
     object: str
@@ -159,8 +158,8 @@ class Scene:
     moment: float = 0.0
 
     def has(self, part: str) -> bool:
-        """Whether the part is in the picture."""
-        return any(there.name == part for there in self.parts)
+        """Whether the scene shows the part."""
+        return any(own.name == part for own in self.parts)
 
 
 def split_of(name: str, color: str, ground: str) -> Split:
@@ -190,11 +189,11 @@ def _surroundings(rng: random.Random) -> dict[str, object]:
 
 
 def sample_scene(rng: random.Random, split: Split = "train", absent: float = PART_ABSENT) -> Scene:
-    """Draws a scene whose combination of object, colour and ground belongs to `split`.
+    """Samples a scene whose combination of object, colour and ground belongs to `split`.
 
     Arguments:
-        rng: The source of chance.
-        split: The split to draw from.
+        rng: The source of random numbers.
+        split: The split to sample from.
         absent: The probability that a part is missing.
     """
     while True:
@@ -207,7 +206,7 @@ def sample_scene(rng: random.Random, split: Split = "train", absent: float = PAR
 
 
 def sample_part_alone(rng: random.Random) -> Scene:
-    """Draws a scene that shows one part and no object, so that the word alone has a meaning."""
+    """Samples a scene that shows one part and no object, so that the word alone has a meaning."""
     name = rng.choice(list(OBJECTS))
     part = _pick_part(rng, rng.choice(OBJECTS[name]), None)
     return Scene(name, None, (part,), rng.choice(list(GROUNDS)), **_surroundings(rng))  # type: ignore[arg-type]
@@ -225,8 +224,8 @@ def _part_phrase(part: Part, colored: bool) -> str:
 
 def _surrounding_phrases(scene: Scene, rng: random.Random) -> Iterator[str]:
     if rng.random() < 0.6:
-        place = _place(scene.ground)
-        yield f"over {place}" if scene.object == "plane" and rng.random() < 0.5 else f"on {place}"
+        ground = _ground_phrase(scene.ground)
+        yield f"over {ground}" if scene.object == "plane" and rng.random() < 0.5 else f"on {ground}"
     if scene.sky != "day" and rng.random() < 0.6:
         yield f"at {scene.sky}"
     if scene.clouds and rng.random() < 0.5:
@@ -236,12 +235,12 @@ def _surrounding_phrases(scene: Scene, rng: random.Random) -> Iterator[str]:
 
 
 def caption(scene: Scene, rng: random.Random, named: float = PART_NAMED) -> str:
-    """Tells of a scene: some of what is there, and never what is not.
+    """A caption of a scene. It names some of the visible parts, and never one that is missing.
 
     Arguments:
-        scene: What is told of.
-        rng: The source of chance.
-        named: The probability that a part is named, if it is there; two parts at most are.
+        scene: The scene.
+        rng: The source of random numbers.
+        named: The probability that a visible part is named. At most two are.
     """
     if scene.color is None:
         (part,) = scene.parts
@@ -249,30 +248,30 @@ def caption(scene: Scene, rng: random.Random, named: float = PART_NAMED) -> str:
         return phrase if rng.random() < 0.6 else phrase.removeprefix("a ").removeprefix("an ")
 
     body = f"{scene.color} {scene.object}" if rng.random() < 0.6 else scene.object
-    told = [part for part in scene.parts if rng.random() < named]
-    rng.shuffle(told)
+    named_parts = [part for part in scene.parts if rng.random() < named]
+    rng.shuffle(named_parts)
 
     phrases = [article(body)]
-    if told:
-        # Two at most: a longer caption would not fit the encoders.
-        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < PART_COLORED) for part in told[:2]))
+    if named_parts:
+        # A longer caption would not fit the encoders.
+        phrases.append("with " + " and ".join(_part_phrase(part, rng.random() < PART_COLORED) for part in named_parts[:2]))
     for phrase in _surrounding_phrases(scene, rng):
-        if len(" ".join([*phrases, phrase]).split()) <= MOST_WORDS:
+        if len(" ".join([*phrases, phrase]).split()) <= MAX_WORDS:
             phrases.append(phrase)
     return " ".join(phrases)
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted."""
+    """Every word of any caption, sorted."""
     return sorted({*OBJECTS, *COLORS, *GROUNDS, *PARTS, *FILLERS, "sunset", "night"})
 
 
 def plain_prompt(name: str, color: str, ground: str) -> str:
-    """What tells of an object, its colour and its ground, and names no part."""
-    return f"{article(f'{color} {name}')} on {_place(ground)}"
+    """A prompt that names an object, its colour and its ground, and no part."""
+    return f"{article(f'{color} {name}')} on {_ground_phrase(ground)}"
 
 
-def _place(ground: str) -> str:
+def _ground_phrase(ground: str) -> str:
     return article(ground) if ground == "road" else ground
 
 
@@ -281,7 +280,7 @@ def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
 
     Arguments:
         split: The split of the prompts' combinations.
-        count: How many pairs; none comes twice.
+        count: The number of pairs. All are different.
 
     Returns:
         Triples of prompt, object and part, in a fixed order.
@@ -289,7 +288,7 @@ def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
     Raises:
         ValueError: If the split has fewer pairs.
     """
-    found = [
+    triples = [
         (plain_prompt(name, color, ground) + sky, name, part)
         for sky in ("", " at sunset", " at night")
         for name, parts in OBJECTS.items()
@@ -298,8 +297,8 @@ def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
         if split_of(name, color, ground) == split
         for part in parts
     ]
-    if count > len(found):
-        raise ValueError(f"the {split} split has {len(found)} pairs, which is fewer than {count}")
+    if count > len(triples):
+        raise ValueError(f"the {split} split has {len(triples)} pairs, which is fewer than {count}")
 
-    random.Random(f"{split} pairs").shuffle(found)
-    return found[:count]
+    random.Random(f"{split} pairs").shuffle(triples)
+    return triples[:count]

@@ -30,7 +30,7 @@ LATENT_SIDE = SIDE // 4
 TOKENS_SIDE = LATENT_SIDE // PATCH
 LATENT_FRAMES = (FRAMES - 1) // 4 + 1
 TEXT_LENGTH = 24
-"""Tokens of the positive prompt, zero padding included: a caption has 19 words at most, and an end."""
+"""Tokens of the positive prompt, zero padding included: a caption has at most 19 words and an end token."""
 LORA_RANK = 32
 SHIFT = 2.0
 """Moves the times towards noise, in training and in sampling."""
@@ -65,7 +65,7 @@ def build_transformer(heads: int = 4) -> WanTransformer3DModel:
         cross_attn_norm=True,
         rope_max_seq_len=64,
     )
-    # Every block begins near the identity: the tables that scale and gate are small, and the output is zero.
+    # Every block starts near the identity: the tables that scale and gate are small, and the output is zero.
     torch.nn.init.zeros_(model.condition_embedder.time_proj.weight)
     torch.nn.init.zeros_(model.condition_embedder.time_proj.bias)
     for block in model.blocks:

@@ -1,7 +1,7 @@
-"""Scenes in motion: what the embedded video model knows, and how a caption tells of it.
+"""Scenes in motion, which the embedded video model knows, and captions of them.
 
-The objects are some of those of the pictures, with their parts. What moves: cars and bikes drive, boats sail and bob, planes
-fly, candles flicker, the tail of a cat swings, clouds drift.
+The objects are some of those of the images, with their parts. Cars and bikes drive, boats sail and bob, planes fly, candles
+flicker, the tail of a cat swings, clouds drift.
 """
 
 import math
@@ -32,8 +32,8 @@ __all__ = [
     "FRAMES",
     "SIDE",
     "VERBS",
+    "animate",
     "draw_video",
-    "moving",
     "sample_part",
     "sample_video",
     "video_caption",
@@ -45,26 +45,26 @@ SIDE = 64
 """The side of the embedded model's frames, in pixels."""
 FRAMES, FPS = 17, 8
 SPAN = 0.22
-"""How far a vehicle gets during a clip, as a fraction of the side."""
+"""The distance that a vehicle moves during a video, as a fraction of the side."""
 
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {"car": "drives", "bike": "rides", "boat": "sails", "plane": "flies", "cake": "stands", "cat": "sits"}
 )
-"""The objects of clips, with what they do."""
+"""The objects of videos, with their verbs."""
 
-VERB_TOLD = 0.7
+VERB_NAMED = 0.7
 PART_ABSENT = 0.15
 NO_PART_NAMED, PART_NAMED = 0.5, 0.8
-"""How often a caption names no part at all, and how often it else names each.
+"""The probability that a caption names no part at all, and that another caption names a given part.
 
-Were every part named by a chance of its own, those that a prompt passes over would be rarer than they are, and CFG makes
-more of that: an unguided model would leave out half of them.
+If each part were named with a probability of its own, an unnamed part would be absent more often than parts are. CFG amplifies
+that: an unguided model would leave out half of the unnamed parts.
 """
 PREPOSITIONS = frozenset({"on", "over", "at", "under"})
 
 
 def sample_video(rng: random.Random, split: Split = "train") -> Scene:
-    """Draws the first moment of a clip whose combination of object, colour and ground belongs to `split`."""
+    """Samples the first moment of a video whose combination of object, colour and ground belongs to `split`."""
     while True:
         scene = sample_scene(rng, split, PART_ABSENT)
         if scene.object in VERBS:
@@ -72,56 +72,56 @@ def sample_video(rng: random.Random, split: Split = "train") -> Scene:
 
 
 def sample_part(rng: random.Random) -> Scene:
-    """Draws a scene that shows one part of such an object and nothing of it, so that the word alone has a meaning."""
+    """Samples a scene that shows one part of an object of videos, and not the object, so that the word alone has a meaning."""
     while True:
         scene = sample_part_alone(rng)
         if scene.object in VERBS:
             return replace(scene, scale=0.8 * scene.scale)
 
 
-def moving(scene: Scene, frames: int = FRAMES) -> list[Scene]:
-    """A scene at each frame of a clip; an object that looks to the left moves to the left."""
-    found = []
+def animate(scene: Scene, frames: int = FRAMES) -> list[Scene]:
+    """The scene at each frame of a video. An object that looks to the left moves to the left."""
+    moments = []
     for number in range(frames):
-        moment, share = number / FPS, number / max(1, frames - 1) - 0.5
-        way = (-1 if scene.mirrored else 1) * SPAN * share
-        x, y = scene.x + way * (scene.object in ("car", "bike", "boat", "plane")), scene.y
+        moment, progress = number / FPS, number / max(1, frames - 1) - 0.5
+        shift = (-1 if scene.mirrored else 1) * SPAN * progress
+        x, y = scene.x + shift * (scene.object in ("car", "bike", "boat", "plane")), scene.y
         if scene.object == "boat":
             y += 0.02 * math.sin(math.tau * moment)
         if scene.object == "plane":
-            y -= 0.08 * share
-        found.append(replace(scene, x=x, y=y, moment=moment))
-    return found
+            y -= 0.08 * progress
+        moments.append(replace(scene, x=x, y=y, moment=moment))
+    return moments
 
 
 def draw_video(scene: Scene, frames: int = FRAMES) -> np.ndarray:
-    """The frames of a clip as bytes, with shape (frames, `SIDE`, `SIDE`, 3)."""
-    return np.stack([np.asarray(draw(each, SIDE)) for each in moving(scene, frames)])
+    """The frames of a video as bytes, with shape (frames, `SIDE`, `SIDE`, 3)."""
+    return np.stack([np.asarray(draw(each, SIDE)) for each in animate(scene, frames)])
 
 
 def video_caption(scene: Scene, rng: random.Random) -> str:
-    """Tells of a clip as `caption` tells of a scene, often with what the object does."""
+    """A caption of a video: that of its scene, often with the object's verb."""
     words = caption(scene, rng, 0.0 if rng.random() < NO_PART_NAMED else PART_NAMED).split()
-    if scene.color is not None and rng.random() < VERB_TOLD:
-        place = next((number for number, word in enumerate(words) if word in PREPOSITIONS), len(words))
-        words.insert(place, VERBS[scene.object])
+    if scene.color is not None and rng.random() < VERB_NAMED:
+        index = next((number for number, word in enumerate(words) if word in PREPOSITIONS), len(words))
+        words.insert(index, VERBS[scene.object])
     return " ".join(words)
 
 
 def video_vocabulary() -> list[str]:
-    """Every word that a caption of a clip can hold, sorted."""
+    """Every word of any caption of a video, sorted."""
     known = {part for name in VERBS for part in OBJECTS[name]}
     unknown = {*OBJECTS, *PARTS} - {*VERBS, *known}
     return sorted({*scenes.vocabulary(), *VERBS.values()} - unknown)
 
 
 def video_pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
-    """Pairs of a prompt and a part of its object that the prompt does not name, as `vsf_cli.toy.scenes.pairs` has them.
+    """Pairs of a prompt and a part of its object that the prompt does not name, as `vsf_cli.toy.scenes.pairs` returns them.
 
     Raises:
         ValueError: If the split has fewer pairs.
     """
-    found = [
+    triples = [
         (f"{article(f'{color} {name}')} {verb} on {article(ground) if ground == 'road' else ground}{sky}", name, part)
         for sky in ("", " at sunset", " at night")
         for name, verb in VERBS.items()
@@ -130,7 +130,7 @@ def video_pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
         if split_of(name, color, ground) == split
         for part in OBJECTS[name]
     ]
-    if count > len(found):
-        raise ValueError(f"the {split} split has {len(found)} pairs of clips, which is fewer than {count}")
-    random.Random(f"{split} clips").shuffle(found)
-    return found[:count]
+    if count > len(triples):
+        raise ValueError(f"the {split} split has {len(triples)} pairs of videos, which is fewer than {count}")
+    random.Random(f"{split} clips").shuffle(triples)
+    return triples[:count]

@@ -18,7 +18,7 @@ from vsf_cli.bench.shapes import shape_of
 from vsf_cli.bench.stages import STAGES
 from vsf_cli.bench.timing import Sample, interleaved, ratios, spread
 from vsf_cli.cli.bench import BenchOptions, measure
-from vsf_cli.cli.console import Talk
+from vsf_cli.cli.console import Console
 from vsf_cli.errors import MediaError, ModelError, OutOfMemory, RequestError
 from vsf_cli.methods import NAG, VSF
 from vsf_cli.settings.options import Given
@@ -36,7 +36,7 @@ def asked(**options: Any) -> tuple[Given, BenchOptions]:
 @pytest.fixture
 def bench(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(**options: Any) -> dict[str, Any]:
-        measure(*asked(**{"device": "cpu", **options}), Talk(quiet=True), as_json=True)
+        measure(*asked(**{"device": "cpu", **options}), Console(quiet=True), as_json=True)
         found: dict[str, Any] = json.loads(capsys.readouterr().out)
         return found
 
@@ -137,7 +137,7 @@ def test_counting_takes_a_full_size_and_times_nothing(bench: Any) -> None:
 
 
 def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    measure(*asked(count=True, preset="tiny-sd3-turbo"), Talk(quiet=False))
+    measure(*asked(count=True, preset="tiny-sd3-turbo"), Console(quiet=False))
     out, told = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
     assert "6 layers, width 128, 144 + 40 tokens; weights random" in told

@@ -19,7 +19,7 @@ from unittest.mock import Mock
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from rich.console import Console
+from rich.console import Console as RichConsole
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
@@ -27,7 +27,7 @@ import vsf_cli
 from tests.processes import TIMEOUT, run_python, run_vsf, running_vsf
 from vsf_cli.cli import app as cli
 from vsf_cli.cli.app import app
-from vsf_cli.cli.console import Talk
+from vsf_cli.cli.console import Console
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.media.reading import read_metadata
 
@@ -167,9 +167,9 @@ def test_what_is_left_is_told_even_where_one_takes_minutes(monkeypatch: pytest.M
     clock = [0.0]
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    talk = Talk()
-    talk.console = Console(file=sys.stderr, force_terminal=True, get_time=lambda: clock[0])
-    with talk.progress("pictures") as (pictures,):
+    console = Console()
+    console.stderr = RichConsole(file=sys.stderr, force_terminal=True, get_time=lambda: clock[0])
+    with console.progress("pictures") as (pictures,):
         assert isinstance(pictures, functools.partial)
         bar = pictures.args[0]
         for done in range(1, 4):
@@ -395,8 +395,8 @@ def test_an_interrupt_is_130_and_leaves_no_half_file(here: Path) -> None:
     with running_vsf(*BIKE, "--seed", "1..5000", "-o", "out/") as running:
         first = running.stdout.readline().strip()
         running.send_signal(signal.SIGINT)
-        rest, talk = running.communicate(timeout=TIMEOUT)
-    assert running.returncode == 130 and "interrupted" in talk and "Traceback" not in talk
+        rest, messages = running.communicate(timeout=TIMEOUT)
+    assert running.returncode == 130 and "interrupted" in messages and "Traceback" not in messages
     paths = [first, *rest.split()]
     assert sorted(path.name for path in (here / "out").iterdir()) == sorted(Path(path).name for path in paths)
     for path in paths:

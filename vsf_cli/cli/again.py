@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from vsf_cli.cli.console import Talk
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
 from vsf_cli.cli.plans import run_plan
@@ -23,7 +23,7 @@ app = command_app()
 
 
 @app.command(cls=Command, epilog="Example: vsf again outputs/a-red-bike-1.png --alpha 2")
-@bounded
+@handle_errors
 @with_options
 def again(
     file: Annotated[Path, typer.Argument(help="An image or video that vsf made, or its sidecar.")],
@@ -38,8 +38,8 @@ def again(
         raise RequestError("vsf again makes one picture, of the file's own preset: give single numbers, and no --preset")
     if given.seeds == ():
         given = replace(given, seeds=tuple(choose_seeds(None, None)))
-    talk = Talk(console.quiet, console.verbose)
+    console = Console(console.quiet, console.verbose)
     plan = plan_again(file, given, override=True)
     for line in differences(file, plan) or ["everything is as when it was made"]:
-        talk.say(line)
-    run_plan(plan, talk, console.as_json, dry_run)
+        console.info(line)
+    run_plan(plan, console, console.as_json, dry_run)

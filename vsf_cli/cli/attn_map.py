@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from vsf_cli.cli.console import Talk, as_line
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
 from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
@@ -36,7 +36,7 @@ def _option(*names: str, help: str, panel: str = WHAT) -> typer.models.OptionInf
 
 
 @app.command(cls=Command, epilog='Example: vsf attn-map "a person on grass" --neg umbrella')
-@bounded
+@handle_errors
 @with_options
 def attn_map(
     prompt: Annotated[str, typer.Argument(help="What you want; or an image that vsf made, to be made again.")],
@@ -51,7 +51,7 @@ def attn_map(
     """Show where the negative prompt acts."""
     selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
     planned = _plan(read_prompt(prompt), given)
-    _run(planned, selection, output, Talk(console.quiet, console.verbose), console.as_json)
+    _run(planned, selection, output, Console(console.quiet, console.verbose), console.as_json)
 
 
 def _plan(prompt: str, given: Given) -> Plan:
@@ -77,33 +77,33 @@ def _plan(prompt: str, given: Given) -> Plan:
     return plan(prompt, seeds, given, settings, files=FileOptions(dump_attn=True), video=settings.preset.video)
 
 
-def _run(plan: Plan, selection: Selection, output: str | None, talk: Talk, as_json: bool) -> None:
+def _run(plan: Plan, selection: Selection, output: str | None, console: Console, as_json: bool) -> None:
     """Makes an image, records it, and writes the folder with its maps; the path of the page goes to stdout.
 
     Arguments:
         plan: A plan of one image.
         selection: The steps, blocks, heads and words to keep.
         output: The folder; None puts it beside where the image would be.
-        talk: Speaks to the person.
+        console: Where messages go.
         as_json: Whether data are JSON.
     """
     (request,) = plan.requests
     check_watchable(request, selection)
     folder = plan.outputs.free(parse_path(output) if output else folder_beside(plan.path(request, 1)))
     if folder is None:
-        talk.say("the folder exists, skipped")
+        console.info("the folder exists, skipped")
         return
     check_writable(folder / PAGE)
-    announce(plan, talk)
-    pipe = prepare(plan, talk)
-    with talk.progress("steps") as (progress,):
+    announce(plan, console)
+    pipe = prepare(plan, console)
+    with console.progress("steps") as (progress,):
         watched = plan.watch(pipe, request, progress, selection)
     description = plan.describe(pipe, watched.result)
-    say_applied(watched.result, talk)
+    say_applied(watched.result, console)
     for note in watched.result.notes:
-        talk.warn(note)
-    with talk.progress("drawing"):
+        console.warn(note)
+    with console.progress("drawing"):
         written = write(watched, folder, description)
     facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
-    talk.say(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
-    talk.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))
+    console.info(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
+    console.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))

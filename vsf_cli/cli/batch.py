@@ -18,8 +18,8 @@ from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.summary import duration
 from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate
-from vsf_cli.cli.console import Talk
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
 from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
@@ -90,7 +90,7 @@ class BatchOptions:
 
 
 @app.command(cls=Command, epilog="Example: vsf batch prompts.csv --alpha 1..4 -o outputs/run")
-@bounded
+@handle_errors
 @with_options
 def batch(
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
@@ -104,30 +104,30 @@ def batch(
     ] = None,
 ) -> None:
     """Make an image of each row of a table."""
-    talk = Talk(console.quiet, console.verbose)
+    console = Console(console.quiet, console.verbose)
     try:
         planned, rows, notes = _planned(table, output, given, files, work)
     except TableErrors as error:
-        _say_errors(table, error, talk)
+        _say_errors(table, error, console)
         raise
     for note in notes:
-        talk.warn(note)
+        console.warn(note)
     if work.dry_run:
-        _say_plan(planned, rows, talk, console.as_json)
+        _say_plan(planned, rows, console, console.as_json)
         return
     if work.sheet:
         from vsf_cli.batch.contact_sheet import check_sheets
 
         check_sheets(planned.items, rows)
-    carry_out(planned, rows, work.most_failures, talk, console.as_json, work.sheet)
+    carry_out(planned, rows, work.most_failures, console, console.as_json, work.sheet)
 
 
-def _say_errors(table: str, error: TableErrors, talk: Talk) -> None:
+def _say_errors(table: str, error: TableErrors, console: Console) -> None:
     """Says all but the first, which is said as the error of the command."""
     for line in error.lines[1:MOST_LINES]:
-        talk.error(f"{table}, {line}")
+        console.error(f"{table}, {line}")
     if len(error.lines) > MOST_LINES:
-        talk.error(f"{table} has {len(error.lines) - MOST_LINES} more: mend these first")
+        console.error(f"{table} has {len(error.lines) - MOST_LINES} more: mend these first")
 
 
 def _planned(
@@ -194,7 +194,7 @@ def _text_of(table: str) -> str:
         raise RequestError(f"{table} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> None:
+def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool) -> None:
     """Says what a run would do: how many pictures, how many are done, what is loaded, and how long it may take."""
     states = batch.states()
     left = [item for item in batch.items if states.get(item.key) == "left"]
@@ -204,10 +204,10 @@ def _say_plan(batch: Batch, rows: Sequence[Row], talk: Talk, as_json: bool) -> N
     seconds = estimate(left)
     if as_json:
         facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
-        talk.data(json.dumps({**facts, "folder": str(batch.folder)}, ensure_ascii=False))
+        console.data(json.dumps({**facts, "folder": str(batch.folder)}, ensure_ascii=False))
         return
-    talk.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
-    talk.data(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
+    console.data(", ".join(f"{count} {state}" for state, count in counts.items()))
     for model, revision in weights:
-        talk.data(f"loads {model}{'' if is_here(model, revision) else ', which is to be downloaded'}")
-    talk.data(f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
+        console.data(f"loads {model}{'' if is_here(model, revision) else ', which is to be downloaded'}")
+    console.data(f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from vsf_cli.bench.shapes import Shape, shape_of
-from vsf_cli.cli.console import Talk
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
@@ -72,7 +72,7 @@ class BenchOptions:
 
 
 @app.command(cls=Command, epilog="Example: vsf bench --preset sd3.5-large-turbo --random-weights")
-@bounded
+@handle_errors
 @with_options
 def bench(
     given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)],
@@ -80,10 +80,10 @@ def bench(
     console: ConsoleOptions,
 ) -> None:
     """Time methods side by side."""
-    measure(given, options, Talk(console.quiet, console.verbose), console.as_json)
+    measure(given, options, Console(console.quiet, console.verbose), console.as_json)
 
 
-def measure(given: Given, options: BenchOptions, talk: Talk, as_json: bool = False) -> None:
+def measure(given: Given, options: BenchOptions, console: Console, as_json: bool = False) -> None:
     """Measures methods side by side, and writes the table or JSON to stdout.
 
     Raises:
@@ -102,8 +102,8 @@ def measure(given: Given, options: BenchOptions, talk: Talk, as_json: bool = Fal
     # Shown as it was given: not at all, where it was not.
     compiled = {"compiled": given.settings.get("compile") or None}
     measured = _of_shape if options.on_paper else _of_pipeline
-    report = measured(settings, request, arms, options, compiled, talk)
-    _write(report, files, as_json, talk)
+    report = measured(settings, request, arms, options, compiled, console)
+    _write(report, files, as_json, console)
 
 
 def _check_given(given: Given, options: BenchOptions) -> None:
@@ -134,13 +134,15 @@ def _of_shape(
     arms: "list[Arm]",
     options: BenchOptions,
     compiled: Mapping[str, Any],
-    talk: Talk,
+    console: Console,
 ) -> dict[str, Any]:
     shape = _shape(settings, request, options.layers)
-    talk.say(str(shape))
-    quiet_libraries(talk.verbose)
+    console.info(str(shape))
+    quiet_libraries(console.verbose)
     if shape.layers < shape.depth:
-        talk.say(f"{shape.layers} of {shape.depth} layers are built: ratios hold for the blocks, seconds are not the model's")
+        console.info(
+            f"{shape.layers} of {shape.depth} layers are built: ratios hold for the blocks, seconds are not the model's"
+        )
     import torch
 
     from vsf_cli.bench.measure import count, measure_random
@@ -154,7 +156,7 @@ def _of_shape(
     model = None if options.count else build(shape, dtype, device, negatives)
     if model is not None and compiled["compiled"]:
         compile_blocks(model.transformer, device)
-    with talk.progress("counting", "runs") as (counting, running):
+    with console.progress("counting", "runs") as (counting, running):
         rows = count(shape, arms, dtype, negatives, counting)
         if model is not None:
             rows = measure_random(model, rows, device, options.rounds, running)
@@ -177,7 +179,7 @@ def _of_pipeline(
     arms: "list[Arm]",
     options: BenchOptions,
     compiled: Mapping[str, Any],
-    talk: Talk,
+    console: Console,
 ) -> dict[str, Any]:
     from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
     from vsf_cli.bench.report import reported
@@ -187,18 +189,18 @@ def _of_pipeline(
         stay_offline()
     elif not is_here(request.model, request.revision):
         size, license = settings.preset.download(request.model)
-        talk.say(f"downloading {size} of {request.model}; licence: {license}. --random-weights needs no download")
-    quiet_libraries(talk.verbose)
+        console.info(f"downloading {size} of {request.model}; licence: {license}. --random-weights needs no download")
+    quiet_libraries(console.verbose)
     pipe = load_for(request, runtime_of(settings))
     shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))
-    with talk.progress("counting", "runs") as (counting, running), advising(pipe):
+    with console.progress("counting", "runs") as (counting, running), advising(pipe):
         rows = count(shape, arms, pipe.transformer.dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, options.rounds, running)
     told = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}
     return reported(rows, pipe._execution_device, {"shape": str(shape), "settings": {**told, **compiled}})
 
 
-def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, talk: Talk) -> None:
+def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, console: Console) -> None:
     from vsf_cli.bench.report import chart, columns, told
 
     text = json.dumps(report, ensure_ascii=False, allow_nan=False)
@@ -207,9 +209,9 @@ def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, 
     if "plot" in files:
         write_bytes(files["plot"], chart(report))
     if as_json:
-        talk.data(text)
+        console.data(text)
     else:
-        talk.say(told(report))
-        talk.table(*columns(report))
+        console.info(told(report))
+        console.data_table(*columns(report))
     for path in files.values():
-        talk.say(f"wrote {path}")
+        console.info(f"wrote {path}")

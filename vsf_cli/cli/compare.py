@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from vsf_cli.cli.console import Talk
+from vsf_cli.cli.console import Console
 from vsf_cli.cli.plans import announce, prepare
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
@@ -93,27 +93,27 @@ def _settings_for(name: str, settings: Settings) -> Settings:
     return own if method == "cfg" else own.overlaid({"guidance": 0.0})
 
 
-def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json: bool, dry_run: bool) -> None:
+def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as_json: bool, dry_run: bool) -> None:
     """Makes the strips; their paths, or JSON, go to stdout.
 
     Arguments:
         plan: The plan, with a request for each strip.
         requests: What stands on the first strip.
-        talk: Speaks to the person.
+        console: Where messages go.
         as_json: Whether data are JSON.
         dry_run: Whether to stop before the model is loaded.
     """
-    announce(plan, talk)
+    announce(plan, console)
     if dry_run:
         for request in requests:
-            talk.data(json.dumps(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
+            console.data(json.dumps(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
         return
     pending = plan.pending()
     if not pending:
-        talk.say("all strips exist, skipped")
+        console.info("all strips exist, skipped")
         return
-    pipe = prepare(plan, talk)
-    with talk.progress("pictures", "steps") as (whole, steps):
+    pipe = prepare(plan, console)
+    with console.progress("pictures", "steps") as (whole, steps):
         for place, (number, strip) in enumerate(pending):
             results: list[Result] = []
             for request in requests:
@@ -124,17 +124,17 @@ def run_comparison(plan: Plan, requests: Sequence[Request], talk: Talk, as_json:
             path = plan.outputs.free(plan.path(strip, number)) if not plan.to_stdout else None
             facts = _facts(plan, pipe, results)
             data = encode_image(_strip(results), plan.outputs.file_format, facts if plan.files.metadata else None)
-            _hand_over(path, data, facts, talk, as_json)
+            _hand_over(path, data, facts, console, as_json)
 
 
-def _hand_over(path: Path | None, data: bytes, facts: Mapping[str, Any], talk: Talk, as_json: bool) -> None:
+def _hand_over(path: Path | None, data: bytes, facts: Mapping[str, Any], console: Console, as_json: bool) -> None:
     if path is None:
         import sys
 
         sys.stdout.buffer.write(data)
         return
     write_bytes(path, data)
-    talk.data(json.dumps({"path": str(path), **facts}, ensure_ascii=False) if as_json else str(path))
+    console.data(json.dumps({"path": str(path), **facts}, ensure_ascii=False) if as_json else str(path))
 
 
 def _facts(plan: Plan, pipe: Any, results: Sequence[Result]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a person sees: talk and progress on stderr, data on stdout."""
+"""What a person sees: messages and progress on stderr, data on stdout."""
 
 import functools
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console as RichConsole
 from rich.markup import escape
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.generation.generate import Progress as Callback
 
-__all__ = ["Talk", "as_line"]
+__all__ = ["Console", "as_line"]
 
 
 LONGEST_RUN = 30 * 24 * 3600.0
@@ -27,40 +27,40 @@ def as_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-class Talk:
-    """Speaks to a person on stderr.
+class Console:
+    """Writes messages to stderr.
 
     Arguments:
-        quiet: Says nothing but errors.
-        verbose: Says more.
+        quiet: Whether to write errors and warnings alone.
+        verbose: Whether to write details.
     """
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
         # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched.
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.stderr = RichConsole(stderr=True, soft_wrap=True, highlight=False)
 
-    def say(self, text: str) -> None:
-        """Says a line, unless quiet."""
+    def info(self, text: str) -> None:
+        """Writes a line, unless quiet."""
         if not self.quiet:
-            self.console.print(escape(text))
+            self.stderr.print(escape(text))
 
-    def keep(self, text: str) -> None:
-        """Says a line that a person needs later, even when quiet."""
-        self.console.print(escape(text))
+    def always(self, text: str) -> None:
+        """Writes a line that is needed later, even when quiet."""
+        self.stderr.print(escape(text))
 
     def detail(self, text: str) -> None:
-        """Says a line if verbose."""
+        """Writes a line if verbose."""
         if self.verbose and not self.quiet:
-            self.console.print(escape(text), style="dim")
+            self.stderr.print(escape(text), style="dim")
 
     def warn(self, text: str) -> None:
-        """Says a line that must not be lost, even when quiet."""
-        self.console.print(f"[yellow]warning:[/] {escape(text)}")
+        """Writes a warning, even when quiet."""
+        self.stderr.print(f"[yellow]warning:[/] {escape(text)}")
 
     def error(self, text: str) -> None:
-        """Says what failed, on one line."""
-        self.console.print(f"[red]error:[/] {escape(' '.join(text.split()))}")
+        """Writes an error on one line."""
+        self.stderr.print(f"[red]error:[/] {escape(' '.join(text.split()))}")
 
     @staticmethod
     def data(text: str) -> None:
@@ -68,14 +68,14 @@ class Talk:
         print(text, flush=True)
 
     @staticmethod
-    def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def data_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stdout, as wide as it needs to be."""
-        _print_table(Console(highlight=False), heads, rows)
+        _print_table(RichConsole(highlight=False), heads, rows)
 
-    def tell(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Says a table, unless quiet."""
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Writes a table to stderr, unless quiet."""
         if not self.quiet:
-            _print_table(Console(stderr=True, highlight=False), heads, rows)
+            _print_table(RichConsole(stderr=True, highlight=False), heads, rows)
 
     @contextmanager
     def progress(self, *whats: str) -> "Iterator[Sequence[Callback | None]]":
@@ -90,12 +90,12 @@ class Talk:
         # Without redirection: data must reach stdout even while a bar stands on stderr.
         # And with a long memory: of pictures that take minutes, the usual 30 seconds hold none.
         how: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
-        with Progress(*columns, console=self.console, speed_estimate_period=LONGEST_RUN, **how) as bar:
+        with Progress(*columns, console=self.stderr, speed_estimate_period=LONGEST_RUN, **how) as bar:
             tasks = [bar.add_task(escape(what), total=None, visible=what is whats[0]) for what in whats]
             yield [functools.partial(_move, bar, task) for task in tasks]
 
 
-def _print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _print_table(console: RichConsole, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -104,7 +104,7 @@ def _print_table(console: Console, heads: Sequence[str], rows: Sequence[Sequence
     for row in rows:
         table.add_row(*map(escape, row))
     unlimited = 1000
-    console.width = max(console.width, Console(width=unlimited).measure(table).maximum)
+    console.width = max(console.width, RichConsole(width=unlimited).measure(table).maximum)
     console.print(table)
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vsf_cli.cli.console import Talk, as_line
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.config.option import MODEL
@@ -22,7 +22,7 @@ app = command_app()
 
 
 @app.command(cls=Command, epilog="Example: vsf doctor --preset sd3.5-large-turbo")
-@bounded
+@handle_errors
 def doctor(
     preset: Annotated[
         str | None, typer.Option("--preset", help="A preset's name, or the path of its file.", rich_help_panel=MODEL)
@@ -32,11 +32,11 @@ def doctor(
     """Report versions, device, memory, attention paths and cache, and what a preset would need."""
     report = _report(Settings({"preset": preset}))
     if as_json:
-        Talk.data(as_line(report))
+        Console.data(as_line(report))
         return
     for key, value in report.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        Talk.data(f"{key:12} {', '.join(text) if isinstance(text, list) else text}")
+        Console.data(f"{key:12} {', '.join(text) if isinstance(text, list) else text}")
 
 
 def _report(settings: Settings) -> dict[str, Any]:

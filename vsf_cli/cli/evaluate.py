@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
-from vsf_cli.cli.console import Talk
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
@@ -99,7 +98,7 @@ def _option(*names: str, help: str, panel: str, **details: Any) -> Any:
 
 
 @app.command(cls=Command, epilog="Example: vsf eval run scenes --method all")
-@bounded
+@handle_errors
 @with_options
 def run(
     prompts: Annotated[str, typer.Argument(help="negation-200, scenes[-dev], clips[-dev], or a file of JSON lines.")],
@@ -114,11 +113,11 @@ def run(
     output: Annotated[str | None, _option("-o", "--output", help="The folder of the run.", panel=FILES)] = None,
 ) -> None:
     """Make the images of a prompt set with each method."""
-    talk = Talk(console.quiet, console.verbose)
+    console = Console(console.quiet, console.verbose)
     chosen = _chosen(load_prompts(prompts).first(methods.limit), given, method, methods.methods_file)
     folder = parse_path(output) if output else Path("outputs") / f"eval-{chosen.prompts.name}-{chosen.preset.name}"
-    _make(chosen, folder, given, seeds, batch_size, talk, console.as_json)
-    talk.say(f"go on with: vsf eval judge {folder}")
+    _make(chosen, folder, given, seeds, batch_size, console, console.as_json)
+    console.info(f"go on with: vsf eval judge {folder}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _machine(given: Given, chosen: _Chosen) -> Settings:
     return Settings({**own, "preset": chosen.place}, video=chosen.preset.video)
 
 
-def _make(chosen: _Chosen, folder: Path, given: Given, seeds: int, batch_size: int, talk: Talk, as_json: bool) -> None:
+def _make(chosen: _Chosen, folder: Path, given: Given, seeds: int, batch_size: int, console: Console, as_json: bool) -> None:
     """Makes the images of each method; those of earlier runs stay."""
     prompts = chosen.prompts
     own = {key: value for key, value in given.settings.items() if key not in _OTHER}
@@ -157,39 +156,39 @@ def _make(chosen: _Chosen, folder: Path, given: Given, seeds: int, batch_size: i
     made = Run(folder, prompts, {arm.name: arm for arm in chosen.arms}, chosen.preset.name, seeds, conditions)
     made.write()
     for note in notes:
-        talk.detail(note)
+        console.detail(note)
     # The rows of all that the run has, so that its table keeps what was made before.
     known = rows_of(prompts, list(Run.read(folder).arms.values()), seeds)
     if len(known) > len(rows):
         rows, (items, _) = known, items_of(prompts.name, known, deciding)
     batch = Batch(items, Maker(made.place, runtime_of(_machine(given, chosen)), batch_size), retry_failed=True)
-    carry_out(batch, rows, None, talk, as_json)
+    carry_out(batch, rows, None, console, as_json)
 
 
 @app.command(cls=Command, epilog="Example: vsf eval judge outputs/eval-scenes-tiny-sd3-turbo")
-@bounded
+@handle_errors
 @with_options
 def judge(folder: Folder, judge: JudgeOptions, console: Annotated[ConsoleOptions, Takes(without=("json",))]) -> None:
     """Ask a judge about the images of a run; what it said before is kept."""
-    talk = Talk(console.quiet, console.verbose)
+    console = Console(console.quiet, console.verbose)
     run, asked = Run.read(folder), judge.judge()
     failed: list[str] = []
     done = 0
-    with talk.progress("judged") as (moved,):
+    with console.progress("judged") as (moved,):
         for picture, error in judge_all(run, asked, moved):
             done += 1
             if error is not None:
                 failed.append(f"{picture.path}: {error}")
-                talk.warn(failed[-1])
-    talk.say(f"{done - len(failed)} pictures judged by {judge.name}, {len(run.pictures()) - done} were before")
+                console.warn(failed[-1])
+    console.info(f"{done - len(failed)} pictures judged by {judge.name}, {len(run.pictures()) - done} were before")
     if failed:
         raise PartlyFailed(f"{len(failed)} pictures were not judged: run the same command again, it asks about those alone")
     model = f" --judge-model {judge.model}" if judge.model else ""
-    talk.say(f"go on with: vsf eval report {folder} --judge {judge.name}{model}")
+    console.info(f"go on with: vsf eval report {folder} --judge {judge.name}{model}")
 
 
 @app.command(cls=Command, epilog="Example: vsf eval report outputs/eval-scenes-tiny-sd3-turbo")
-@bounded
+@handle_errors
 @with_options
 def report(
     folder: Folder,
@@ -197,15 +196,15 @@ def report(
     console: Annotated[ConsoleOptions, Takes(without=("verbose",))],
 ) -> None:
     """Write the tables of a run, and a page with its images side by side."""
-    talk = Talk(console.quiet)
+    console = Console(console.quiet)
     rows, path, missing = write_report(Run.read(folder), judge.name, {"model": judge.model, "base_url": judge.base_url})
     if missing:
-        talk.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
+        console.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if console.as_json:
-        talk.data(json.dumps(rows, ensure_ascii=False))
+        console.data(json.dumps(rows, ensure_ascii=False))
     else:
         _show(rows)
-    talk.say(f"{path}, .csv, .json, and {folder / 'index.html'}")
+    console.info(f"{path}, .csv, .json, and {folder / 'index.html'}")
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -244,7 +243,7 @@ class SearchOptions:
 
 
 @app.command(cls=Command, epilog="Example: vsf eval sweep scenes-dev --method vsf --trials 60")
-@bounded
+@handle_errors
 @with_options
 def sweep(
     given: Annotated[Given, OF_SWEEP],
@@ -261,7 +260,7 @@ def sweep(
     """Search the settings of each method, with equal budgets; it goes on where it stopped."""
     if search.sampler not in SAMPLERS:
         raise RequestError(f"--sampler is '{search.sampler}', but samplers are {', '.join(SAMPLERS)}")
-    talk, spans = Talk(console.quiet, console.verbose), parsed("--space", lambda: parse_space(search.space))
+    console, spans = Console(console.quiet, console.verbose), parsed("--space", lambda: parse_space(search.space))
     chosen = _chosen(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
     asked = judge.judge()
     if asked.costly:
@@ -271,14 +270,14 @@ def sweep(
     ]
     for one in sweeps:
         one.check()
-    _search(sweeps, runtime_of(_machine(given, chosen)), search, talk)
-    talk.say(f"go on with: vsf eval tradeoff {storage}")
+    _search(sweeps, runtime_of(_machine(given, chosen)), search, console)
+    console.info(f"go on with: vsf eval tradeoff {storage}")
 
 
-def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, talk: Talk) -> None:
+def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, console: Console) -> None:
     pipe, loaded = None, None
-    quiet_libraries(talk.verbose)
-    with talk.progress("trials", "pictures") as (whole, pictures):
+    quiet_libraries(console.verbose)
+    with console.progress("trials", "pictures") as (whole, pictures):
         for place, sweep in enumerate(sweeps):
             request = sweep.request(sweep.prompts.records[0], 0, {})
             if loaded != request.loading:
@@ -286,16 +285,16 @@ def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, ta
             done = 0
             for trial in sweep.run(pipe, search.trials, search.sampler, search.seed, pictures or _nobody):
                 done += 1
-                _say_trial(sweep, trial, talk)
+                _say_trial(sweep, trial, console)
                 if whole is not None:
                     whole(place * search.trials + done, len(sweeps) * search.trials)
-            talk.say(f"{sweep.arm.name}: {search.trials} trials in {sweep.storage}, {done} of them now")
+            console.info(f"{sweep.arm.name}: {search.trials} trials in {sweep.storage}, {done} of them now")
 
 
-def _say_trial(sweep: Sweep, trial: Trial, talk: Talk) -> None:
+def _say_trial(sweep: Sweep, trial: Trial, console: Console) -> None:
     found = ", ".join(f"{key} {value:.3g}" for key, value in trial.settings.items())
     positive, negative, quality = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
-    talk.say(f"{sweep.arm.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
+    console.info(f"{sweep.arm.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
 
 
 def _nobody(done: int, total: int) -> None:
@@ -303,7 +302,7 @@ def _nobody(done: int, total: int) -> None:
 
 
 @app.command(cls=Command, epilog="Example: vsf eval tradeoff outputs/sweep.db")
-@bounded
+@handle_errors
 @with_options
 def tradeoff(
     storages: Annotated[list[Path], typer.Argument(help="SQLite files of 'vsf eval sweep'.")],
@@ -315,23 +314,25 @@ def tradeoff(
     output: Annotated[str | None, _option("-o", "--output", help="The folder of the figures.", panel=FILES)] = None,
 ) -> None:
     """Draw what each method gives up for absence, and the area below."""
-    talk = Talk(console.quiet)
+    console = Console(console.quiet)
     folder = parse_path(output) if output else storages[0].with_suffix("")
     studies = comparable(storages, [name.strip() for name in method.split(",")] if method else None)
     found = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
     if console.as_json:
-        talk.data(json.dumps(found))
+        console.data(json.dumps(found))
     else:
-        _show_areas(found, talk)
+        _show_areas(found, console)
     counts = {numbers["trials"] for numbers in found["positive"].values()}
     if len(counts) > 1:
-        talk.warn(f"the budgets are not equal, {min(counts)} to {max(counts)} trials: run 'vsf eval sweep' on until they are")
-    talk.say(f"figures in {folder}")
+        console.warn(
+            f"the budgets are not equal, {min(counts)} to {max(counts)} trials: run 'vsf eval sweep' on until they are"
+        )
+    console.info(f"figures in {folder}")
 
 
-def _show_areas(found: dict[str, Any], talk: Talk) -> None:
+def _show_areas(found: dict[str, Any], console: Console) -> None:
     for figure, arms in found.items():
         for name, numbers in arms.items():
             low, high = numbers["hypervolume_interval"]
             area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
-            talk.data(f"{figure} against negative: {name}, {numbers['trials']} trials, {area}")
+            console.data(f"{figure} against negative: {name}, {numbers['trials']} trials, {area}")

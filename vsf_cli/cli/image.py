@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from vsf_cli.cli.compare import plan_comparison, run_comparison
-from vsf_cli.cli.console import Talk
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
 from vsf_cli.cli.plans import read_prompt, run_plan
@@ -47,7 +47,7 @@ class SeriesOptions:
 
 
 @app.command(cls=Command, epilog='Example: vsf image "a red bike on a road" --neg wheels --alpha 3')
-@bounded
+@handle_errors
 @with_options
 def image(
     prompt: Prompt,
@@ -77,16 +77,16 @@ def make(
     """
     seeds = choose_seeds(given.seeds, series.count)
     settings = Settings(given.settings, video=video)
-    talk, words = Talk(console.quiet, console.verbose), read_prompt(prompt)
+    console, words = Console(console.quiet, console.verbose), read_prompt(prompt)
     replacements = replacements_of(series.replacements)
     if series.compare is not None:
         names = [name.strip() for name in series.compare.split(",") if name.strip()]
         _check_strip(given, files, series)
         planned, requests = plan_comparison(names, words, seeds, given, settings, files, video=video, seconds=seconds)
-        run_comparison(planned, requests, talk, console.as_json, series.dry_run)
+        run_comparison(planned, requests, console, console.as_json, series.dry_run)
         return
     planned = plan(words, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
-    run_plan(planned, talk, console.as_json, series.dry_run, drawn=not given.seeds)
+    run_plan(planned, console, console.as_json, series.dry_run, drawn=not given.seeds)
 
 
 def replacements_of(texts: tuple[str, ...]) -> list[Replacement]:

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vsf_cli.cli.console import Talk, as_line
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.errors import MediaError
@@ -20,7 +20,7 @@ app = command_app()
 
 
 @app.command(cls=Command, epilog="Example: vsf info outputs/a-red-bike-1.png")
-@bounded
+@handle_errors
 def info(file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")], as_json: Json = False) -> None:
     """Say how an image was made."""
     found = read_metadata(file)
@@ -29,17 +29,17 @@ def info(file: Annotated[Path, typer.Argument(help="An image or video, or its si
     prompt, negative, pairs = parse_infotext(found.parameters or "")
     if as_json:
         read = {"prompt": prompt, "negative": negative, "pairs": pairs} if found.parameters else {}
-        Talk.data(as_line({"vsf": found.description, "parameters": found.parameters, **read}))
+        Console.data(as_line({"vsf": found.description, "parameters": found.parameters, **read}))
         return
     if found.description is not None:
         request = found.description["request"]
         facts = {key: value for key, value in found.description.items() if key not in ("request", "schema", "versions")}
         _say_values({**request, **facts, **found.description["versions"]})
     else:
-        Talk().say(f"{file} was not made by vsf; it holds these parameters:")
+        Console().info(f"{file} was not made by vsf; it holds these parameters:")
         _say_values({"prompt": prompt, "negative": negative, **pairs})
 
 
 def _say_values(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        Talk.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}")
+        Console.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}")

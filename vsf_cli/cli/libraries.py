@@ -13,7 +13,7 @@ def stay_offline() -> None:
 
 
 def quiet_libraries(verbose: bool) -> None:
-    """The libraries' own talk is for developers: it is shown with -v only."""
+    """The libraries' own console is for developers: it is shown with -v only."""
     import diffusers
     import transformers
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.cli.console import Talk, as_line
+from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result
@@ -31,103 +31,103 @@ def read_prompt(prompt: str) -> str:
         raise RequestError(f"prompt {prompt} cannot be read: {error}") from error
 
 
-def run_plan(plan: Plan, talk: Talk, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
+def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
     """Carries out a plan, and says what was done; paths, or JSON, a line a picture, go to stdout.
 
     Arguments:
         plan: The plan.
-        talk: Speaks to the person.
+        console: Where messages go.
         as_json: Whether data are JSON.
         dry_run: Whether to stop before the model is loaded.
         drawn: Whether the seeds were drawn, and must be said even when quiet.
     """
-    announce(plan, talk)
+    announce(plan, console)
     if dry_run:
-        _say_plan(plan, talk, as_json)
+        _say_plan(plan, console, as_json)
         return
     pending = plan.pending()
-    _say_skipped(plan, pending, talk)
+    _say_skipped(plan, pending, console)
     if not pending:
         return
-    pipe = prepare(plan, talk)
-    with talk.progress("steps", "encoding") as (progress, encoding):
+    pipe = prepare(plan, console)
+    with console.progress("steps", "encoding") as (progress, encoding):
         said: tuple[str, ...] | None = None
         for made in plan.run(pipe, pending, progress, encoding):
             if made.result.request.negative != said:
                 said = made.result.request.negative
-                say_applied(made.result, talk)
-            _say_made(made, plan, talk, as_json, drawn)
+                say_applied(made.result, console)
+            _say_made(made, plan, console, as_json, drawn)
 
 
-def prepare(plan: Plan, talk: Talk) -> Any:
+def prepare(plan: Plan, console: Console) -> Any:
     """Says what is downloaded and compiled, and loads the model."""
     if plan.runtime.offline:
         stay_offline()
     if download := plan.download():
-        talk.say(download)
-    quiet_libraries(talk.verbose)
+        console.info(download)
+    quiet_libraries(console.verbose)
     if plan.runtime.compile:
-        talk.say("--compile: the first steps of a size take up to minutes, the others less than without")
-    with talk.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
+        console.info("--compile: the first steps of a size take up to minutes, the others less than without")
+    with console.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
         return plan.load()
 
 
-def announce(plan: Plan, talk: Talk) -> None:
+def announce(plan: Plan, console: Console) -> None:
     """Says what a person should know before a plan is carried out."""
     for warning in plan.warnings:
-        talk.warn(warning)
+        console.warn(warning)
     if not plan.settings.chosen:
         preset = plan.settings.preset
         name = REAL_VIDEO_PRESET if preset.video else REAL_PRESET
         real = f"--preset {name}, or 'vsf presets use {name}'"
-        talk.say(f"preset {preset.name}, since none was chosen · the real model: {real}")
+        console.info(f"preset {preset.name}, since none was chosen · the real model: {real}")
     for key in SETTINGS:
         setting = plan.settings.origin(key)
-        talk.detail(f"{key} = {setting.value} ({setting.origin})")
-    _say_unused(plan, talk)
+        console.detail(f"{key} = {setting.value} ({setting.origin})")
+    _say_unused(plan, console)
 
 
-def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], talk: Talk) -> None:
+def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Console) -> None:
     left = {number for number, _ in pending}
     for number, request in enumerate(plan.requests, 1):
         if number not in left:
-            talk.say(f"{plan.path(request, number)} exists, skipped")
+            console.info(f"{plan.path(request, number)} exists, skipped")
 
 
-def _say_unused(plan: Plan, talk: Talk) -> None:
+def _say_unused(plan: Plan, console: Console) -> None:
     request = plan.requests[0]
     if request.negative and request.method == "none":
-        talk.warn(f"negative {_quoted(request)} is not used: the method is none")
+        console.warn(f"negative {_quoted(request)} is not used: the method is none")
 
 
 def _quoted(request: Request) -> str:
     return ", ".join(f"'{text}'" for text in request.negative)
 
 
-def say_applied(result: Result, talk: Talk) -> None:
+def say_applied(result: Result, console: Console) -> None:
     """Says what the negative prompt did."""
     request = result.request
     if not request.negative or request.method == "none":
         return
     how = f"{result.blocks} blocks · {result.tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
-    talk.say(f"negative {_quoted(request)} · {request.guidance} · {how}")
+    console.info(f"negative {_quoted(request)} · {request.guidance} · {how}")
 
 
-def _say_made(made: Written, plan: Plan, talk: Talk, as_json: bool, drawn: bool) -> None:
+def _say_made(made: Written, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
     result = made.result
     for note in result.notes:
-        talk.warn(note)
+        console.warn(note)
     size = f"{result.image.width}x{result.image.height}"
     frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
     how = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
     facts = f"{size}{frames}{how} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
-    (talk.keep if drawn else talk.say)(f"seed {result.request.seed} · {facts}")
+    (console.always if drawn else console.info)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
-        talk.data(as_line(made.to_json()) if as_json else str(made.path))
+        console.data(as_line(made.to_json()) if as_json else str(made.path))
 
 
-def _say_plan(plan: Plan, talk: Talk, as_json: bool) -> None:
+def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
     for line in (plan.download() or "nothing to download", f"{len(plan.requests)} pictures to {plan.outputs.template}"):
-        talk.say(line)
+        console.info(line)
     for request in plan.requests:
-        talk.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")
+        console.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")

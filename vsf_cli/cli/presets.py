@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from vsf_cli.cli.console import Talk, as_line
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.settings.options import SETTINGS
@@ -24,20 +24,20 @@ SHOWN = (
 
 
 @app.command("list", cls=Command, epilog="Example: vsf presets list")
-@bounded
+@handle_errors
 def list_presets(as_json: Json = False) -> None:
     """List all presets; the one in use has a star."""
     used = Settings({}).preset.name
     loaded = [load_preset(name) for name in preset_names()]
     if as_json:
-        Talk.data(as_line([{"name": preset.name, "about": preset.about, "used": preset.name == used} for preset in loaded]))
+        Console.data(as_line([{"name": preset.name, "about": preset.about, "used": preset.name == used} for preset in loaded]))
         return
     for preset in loaded:
-        Talk.data(f"{'*' if preset.name == used else ' '} {preset.name:22} {preset.about}")
+        Console.data(f"{'*' if preset.name == used else ' '} {preset.name:22} {preset.about}")
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
-@bounded
+@handle_errors
 def show_preset(name: Name, as_json: Json = False) -> None:
     """Show the values that a run with this preset would have, and where each comes from."""
     settings = Settings({"preset": name})
@@ -47,26 +47,26 @@ def show_preset(name: Name, as_json: Json = False) -> None:
     facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in SHOWN}
     if as_json:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
-        Talk.data(as_line({"settings": values, **facts}))
+        Console.data(as_line({"settings": values, **facts}))
         return
     for key, setting in rows.items():
-        Talk.data(f"{key:20} {setting.value!s:45} {setting.origin}")
+        Console.data(f"{key:20} {setting.value!s:45} {setting.origin}")
     for key, value in facts.items():
         for line in value if isinstance(value, tuple) else [value]:
             if line is not None:
-                Talk.data(f"{key:20} {line}")
+                Console.data(f"{key:20} {line}")
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")
-@bounded
+@handle_errors
 def where_setting(key: Annotated[str, typer.Argument(help="A setting, such as steps or alpha.")]) -> None:
     """Say where the value of a setting comes from."""
     setting = Settings({}).origin(key)
-    Talk.data(f"{key} = {setting.value}, from {setting.origin}")
+    Console.data(f"{key} = {setting.value}, from {setting.origin}")
 
 
 @app.command("use", cls=Command, epilog="Example: vsf presets use sd3.5-large-turbo")
-@bounded
+@handle_errors
 def use_preset(name: Name) -> None:
     """Make a preset the default from now on."""
-    Talk().say(f"preset {name} is the default from now on, by {remember_preset(name)}")
+    Console().info(f"preset {name} is the default from now on, by {remember_preset(name)}")

@@ -17,7 +17,7 @@ from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
-from vsf_cli.cli.console import Talk
+from vsf_cli.cli.console import Console
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.loading.sources import is_here
@@ -29,8 +29,8 @@ __all__ = ["carry_out"]
 class _Stop:
     """Whether a person wants to stop: the first Ctrl-C lets the picture at hand be finished, the second does not."""
 
-    def __init__(self, talk: Talk) -> None:
-        self.talk, self.wanted, self.at_once = talk, False, False
+    def __init__(self, console: Console) -> None:
+        self.console, self.wanted, self.at_once = console, False, False
 
     def __call__(self) -> bool:
         return self.wanted
@@ -44,7 +44,7 @@ class _Stop:
                 self.at_once = True
                 raise KeyboardInterrupt
             self.wanted = True
-            self.talk.keep("finishing the picture at hand; Ctrl-C again stops at once")
+            self.console.always("finishing the picture at hand; Ctrl-C again stops at once")
 
         before = signal.signal(signal.SIGINT, heard)
         try:
@@ -54,7 +54,7 @@ class _Stop:
 
 
 def carry_out(
-    batch: Batch, rows: Sequence[Row], most_failures: int | None, talk: Talk, as_json: bool, sheet: bool = False
+    batch: Batch, rows: Sequence[Row], most_failures: int | None, console: Console, as_json: bool, sheet: bool = False
 ) -> None:
     """Runs a batch, and leaves a table of what came out.
 
@@ -63,7 +63,7 @@ def carry_out(
         KeyboardInterrupt: If a person stopped it.
         MediaError: If the folder cannot be written, or another process is writing it.
     """
-    stop = _Stop(talk)
+    stop = _Stop(console)
     if batch.maker.runtime.offline:
         stay_offline()
     made: list[Outcome] = []
@@ -72,13 +72,13 @@ def carry_out(
         states: dict[tuple[str, str], str] = dict(batch.states())
         batch.adopt(states)
         try:
-            with closing(_outcomes(batch, states, stop, talk)) as outcomes:
+            with closing(_outcomes(batch, states, stop, console)) as outcomes:
                 for outcome in outcomes:
                     made.append(outcome)
                     states[outcome.item.key] = "failed" if outcome.error else "done"
-                    _say(outcome, batch, talk, as_json)
+                    _say(outcome, batch, console, as_json)
                     if most_failures and sum(one.error is not None for one in made) >= most_failures:
-                        talk.warn(f"{most_failures} pictures failed: stopped")
+                        console.warn(f"{most_failures} pictures failed: stopped")
                         break
         finally:
             if stop.at_once:
@@ -87,33 +87,37 @@ def carry_out(
                 remember((one.item, one.seconds) for one in made if one.error is None)
                 written = write_manifest(batch.folder, batch.items, rows)
                 shown = _write_shown(batch, rows, sheet)
-    say_summary(made, talk)
+    say_summary(made, console)
     counts = Counter(states.values())
     failed = counts["failed"]
     files = " · ".join(map(str, [written, *shown]))
-    talk.say(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
+    console.info(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
     if stop.wanted:
-        talk.keep("stopped; the same command goes on")
+        console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
         again = "the same command tries them again" if batch.retry_failed else "try them again with --retry-failed"
         raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written} says why; {again}")
 
 
-def _outcomes(batch: Batch, states: Mapping[tuple[str, str], str], stop: _Stop, talk: Talk) -> Generator[Outcome, None, None]:
+def _outcomes(
+    batch: Batch, states: Mapping[tuple[str, str], str], stop: _Stop, console: Console
+) -> Generator[Outcome, None, None]:
     """Makes what is left, and shows how far it is."""
 
     def loading(item: Item) -> None:
-        quiet_libraries(talk.verbose)
+        quiet_libraries(console.verbose)
         model = item.request.model
-        talk.say(f"{'loading' if is_here(model, item.request.revision) else 'downloading'} {model.removeprefix('builtin:')}")
+        console.info(
+            f"{'loading' if is_here(model, item.request.revision) else 'downloading'} {model.removeprefix('builtin:')}"
+        )
 
     left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
     done = sum(state == "done" for state in states.values())
     if done:
-        talk.say(f"{done} of {len(states)} pictures are done already")
+        console.info(f"{done} of {len(states)} pictures are done already")
     with (
-        talk.progress("pictures", "steps") as (whole, steps),
+        console.progress("pictures", "steps") as (whole, steps),
         closing(batch.run(left, Watching(stop, loading, steps))) as outcomes,
     ):
         for number, outcome in enumerate(outcomes, 1):
@@ -132,20 +136,20 @@ def _write_shown(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
     return [page, *(write_sheets(batch.folder, batch.items, rows) if sheet else [])]
 
 
-def _say(outcome: Outcome, batch: Batch, talk: Talk, as_json: bool) -> None:
+def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool) -> None:
     path = str(batch.path(outcome.item))
     for note in outcome.notes:
-        talk.warn(f"{path}: {note}")
+        console.warn(f"{path}: {note}")
     if outcome.error is not None:
-        talk.warn(f"{path} failed: {outcome.error}")
+        console.warn(f"{path} failed: {outcome.error}")
     if as_json:
         line = {"id": outcome.item.id, "path": path, "error": outcome.error, "seconds": round(outcome.seconds, 3)}
-        talk.data(json.dumps(line, ensure_ascii=False))
+        console.data(json.dumps(line, ensure_ascii=False))
     elif outcome.error is None:
-        talk.data(path)
+        console.data(path)
 
 
-def say_summary(made: Sequence[Outcome], talk: Talk) -> None:
+def say_summary(made: Sequence[Outcome], console: Console) -> None:
     """Says how many items each model made by each method, how many failed, and how long one took."""
     kinds: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in made:
@@ -158,4 +162,4 @@ def say_summary(made: Sequence[Outcome], talk: Talk) -> None:
         failed = len(outcomes) - len(seconds)
         rows.append([model.removeprefix("builtin:"), method, str(len(seconds)), str(failed), each, duration(sum(seconds))])
     if rows:
-        talk.tell(["model", "method", "made", "failed", "median of one", "in all"], rows)
+        console.table(["model", "method", "made", "failed", "median of one", "in all"], rows)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vsf_cli.cli.error_boundary import bounded
+from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import Prompt, SeriesOptions, make
 from vsf_cli.cli.options import ConsoleOptions, with_options
@@ -18,7 +18,7 @@ app = command_app()
 
 
 @app.command(cls=Command, epilog='Example: vsf video "a red car drives on a road" --neg wheels --alpha 2.2')
-@bounded
+@handle_errors
 @with_options
 def video(
     prompt: Prompt,

@@ -28,7 +28,7 @@ app = command_app()
 def again(
     file: Annotated[Path, typer.Argument(help="An image or video that vsf made, or its sidecar.")],
     given: Annotated[Given, Takes(without=("crf",))],
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel=OUTPUT)
     ] = False,
@@ -38,8 +38,8 @@ def again(
         raise RequestError("vsf again makes one picture, of the file's own preset: give single numbers, and no --preset")
     if given.seeds == ():
         given = replace(given, seeds=tuple(choose_seeds(None, None)))
-    console = Console(console.quiet, console.verbose)
+    console = Console(messages.quiet, messages.verbose)
     plan = plan_again(file, given, override=True)
     for line in differences(file, plan) or ["everything is as when it was made"]:
         console.info(line)
-    run_plan(plan, console, console.as_json, dry_run)
+    run_plan(plan, console, messages.as_json, dry_run)

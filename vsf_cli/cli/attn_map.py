@@ -41,7 +41,7 @@ def _option(*names: str, help: str, panel: str = WHAT) -> typer.models.OptionInf
 def attn_map(
     prompt: Annotated[str, typer.Argument(help="What you want; or an image that vsf made, to be made again.")],
     given: Annotated[Given, Takes(without=("output", "format", "compile", "width", "height"), video=False)],
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
     steps: Annotated[str | None, _option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
     blocks: Annotated[str | None, _option("--blocks", help="Blocks to keep, from 1.")] = None,
     heads: Annotated[str | None, _option("--heads", help="Heads to keep each on its own, instead of their mean.")] = None,
@@ -51,7 +51,7 @@ def attn_map(
     """Show where the negative prompt acts."""
     selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
     planned = _plan(read_prompt(prompt), given)
-    _run(planned, selection, output, Console(console.quiet, console.verbose), console.as_json)
+    _run(planned, selection, output, Console(messages.quiet, messages.verbose), messages.as_json)
 
 
 def _plan(prompt: str, given: Given) -> Plan:

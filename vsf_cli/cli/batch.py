@@ -97,14 +97,14 @@ def batch(
     given: Annotated[Given, Takes(without=("output", "exists"))],
     files: Annotated[FileOptions, Takes(without=("metadata",))],
     work: BatchOptions,
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.", rich_help_panel=FILES),
     ] = None,
 ) -> None:
     """Make an image of each row of a table."""
-    console = Console(console.quiet, console.verbose)
+    console = Console(messages.quiet, messages.verbose)
     try:
         planned, rows, notes = _planned(table, output, given, files, work)
     except TableErrors as error:
@@ -113,13 +113,13 @@ def batch(
     for note in notes:
         console.warn(note)
     if work.dry_run:
-        _say_plan(planned, rows, console, console.as_json)
+        _say_plan(planned, rows, console, messages.as_json)
         return
     if work.sheet:
         from vsf_cli.batch.contact_sheet import check_sheets
 
         check_sheets(planned.items, rows)
-    carry_out(planned, rows, work.most_failures, console, console.as_json, work.sheet)
+    carry_out(planned, rows, work.most_failures, console, messages.as_json, work.sheet)
 
 
 def _say_errors(table: str, error: TableErrors, console: Console) -> None:

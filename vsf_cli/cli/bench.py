@@ -77,10 +77,10 @@ class BenchOptions:
 def bench(
     given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)],
     options: BenchOptions,
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
 ) -> None:
     """Time methods side by side."""
-    measure(given, options, Console(console.quiet, console.verbose), console.as_json)
+    measure(given, options, Console(messages.quiet, messages.verbose), messages.as_json)
 
 
 def measure(given: Given, options: BenchOptions, console: Console, as_json: bool = False) -> None:

@@ -104,7 +104,7 @@ def run(
     prompts: Annotated[str, typer.Argument(help="negation-200, scenes[-dev], clips[-dev], or a file of JSON lines.")],
     given: Annotated[Given, OF_RUN],
     methods: MethodOptions,
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
     method: Annotated[
         str, _option("--method", help="all, everything, or some: none,vsf,nag++.", panel=GUIDANCE)
     ] = "none,vsf,nag,nasa",
@@ -113,10 +113,10 @@ def run(
     output: Annotated[str | None, _option("-o", "--output", help="The folder of the run.", panel=FILES)] = None,
 ) -> None:
     """Make the images of a prompt set with each method."""
-    console = Console(console.quiet, console.verbose)
+    console = Console(messages.quiet, messages.verbose)
     chosen = _chosen(load_prompts(prompts).first(methods.limit), given, method, methods.methods_file)
     folder = parse_path(output) if output else Path("outputs") / f"eval-{chosen.prompts.name}-{chosen.preset.name}"
-    _make(chosen, folder, given, seeds, batch_size, console, console.as_json)
+    _make(chosen, folder, given, seeds, batch_size, console, messages.as_json)
     console.info(f"go on with: vsf eval judge {folder}")
 
 
@@ -168,9 +168,9 @@ def _make(chosen: _Chosen, folder: Path, given: Given, seeds: int, batch_size: i
 @app.command(cls=Command, epilog="Example: vsf eval judge outputs/eval-scenes-tiny-sd3-turbo")
 @handle_errors
 @with_options
-def judge(folder: Folder, judge: JudgeOptions, console: Annotated[ConsoleOptions, Takes(without=("json",))]) -> None:
+def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOptions, Takes(without=("json",))]) -> None:
     """Ask a judge about the images of a run; what it said before is kept."""
-    console = Console(console.quiet, console.verbose)
+    console = Console(messages.quiet, messages.verbose)
     run, asked = Run.read(folder), judge.judge()
     failed: list[str] = []
     done = 0
@@ -193,14 +193,14 @@ def judge(folder: Folder, judge: JudgeOptions, console: Annotated[ConsoleOptions
 def report(
     folder: Folder,
     judge: Annotated[JudgeOptions, WHICH_JUDGE],
-    console: Annotated[ConsoleOptions, Takes(without=("verbose",))],
+    messages: Annotated[ConsoleOptions, Takes(without=("verbose",))],
 ) -> None:
     """Write the tables of a run, and a page with its images side by side."""
-    console = Console(console.quiet)
+    console = Console(messages.quiet)
     rows, path, missing = write_report(Run.read(folder), judge.name, {"model": judge.model, "base_url": judge.base_url})
     if missing:
         console.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
-    if console.as_json:
+    if messages.as_json:
         console.data(json.dumps(rows, ensure_ascii=False))
     else:
         _show(rows)
@@ -213,9 +213,9 @@ def _show(rows: list[dict[str, Any]]) -> None:
         shares = [f"{row[kind]:.3f} ({row[f'{kind}_interval'][0]:.2f}-{row[f'{kind}_interval'][1]:.2f})" for kind in _KINDS]
         chance = "" if row["both_p"] is None else f"{row['both_p']:.2g}"
         table.add_row(row["label"], *shares, f"{row['quality']:.3f}", chance)
-    console = Console(highlight=False)
-    console.width = max(console.width, 120)
-    console.print(table)
+    terminal = RichConsole(highlight=False)
+    terminal.width = max(terminal.width, 120)
+    terminal.print(table)
 
 
 _KINDS = ("positive", "negative", "both")
@@ -250,7 +250,7 @@ def sweep(
     methods: Annotated[MethodOptions, Takes(without=("limit",))],
     search: SearchOptions,
     judge: Annotated[JudgeOptions, WHICH_JUDGE],
-    console: Annotated[ConsoleOptions, Takes(without=("json",))],
+    messages: Annotated[ConsoleOptions, Takes(without=("json",))],
     prompts: Annotated[str, typer.Argument(help="A prompt set, as of 'run'.")] = "scenes-dev",
     storage: Annotated[Path, _option("--storage", help="The SQLite file of the trials, by Optuna.", panel=FILES)] = Path(
         "outputs/sweep.db"
@@ -260,7 +260,7 @@ def sweep(
     """Search the settings of each method, with equal budgets; it goes on where it stopped."""
     if search.sampler not in SAMPLERS:
         raise RequestError(f"--sampler is '{search.sampler}', but samplers are {', '.join(SAMPLERS)}")
-    console, spans = Console(console.quiet, console.verbose), parsed("--space", lambda: parse_space(search.space))
+    console, spans = Console(messages.quiet, messages.verbose), parsed("--space", lambda: parse_space(search.space))
     chosen = _chosen(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
     asked = judge.judge()
     if asked.costly:
@@ -306,7 +306,7 @@ def _nobody(done: int, total: int) -> None:
 @with_options
 def tradeoff(
     storages: Annotated[list[Path], typer.Argument(help="SQLite files of 'vsf eval sweep'.")],
-    console: Annotated[ConsoleOptions, Takes(without=("verbose",))],
+    messages: Annotated[ConsoleOptions, Takes(without=("verbose",))],
     method: Annotated[str | None, _option("--method", help="Some of the methods; all if not given.", panel=GUIDANCE)] = None,
     first: Annotated[
         int | None, _option("--first", min=1, help="The first trials of each alone: equal budgets.", panel=WHAT)
@@ -314,11 +314,11 @@ def tradeoff(
     output: Annotated[str | None, _option("-o", "--output", help="The folder of the figures.", panel=FILES)] = None,
 ) -> None:
     """Draw what each method gives up for absence, and the area below."""
-    console = Console(console.quiet)
+    console = Console(messages.quiet)
     folder = parse_path(output) if output else storages[0].with_suffix("")
     studies = comparable(storages, [name.strip() for name in method.split(",")] if method else None)
     found = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
-    if console.as_json:
+    if messages.as_json:
         console.data(json.dumps(found))
     else:
         _show_areas(found, console)

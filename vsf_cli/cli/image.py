@@ -54,10 +54,10 @@ def image(
     given: Annotated[Given, Takes(video=False)],
     files: FileOptions,
     series: SeriesOptions,
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
 ) -> None:
     """Make images."""
-    make(prompt, given, files, series, console)
+    make(prompt, given, files, series, messages)
 
 
 def make(
@@ -65,7 +65,7 @@ def make(
     given: Given,
     files: FileOptions,
     series: SeriesOptions,
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
     *,
     video: bool = False,
     seconds: float | None = None,
@@ -77,16 +77,16 @@ def make(
     """
     seeds = choose_seeds(given.seeds, series.count)
     settings = Settings(given.settings, video=video)
-    console, words = Console(console.quiet, console.verbose), read_prompt(prompt)
+    console, words = Console(messages.quiet, messages.verbose), read_prompt(prompt)
     replacements = replacements_of(series.replacements)
     if series.compare is not None:
         names = [name.strip() for name in series.compare.split(",") if name.strip()]
         _check_strip(given, files, series)
         planned, requests = plan_comparison(names, words, seeds, given, settings, files, video=video, seconds=seconds)
-        run_comparison(planned, requests, console, console.as_json, series.dry_run)
+        run_comparison(planned, requests, console, messages.as_json, series.dry_run)
         return
     planned = plan(words, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
-    run_plan(planned, console, console.as_json, series.dry_run, drawn=not given.seeds)
+    run_plan(planned, console, messages.as_json, series.dry_run, drawn=not given.seeds)
 
 
 def replacements_of(texts: tuple[str, ...]) -> list[Replacement]:

@@ -25,7 +25,7 @@ def video(
     given: Given,
     files: FileOptions,
     series: SeriesOptions,
-    console: ConsoleOptions,
+    messages: ConsoleOptions,
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="Length, instead of --frames.", rich_help_panel=SIZE)
     ] = None,
@@ -33,4 +33,4 @@ def video(
     """Make videos."""
     if "frames" in given.settings and seconds is not None:
         raise RequestError("--frames and --seconds say the same: give one of the two")
-    make(prompt, given, files, series, console, video=True, seconds=seconds)
+    make(prompt, given, files, series, messages, video=True, seconds=seconds)

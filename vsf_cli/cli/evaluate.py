@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console as RichConsole
 from rich.table import Table
 
 from vsf_cli.batch.items import items_of

@@ -24,7 +24,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import vsf_cli
-from tests.processes import TIMEOUT, run_python, run_vsf, running_vsf
+from tests.processes import ROOT, TIMEOUT, run_python, run_vsf, running_vsf
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
 from vsf_cli.errors import OutOfMemory

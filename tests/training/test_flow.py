@@ -1,6 +1,7 @@
 """The trainer on tiny models, on a CPU and uncompiled: what runs here is what runs on a GPU."""
 
 import json
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -176,7 +177,9 @@ SMALL = ["--heads", "1", "--batch", "4", "--student-batch", "2", "--workers", "0
 def test_the_command_for_images_writes_weights_a_report_and_samples(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.examples.CHUNK", 4)
+    for module in ("examples", "train_images"):
+        monkeypatch.setattr(f"training.{module}.CHUNK", 4)
+    monkeypatch.setattr("training.flow.REHEARSED", Budget(1))
     monkeypatch.setattr(train_images, "SAMPLES", 8)
     arguments = ["--folder", str(tmp_path), "--model", name, "--scenes", "1", "--student", "1", *SMALL]
     monkeypatch.setattr("sys.argv", ["train_images", *arguments, *(["--no-rehearsal"] if name == "sd3" else [])])
@@ -197,8 +200,11 @@ def test_the_command_for_videos_writes_weights_a_report_and_samples(tmp_path: Pa
     for name, number in (("examples.CHUNK", 2), ("video_autoencoder.MEASURED", 2), ("video_autoencoder.VIDEOS", 1)):
         monkeypatch.setattr(f"training.{name}", number)
     monkeypatch.setattr(train_videos, "SAMPLES", 4)
-    arguments = ["--folder", str(tmp_path), "--videos", "1", "--autoencoder", "1", "--autoencoder-batch", "1", "--lora", "1"]
-    monkeypatch.setattr("sys.argv", ["train_videos", *arguments, "--no-rehearsal", *SMALL])
+    # Training a tokenizer takes seconds.
+    shutil.copytree(train_images.SHIPPED.parent / "tiny-wan" / "tokenizer", tmp_path / "tokenizer")
+    arguments = ["--folder", str(tmp_path), "--videos", "1", "--base-dim", "8", "--no-rehearsal"]
+    arguments += ["--autoencoder", "1", "--autoencoder-batch", "1", "--lora", "1"]
+    monkeypatch.setattr("sys.argv", ["train_videos", *arguments, *SMALL])
     train_videos.main()
     lora = load_file(tmp_path / "wan-lora.safetensors")
     assert "diffusion_model.blocks.0.cross_attn.o.lora_down.weight" in lora

@@ -15,11 +15,11 @@ from typing import Any
 import tables
 import torch
 
-from vsf_cli.bench.arms import Arm, arms_named
+from vsf_cli.bench.methods import BenchMethod, select_methods
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import shape_of
-from vsf_cli.bench.timing import Sample, clock, interleaved, spread
+from vsf_cli.bench.timing import Sample, clock, interleave, spread
 from vsf_cli.methods import VSF
 from vsf_cli.settings.presets import load_preset
 
@@ -28,7 +28,7 @@ PRESET = load_preset("wan2.1-1.3b-causvid")
 METHODS = "vsf,vsf-bias,vsf-masked,nag,nasa"
 
 
-def timed(model: RandomModel, arm: Arm, attentions: list[Any]) -> Sample:
+def timed(model: RandomModel, method: BenchMethod, attentions: list[Any]) -> Sample:
     """Seconds of a step, and of its cross attentions within it."""
     device, started, seconds = torch.device("cpu"), [0.0], [0.0]
 
@@ -38,7 +38,7 @@ def timed(model: RandomModel, arm: Arm, attentions: list[Any]) -> Sample:
     def end(*_: Any) -> None:
         seconds[0] += clock(device) - started[0]
 
-    with ExitStack() as stack, prepared(model, arm) as step:
+    with ExitStack() as stack, prepared(model, method) as step:
         for attention in attentions:
             stack.callback(attention.register_forward_pre_hook(begin).remove)
             stack.callback(attention.register_forward_hook(end).remove)
@@ -60,21 +60,21 @@ def main() -> None:
     size = (PRESET.width or 0, PRESET.height or 0)
     shape = shape_of(PRESET.model, "wan", size, options.frames, PRESET.max_sequence_length, 1)
     model = build(shape, torch.float32, torch.device("cpu"), 8)
-    arms = arms_named(METHODS, VSF())
+    methods = select_methods(METHODS, VSF())
     attentions = [block.attn2 for block in model.transformer.blocks]
 
-    def run(arm: Arm) -> Callable[[], Sample]:
-        return lambda: timed(model, arm, attentions)
+    def run(method: BenchMethod) -> Callable[[], Sample]:
+        return lambda: timed(model, method, attentions)
 
-    samples = interleaved({arm.name: run(arm) for arm in arms}, options.rounds, lambda _, call: call())
+    samples = interleave({method.name: run(method) for method in methods}, options.rounds, lambda _, call: call())
     none = samples["none"]
-    methods = {
-        arm.name: {
-            "label": arm.label,
-            "seconds": spread([each["attention"] for each in samples[arm.name]]).to_json(),
-            "added": spread([fraction_added(*both) for both in zip(samples[arm.name], none, strict=True)]).to_json(),
+    costs = {
+        method.name: {
+            "label": method.label,
+            "seconds": spread([each["attention"] for each in samples[method.name]]).to_json(),
+            "added": spread([fraction_added(*both) for both in zip(samples[method.name], none, strict=True)]).to_json(),
         }
-        for arm in arms
+        for method in methods
     }
     report = {
         **conditions(torch.device("cpu")),
@@ -82,7 +82,7 @@ def main() -> None:
         "dtype": "float32",
         "rounds": options.rounds,
         "step": spread([each["step"] for each in none]).to_json(),
-        "methods": methods,
+        "methods": costs,
     }
     RESULT.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
     print(tables.cross_attention())

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vsf_cli.bench.arms import BASELINE, Arm, arms_named
 from vsf_cli.bench.memory import peak_memory
+from vsf_cli.bench.methods import UNGUIDED, BenchMethod, select_methods
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import Shape, shape_of
-from vsf_cli.bench.timing import Sample, clock, interleaved, ratios, spread
+from vsf_cli.bench.timing import Sample, clock, interleave, ratios, spread
 from vsf_cli.models.compile import compile_blocks
 from vsf_cli.settings.presets import Preset, load_preset
 
@@ -29,9 +29,9 @@ RESULTS = Path(__file__).parent / "results"
 NEGATIVES = 8
 
 
-def timed(model: RandomModel, arm: Arm, device: torch.device, steps: int) -> Sample:
+def timed(model: RandomModel, method: BenchMethod, device: torch.device, steps: int) -> Sample:
     """Seconds a step, over several steps in a row."""
-    with prepared(model, arm) as step:
+    with prepared(model, method) as step:
         if device.type != "cuda":
             started = clock(device)
             for _ in range(steps):
@@ -46,35 +46,38 @@ def timed(model: RandomModel, arm: Arm, device: torch.device, steps: int) -> Sam
         return {"step": start.elapsed_time(end) / 1000 / steps}
 
 
-def output_of(model: RandomModel, arm: Arm) -> Tensor:
+def output_of(model: RandomModel, method: BenchMethod) -> Tensor:
     """The output of one step, in float32."""
-    with prepared(model, arm) as step:
+    with prepared(model, method) as step:
         return step().float()
 
 
-def differences(model: RandomModel, arms: Sequence[Arm]) -> dict[str, float]:
+def differences(model: RandomModel, methods: Sequence[BenchMethod]) -> dict[str, float]:
     """The relative difference of VSF with bias to its masked form, which is rounding, and to no guidance, which is not."""
-    outputs = {arm.name: output_of(model, arm) for arm in arms if arm.name in ("vsf-bias", "vsf-masked", BASELINE)}
+    compared = ("vsf-bias", "vsf-masked", UNGUIDED)
+    outputs = {method.name: output_of(model, method) for method in methods if method.name in compared}
     if "vsf-bias" not in outputs:
         return {}
     ours = outputs.pop("vsf-bias")
     return {f"vsf-bias against {name}": float((ours - each).norm() / each.norm()) for name, each in outputs.items()}
 
 
-def row(arm: Arm, samples: Mapping[str, Sequence[Sample]], memory: Mapping[str, int | None]) -> dict[str, Any]:
+def row(method: BenchMethod, samples: Mapping[str, Sequence[Sample]], memory: Mapping[str, int | None]) -> dict[str, Any]:
     """One method as plain values: seconds a step, and the ratio to no guidance round by round."""
-    own, base = memory[arm.name], memory[BASELINE]
+    own, base = memory[method.name], memory[UNGUIDED]
     return {
-        "name": arm.name,
-        "label": arm.label,
-        "seconds": spread([sample["step"] for sample in samples[arm.name]]).to_json(),
-        "times": ratios(samples[arm.name], samples[BASELINE], "step").to_json(),
+        "name": method.name,
+        "label": method.label,
+        "seconds": spread([sample["step"] for sample in samples[method.name]]).to_json(),
+        "times": ratios(samples[method.name], samples[UNGUIDED], "step").to_json(),
         "peak_bytes": own,
         "peak_times": own / base if own and base else None,
     }
 
 
-def measure(model: RandomModel, arms: Sequence[Arm], device: torch.device, steps: int, rounds: int) -> dict[str, Any]:
+def measure(
+    model: RandomModel, methods: Sequence[BenchMethod], device: torch.device, steps: int, rounds: int
+) -> dict[str, Any]:
     """All methods as plain values."""
     memory: dict[str, int | None] = {}
 
@@ -83,9 +86,9 @@ def measure(model: RandomModel, arms: Sequence[Arm], device: torch.device, steps
         run()
         memory[name] = peak_memory(device, run)
 
-    runs = {arm.name: partial(timed, model, arm, device, steps) for arm in arms}
-    samples = interleaved(runs, rounds, warm_up)
-    return {"methods": [row(arm, samples, memory) for arm in arms], "differences": differences(model, arms)}
+    runs = {method.name: partial(timed, model, method, device, steps) for method in methods}
+    samples = interleave(runs, rounds, warm_up)
+    return {"methods": [row(method, samples, memory) for method in methods], "differences": differences(model, methods)}
 
 
 def shape_for(preset: Preset, size: str | None, frames: int | None, layers: int | None) -> Shape:
@@ -118,8 +121,8 @@ def main() -> None:
         compile_blocks(model.transformer, device)
     settings = {"weights": "random", "dtype": str(dtype).removeprefix("torch."), "negative tokens": NEGATIVES}
     settings |= {"rounds": options.rounds, "steps in a row": options.steps, "compiled": options.compile or None}
-    arms = arms_named(options.methods, preset.guidance())
-    measured = measure(model, arms, device, options.steps, options.rounds)
+    methods = select_methods(options.methods, preset.guidance())
+    measured = measure(model, methods, device, options.steps, options.rounds)
     report = {**conditions(device), "shape": str(shape), "settings": settings, **measured}
     path = options.output or RESULTS / f"gpu-{options.preset}{'-compiled' * options.compile}.json"
     path.write_text(json.dumps(report, indent=1) + "\n", "utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from vsf_cli.bench.arms import arms_named
+from vsf_cli.bench.methods import select_methods
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import shape_of
@@ -25,8 +25,8 @@ RESULTS = Path(__file__).parent / "results"
 def seconds_by_operation(model: RandomModel, name: str, device: torch.device) -> dict[str, float]:
     """The seconds of each operation in one step, without the operations that it calls."""
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    (arm,) = (arm for arm in arms_named("vsf-bias", VSF()) if arm.name == name)
-    with prepared(model, arm) as step:
+    (method,) = (method for method in select_methods("vsf-bias", VSF()) if method.name == name)
+    with prepared(model, method) as step:
         step()
         with profile(activities=activities) as profiler:
             step()

@@ -31,7 +31,6 @@ LONG = {
     "generation/plan.py: request_of",
     "loading/hub.py: _explain",
     "loading/pipelines.py: load",
-    "maps/plots.py: words",
     "methods/vsf.py: __post_init__",
     "settings/presets.py: __init__",
 }

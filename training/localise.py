@@ -103,7 +103,7 @@ def _record(pipe: Any, preset: Preset, question: Question, prompt: str, latents:
     text, _, pooled, _ = pipe.encode_prompt(
         prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=preset.max_sequence_length
     )
-    with recorder.watching(pipe), guided(pipe, question.part, recorder):
+    with recorder.recording(pipe), guided(pipe, question.part, recorder):
         for sigma in pipe.scheduler.sigmas[:-1]:
             pipe.transformer(torch.lerp(latents, noise, sigma), text, pooled, (sigma * 1000)[None])
     return recorder.maps()

@@ -1,4 +1,4 @@
-"""`vsf bench`: what is measured, in which order, and what is written."""
+"""`vsf bench`: its methods, their order, and its report."""
 
 import json
 from dataclasses import fields
@@ -10,13 +10,13 @@ import torch
 
 from tests.contexts import attended, joint_context
 from vsf_cli.bench import random_model
-from vsf_cli.bench.arms import arms, arms_named
-from vsf_cli.bench.counting import counted
+from vsf_cli.bench.counting import count_costs
 from vsf_cli.bench.memory import peak_memory
+from vsf_cli.bench.methods import bench_methods, select_methods
 from vsf_cli.bench.report import markdown
 from vsf_cli.bench.shapes import shape_of
 from vsf_cli.bench.stages import STAGES
-from vsf_cli.bench.timing import Sample, interleaved, ratios, spread
+from vsf_cli.bench.timing import Sample, interleave, ratios, spread
 from vsf_cli.cli.bench import BenchOptions, measure
 from vsf_cli.cli.console import Console
 from vsf_cli.errors import MediaError, ModelError, OutOfMemory, RequestError
@@ -28,7 +28,7 @@ SD35, WAN = "stabilityai/stable-diffusion-3.5-large-turbo", "Wan-AI/Wan2.1-T2V-1
 OPTIONS = {"method": "none,vsf-bias,cfg", "rounds": 2}
 
 
-def asked(**options: Any) -> tuple[Given, BenchOptions]:
+def split_options(**options: Any) -> tuple[Given, BenchOptions]:
     own = {field.name: options.pop(field.name) for field in fields(BenchOptions) if field.name in options}
     return Given({key: value for key, value in options.items() if value is not None}), BenchOptions(**{**OPTIONS, **own})
 
@@ -36,45 +36,45 @@ def asked(**options: Any) -> tuple[Given, BenchOptions]:
 @pytest.fixture
 def bench(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(**options: Any) -> dict[str, Any]:
-        measure(*asked(**{"device": "cpu", **options}), Console(quiet=True), as_json=True)
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
-        return found
+        measure(*split_options(**{"device": "cpu", **options}), Console(quiet=True), as_json=True)
+        report: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return report
 
     return run
 
 
 def test_runs_take_turns_and_the_first_round_does_not_count() -> None:
     called: list[str] = []
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
 
     def run(name: str) -> Sample:
         called.append(name)
         return {"step": float(len(called))}
 
     runs = {name: lambda name=name: run(name) for name in "abc"}
-    found = interleaved(runs, 2, lambda name, call: called.append(f"warm {name}"), lambda *numbers: told.append(numbers))
+    samples = interleave(runs, 2, lambda name, call: called.append(f"warm {name}"), lambda *numbers: progress.append(numbers))
     assert called == ["warm a", "warm b", "warm c", "b", "c", "a", "c", "a", "b"]
-    assert [len(samples) for samples in found.values()] == [2, 2, 2] and told[-1] == (9, 9)
+    assert [len(each) for each in samples.values()] == [2, 2, 2] and progress[-1] == (9, 9)
 
 
 def test_times_are_compared_round_by_round() -> None:
     ours, theirs = [{"step": 2.0}, {"step": 30.0}, {"step": 6.0}], [{"step": 1.0}, {"step": 10.0}, {"step": 6.0}]
-    found = ratios(ours, theirs, "step")
-    assert (found.median, found.low, found.high) == (2.0, 1.5, 2.5)
+    times = ratios(ours, theirs, "step")
+    assert (times.median, times.low, times.high) == (2.0, 1.5, 2.5)
     assert spread([3.0]).low == 3.0
 
 
 def test_methods_are_named_and_the_baseline_is_always_among_them() -> None:
-    chosen = arms_named("cfg, vsf-bias", VSF(2.0, 0.7, stop=0.5))
-    assert [arm.name for arm in chosen] == ["none", "vsf-bias", "cfg"]
-    assert chosen[1].method == VSF(2.0, 0.7)
-    assert [arm.name for arm in arms_named("all", NAG())] == list(arms())
+    chosen = select_methods("cfg, vsf-bias", VSF(2.0, 0.7, stop=0.5))
+    assert [method.name for method in chosen] == ["none", "vsf-bias", "cfg"]
+    assert chosen[1].implementation == VSF(2.0, 0.7)
+    assert [method.name for method in select_methods("all", NAG())] == list(bench_methods())
     with pytest.raises(RequestError, match="'vfs', but methods of the benchmark are all, none, nasa"):
-        arms_named("vfs", VSF())
+        select_methods("vfs", VSF())
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "error", "said"),
+    ("model", "options", "error", "message"),
     [
         (SD35, {"layers": 39}, RequestError, "has 38: give 1 to 38"),
         (SD35, {"size": (1000, 1000)}, RequestError, "multiples of 16"),
@@ -83,16 +83,16 @@ def test_methods_are_named_and_the_baseline_is_always_among_them() -> None:
         ("builtin:nothing", {}, ModelError, "not in this package"),
     ],
 )
-def test_a_shape_that_cannot_be_built_is_refused(model: str, options: dict[str, Any], error: type, said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_a_shape_that_cannot_be_built_is_refused(model: str, options: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         shape_of(model, "sd3", options.get("size", (1024, 1024)), None, 256, options.get("layers"))
 
 
 def test_shapes_are_those_of_the_published_models() -> None:
-    image, clip = shape_of(SD35, "sd3", (1024, 1024), None, 256), shape_of(WAN, "wan", (832, 480), 81, 512)
+    image, video = shape_of(SD35, "sd3", (1024, 1024), None, 256), shape_of(WAN, "wan", (832, 480), 81, 512)
     assert (image.images, image.positives, image.width, image.depth) == (4096, 333, 2432, 38)
-    assert (clip.images, clip.positives, clip.width, clip.depth) == (32760, 512, 1536, 30)
-    for shape, billions in ((image, 8.057), (clip, 1.419)):
+    assert (video.images, video.positives, video.width, video.depth) == (32760, 512, 1536, 30)
+    for shape, billions in ((image, 8.057), (video, 1.419)):
         model = random_model.build(shape, torch.bfloat16, torch.device("meta"), 8).transformer
         # The table of positions is a buffer.
         assert sum(parameter.numel() for parameter in model.parameters()) / 1e9 == pytest.approx(billions, abs=6e-4)
@@ -100,8 +100,8 @@ def test_shapes_are_those_of_the_published_models() -> None:
 
 def test_random_weights_at_the_width_of_the_real_model(bench: Any, tmp_path: Path) -> None:
     files = {"output": str(tmp_path / "new" / "wan.json"), "plot": str(tmp_path / "wan.png")}
-    asked = {"preset": "wan2.1-1.3b-causvid", "random_weights": True, "layers": 1, "size": "64x64", "frames": 5}
-    report = bench(**asked, dtype="float32", negative_tokens=3, **files)
+    options = {"preset": "wan2.1-1.3b-causvid", "random_weights": True, "layers": 1, "size": "64x64", "frames": 5}
+    report = bench(**options, dtype="float32", negative_tokens=3, **files)
 
     assert report["shape"] == f"{WAN}, 1 of 30 layers, width 1536, 32 + 512 tokens"
     assert report["settings"]["weights"] == "random" and report["machine"]["device"] == "cpu"
@@ -137,14 +137,14 @@ def test_counting_takes_a_full_size_and_times_nothing(bench: Any) -> None:
 
 
 def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    measure(*asked(count=True, preset="tiny-sd3-turbo"), Console(quiet=False))
-    out, told = capsys.readouterr()
+    measure(*split_options(count=True, preset="tiny-sd3-turbo"), Console(quiet=False))
+    out, messages = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
-    assert "6 layers, width 128, 144 + 40 tokens; weights random" in told
+    assert "6 layers, width 128, 144 + 40 tokens; weights random" in messages
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "said"),
+    ("options", "error", "message"),
     [
         ({"layers": 2}, RequestError, "--layers is for --random-weights and --count"),
         ({"negative_tokens": 2}, RequestError, "--negative-tokens is for"),
@@ -156,12 +156,12 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
         ({"steps": 0}, RequestError, "must be at least 1"),
     ],
 )
-def test_what_is_not_legal_is_refused(bench: Any, options: dict[str, Any], error: type, said: str) -> None:
-    with pytest.raises(error, match=said):
+def test_what_is_not_legal_is_refused(bench: Any, options: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         bench(**options)
 
 
-def test_a_model_that_does_not_fit_is_said_before_it_is_built(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_does_not_fit_is_refused_before_it_is_built(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 10**9}))
@@ -181,7 +181,7 @@ def test_running_out_of_memory_is_one_line(bench: Any, monkeypatch: pytest.Monke
 def test_counting_calls_the_function_itself() -> None:
     calls = []
     weight = torch.ones(8, 8)
-    costs = counted(lambda: calls.append(weight @ weight))
+    costs = count_costs(lambda: calls.append(weight @ weight))
     assert costs.flops == 2 * 8**3 and costs.peak_bytes == 256 and len(calls) == 2
 
 
@@ -189,9 +189,11 @@ def test_the_mask_is_made_once_and_given_back(monkeypatch: pytest.MonkeyPatch) -
     from vsf_cli.bench.masked import MaskedVSF, _mask, forget_mask
     from vsf_cli.methods import KeyValue, TextGroup
 
+    method = MaskedVSF(1.5, 0.2)
+
     def attend(query: torch.Tensor) -> torch.Tensor:
         context = joint_context(KeyValue(query, query), 5, TextGroup(query[:, :, :2], query[:, :, :2]))
-        return attended(MaskedVSF(1.5, 0.2), query, context)
+        return attended(method, query, context)
 
     forget_mask()
     query = torch.randn(1, 2, 8, 16)

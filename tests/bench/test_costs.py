@@ -1,4 +1,4 @@
-"""What guidance costs, in numbers that no busy machine can disturb: FLOPs, calls of attention, and bytes of tensors."""
+"""The costs of guidance, in counts that do not depend on the machine: FLOPs, calls of attention, and bytes of tensors."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vsf_cli.bench.analytic import analytic_flops
-from vsf_cli.bench.arms import Arm, arms, arms_named
-from vsf_cli.bench.counting import Costs, Watch, counted
+from vsf_cli.bench.counting import Costs, TensorTracker, count_costs
 from vsf_cli.bench.masked import forget_mask
+from vsf_cli.bench.methods import BenchMethod, bench_methods, select_methods
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.methods import VSF
@@ -48,7 +48,7 @@ SHAPES = {
     "cross": Shape("cross", "wan", CROSS, (2, 24, 24), 80, LAYERS),
 }
 MODELS = {name: build(shape, torch.float32, torch.device("cpu"), NEGATIVES) for name, shape in SHAPES.items()}
-ALL = {arm.name: arm for arm in arms_named("all", VSF(1.7, 0.2))}
+ALL = {method.name: method for method in select_methods("all", VSF(1.7, 0.2))}
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -56,12 +56,12 @@ def model(request: pytest.FixtureRequest) -> Iterator[RandomModel]:
     yield MODELS[request.param]
 
 
-def costs(model: RandomModel, arm: Arm) -> Costs:
-    with prepared(model, arm) as step:
-        return counted(step)
+def costs(model: RandomModel, method: BenchMethod) -> Costs:
+    with prepared(model, method) as step:
+        return count_costs(step)
 
 
-@pytest.mark.parametrize("name", list(arms()))
+@pytest.mark.parametrize("name", list(bench_methods()))
 def test_counted_flops_are_those_of_the_arithmetic(model: RandomModel, name: str) -> None:
     assert costs(model, ALL[name]).flops == analytic_flops(model.shape, ALL[name], NEGATIVES)
 
@@ -76,12 +76,12 @@ def test_the_masked_form_gives_what_vsf_gives(model: RandomModel) -> None:
 
 
 def test_calls_of_attention_in_each_block(model: RandomModel) -> None:
-    calls = {name: costs(model, arm).attention_calls for name, arm in ALL.items()}
+    calls = {name: costs(model, method).attention_calls for name, method in ALL.items()}
     if model.shape.family == "wan":
-        # Self-attention and the stock cross attention; the image to the negative.
+        # Self-attention and the base cross attention; the image to the negative.
         assert calls["none"] == 2 * LAYERS and calls["vsf"] == 3 * LAYERS
     else:
-        # The stock call, a second one in dual blocks; the image to the negative, the negative's rows to the image and itself.
+        # The base call, a second one in dual blocks; the image to the negative, the negative's rows to the image and itself.
         dual = len(model.shape.built.get("dual_attention_layers", ()))
         assert calls["none"] == LAYERS + dual
         assert calls["vsf"] == calls["none"] + 3 * LAYERS - 2
@@ -90,24 +90,24 @@ def test_calls_of_attention_in_each_block(model: RandomModel) -> None:
 
 def test_no_tensor_has_the_tokens_twice(model: RandomModel) -> None:
     forget_mask()
-    found = {}
+    squares = {}
     for name in ("none", "vsf-bias", "vsf-masked"):
-        with prepared(model, ALL[name]) as step, Watch() as watch:
+        with prepared(model, ALL[name]) as step, TensorTracker() as tracker:
             step()
-        found[name] = watch.has_square(model.shape.images if model.shape.family == "sd3" else model.shape.positives)
-    assert not found["none"] and not found["vsf-bias"] and found["vsf-masked"]
+        squares[name] = tracker.has_square(model.shape.images if model.shape.family == "sd3" else model.shape.positives)
+    assert not squares["none"] and not squares["vsf-bias"] and squares["vsf-masked"]
 
 
 def test_operations_of_each_block(model: RandomModel) -> None:
-    found = {}
+    calls = {}
     for name in ("none", "vsf-bias"):
-        with prepared(model, ALL[name]) as step, Watch() as watch:
+        with prepared(model, ALL[name]) as step, TensorTracker() as tracker:
             step()
-        found[name] = watch.calls
-    more = found["vsf-bias"] - found["none"]
-    # The negative's rows merge too, in all blocks but the last one of joint attention, which makes no text.
+        calls[name] = tracker.calls
+    more = calls["vsf-bias"] - calls["none"]
+    # The negative's rows merge too, except in the last block of joint attention, which has no text output.
     merges = LAYERS if model.shape.family == "wan" else 2 * LAYERS - 1
-    assert more["aten::lerp_"] == merges
+    assert more["aten::lerp_"] + more["aten::lerp"] == merges
     # Text is projected with the negative behind it, in the same products.
     assert not any(more[f"aten::{name}"] for name in ("mm", "addmm", "linear", "native_layer_norm", "_fused_rms_norm"))
     # The negative joins the text once; the text's outputs are put together in each block but the last.
@@ -116,13 +116,13 @@ def test_operations_of_each_block(model: RandomModel) -> None:
 
 def test_bytes_are_those_that_are_alive_together() -> None:
     weights = torch.ones(1000)
-    with Watch() as watch:
+    with TensorTracker() as tracker:
         first = weights + 1
         del first
         second = weights + 2
         view, third = second[10:], weights + 3
         view.add_(third[10:])
-    assert watch.peak == 8000 and watch.bytes == 8000
+    assert tracker.peak == 8000 and tracker.bytes == 8000
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ from typer.testing import CliRunner
 from vsf_cli.batch.facts import columns_of
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.table import read_table
-from vsf_cli.bench.arms import arms
+from vsf_cli.bench.methods import bench_methods
 from vsf_cli.cli.app import app
 from vsf_cli.evaluation.arms import load_arms
 from vsf_cli.evaluation.sweep import parse_space
@@ -109,7 +109,7 @@ assert facts[0]["sharpness"] == "0.25" and facts[0]["fade_rate"] == "1" and "sha
 assert load_arms()[-1].settings == {"method": "fade"} and load_arms()[-1].label == "Fade"
 assert METHODS["fade"].search() == {"fade_alpha": (0.0, 1.0), "fade_rate": (0.0, 2.0)}
 assert parse_space(["fade_rate=0..1"]) == {"fade_rate": (0.0, 1.0)}
-assert arms()["fade"].label == "Fade" and list(arms())[0] == "none"
+assert bench_methods()["fade"].label == "Fade" and list(bench_methods())[0] == "none"
 """
 
 

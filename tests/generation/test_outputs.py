@@ -18,7 +18,7 @@ def test_a_folder_gets_names(tmp_path: Path) -> None:
     assert Outputs(str(tmp_path), format="webp").path(VALUES, 1) == tmp_path / "a-bike-7.webp"
 
 
-def test_several_pictures_do_not_share_a_file(tmp_path: Path) -> None:
+def test_several_images_do_not_share_a_file(tmp_path: Path) -> None:
     assert Outputs(str(tmp_path / "x.png"), varying=("seed",)).path(VALUES, 1) == tmp_path / "x-7.png"
 
 

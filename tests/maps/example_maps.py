@@ -1,4 +1,4 @@
-"""Maps and pictures of no model, for tests of what shows them."""
+"""Maps and images that no model made, for tests of plots and pages."""
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,7 @@ TOKENS = (
 )
 
 
-def some_maps(steps: int = 3, blocks: int = 6, side: int = 4, frames: int = 1) -> Maps:
+def example_maps(steps: int = 3, blocks: int = 6, side: int = 4, frames: int = 1) -> Maps:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(steps, blocks, 1, len(TOKENS), frames, side, side)).astype(np.float16)
     share = rng.random((steps, blocks, 1, frames, side, side)).astype(np.float32)
@@ -22,8 +22,8 @@ def some_maps(steps: int = 3, blocks: int = 6, side: int = 4, frames: int = 1) -
     return Maps(logits, share, TOKENS, tuple(range(1, steps + 1)), sigmas, tuple(range(1, blocks + 1)), (), 32, {"schema": 1})
 
 
-def some_pictures(steps: int = 3, frames: int = 1) -> tuple[list[Image.Image], list[Image.Image], list[list[Image.Image]]]:
-    """What `vsf_cli.generation.capture.Watched` has of pictures: the final one, that without guidance, and the estimates."""
+def example_images(steps: int = 3, frames: int = 1) -> tuple[list[Image.Image], list[Image.Image], list[list[Image.Image]]]:
+    """Returns images as `vsf_cli.generation.capture.Capture` has them: final, unguided, and the estimates."""
     colors = np.random.default_rng(1).integers(0, 256, (steps + 2, frames, 3))
     final, unguided, *estimates = [[Image.new("RGB", (96, 96), tuple(color.tolist())) for color in row] for row in colors]
     return final, unguided, estimates

@@ -1,4 +1,4 @@
-"""What the image attends to: recorded to the bit beside the method, kept, read back, and drawn."""
+"""Attention maps: recorded without a change to the image, saved, loaded and drawn."""
 
 import json
 import re
@@ -20,11 +20,10 @@ from PIL import Image
 import vsf_cli
 from tests.conftest import random_pipeline
 from tests.contexts import attended, joint_context
-from tests.maps.example_maps import TOKENS, some_maps, some_pictures
+from tests.maps.example_maps import TOKENS, example_images, example_maps
 from tests.models.test_wan import random_wan
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.generation import capture as attn_map
-from vsf_cli.generation.capture import watch, write
+from vsf_cli.generation.capture import MAX_BYTES, _limit_blocks, capture, check_capture, maps_folder, write_capture
 from vsf_cli.generation.generate import Request, generate
 from vsf_cli.generation.guided import guided
 from vsf_cli.loading.pipelines import load as load_pipeline
@@ -55,28 +54,28 @@ def small() -> StableDiffusion3Pipeline:
 
 
 def tokens_of(pipe: Any, method: Method) -> list[Token]:
-    how = method.special_tokens, 12, method.padding
-    found: list[Token] = family_of(pipe).tokens(pipe, REQUEST.prompt, REQUEST.negative, *how)
-    return found
+    options = method.special_tokens, 12, method.padding
+    tokens: list[Token] = family_of(pipe).tokens(pipe, REQUEST.prompt, REQUEST.negative, *options)
+    return tokens
 
 
-def asking(method: Method) -> Request:
+def request_of(method: Method) -> Request:
     return replace(REQUEST, method=method.name, parameters=method.parameters)
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_recording_changes_the_picture_by_not_one_bit(small: StableDiffusion3Pipeline, method: Method) -> None:
+def test_recording_does_not_change_a_bit_of_the_image(small: StableDiffusion3Pipeline, method: Method) -> None:
     before = {name: id(module.processor) for name, module in small.transformer.named_modules() if hasattr(module, "processor")}
-    plain = generate(small, asking(method)).image
+    plain = generate(small, request_of(method)).image
     recorder = Recorder(method, Selection().tokens(tokens_of(small, method)))
-    assert generate(small, asking(method), None, recorder).image.tobytes() == plain.tobytes()
+    assert generate(small, request_of(method), None, recorder).image.tobytes() == plain.tobytes()
     assert len(recorder.maps().steps) == 3
     after = {name: id(module.processor) for name, module in small.transformer.named_modules() if hasattr(module, "processor")}
     assert before == after and not small.transformer._forward_hooks and not small.transformer._forward_pre_hooks
 
 
 def dense_share(query: torch.Tensor, keys: list[torch.Tensor], beta: float) -> torch.Tensor:
-    """The softmax mass on the last of [image, positive, negative - beta], written out in float64; shape (H, I)."""
+    """Returns the softmax mass on the last of [image, positive, negative - beta] in float64, with shape (H, I)."""
     logits = [query.double() @ key.double().transpose(-1, -2) / query.shape[-1] ** 0.5 for key in keys]
     logits[-1] = logits[-1] - beta
     return torch.cat(logits, -1).softmax(-1)[..., -keys[-1].shape[-2] :].sum(-1)
@@ -88,7 +87,7 @@ def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, neg
     query, image, positive, negative = (
         torch.randn(1, 3, count, 8, generator=random_numbers) * 1.5 for count in (images, images, positives, negatives)
     )
-    stock = KeyValue(torch.cat([image, positive], 2), torch.cat([image, positive], 2))
+    base = KeyValue(torch.cat([image, positive], 2), torch.cat([image, positive], 2))
     tokens = [Token("positive", "clip", 0, "a", "a", 0), Token("negative", "clip", negatives - 1, "b", "b", 0)]
     recorder = Recorder(VSF(1.0, beta), tokens, Selection(heads=(1, 2, 3)))
 
@@ -102,12 +101,12 @@ def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, neg
 
     transformer = SD3Transformer2DModel()
     scheduler = type("Scheduler", (), {"config": type("Config", (), {"num_train_timesteps": 1000})})
-    with recorder.watching(type("Pipe", (), {"transformer": transformer, "scheduler": scheduler})):
+    with recorder.recording(type("Pipe", (), {"transformer": transformer, "scheduler": scheduler})):
         latents = torch.zeros(1, 1, 1, images)
         for hook in list(transformer._forward_pre_hooks.values()):
             hook(transformer, (), {"hidden_states": latents, "timestep": torch.tensor([500.0])})  # type: ignore[call-arg]
         rows = torch.cat([query, torch.zeros_like(positive)], 2)
-        attended(recorder, rows, joint_context(stock, images, TextGroup(negative, negative)))
+        attended(recorder, rows, joint_context(base, images, TextGroup(negative, negative)))
     recorder._blocks = 1
     maps = recorder.maps()
     wanted = dense_share(query[0], [image[0], positive[0], negative[0]], beta)
@@ -117,7 +116,7 @@ def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, neg
     assert maps.sigmas == (0.5,)
 
 
-def test_the_estimate_of_a_flow_is_the_picture_that_its_velocity_leads_to(small: StableDiffusion3Pipeline) -> None:
+def test_the_estimate_of_a_flow_is_the_image_at_the_end_of_its_velocity(small: StableDiffusion3Pipeline) -> None:
     method = VSF(2.0, 0.4)
     recorder = Recorder(method, Selection().tokens(tokens_of(small, method)))
     steps: list[torch.Tensor] = []
@@ -126,7 +125,7 @@ def test_the_estimate_of_a_flow_is_the_picture_that_its_velocity_leads_to(small:
         steps.append(tensors["latents"].clone())
         return tensors
 
-    with recorder.watching(small), guided(small, [list(REQUEST.negative)], recorder):
+    with recorder.recording(small), guided(small, [list(REQUEST.negative)], recorder):
         small(
             REQUEST.prompt,
             num_inference_steps=3,
@@ -146,8 +145,8 @@ def test_the_estimate_of_a_flow_is_the_picture_that_its_velocity_leads_to(small:
 @pytest.mark.parametrize("text", ["red, wheels", "wheels !", "a zebra"])
 def test_tokens_are_counted_as_they_are_encoded(small: StableDiffusion3Pipeline, special: bool, text: str) -> None:
     family = family_of(small)
-    told = [token for token in family.tokens(small, "a bike", [text], special, 12) if token.prompt == "negative"]
-    assert len(told) == len(family.encode_negative(small, [text], special))
+    tokens = [token for token in family.tokens(small, "a bike", [text], special, 12) if token.prompt == "negative"]
+    assert len(tokens) == len(family.encode_negative(small, [text], special))
 
 
 @pytest.mark.parametrize("special", [True, False])
@@ -162,14 +161,14 @@ def test_tokens_stand_where_the_transformer_has_them(small: StableDiffusion3Pipe
     assert {token.word for token in whole} == {"wheels", "a", "hat"}
     assert {token.encoder for token in whole if token.word == "wheels"} == {"clip", "t5"}
 
-    # Zeroing the embedding of a place that is told changes the picture, as no padding's would that is not there.
+    # The positions of T5 come after those of CLIP.
     clip = small.tokenizer_max_length
     positive = [token for token in tokens if token.prompt == "positive"]
     assert [token.word for token in positive if token.encoder == "t5" and not token.special] == ["a", "red", "bike"]
     assert all((token.position >= clip) == (token.encoder == "t5") for token in positive)
     ids = small.tokenizer_3(REQUEST.prompt).input_ids
-    told = [token.piece for token in positive if token.encoder == "t5"]
-    assert told == small.tokenizer_3.convert_ids_to_tokens(ids)
+    pieces = [token.piece for token in positive if token.encoder == "t5"]
+    assert pieces == small.tokenizer_3.convert_ids_to_tokens(ids)
 
 
 @pytest.mark.parametrize("make", [random_wan, lambda: random_pipeline("sd3")], ids=["wan", "sd3"])
@@ -180,9 +179,9 @@ def test_the_token_that_is_read_of_a_padded_negative_is_the_word(make: Callable[
     tokens = [one for one in tokens_of(pipe, NAG()) if one.prompt == "negative"]
     assert {one.word for one in tokens} == {"wheels", "a", "hat", ""}
     for one in tokens:
-        tokenizer, first, most = padded[one.encoder]
+        tokenizer, first, length = padded[one.encoder]
         # As the pipeline itself reads it.
-        ids = tokenizer(", ".join(REQUEST.negative), padding="max_length", max_length=most, truncation=True).input_ids
+        ids = tokenizer(", ".join(REQUEST.negative), padding="max_length", max_length=length, truncation=True).input_ids
         assert tokenizer.convert_ids_to_tokens(ids[one.position - first]) == one.piece
     assert len(family_of(pipe).encode_padded(pipe, REQUEST.negative, 12)) == clip + 12
 
@@ -212,15 +211,15 @@ def test_pieces_of_a_word_are_joined_by_the_embedded_tokenizers() -> None:
 
 
 def test_the_notebook_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On maps with the axes of those that the command before them writes: four guided steps, six blocks, 12 x 12 places."""
+    """The maps have the sizes of those that the command above the example writes: 4 guided steps, 6 blocks, 12 x 12 tokens."""
     text = (Path(vsf_cli.__file__).parent.parent / "docs" / "maps.md").read_text("utf-8")
     (block,) = re.findall(r"```python\n(from vsf_cli import maps\n.*?)```", text, re.S)
     (folder,) = re.findall(r'maps\.load\("(.*?)"\)', block)
-    save(some_maps(steps=4, blocks=6, side=12), tmp_path / folder)
+    save(example_maps(steps=4, blocks=6, side=12), tmp_path / folder)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(block, names)
-    assert names["found"].words() == ["wheels"]
+    assert names["loaded"].words() == ["wheels"]
 
 
 def test_a_prompt_that_is_cut_ends_with_its_end(small: StableDiffusion3Pipeline) -> None:
@@ -232,7 +231,7 @@ def test_a_prompt_that_is_cut_ends_with_its_end(small: StableDiffusion3Pipeline)
 
 
 def test_pieces_and_copies_of_a_word_are_joined() -> None:
-    maps = some_maps()
+    maps = example_maps()
     assert maps.words() == ["wheels"] and maps.words("positive") == ["bike"] and maps.encoders("wheels") == ["clip", "t5"]
     pieces = maps.logits.astype(np.float32)
     assert np.allclose(maps.word("wheels", encoder="clip"), pieces[:, :, :, 2] + pieces[:, :, :, 3])
@@ -242,11 +241,11 @@ def test_pieces_and_copies_of_a_word_are_joined() -> None:
 
 
 def test_maps_are_read_back_as_they_were(tmp_path: Path) -> None:
-    maps = some_maps()
+    maps = example_maps()
     save(maps, tmp_path)
-    found = load(tmp_path)
-    assert np.array_equal(found.logits, maps.logits) and np.array_equal(found.share, maps.share)
-    assert replace(found, logits=maps.logits, share=maps.share) == maps
+    loaded = load(tmp_path)
+    assert np.array_equal(loaded.logits, maps.logits) and np.array_equal(loaded.share, maps.share)
+    assert replace(loaded, logits=maps.logits, share=maps.share) == maps
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert {name: len(axes) for name, axes in AXES.items()} == {"logits": maps.logits.ndim, "share": maps.share.ndim}
     assert len(summary["mean_share"]["per step"]) == 3 and len(summary["mean_share"]["per block"]) == 6
@@ -257,7 +256,7 @@ def test_maps_are_read_back_as_they_were(tmp_path: Path) -> None:
         load(tmp_path / "nowhere")
 
 
-def test_what_is_not_there_cannot_be_selected() -> None:
+def test_missing_blocks_heads_and_words_cannot_be_selected() -> None:
     with pytest.raises(RequestError, match="--tokens names 'hat', but the prompts have bike, wheels"):
         Selection(words=("hat",)).tokens(TOKENS)
     for name, message in (("blocks", "blocks 1 to 6"), ("heads", "1 to 4")):
@@ -277,30 +276,30 @@ def test_what_is_not_there_cannot_be_selected() -> None:
 
 
 def test_a_selection_keeps_what_it_names(small: StableDiffusion3Pipeline) -> None:
-    everything = watch(small, asking(VSF(2.0, 0.4)), Selection(heads=(1, 2, 3, 4))).maps
-    some = watch(small, asking(VSF(2.0, 0.4)), Selection((2,), (1, 3), (4,), ("wheels",)))
+    everything = capture(small, request_of(VSF(2.0, 0.4)), Selection(heads=(1, 2, 3, 4))).maps
+    some = capture(small, request_of(VSF(2.0, 0.4)), Selection((2,), (1, 3), (4,), ("wheels",)))
     assert some.maps.logits.shape[:4] == (1, 2, 1, 2) and len(some.estimates) == 1
     assert (some.maps.steps, some.maps.blocks, some.maps.heads) == ((2,), (1, 3), (4,))
     assert np.array_equal(some.maps.share, everything.share[[1]][:, [0, 2]][:, :, [3]])
     assert np.array_equal(some.maps.word("wheels"), everything.word("wheels")[[1]][:, [0, 2]][:, :, [3]])
-    mean = watch(small, asking(VSF(2.0, 0.4)), Selection()).maps
+    mean = capture(small, request_of(VSF(2.0, 0.4)), Selection()).maps
     assert np.allclose(mean.share[:, :, 0], everything.share.mean(2), atol=1e-6)
 
 
-def test_what_has_no_maps_is_refused(small: StableDiffusion3Pipeline) -> None:
+def test_requests_without_maps_are_refused(small: StableDiffusion3Pipeline) -> None:
     with pytest.raises(RequestError, match="add --neg"):
-        watch(small, replace(REQUEST, negative=()), Selection())
+        capture(small, replace(REQUEST, negative=()), Selection())
     with pytest.raises(RequestError, match="--guidance is 4, but maps are of one call of the model a step"):
-        attn_map.check_watchable(replace(asking(NoGuidance()), guidance_scale=4.0))
+        check_capture(replace(request_of(NoGuidance()), guidance_scale=4.0))
     with pytest.raises(RequestError, match="--steps has 3, but guided steps are 1 to 2"):
-        attn_map.check_watchable(asking(VSF(2.0, stop=0.5)), Selection(steps=(3,)))
+        check_capture(request_of(VSF(2.0, stop=0.5)), Selection(steps=(3,)))
     for method in (CFG(), WEF()):
         with pytest.raises(RequestError, match=f"{method.name} acts outside of attention"):
             Recorder(method, ())
     recorder = Recorder(NoGuidance(), tokens_of(small, NoGuidance()))
     with (
         pytest.raises(RequestError, match="one picture at a time"),
-        recorder.watching(small),
+        recorder.recording(small),
         guided(small, "wheels", recorder),
     ):
         small(["a bike", "a hat"], num_inference_steps=1, guidance_scale=0.0, width=16, height=16, max_sequence_length=12)
@@ -309,9 +308,9 @@ def test_what_has_no_maps_is_refused(small: StableDiffusion3Pipeline) -> None:
 
 
 def recorded(steps: int, blocks: int, images: int, positives: int, negatives: int, heads: int = 2) -> Recorder:
-    """A recorder of random attention, with the mean over heads."""
-    tokens = [Token("positive", "t5", place, "a", "a", 0) for place in range(positives)]
-    tokens += [Token("negative", "t5", place, "b", "b", 0) for place in range(negatives)]
+    """Returns a recorder of random attention, with the mean over heads."""
+    tokens = [Token("positive", "t5", position, "a", "a", 0) for position in range(positives)]
+    tokens += [Token("negative", "t5", position, "b", "b", 0) for position in range(negatives)]
     recorder = Recorder(NoGuidance(), tokens)
     keys = torch.randn(1, heads, images + positives + negatives, 8)
     base, negative = KeyValue(keys, keys).part(Span(0, images + positives)), keys[:, :, images + positives :]
@@ -324,8 +323,8 @@ def recorded(steps: int, blocks: int, images: int, positives: int, negatives: in
     return recorder
 
 
-def held(recorder: Recorder) -> int:
-    """Bytes of what a recorder keeps, padding of its storage included."""
+def recorded_bytes(recorder: Recorder) -> int:
+    """Returns the bytes of the records, with those of padding in their storage."""
     tensors = [tensor for step in recorder._steps for tensor in (*step.logits, *step.share)]
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
@@ -334,15 +333,15 @@ def test_memory_is_what_the_docs_say() -> None:
     """SD3.5-Large at 1024 px: 4,096 image tokens, 45 + 10 text tokens; 1 of its 8 steps and 2 of its 38 blocks."""
     recorder = recorded(1, 2, 4096, 45, 10)
     bytes_ = 1 * 2 * 4096 * (2 * 55 + 4)
-    assert held(recorder) == bytes_ and bytes_ * 8 * 19 == 141_950_976 < 200e6
+    assert recorded_bytes(recorder) == bytes_ and bytes_ * 8 * 19 == 141_950_976 < 200e6
     maps = recorder.maps()
-    assert maps.logits.nbytes + maps.share.nbytes == bytes_ and held(recorder) == 0, "once, and not twice"
+    assert maps.logits.nbytes + maps.share.nbytes == bytes_ and recorded_bytes(recorder) == 0, "once, and not twice"
     assert recorder.maps().share is not None and np.shares_memory(recorder.maps().share, maps.share)
 
 
 def test_gathering_holds_no_second_copy() -> None:
     recorder = recorded(8, 4, 1024, 20, 4)
-    whole = held(recorder)
+    whole = recorded_bytes(recorder)
     tracemalloc.start()
     recorder.maps()
     peak = tracemalloc.get_traced_memory()[1]
@@ -351,7 +350,7 @@ def test_gathering_holds_no_second_copy() -> None:
 
 
 def test_products_are_without_the_root(tmp_path: Path) -> None:
-    maps = some_maps()
+    maps = example_maps()
     assert np.allclose(maps.products, maps.logits.astype(np.float32) * 32**0.5) and maps.products.dtype == np.float32
     save(maps, tmp_path)
     units = json.loads((tmp_path / "summary.json").read_text())["units"]
@@ -368,29 +367,29 @@ def test_special_tokens_are_kept_if_they_are_named(small: StableDiffusion3Pipeli
     assert {token.word for token in special} == {"<|startoftext|>", "<|endoftext|>", "</s>"}
     both = Selection(words=("special", "wheels")).tokens(tokens)
     assert {token.word for token in both} == {"<|startoftext|>", "<|endoftext|>", "</s>", "wheels"}
-    maps = watch(small, asking(VSF(2.0, 0.4)), Selection(words=("all", "special"))).maps
+    maps = capture(small, request_of(VSF(2.0, 0.4)), Selection(words=("all", "special"))).maps
     assert set(maps.words()) == {"<|startoftext|>", "<|endoftext|>", "</s>", "wheels", "a", "hat"}
 
 
 def test_steps_that_are_not_guided_have_no_maps(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:
-    watched = watch(small, asking(VSF(2.0, 0.4, stop=0.5)), Selection())
-    assert watched.maps.steps == (1, 2) and watched.maps.blocks == tuple(range(1, 1 + watched.maps.share.shape[1]))
-    assert len(watched.estimates) == 2
-    write(watched, tmp_path, {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}, metadata=False)
+    captured = capture(small, request_of(VSF(2.0, 0.4, stop=0.5)), Selection())
+    assert captured.maps.steps == (1, 2) and captured.maps.blocks == tuple(range(1, 1 + captured.maps.share.shape[1]))
+    assert len(captured.estimates) == 2
+    write_capture(captured, tmp_path, {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}, metadata=False)
     assert load(tmp_path).steps == (1, 2)
 
 
 def test_a_folder_that_fails_half_way_says_what_is_written(
     small: StableDiffusion3Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watched = watch(small, asking(VSF(2.0, 0.4)), Selection())
+    captured = capture(small, request_of(VSF(2.0, 0.4)), Selection())
 
     def written_until(error: BaseException) -> str:
         monkeypatch.setattr(plots, "curves", Mock(side_effect=error))
         description = {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}
-        with pytest.raises(type(error)) as found:
-            write(watched, tmp_path / "x", description, metadata=False, before=[tmp_path / "x.png"])
-        return "; ".join([str(found.value), *getattr(found.value, "__notes__", [])])
+        with pytest.raises(type(error)) as raised:
+            write_capture(captured, tmp_path / "x", description, metadata=False, before=[tmp_path / "x.png"])
+        return "; ".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
 
     names = f"written before: {tmp_path}/x.png, {tmp_path}/x/picture.png, "
     for error, message in (
@@ -416,21 +415,21 @@ def test_a_model_that_fails_half_way_is_left_unpatched(
 
     monkeypatch.setattr(Recorder, "_record", failing)
     with pytest.raises(type(error), match="half way"):
-        watch(small, asking(VSF(2.0, 0.4)), Selection())
+        capture(small, request_of(VSF(2.0, 0.4)), Selection())
     after = small.transformer.attn_processors
     assert all(after[name] is processor for name, processor in before.items())
     assert not small.transformer._forward_hooks and not small.transformer._forward_pre_hooks
 
 
 def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
-    maps, (final, unguided, estimates) = some_maps(steps=12), some_pictures(steps=12)
+    maps, (final, unguided, estimates) = example_maps(steps=12), example_images(steps=12)
     for figure in (
         plots.grid(maps, "share", final, unguided, estimates),
         plots.grid(maps, "logits", final, None, estimates),
         plots.words(maps, final),
         plots.curves(maps),
-        plots.frames(some_maps(frames=5), *some_pictures(frames=5)[:2]),
-        plots.frames(some_maps(frames=21), some_pictures(frames=21)[0], None),
+        plots.frames(example_maps(frames=5), *example_images(frames=5)[:2]),
+        plots.frames(example_maps(frames=21), example_images(frames=21)[0], None),
     ):
         figure.draw_without_rendering()
         text, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
@@ -441,67 +440,67 @@ def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
     columns = [
         axes.get_title() for axes in plots.grid(maps, "share", final, unguided, estimates).axes if "step" in axes.get_title()
     ]
-    assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MOST_COLUMNS
+    assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MAX_COLUMNS
 
 
 def test_without_a_word_of_the_negative_there_is_no_grid_of_its_logits(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:
     for words in (("bike",), ("special",)):
-        watched = watch(small, asking(VSF(2.0, 0.4)), Selection(words=words))
+        captured = capture(small, request_of(VSF(2.0, 0.4)), Selection(words=words))
         description = {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}
-        names = {path.name for path in write(watched, tmp_path / words[0], description, metadata=False)}
+        names = {path.name for path in write_capture(captured, tmp_path / words[0], description, metadata=False)}
         assert "grid-logits.png" not in names and {"grid.png", "words.png", "index.html"} <= names
 
 
-def test_a_clip_has_maps_of_each_latent_frame(tmp_path: Path) -> None:
+def test_a_video_has_maps_of_each_latent_frame(tmp_path: Path) -> None:
     pipe = random_wan(torch.float32)
     request = Request("a red bike", "tests", 3, ("wheels",), num_inference_steps=3, max_sequence_length=12, width=32, height=32)
     request = replace(request, num_frames=9, drop_frames=2, fps=4)
     plain = generate(pipe, request)
-    watched = watch(pipe, request, Selection())
-    assert [frame.tobytes() for frame in watched.result.frames] == [frame.tobytes() for frame in plain.frames]
-    assert len(plain.frames) == 7 and watched.result.request == plain.request
-    assert watched.maps.share.shape == (3, 3, 1, 3, 2, 2), "steps, blocks, heads, latent frames, rows, columns"
-    assert [len(frames) for frames in (watched.final, watched.unguided or [], *watched.estimates)] == [3] * 5
+    captured = capture(pipe, request, Selection())
+    assert [frame.tobytes() for frame in captured.result.frames] == [frame.tobytes() for frame in plain.frames]
+    assert len(plain.frames) == 7 and captured.result.request == plain.request
+    assert captured.maps.share.shape == (3, 3, 1, 3, 2, 2), "steps, blocks, heads, latent frames, rows, columns"
+    assert [len(frames) for frames in (captured.final, captured.unguided or [], *captured.estimates)] == [3] * 5
     description = {"request": {"model": "tests"}, "versions": {}, "size": [32, 32]}
-    written = {path.relative_to(tmp_path).as_posix() for path in write(watched, tmp_path, description)}
+    written = {path.relative_to(tmp_path).as_posix() for path in write_capture(captured, tmp_path, description)}
     assert {"overlay.webp", "frames.png", "frames/3.png", "no-guidance/1.png", "steps/2/3.png", "index.html"} <= written
     with Image.open(tmp_path / "overlay.webp") as overlay:
         assert overlay.n_frames == 7 and overlay.size == (32, 32)
-    clip = [Image.new("RGB", (8, 8))] * 7
-    whole = plots.overlaid(watched.maps, [*clip, *clip[:2]])
-    assert [one.tobytes() for one in plots.overlaid(watched.maps, clip, 2)] == [one.tobytes() for one in whole[2:]]
-    assert load(tmp_path).share.shape == watched.maps.share.shape
+    video = [Image.new("RGB", (8, 8))] * 7
+    whole = plots.overlay(captured.maps, [*video, *video[:2]])
+    assert [frame.tobytes() for frame in plots.overlay(captured.maps, video, 2)] == [frame.tobytes() for frame in whole[2:]]
+    assert load(tmp_path).share.shape == captured.maps.share.shape
 
 
-def test_both_transformers_are_watched() -> None:
+def test_both_transformers_are_recorded() -> None:
     pipe = random_wan(torch.float32, two=True)
     request = Request("a red bike", "tests", 3, ("wheels",), num_inference_steps=4, max_sequence_length=12, width=32, height=32)
     request = replace(request, num_frames=5, fps=4)
-    maps = watch(pipe, request, Selection()).maps
+    maps = capture(pipe, request, Selection()).maps
     assert maps.steps == (1, 2, 3, 4) and maps.blocks == (1, 2, 3) and maps.share.shape[:2] == (4, 3)
-    assert watch(pipe, request, Selection(blocks=(3,))).maps.blocks == (3,)
+    assert capture(pipe, request, Selection(blocks=(3,))).maps.blocks == (3,)
     with pytest.raises(RequestError, match="--blocks has 4, but there are blocks 1 to 3"):
-        watch(pipe, request, Selection(blocks=(4,)))
+        capture(pipe, request, Selection(blocks=(4,)))
 
 
-def test_what_is_kept_is_said_with_the_picture(small: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attn_map, "MOST_BYTES", 3000)
-    watched = watch(small, asking(VSF(2.0, 0.4)), Selection())
-    assert len(watched.maps.blocks) < 3
-    (note,) = watched.result.notes
-    assert f"blocks {', '.join(map(str, watched.maps.blocks))} are kept" in note
+def test_the_result_notes_which_blocks_are_kept(small: StableDiffusion3Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsf_cli.generation.capture.MAX_BYTES", 3000)
+    captured = capture(small, request_of(VSF(2.0, 0.4)), Selection())
+    assert len(captured.maps.blocks) < 3
+    (note,) = captured.result.notes
+    assert f"blocks {', '.join(map(str, captured.maps.blocks))} are kept" in note
 
 
-def test_what_is_kept_is_bounded_and_said() -> None:
-    everything, notes = attn_map._bounded(Selection(), 55, 38, 64 * 64, 8)
+def test_large_maps_keep_fewer_blocks() -> None:
+    everything, notes = _limit_blocks(Selection(), 55, 38, 64 * 64, 8)
     assert everything == Selection() and not notes
-    wan, notes = attn_map._bounded(Selection(), 55, 30, 21 * 30 * 52, 8)
+    wan, notes = _limit_blocks(Selection(), 55, 30, 21 * 30 * 52, 8)
     assert wan.blocks is not None and wan.blocks[0] == 1 and wan.blocks[-1] == 30 and 1 < len(wan.blocks) < 30
-    assert len(wan.blocks) * 8 * 21 * 30 * 52 * (2 * 55 + 4) <= attn_map.MOST_BYTES
+    assert len(wan.blocks) * 8 * 21 * 30 * 52 * (2 * 55 + 4) <= MAX_BYTES
     assert "all 30 blocks would be 896 MB" in notes[0] and ", 30 are kept" in notes[0]
-    chosen, notes = attn_map._bounded(Selection(blocks=(3,)), 55, 30, 21 * 30 * 52, 8)
+    chosen, notes = _limit_blocks(Selection(blocks=(3,)), 55, 30, 21 * 30 * 52, 8)
     assert chosen.blocks == (3,) and not notes
 
 
-def test_the_folder_beside_a_picture() -> None:
-    assert attn_map.folder_beside(Path("outputs/a.b-1.png")) == Path("outputs/a.b-1-attn")
+def test_the_folder_stands_beside_the_image() -> None:
+    assert maps_folder(Path("outputs/a.b-1.png")) == Path("outputs/a.b-1-attn")

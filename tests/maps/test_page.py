@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.maps.example_maps import some_maps, some_pictures
-from vsf_cli.maps.page import SHARE, _groups, _layer, page
+from tests.maps.example_maps import example_images, example_maps
+from vsf_cli.maps.page import SHARE, _groups, _layer, render_page
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path: Path = tmp_path_factory.mktemp("page") / "index.html"
-    maps, (final, unguided, estimates) = some_maps(), some_pictures()
-    path.write_text(page(maps, "a <bike> − wheels", {"seed": 1}, final, unguided, estimates), "utf-8")
+    maps, (final, unguided, estimates) = example_maps(), example_images()
+    path.write_text(render_page(maps, "a <bike> − wheels", {"seed": 1}, final, unguided, estimates), "utf-8")
     return path
 
 
@@ -37,9 +37,9 @@ def test_the_page_stands_on_its_own(browser: Any, file: Path) -> None:
     browser.get(file.as_uri())
     assert browser.find_element("tag name", "h1").text == "a <bike> − wheels"
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
-    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
-    assert sum(url.startswith("file:") for url in asked) == 1
+    urls = [message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"]
+    assert urls and all(url.startswith(("file:", "data:")) for url in urls)
+    assert sum(url.startswith("file:") for url in urls) == 1
     assert browser.get_log("browser") == []
 
 
@@ -48,7 +48,7 @@ def test_the_slider_and_the_choices_change_what_is_shown(browser: Any, file: Pat
 
     browser.get(file.as_uri())
     before = shown(browser)
-    assert not browser.find_element("id", "frame").is_displayed(), "a picture has one frame"
+    assert not browser.find_element("id", "frame").is_displayed(), "an image has one frame"
     choose(browser, "step", "1")
     second = shown(browser)
     assert second != before and "step 2" in browser.find_element("id", "caption").text
@@ -68,12 +68,12 @@ def test_the_slider_and_the_choices_change_what_is_shown(browser: Any, file: Pat
     assert browser.get_log("browser") == []
 
 
-def test_the_frames_of_a_clip_can_be_walked_through(browser: Any, tmp_path: Path) -> None:
+def test_the_frames_of_a_video_can_be_walked_through(browser: Any, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
-    maps, (final, unguided, estimates) = some_maps(frames=5), some_pictures(frames=5)
-    (tmp_path / "clip.html").write_text(page(maps, "a car", {"seed": 1}, final, unguided, estimates), "utf-8")
-    browser.get((tmp_path / "clip.html").as_uri())
+    maps, (final, unguided, estimates) = example_maps(frames=5), example_images(frames=5)
+    (tmp_path / "video.html").write_text(render_page(maps, "a car", {"seed": 1}, final, unguided, estimates), "utf-8")
+    browser.get((tmp_path / "video.html").as_uri())
     before, source = shown(browser), browser.find_element("id", "under").get_attribute("src")
     browser.find_element("tag name", "body").send_keys(".")
     assert shown(browser) != before and browser.find_element("id", "under").get_attribute("src") != source
@@ -88,13 +88,13 @@ def test_the_frames_of_a_clip_can_be_walked_through(browser: Any, tmp_path: Path
 
 
 def test_each_group_of_blocks_has_its_own_scale() -> None:
-    maps = some_maps()
+    maps = example_maps()
     maps.share[:, :2] *= 0.01
-    found = _layer(maps.share.mean(2), "share", _groups(maps.blocks))
-    values = np.frombuffer(base64.b64decode(found["bytes"]), np.uint8).reshape(4, 3, 1, 4, 4)
+    layer = _layer(maps.share.mean(2), "share", _groups(maps.blocks))
+    values = np.frombuffer(base64.b64decode(layer["bytes"]), np.uint8).reshape(4, 3, 1, 4, 4)
     assert all((group.min(), group.max()) == (0, 255) for group in values)
     assert (
-        found["high"][1] == pytest.approx(maps.share[:, :2].mean((1, 2)).max()) and found["high"][1] < 0.01 < found["high"][3]
+        layer["high"][1] == pytest.approx(maps.share[:, :2].mean((1, 2)).max()) and layer["high"][1] < 0.01 < layer["high"][3]
     )
 
 

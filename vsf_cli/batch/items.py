@@ -15,7 +15,7 @@ from vsf_cli.batch.table import Row, TableErrors, usual_name
 from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.generation.capture import check_watchable
+from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import check_size
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import request_of
@@ -247,7 +247,7 @@ class _Maker:
             request, _ = request_of(row.prompt, negative, 0, own, loras, settings.preset.video)
             self._check_words(request)
             if self.watched:
-                check_watchable(request)
+                check_capture(request)
             self._check_size(request)
             format = Outputs("", format=own["format"], formats=_formats(request)).file_format
             # An option is for those of a mixed table that take it; a cell means its own row.

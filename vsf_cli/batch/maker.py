@@ -11,7 +11,7 @@ from typing import Any
 
 from vsf_cli.batch.items import Item
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
-from vsf_cli.generation.capture import folder_beside, watch, write
+from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.generate import Progress, Result, alike, generate_together, is_out_of_memory
 from vsf_cli.generation.run import advising, describe_result, encode_result, load_for, weights_of
 from vsf_cli.loading.offload import offload_of
@@ -241,8 +241,8 @@ class Maker:
         if not self.dump_attn:
             return generate_together(pipe, [item.request for item in chunk], progress)
         (item,) = chunk
-        watched = watch(pipe, item.request, EVERYTHING, progress)
-        write(watched, folder_beside(self.folder / item.name), self._told(pipe, item, watched.result), True)
+        watched = capture(pipe, item.request, EVERYTHING, progress)
+        write_capture(watched, maps_folder(self.folder / item.name), self._told(pipe, item, watched.result), True)
         return [watched.result]
 
     def _told(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:

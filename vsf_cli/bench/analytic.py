@@ -1,4 +1,4 @@
-r"""FLOPs of one step, from the sizes alone: 2 for each multiplication of a matrix product, 4 D for each pair of query and key.
+r"""FLOPs of one step by formula: 2 for each multiplication of a matrix product, 4 D for each pair of query and key.
 
 Letters as in `vsf_cli.attention`: I image tokens, P positive and N negative text tokens; w is the width of a token.
 """
@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from vsf_cli.bench.arms import Arm
+from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.shapes import Shape
 
 __all__ = ["analytic_flops"]
@@ -23,35 +23,37 @@ ADDED: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
         "vsf-masked": lambda images, positives, negatives: (images + positives) * negatives,
     }
 )
-"""Pairs of query and key that a method adds to a block of joint attention, by the tokens of I, P and N."""
+"""The pairs of query and key that a method adds to a block of joint attention, as functions of I, P and N."""
 
 
-def analytic_flops(shape: Shape, arm: Arm, negatives: int) -> int | None:
-    """The FLOPs of one step; None of a method whose arithmetic is not known here.
+def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int | None:
+    """Returns the FLOPs of one step; None for a method that has no formula here.
 
     Arguments:
-        shape: The architecture, and its tokens.
-        arm: The method.
-        negatives: Tokens of the negative prompt without padding; a method that pads takes as many as the positive has.
+        shape: The architecture and its number of tokens.
+        method: The method.
+        negatives: The number of tokens of the negative prompt without padding. A method that pads takes as many as the positive
+            prompt has.
     """
-    method = arm.method
-    if method.guides_attention and arm.name not in ADDED:
+    implementation = method.implementation
+    if implementation.guides_attention and method.name not in ADDED:
         return None
-    count = shape.positives if method.padding else negatives if method.guides_attention else 0
+    count = shape.positives if implementation.padding else negatives if implementation.guides_attention else 0
     step = _joint if shape.family == "sd3" else _cross
-    passes = 2 if method.passes_negative_prompt else 1
-    return passes * step(shape, arm.name, count)
+    passes = 2 if implementation.passes_negative_prompt else 1
+    return passes * step(shape, method.name, count)
 
 
 def _joint(shape: Shape, name: str, negatives: int) -> int:
+    """Returns the FLOPs of one call of a transformer with joint attention."""
     config, w, images = shape.config, shape.width, shape.images
     text, patch = shape.positives + negatives, math.prod(shape.patch)
     duals = sum(layer < shape.layers for layer in config.get("dual_attention_layers", ()))
     around = images * w * patch * (config["in_channels"] + config["out_channels"]) + text * config["joint_attention_dim"] * w
     around += w * (TIME_CHANNELS + config["pooled_projection_dim"] + 2 * w) + 2 * w * w
-    # A block: queries, keys, values, output and the feed-forward of 4 w, of either stream, with the modulation of its norms.
+    # A block: queries, keys, values, output and the feed-forward of 4 w, in both streams, with the modulation of its norms.
     block = 12 * w * w * (images + text) + 12 * w * w
-    # The last block makes no text: neither output nor feed-forward, and two modulations of six.
+    # The last block has no text output: no output projection, no feed-forward, and two modulations instead of six.
     last = -9 * w * w * text - 4 * w * w
     dual = duals * (4 * w * w * images + 3 * w * w + 2 * w * images**2)
     pairs = sum(_joint_pairs(name, images, shape.positives, negatives, n == shape.layers - 1) for n in range(shape.layers))
@@ -59,14 +61,15 @@ def _joint(shape: Shape, name: str, negatives: int) -> int:
 
 
 def _joint_pairs(name: str, images: int, positives: int, negatives: int, last: bool) -> int:
-    """Pairs of query and key in one block: the stock call, what the method adds, and the negative's own rows."""
-    stock = images + positives
+    """Returns the pairs of query and key in one block: those without guidance, of the method, and of the negative's rows."""
+    base = images + positives
     added = ADDED[name](images, positives, negatives) if name in ADDED else 0
     own = 0 if last else negatives * (images + negatives)
-    return stock * stock + added + own
+    return base * base + added + own
 
 
 def _cross(shape: Shape, name: str, negatives: int) -> int:
+    """Returns the FLOPs of one call of a transformer with cross attention."""
     config, w, images = shape.config, shape.width, shape.images
     text, patch = shape.positives + negatives, math.prod(shape.patch)
     around = images * w * patch * (config["in_channels"] + config["out_channels"])

@@ -1,6 +1,6 @@
-"""What a call costs, counted and not timed: FLOPs, calls of attention, and the memory of its tensors.
+"""Counts what a call costs without a clock: FLOPs, calls of attention, and the memory of its tensors.
 
-Nothing here depends on how busy a machine is, so that tests can hold costs to numbers.
+The counts do not depend on how busy a machine is, so tests can compare them with exact numbers.
 """
 
 import weakref
@@ -17,19 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-__all__ = ["Costs", "Watch", "counted"]
+__all__ = ["Costs", "TensorTracker", "count_costs"]
 
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one call costs.
+    """The costs of one call.
 
     Arguments:
         flops: Multiplications and additions of matrix products, convolutions and attention.
         attention_calls: Calls of an attention kernel.
-        peak_bytes: The most memory that tensors made in the call had at a time; weights and inputs are not among them.
+        peak_bytes: The peak memory of the tensors that the call made; weights and inputs do not count.
     """
 
     flops: int
@@ -37,13 +37,13 @@ class Costs:
     peak_bytes: int
 
 
-class Watch(TorchDispatchMode):
-    """Watches the tensors that come into being.
+class TensorTracker(TorchDispatchMode):
+    """Tracks the tensors that are made inside a `with`.
 
     Attributes:
         calls: How often each operation was called.
-        shapes: The shapes of all tensors that were made, views apart.
-        peak: The most bytes that were alive at a time.
+        shapes: The shapes of all tensors that were made, except views.
+        peak: The peak number of bytes in use.
     """
 
     def __init__(self) -> None:
@@ -54,25 +54,25 @@ class Watch(TorchDispatchMode):
         self.bytes = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # What was there before has its memory from elsewhere: an output that shares it is a view, or was changed in place.
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        # An output that shares its memory with an input is a view, or the input itself, changed in place.
+        inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         output = func(*args, **(kwargs or {}))
         self.calls[func.overloadpacket._qualified_op_name] += 1
         for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
-                self._born(leaf)
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in inputs:
+                self._add(leaf)
         return output
 
     @property
     def attention_calls(self) -> int:
-        """Calls of an attention kernel."""
+        """The number of calls of an attention kernel."""
         return sum(count for name, count in self.calls.items() if "scaled_dot_product" in name)
 
     def has_square(self, side: int) -> bool:
-        """Whether a tensor was made of which two axes are at least so long."""
+        """Returns whether a tensor with two axes of at least this length was made."""
         return any(sum(length >= side for length in shape) >= 2 for shape in self.shapes)
 
-    def _born(self, tensor: Tensor) -> None:
+    def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.alive:
@@ -81,14 +81,14 @@ class Watch(TorchDispatchMode):
         self.alive[key] = storage.nbytes()
         self.bytes += storage.nbytes()
         self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._died, key)
+        weakref.finalize(storage, self._remove, key)
 
-    def _died(self, key: int) -> None:
+    def _remove(self, key: int) -> None:
         self.bytes -= self.alive.pop(key, 0)
 
 
-class _FlashOnPaper(TorchFunctionMode):
-    """Has tensors without numbers attend by the kernel of the CPU: PyTorch itself would hold all logits."""
+class _FlashOnMeta(TorchFunctionMode):
+    """Uses the CPU's flash attention on the device "meta", where PyTorch itself would store all logits."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (_flash if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
@@ -101,20 +101,20 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
     return output
 
 
-def counted(call: Callable[[], Any]) -> Costs:
-    """Calls a function twice, and counts what it costs.
+def count_costs(call: Callable[[], Any]) -> Costs:
+    """Calls a function twice, and returns its costs.
 
-    On the device "meta", where tensors have no numbers, models of any size are counted in seconds: with the CPU's kernel, whose
-    FLOPs and outputs are those of flash attention elsewhere.
+    On the device "meta", where tensors have no values, models of any size take seconds. Attention uses the CPU's kernel there,
+    which has the FLOPs and outputs of flash attention on other devices.
     """
-    # First, so that what a method makes once and keeps is among the bytes.
-    watch = Watch()
-    with watch, _FlashOnPaper():
+    # This comes first, so that the bytes include what a method makes once and keeps.
+    tracker = TensorTracker()
+    with tracker, _FlashOnMeta():
         call()
-    # The counter knows every attention kernel but the CPU's.
-    with FlopCounterMode(display=False, custom_mapping={KERNEL: _cpu_attention_flops}) as counter, _FlashOnPaper():
+    # The counter knows every attention kernel except the CPU's.
+    with FlopCounterMode(display=False, custom_mapping={KERNEL: _cpu_attention_flops}) as counter, _FlashOnMeta():
         call()
-    return Costs(counter.get_total_flops(), watch.attention_calls, watch.peak)
+    return Costs(counter.get_total_flops(), tracker.attention_calls, tracker.peak)
 
 
 def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -1,4 +1,4 @@
-"""VSF as the paper evaluates it: one call over all keys, with a dense mask. For comparison alone."""
+"""VSF as the paper evaluates it: one call over all keys, with a dense mask. It is only for comparison."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,11 +15,11 @@ __all__ = ["MaskedVSF", "forget_mask"]
 
 @dataclass(frozen=True)
 class MaskedVSF(VSF):
-    r"""VSF by a dense mask: the image and the positive prompt attend to [image, positive, flipped negative] in one call.
+    r"""VSF with a dense mask: the image and the positive prompt attend to [image, positive, flipped negative] in one call.
 
     The mask is minus infinity where the positive prompt would see the flipped tokens, and :math:`-\beta` where the image does.
-    It is made once for a size and kept, as in the paper's code. A mask shuts out flash attention on a GPU. The negative's own
-    rows, which are few, see [image, negative] in a call of their own.
+    It is made once per size and cached, as in the paper's code. Flash attention on a GPU takes no mask. The negative's own
+    rows, which are few, attend to [image, negative] in a separate call.
 
     References:
         | VSF (Guo & Du, 2025), sections 3.2-3.3
@@ -27,7 +27,7 @@ class MaskedVSF(VSF):
     """
 
     def on(self, device: "torch.device") -> "MaskedVSF":
-        """As it is: the mask is kept by its numbers."""
+        """Returns the method itself: its numbers are part of the key of the cached mask."""
         return self
 
     def attend(self, query: "Tensor", context: Context, out: "Tensor") -> None:
@@ -38,13 +38,13 @@ class MaskedVSF(VSF):
         keys = context.base.join(context.negative.flipped(self.alpha))
         rows, base = query.shape[2], context.base.key.shape[2]
         images = (0, rows) if context.image is None else (context.image.start, context.image.stop)
-        # Compiled blocks leave it out: each would make a mask of its own at every step.
+        # Compiled blocks do not contain it, or each would make its own mask at every step.
         mask = torch.compiler.disable(_mask)(rows, images, base, keys.key.shape[2] - base, self.beta, query.dtype, query.device)
         out.copy_(attention(query, keys.key, keys.value, mask))
 
 
 def forget_mask() -> None:
-    """Gives the memory of the mask back, which else counts as that of whatever is measured next."""
+    """Frees the mask, which would otherwise count as memory of the next method that is measured."""
     _mask.cache_clear()
 
 
@@ -58,7 +58,10 @@ def _mask(
     dtype: "torch.dtype",
     device: "torch.device",
 ) -> "Tensor":
-    """What is added to the logits, with shape (rows, base + negatives); `images` are the image rows' first and end."""
+    """Returns the mask that is added to the logits, with shape (rows, base + negatives).
+
+    `images` are the first image row and the row after the last one.
+    """
     import torch
 
     mask = torch.zeros(rows, base + negatives, dtype=dtype, device=device)

@@ -1,4 +1,4 @@
-"""The most memory that a call takes, as the device or the operating system sees it."""
+"""The peak memory of a call, as the device or the operating system measures it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +12,10 @@ PROC = Path("/proc/self")
 
 
 def peak_memory(device: torch.device, call: Callable[[], Any]) -> int | None:
-    """Calls a function, and gives the most bytes that were taken meanwhile, weights included.
+    """Calls a function, and returns the peak memory during the call in bytes, weights included.
 
-    On CUDA those of PyTorch's allocator; on the CPU of Linux those of the process, which also keeps what it has freed. None
-    elsewhere.
+    On CUDA it is that of PyTorch's allocator. On the CPU under Linux it is that of the process, which may keep memory that it
+    has freed. On other systems it is None.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -30,7 +30,7 @@ def peak_memory(device: torch.device, call: Callable[[], Any]) -> int | None:
 
 
 def _reset() -> bool:
-    """Lets the process's peak begin anew."""
+    """Resets the process's peak; returns whether it could."""
     try:
         (PROC / "clear_refs").write_text("5", "ascii")
     except OSError:

@@ -1,15 +1,16 @@
-"""A transformer with random weights, random inputs for it, and the methods that can be run on it."""
+"""A transformer with random weights and random inputs, guided by a method."""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vsf_cli.bench.arms import Arm
+from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.shapes import Shape
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.models import FAMILIES
@@ -21,14 +22,14 @@ __all__ = ["RandomModel", "build", "prepared"]
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A transformer and what one call of it takes.
+    """A transformer and the inputs of one call.
 
     Arguments:
-        shape: Its architecture.
+        shape: The architecture.
         transformer: The model.
-        inputs: The arguments of its `forward`, for one picture or clip.
+        inputs: The arguments of its `forward`, for one image or video.
         negative: Embeddings of the negative prompt without padding, with shape (1, N, width of text).
-        padded: Those of a negative prompt with padding, with shape (1, P, width of text).
+        padded: Embeddings of a negative prompt with padding, with shape (1, P, width of text).
     """
 
     shape: Shape
@@ -39,14 +40,14 @@ class RandomModel:
 
 
 def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int, seed: int = 0) -> RandomModel:
-    """Builds a transformer with random weights, and random inputs.
+    """Returns a transformer with random weights, and random inputs.
 
     Arguments:
         shape: The architecture.
-        dtype: That of weights and inputs; what the model keeps in float32 stays in it.
-        device: Where it runs.
-        negatives: Tokens of the negative prompt without padding.
-        seed: Of weights and inputs.
+        dtype: The dtype of weights and inputs; modules that the model keeps in float32 stay in it.
+        device: The device that it runs on.
+        negatives: The number of tokens of the negative prompt without padding.
+        seed: The seed of weights and inputs.
 
     Raises:
         OutOfMemory: If the weights do not fit.
@@ -60,19 +61,22 @@ def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int
     generator = torch.Generator("cpu" if device.type == "meta" else device).manual_seed(seed)
     _fill(transformer, dtype, device, generator)
     transformer.to(device).eval().requires_grad_(False)
+    normal = partial(torch.randn, dtype=dtype, device=device, generator=generator)
+    inputs = _random_inputs(shape, normal, device)
+    negative, padded = normal((1, negatives, shape.text_width)), normal((1, shape.positives, shape.text_width))
+    return RandomModel(shape, transformer, inputs, negative, padded)
 
-    def normal(*sides: int) -> Tensor:
-        return torch.randn(sides, dtype=dtype, device=device, generator=generator)
 
+def _random_inputs(shape: Shape, normal: Callable[[tuple[int, ...]], Tensor], device: torch.device) -> dict[str, Tensor]:
+    """Returns the arguments of the transformer's `forward`."""
     inputs = {
-        "hidden_states": normal(1, shape.config["in_channels"], *shape.latent),
+        "hidden_states": normal((1, shape.config["in_channels"], *shape.latent)),
         "timestep": torch.tensor([500.0], device=device),
-        "encoder_hidden_states": normal(1, shape.positives, shape.text_width),
+        "encoder_hidden_states": normal((1, shape.positives, shape.text_width)),
     }
     if shape.family == "sd3":
-        inputs["pooled_projections"] = normal(1, shape.config["pooled_projection_dim"])
-    negative, padded = normal(1, negatives, shape.text_width), normal(1, shape.positives, shape.text_width)
-    return RandomModel(shape, transformer, inputs, negative, padded)
+        inputs["pooled_projections"] = normal((1, shape.config["pooled_projection_dim"]))
+    return inputs
 
 
 def _check_memory(shape: Shape, transformer: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
@@ -93,14 +97,14 @@ def _check_memory(shape: Shape, transformer: nn.Module, dtype: torch.dtype, devi
 
 
 def _fill(transformer: Any, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
-    """Gives each parameter memory: matrices such that the size of what they are given stays, norms 1 and biases 0."""
-    wide = tuple(getattr(transformer, "_keep_in_fp32_modules", None) or ())
+    """Initialises the parameters: matrices keep the variance of their inputs, weights of norms are 1 and biases 0."""
+    float32_modules = tuple(getattr(transformer, "_keep_in_fp32_modules", None) or ())
     for path, module in transformer.named_modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is None:
                 continue
-            own = torch.float32 if any(part in f"{path}.{name}".split(".") for part in wide) else dtype
-            values = torch.empty(parameter.shape, dtype=own, device=device)
+            in_float32 = any(part in f"{path}.{name}".split(".") for part in float32_modules)
+            values = torch.empty(parameter.shape, dtype=torch.float32 if in_float32 else dtype, device=device)
             if parameter.ndim > 1:
                 values.normal_(0, math.prod(parameter.shape[1:]) ** -0.5, generator=generator)
             else:
@@ -113,9 +117,9 @@ def _fill(transformer: Any, dtype: torch.dtype, device: torch.device, generator:
 
 
 @contextmanager
-def prepared(model: RandomModel, arm: Arm) -> Iterator[Callable[[], Tensor]]:
-    """A `with` in which the model is guided by a method; gives what makes one step of it."""
-    method = arm.method
+def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], Tensor]]:
+    """Guides the model by a method inside a `with`; yields a function that runs one step and returns its output."""
+    implementation = method.implementation
 
     @torch.no_grad()
     def step() -> Tensor:
@@ -124,14 +128,14 @@ def prepared(model: RandomModel, arm: Arm) -> Iterator[Callable[[], Tensor]]:
             output = model.transformer(**inputs, return_dict=False)[0]
         return output
 
-    # diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, those of Wan one behind the other.
-    together = method.passes_negative_prompt and model.shape.family == "sd3"
-    calls = 2 if method.passes_negative_prompt and not together else 1
-    inputs = {name: torch.cat([tensor] * 2) if together else tensor for name, tensor in model.inputs.items()}
-    if not method.guides_attention:
+    # diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, and those of Wan in two calls.
+    batched = implementation.passes_negative_prompt and model.shape.family == "sd3"
+    calls = 2 if implementation.passes_negative_prompt and not batched else 1
+    inputs = {name: torch.cat([tensor] * 2) if batched else tensor for name, tensor in model.inputs.items()}
+    if not implementation.guides_attention:
         yield step
         return
-    embeddings = model.padded if method.padding else model.negative
+    embeddings = model.padded if implementation.padding else model.negative
     encoded = Encoded(embeddings, (embeddings.shape[1],))
-    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], method, encoded):
+    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], implementation, encoded):
         yield step

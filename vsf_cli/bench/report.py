@@ -1,4 +1,4 @@
-"""The table of a benchmark, its JSON and its chart: all from the same plain values, so that files can be drawn again later."""
+"""The report of a benchmark as JSON, and its table and chart, which can be made again from the JSON alone."""
 
 import io
 import os
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from vsf_cli.bench.arms import BASELINE
 from vsf_cli.bench.measure import Row
+from vsf_cli.bench.methods import UNGUIDED
 from vsf_cli.bench.timing import ratios, spread
 from vsf_cli.media.metadata import versions
 
-__all__ = ["chart", "columns", "conditions", "machine", "markdown", "reported", "told"]
+__all__ = ["build_report", "chart", "columns", "conditions", "describe_conditions", "machine", "markdown"]
 
 SCHEMA = 2
 
@@ -34,42 +34,43 @@ COLUMNS = {
     "memory": "peak MB (x none)",
     "tokens": "negative",
 }
-"""The columns, and their heads; "negative" are its tokens."""
+"""The columns and their heads; "negative" is the number of tokens of the negative prompt."""
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What times depend on, and nothing that names the machine."""
+    """Returns what times depend on: the system, the device, its name, threads and cores; nothing identifies the machine."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     facts = {"system": platform.system(), "device": device.type, "name": name, "threads": torch.get_num_threads()}
     return {**facts, "cores": os.cpu_count()}
 
 
 def conditions(device: torch.device) -> dict[str, Any]:
-    """What every result says of how it was made: the date, the versions and the machine."""
+    """Returns the conditions of a result: the date, the versions and the machine."""
     return {"date": datetime.now(UTC).strftime("%Y-%m-%d"), "versions": dict(versions()), "machine": machine(device)}
 
 
-def reported(rows: Sequence[Row], device: torch.device, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """The results as plain values.
+def build_report(rows: Sequence[Row], device: torch.device, measured: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the report of a benchmark as JSON.
 
     Arguments:
-        rows: The methods, the baseline among them.
-        device: Where it ran.
-        measured: What was measured.
+        rows: The methods, with the unguided one among them.
+        device: The device that it ran on.
+        measured: The shape and the settings of the benchmark.
     """
-    baseline = next(row for row in rows if row.arm.name == BASELINE)
+    baseline = next(row for row in rows if row.method.name == UNGUIDED)
     head = {"schema": SCHEMA, **conditions(device), **measured}
-    return {**head, "methods": [_reported(row, baseline) for row in rows]}
+    return {**head, "methods": [_report_row(row, baseline) for row in rows]}
 
 
-def _reported(row: Row, baseline: Row) -> dict[str, Any]:
+def _report_row(row: Row, baseline: Row) -> dict[str, Any]:
     stages = list(row.samples[0]) if row.samples else []
     compared = [stage for stage in ("step", "total", "cpu") if stage in stages]
-    parameters = {name: value for name, value in row.arm.method.parameters.items() if isinstance(value, (int, float))}
+    parameters = row.method.implementation.parameters
+    numbers = {name: value for name, value in parameters.items() if isinstance(value, (int, float))}
     return {
-        "name": row.arm.name,
-        "label": row.arm.label,
-        "parameters": {name: value for name, value in parameters.items() if value != float("inf")},
+        "name": row.method.name,
+        "label": row.method.label,
+        "parameters": {name: value for name, value in numbers.items() if value != float("inf")},
         "tokens": row.tokens,
         "samples": [dict(sample) for sample in row.samples],
         "seconds": {stage: spread([sample[stage] for sample in row.samples]).to_json() for stage in stages},
@@ -86,22 +87,22 @@ def _reported(row: Row, baseline: Row) -> dict[str, Any]:
 
 
 def columns(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The heads and the cells of the table; columns of which nothing is known are left out."""
+    """Returns the heads and the rows of the table, without columns that are empty."""
     cells = [_cells(row) for row in report["methods"]]
     shown = [name for name in COLUMNS if any(name in row for row in cells)]
-    lines = [[row["label"], *(cells[n].get(name, "") for name in shown)] for n, row in enumerate(report["methods"])]
-    return ["method", *(COLUMNS[name] for name in shown)], lines
+    rows = [[row["label"], *(cells[n].get(name, "") for name in shown)] for n, row in enumerate(report["methods"])]
+    return ["method", *(COLUMNS[name] for name in shown)], rows
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
-    found = {name: _seconds(row["seconds"][name]["median"]) for name in COLUMNS if name in row["seconds"]}
+    measured = {name: _seconds(row["seconds"][name]["median"]) for name in COLUMNS if name in row["seconds"]}
     if "step" in row["times"]:
         times = row["times"]["step"]
-        found["times"] = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
+        measured["times"] = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
     if row["peak_bytes"] is not None:
-        found["memory"] = f"{row['peak_bytes'] / 1e6:.0f} ({row['peak_times']:.3f})"
+        measured["memory"] = f"{row['peak_bytes'] / 1e6:.0f} ({row['peak_times']:.3f})"
     return {
-        **found,
+        **measured,
         "flops": _gigas(row["flops"]),
         "analytic": "" if row["flops_analytic"] is None else _gigas(row["flops_analytic"]),
         "flops_times": f"{row['flops_times']:.4f}",
@@ -120,42 +121,27 @@ def _seconds(number: float) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The table as Markdown, under a line with its conditions."""
-    heads, lines = columns(report)
-    rows = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *lines)]
-    return "\n".join([told(report), "", *rows, ""])
+    """Returns the table as Markdown, below a line with its conditions."""
+    heads, rows = columns(report)
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+    return "\n".join([describe_conditions(report), "", *lines, ""])
 
 
-def told(report: Mapping[str, Any]) -> str:
-    """The conditions on one line."""
-    where = report["machine"]
+def describe_conditions(report: Mapping[str, Any]) -> str:
+    """Returns the shape, the settings and the conditions as one line."""
+    facts = report["machine"]
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
-    known = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    place = f"{where['system']} {where['name']}, {where['device']}, {where['threads']} threads"
-    return f"{report['shape']}; {settings}. {place}; {known}; {report['date']}."
+    versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
+    hardware = f"{facts['system']} {facts['name']}, {facts['device']}, {facts['threads']} threads"
+    return f"{report['shape']}; {settings}. {hardware}; {versions}; {report['date']}."
 
 
 def chart(report: Mapping[str, Any]) -> bytes:
-    """Bars of each method's time over the baseline's, with quartiles, and a mark for its FLOPs, as the bytes of a PNG."""
-    rows = [row for row in report["methods"] if row["name"] != BASELINE]
+    """Returns a bar chart as the bytes of a PNG: the time and the FLOPs of each method as multiples of those of no guidance."""
+    rows = [row for row in report["methods"] if row["name"] != UNGUIDED]
     figure = Figure(figsize=(7, 1.3 + 0.42 * len(rows)), layout="constrained", dpi=150)
-    axes, places = figure.subplots(), list(range(len(rows)))
-    times = [row["times"]["step"] for row in rows if "step" in row["times"]]
-    if times:
-        medians = [time["median"] for time in times]
-        errors = [[t["median"] - t["low"] for t in times], [t["high"] - t["median"] for t in times]]
-        axes.barh(
-            places, medians, xerr=errors, color="#4c72b0", height=0.6, ecolor="#222222", capsize=3, label="time, quartiles"
-        )
-    flops = [row["flops_times"] for row in rows]
-    axes.plot(flops, places, "D", color="#dd8452", markersize=6, markeredgecolor="white", label="FLOPs")
-    axes.axvline(1, color="#222222", linewidth=0.8, linestyle="--")
-    furthest = max([*flops, *(time["high"] for time in times)], default=1.0)
-    for place, row in zip(places, rows, strict=True):
-        number = row["times"]["step"]["median"] if times else row["flops_times"]
-        axes.text(furthest * 1.04, place, f"{number:.3f}", va="center", fontsize=8)
-    axes.set(yticks=places, yticklabels=[row["label"] for row in rows], xlabel="times a step without guidance")
-    axes.set_xlim(0, furthest * 1.14)
+    axes = figure.subplots()
+    _draw_rows(axes, rows)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(report["shape"], fontsize=9)
@@ -163,3 +149,24 @@ def chart(report: Mapping[str, Any]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})
     return file.getvalue()
+
+
+def _draw_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Draws a bar, a mark and a number for each method."""
+    positions = list(range(len(rows)))
+    times = [row["times"]["step"] for row in rows if "step" in row["times"]]
+    if times:
+        medians = [time["median"] for time in times]
+        errors = [[t["median"] - t["low"] for t in times], [t["high"] - t["median"] for t in times]]
+        axes.barh(
+            positions, medians, xerr=errors, color="#4c72b0", height=0.6, ecolor="#222222", capsize=3, label="time, quartiles"
+        )
+    flops = [row["flops_times"] for row in rows]
+    axes.plot(flops, positions, "D", color="#dd8452", markersize=6, markeredgecolor="white", label="FLOPs")
+    axes.axvline(1, color="#222222", linewidth=0.8, linestyle="--")
+    maximum = max([*flops, *(time["high"] for time in times)], default=1.0)
+    for position, row in zip(positions, rows, strict=True):
+        number = row["times"]["step"]["median"] if times else row["flops_times"]
+        axes.text(maximum * 1.04, position, f"{number:.3f}", va="center", fontsize=8)
+    axes.set(yticks=positions, yticklabels=[row["label"] for row in rows], xlabel="times a step without guidance")
+    axes.set_xlim(0, maximum * 1.14)

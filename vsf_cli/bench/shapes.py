@@ -1,6 +1,6 @@
-"""The real architecture of a preset's transformer, with random weights, so that time and memory need no download.
+"""The architecture of a transformer: enough to build it with random weights, without a download.
 
-The configurations of public models ship with the package; those of the embedded models and of folders are read from their own.
+The configurations of some public models ship with the package. Embedded models and folders have their own.
 """
 
 import json
@@ -19,15 +19,15 @@ __all__ = ["Shape", "shape_of"]
 
 @dataclass(frozen=True)
 class Shape:
-    """An architecture, and the size of what it is run on.
+    """The architecture of a transformer, and the size of its inputs.
 
     Arguments:
-        model: The model whose architecture it is.
+        model: The name of the model.
         family: A key of `vsf_cli.models.FAMILIES`.
         config: The transformer's configuration, at full depth.
-        latent: The sides of the latents: rows and columns, of a clip behind its frames.
-        positives: Tokens of the positive prompt, padding included.
-        layers: The blocks that are built.
+        latent: The sides of the latents: (rows, columns), or (frames, rows, columns) for a video.
+        positives: The number of tokens of the positive prompt, padding included.
+        layers: The number of blocks that are built.
     """
 
     model: str
@@ -39,33 +39,33 @@ class Shape:
 
     @property
     def patch(self) -> tuple[int, ...]:
-        """The sides of what one token covers."""
+        """The sides of a patch, which is one token, in latents."""
         side = self.config["patch_size"]
         return (side,) * len(self.latent) if isinstance(side, int) else tuple(side)
 
     @property
     def images(self) -> int:
-        """Tokens of the picture or clip."""
+        """The number of tokens of the image or video."""
         return math.prod(side // part for side, part in zip(self.latent, self.patch, strict=True))
 
     @property
     def width(self) -> int:
-        """The length of a token: heads times head dimension."""
+        """The width of a token: heads times head dimension."""
         return int(self.config["num_attention_heads"] * self.config["attention_head_dim"])
 
     @property
     def depth(self) -> int:
-        """The blocks of the real model."""
+        """The number of blocks of the real model."""
         return int(self.config["num_layers"])
 
     @property
     def text_width(self) -> int:
-        """The length of a token of text, as the text encoders give it."""
+        """The width of the embeddings of text."""
         return int(self.config["joint_attention_dim" if self.family == "sd3" else "text_dim"])
 
     @property
     def built(self) -> dict[str, Any]:
-        """The configuration of what is built: the real one but for its depth, and positions that the input has not."""
+        """The configuration to build: the real one with `layers` blocks, and with position embeddings for the input alone."""
         config = {**self.config, "num_layers": self.layers}
         if "pos_embed_max_size" in config:
             config["pos_embed_max_size"] = max(self.latent) // config["patch_size"]
@@ -81,42 +81,49 @@ class Shape:
 def shape_of(
     model: str, family: str, size: tuple[int, int], frames: int | None, max_sequence_length: int, layers: int | None = None
 ) -> Shape:
-    """The shape of a model's transformer.
+    """Returns the shape of a model's transformer.
 
     Arguments:
         model: `builtin:NAME`, a hub id, or a folder.
-        family: Its family.
+        family: A key of `vsf_cli.models.FAMILIES`.
         size: Width and height in pixels.
-        frames: The frames of a clip; None for a picture.
-        max_sequence_length: Tokens of the T5.
-        layers: The blocks to build; None builds all.
+        frames: The number of frames of a video; None for an image.
+        max_sequence_length: The number of tokens of T5.
+        layers: The number of blocks to build; None builds all.
 
     Raises:
-        ModelError: If a folder is meant that does not exist.
-        RequestError: If nothing is known of the model's configuration, or a number does not fit it.
+        ModelError: If a folder does not exist.
+        RequestError: If the model's configuration is not known, or a number does not fit it.
     """
     known = _configuration(model)
-    config, scale = known["transformer"], known["vae_scale"]
+    config = known["transformer"]
     depth = config["num_layers"]
     if layers is not None and not 1 <= layers <= depth:
         raise RequestError(f"--layers is {layers}, but {model} has {depth}: give 1 to {depth}")
+    latent = _latent_sides(model, known, size, frames)
+    return Shape(model, family, config, latent, known.get("clip_tokens", 0) + max_sequence_length, layers or depth)
+
+
+def _latent_sides(model: str, known: Mapping[str, Any], size: tuple[int, int], frames: int | None) -> tuple[int, ...]:
+    """Returns the sides of the latents of a size in pixels; `known` is by `_configuration`."""
+    config, scale = known["transformer"], known["vae_scale"]
     width, height = size
     step = scale * (config["patch_size"] if isinstance(config["patch_size"], int) else config["patch_size"][-1])
     if width % step or height % step:
         raise RequestError(f"--size is {width}x{height}, but must be two multiples of {step}")
-    latent: tuple[int, ...] = (height // scale, width // scale)
+    latent = height // scale, width // scale
     if frames is not None:
-        latent = ((frames - 1) // known["vae_scale_temporal"] + 1, *latent)
-    elif max(latent) // config["patch_size"] > config["pos_embed_max_size"]:
+        return (frames - 1) // known["vae_scale_temporal"] + 1, *latent
+    if max(latent) // config["patch_size"] > config["pos_embed_max_size"]:
         raise RequestError(f"--size is {width}x{height}, but {model} knows {config['pos_embed_max_size'] * step} pixels a side")
-    return Shape(model, family, config, latent, known.get("clip_tokens", 0) + max_sequence_length, layers or depth)
+    return latent
 
 
 def _configuration(model: str) -> Mapping[str, Any]:
-    """What decides a model's shape: its transformer's configuration, its autoencoder's scales, and CLIP's tokens."""
+    """Returns what decides the shape: the transformer's configuration, the VAE's scales, and the number of CLIP's tokens."""
     folder = source_of(model).folder
     if folder is not None:
-        return _of_folder(folder, model)
+        return _read_folder(folder, model)
     shipped = resources.files("vsf_cli") / "bench" / "configs"
     path = shipped / f"{model.replace('/', '--')}.json"
     if not path.is_file():
@@ -124,17 +131,17 @@ def _configuration(model: str) -> Mapping[str, Any]:
         raise RequestError(
             f"the configuration of '{model}' does not ship with vsf: give a folder, or one of {', '.join(names)}"
         )
-    found: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return found
+    configuration: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return configuration
 
 
-def _of_folder(folder: Path, model: str) -> dict[str, Any]:
-    def read(place: str) -> dict[str, Any]:
+def _read_folder(folder: Path, model: str) -> dict[str, Any]:
+    def read(name: str) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads((folder / place).read_text("utf-8"))
+            config: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise RequestError(f"{place} of '{model}' cannot be read: {error}") from error
-        return found
+            raise RequestError(f"{name} of '{model}' cannot be read: {error}") from error
+        return config
 
     vae = read("vae/config.json")
     known = {"transformer": read("transformer/config.json"), "vae_scale_temporal": vae.get("scale_factor_temporal", 4)}

@@ -1,4 +1,4 @@
-"""A picture or clip of a real pipeline, timed by stage."""
+"""Times an image or video of a real pipeline by stages."""
 
 import tempfile
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vsf_cli.bench.arms import Arm
+from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.timing import Sample, clock
 from vsf_cli.generation.generate import Request
 from vsf_cli.generation.guided import guided
@@ -17,36 +17,37 @@ from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.models import family_of
 
-__all__ = ["STAGES", "timed_picture"]
+__all__ = ["STAGES", "time_request"]
 
 STAGES = ("text", "denoiser", "vae", "other", "writing")
 CFG_SCALE = 4.0
-"""Of CFG on a model that runs without it: its time does not depend on it."""
+"""The scale for models that run without CFG. The time of CFG does not depend on it."""
 
 
-def timed_picture(pipe: Any, request: Request, arm: Arm) -> Sample:
-    """The seconds of a picture: of all of it, of each stage, of a step of the denoiser, and of the process's own time."""
+def time_request(pipe: Any, request: Request, method: BenchMethod) -> Sample:
+    """Makes an image or video, and returns its seconds: in all, of each stage, of one step, and of the process's CPU time."""
     device = pipe._execution_device
-    started, used = clock(device), time.process_time()
-    with _watched(pipe) as seconds:
-        frames = _frames(pipe, request, arm)
-        made = clock(device)
+    started, cpu = clock(device), time.process_time()
+    with _stages_timed(pipe) as seconds:
+        frames = _generate(pipe, request, method)
+        generated = clock(device)
         _write(frames, request)
     ended = clock(device)
-    seconds |= {"writing": ended - made, "total": ended - started, "cpu": time.process_time() - used}
-    seconds["other"] = made - started - sum(seconds[stage] for stage in ("text", "denoiser", "vae"))
+    seconds |= {"writing": ended - generated, "total": ended - started, "cpu": time.process_time() - cpu}
+    seconds["other"] = generated - started - sum(seconds[stage] for stage in ("text", "denoiser", "vae"))
     return {**seconds, "step": seconds["denoiser"] / request.num_inference_steps}
 
 
-def _frames(pipe: Any, request: Request, arm: Arm) -> Any:
-    video, method = family_of(pipe).video, arm.method
-    options: dict[str, Any] = {"num_frames": request.num_frames} if video else {}
+def _generate(pipe: Any, request: Request, bench_method: BenchMethod) -> Any:
+    """Returns the image, or the frames of the video."""
+    method = bench_method.implementation
+    options: dict[str, Any] = {"num_frames": request.num_frames} if family_of(pipe).video else {}
     scale = 0.0
     if method.passes_negative_prompt:
         scale = request.guidance_scale if request.guidance_scale > 1 else CFG_SCALE
         options["negative_prompt"] = ", ".join(request.negative)
-    guiding = guided(pipe, [list(request.negative)], method, request.max_sequence_length)
-    with guiding if method.guides_attention else nullcontext():
+    guidance = guided(pipe, [list(request.negative)], method, request.max_sequence_length)
+    with guidance if method.guides_attention else nullcontext():
         return pipe(
             request.prompt,
             num_inference_steps=request.num_inference_steps,
@@ -61,36 +62,36 @@ def _frames(pipe: Any, request: Request, arm: Arm) -> Any:
 
 
 def _write(frames: Any, request: Request) -> None:
-    """Encodes, and writes a file, which waits for the disk."""
+    """Encodes the image or video, and writes a file, which waits for the disk."""
     with tempfile.TemporaryDirectory() as folder:
         if request.num_frames:
-            write_bytes(Path(folder) / "clip.mp4", encode_video(frames, request.fps or 16, "mp4", None))
+            write_bytes(Path(folder) / "video.mp4", encode_video(frames, request.fps or 16, "mp4", None))
         else:
-            write_bytes(Path(folder) / "picture.png", encode_image(frames, "png", None))
+            write_bytes(Path(folder) / "image.png", encode_image(frames, "png", None))
 
 
 def _stages(pipe: Any) -> Mapping[str, list[Any]]:
-    """The modules whose calls are a stage."""
+    """Returns the modules of each stage."""
     names = {
         "text": ("text_encoder", "text_encoder_2", "text_encoder_3"),
         "denoiser": ("transformer", "transformer_2"),
     }
-    found = {stage: [getattr(pipe, name, None) for name in parts] for stage, parts in names.items()}
-    # The pipeline calls `decode`, which hooks do not see; nearly all of it is in here.
-    found["vae"] = [pipe.vae.decoder]
-    return {stage: [module for module in modules if module is not None] for stage, modules in found.items()}
+    modules = {stage: [getattr(pipe, name, None) for name in parts] for stage, parts in names.items()}
+    # Hooks do not see the calls of `vae.decode`; the decoder takes nearly all of its time.
+    modules["vae"] = [pipe.vae.decoder]
+    return {stage: [module for module in parts if module is not None] for stage, parts in modules.items()}
 
 
 @contextmanager
-def _watched(pipe: Any) -> Iterator[dict[str, float]]:
-    """A `with` in which the seconds of the calls of each stage's modules are added up."""
+def _stages_timed(pipe: Any) -> Iterator[dict[str, float]]:
+    """Adds up the seconds of the calls of each stage's modules inside a `with`; yields them by stage."""
     device, seconds = pipe._execution_device, dict.fromkeys(("text", "denoiser", "vae"), 0.0)
     started: list[float] = []
 
     def begin(*_: Any) -> None:
         started.append(clock(device))
 
-    def ending(stage: str) -> Callable[..., None]:
+    def end_of(stage: str) -> Callable[..., None]:
         def end(*_: Any) -> None:
             seconds[stage] += clock(device) - started.pop()
 
@@ -100,5 +101,5 @@ def _watched(pipe: Any) -> Iterator[dict[str, float]]:
         for stage, modules in _stages(pipe).items():
             for module in modules:
                 stack.callback(module.register_forward_pre_hook(begin).remove)
-                stack.callback(module.register_forward_hook(ending(stage)).remove)
+                stack.callback(module.register_forward_hook(end_of(stage)).remove)
         yield seconds

@@ -1,4 +1,4 @@
-"""Times runs side by side: in turn, so that whatever slows a machine slows all of them, and compared pair by pair."""
+"""Times runs in turn, so that what slows a machine slows all of them, and compares them round by round."""
 
 import statistics
 import time
@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-__all__ = ["Progress", "Sample", "Spread", "clock", "interleaved", "ratios", "spread"]
+__all__ = ["Progress", "Sample", "Spread", "clock", "interleave", "ratios", "spread"]
 
 Sample = Mapping[str, float]
 """Seconds by stage."""
@@ -17,19 +17,19 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Spread:
-    """Numbers by their median and quartiles."""
+    """The median and the quartiles of numbers."""
 
     median: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, float]:
-        """Plain values."""
+        """Returns the numbers by name."""
         return asdict(self)
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The median and the quartiles of at least one number."""
+    """Returns the median and the quartiles of at least one number."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -37,27 +37,27 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked for."""
+    """Returns the time in seconds, after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
-def interleaved(
+def interleave(
     runs: Mapping[str, Callable[[], Sample]],
     rounds: int,
     warm_up: Callable[[str, Callable[[], Sample]], None],
     progress: Progress | None = None,
 ) -> dict[str, list[Sample]]:
-    """Calls every run once for each round, after a round that is not timed.
+    """Calls every run once in each round, after a round of warming up, and returns the samples of each run.
 
-    The first of each round is another one, so that none has always the same neighbour.
+    The first run differs from round to round, so that no run always has the same neighbour.
 
     Arguments:
-        runs: What is timed; each gives its own seconds, by stage.
-        rounds: How often.
-        warm_up: Is given each run with its name before the first round, and calls it.
-        progress: Is told the runs done and all runs.
+        runs: The runs by name; each returns its own seconds by stage.
+        rounds: The number of rounds.
+        warm_up: Called with the name and the run in the first round; it calls the run.
+        progress: Called with the number of runs that are done and the number of all runs.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in runs}
     names, done = list(runs), 0
@@ -75,5 +75,5 @@ def interleaved(
 
 
 def ratios(samples: Sequence[Sample], baseline: Sequence[Sample], stage: str) -> Spread:
-    """How many times the baseline's seconds of a stage, round by round."""
+    """Returns the seconds of a stage as multiples of the baseline's, round by round."""
     return spread([one[stage] / other[stage] for one, other in zip(samples, baseline, strict=True)])

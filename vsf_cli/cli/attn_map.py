@@ -14,7 +14,7 @@ from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
 from vsf_cli.config.option import FILES, WHAT
 from vsf_cli.config.values import choose_seeds, parse_path
 from vsf_cli.errors import RequestError
-from vsf_cli.generation.capture import PAGE, check_watchable, folder_beside, write
+from vsf_cli.generation.capture import PAGE, check_capture, maps_folder, write_capture
 from vsf_cli.generation.plan import plan, plan_again
 from vsf_cli.generation.run import Plan
 from vsf_cli.maps.data import Selection
@@ -68,7 +68,7 @@ def _plan(prompt: str, given: Given) -> Plan:
     # Not `Path.is_file`, which raises if the prompt is longer than the name of a file may be.
     if prompt.lower().endswith(OWN_FILES) or os.path.isfile(prompt):
         planned = plan_again(Path(prompt), given)
-        check_watchable(planned.requests[0])
+        check_capture(planned.requests[0])
         return planned
     seeds = choose_seeds(given.seeds, None)
     if len(seeds) > 1:
@@ -88,8 +88,8 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
         as_json: Whether data are JSON.
     """
     (request,) = plan.requests
-    check_watchable(request, selection)
-    folder = plan.outputs.free(parse_path(output) if output else folder_beside(plan.path(request, 1)))
+    check_capture(request, selection)
+    folder = plan.outputs.free(parse_path(output) if output else maps_folder(plan.path(request, 1)))
     if folder is None:
         console.info("the folder exists, skipped")
         return
@@ -97,13 +97,13 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     announce(plan, console)
     pipe = prepare(plan, console)
     with console.progress("steps") as (progress,):
-        watched = plan.watch(pipe, request, progress, selection)
+        watched = plan.capture(pipe, request, progress, selection)
     description = plan.describe(pipe, watched.result)
     say_applied(watched.result, console)
     for note in watched.result.notes:
         console.warn(note)
     with console.progress("drawing"):
-        written = write(watched, folder, description)
+        written = write_capture(watched, folder, description)
     facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
     console.info(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
     console.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))

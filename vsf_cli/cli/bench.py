@@ -24,7 +24,7 @@ from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
 if TYPE_CHECKING:
-    from vsf_cli.bench.arms import Arm
+    from vsf_cli.bench.methods import BenchMethod
 
 __all__ = ["BenchOptions", "app", "measure"]
 
@@ -89,11 +89,11 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     Raises:
         VSFError: If something is not legal, or fails.
     """
-    from vsf_cli.bench.arms import arms_named
+    from vsf_cli.bench.methods import select_methods
 
     settings = _settings(given)
     preset = settings.preset
-    arms = arms_named(options.method, preset.guidance())
+    methods = select_methods(options.method, preset.guidance())
     _check_given(given, options)
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}
     for path in files.values():
@@ -102,7 +102,7 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     # Shown as it was given: not at all, where it was not.
     compiled = {"compiled": given.settings.get("compile") or None}
     measured = _of_shape if options.on_paper else _of_pipeline
-    report = measured(settings, request, arms, options, compiled, console)
+    report = measured(settings, request, methods, options, compiled, console)
     _write(report, files, as_json, console)
 
 
@@ -131,7 +131,7 @@ def _settings(given: Given) -> Settings:
 def _of_shape(
     settings: Settings,
     request: Request,
-    arms: "list[Arm]",
+    methods: "list[BenchMethod]",
     options: BenchOptions,
     compiled: Mapping[str, Any],
     console: Console,
@@ -147,7 +147,7 @@ def _of_shape(
 
     from vsf_cli.bench.measure import count, measure_random
     from vsf_cli.bench.random_model import build
-    from vsf_cli.bench.report import reported
+    from vsf_cli.bench.report import build_report
     from vsf_cli.loading.runtime import device_named
     from vsf_cli.models.compile import compile_blocks
 
@@ -157,12 +157,12 @@ def _of_shape(
     if model is not None and compiled["compiled"]:
         compile_blocks(model.transformer, device)
     with console.progress("counting", "runs") as (counting, running):
-        rows = count(shape, arms, dtype, negatives, counting)
+        rows = count(shape, methods, dtype, negatives, counting)
         if model is not None:
             rows = measure_random(model, rows, device, options.rounds, running)
     rounds = None if options.count else options.rounds
     told = {"weights": "random", "dtype": request.dtype, "negative tokens": negatives, "rounds": rounds}
-    return reported(rows, device, {"shape": str(shape), "settings": {**told, **compiled}})
+    return build_report(rows, device, {"shape": str(shape), "settings": {**told, **compiled}})
 
 
 def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
@@ -176,13 +176,13 @@ def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
 def _of_pipeline(
     settings: Settings,
     request: Request,
-    arms: "list[Arm]",
+    methods: "list[BenchMethod]",
     options: BenchOptions,
     compiled: Mapping[str, Any],
     console: Console,
 ) -> dict[str, Any]:
     from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
-    from vsf_cli.bench.report import reported
+    from vsf_cli.bench.report import build_report
     from vsf_cli.models import family_of
 
     if settings["offline"]:
@@ -194,14 +194,14 @@ def _of_pipeline(
     pipe = load_for(request, runtime_of(settings))
     shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))
     with console.progress("counting", "runs") as (counting, running), advising(pipe):
-        rows = count(shape, arms, pipe.transformer.dtype, negatives, counting)
+        rows = count(shape, methods, pipe.transformer.dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, options.rounds, running)
     told = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}
-    return reported(rows, pipe._execution_device, {"shape": str(shape), "settings": {**told, **compiled}})
+    return build_report(rows, pipe._execution_device, {"shape": str(shape), "settings": {**told, **compiled}})
 
 
 def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, console: Console) -> None:
-    from vsf_cli.bench.report import chart, columns, told
+    from vsf_cli.bench.report import chart, columns, describe_conditions
 
     text = json.dumps(report, ensure_ascii=False, allow_nan=False)
     if "output" in files:
@@ -211,7 +211,7 @@ def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, 
     if as_json:
         console.data(text)
     else:
-        console.info(told(report))
+        console.info(describe_conditions(report))
         console.data_table(*columns(report))
     for path in files.values():
         console.info(f"wrote {path}")

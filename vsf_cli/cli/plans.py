@@ -9,7 +9,7 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result
-from vsf_cli.generation.run import Plan, Written
+from vsf_cli.generation.run import Plan, WrittenFile
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.request import Request
@@ -113,7 +113,7 @@ def say_applied(result: Result, console: Console) -> None:
     console.info(f"negative {_quoted(request)} · {request.guidance} · {how}")
 
 
-def _say_made(made: Written, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
+def _say_made(made: WrittenFile, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
     result = made.result
     for note in result.notes:
         console.warn(note)

@@ -1,4 +1,4 @@
-"""A picture that is made and watched, and the folder that shows where the negative prompt acted."""
+"""Makes an image or video with its attention maps, and writes the folder that shows where the negative prompt acted."""
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,28 +17,29 @@ from vsf_cli.methods import METHODS
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
 
     Frames = list[Image.Image]
 
-__all__ = ["PAGE", "Watched", "check_watchable", "folder_beside", "watch", "write"]
+__all__ = ["PAGE", "Capture", "capture", "check_capture", "maps_folder", "write_capture"]
 
 PAGE, OVERLAY = "index.html", "overlay.webp"
 DEFAULT_FPS = 16
-MOST_BYTES = 200_000_000
-"""Of maps that are kept unless blocks are chosen."""
+MAX_BYTES = 200_000_000
+"""The maximum size of the maps, unless blocks are chosen."""
 
 
 @dataclass(frozen=True)
-class Watched:
-    """A picture, or a clip, and what was seen while it was made.
+class Capture:
+    """An image or video with its attention maps.
 
     Arguments:
-        result: The picture; its notes say which blocks were kept, if not all.
-        maps: What the image attended to.
-        final: The picture at each frame of the maps; of a picture there is one.
-        unguided: The same of the same seed without guidance; None if the picture itself is that one.
-        estimates: The estimate of the picture at each step of the maps, at each frame.
+        result: The image or video. Its notes name the blocks that were kept, if these are not all.
+        maps: The attention maps.
+        final: The image or video, at each frame of the maps; an image has one.
+        unguided: The same with the same seed without guidance; None if `final` is unguided.
+        estimates: Its estimate at each step of the maps, at each frame.
     """
 
     result: Result
@@ -48,17 +49,17 @@ class Watched:
     estimates: list["Frames"]
 
 
-def folder_beside(picture: Path) -> Path:
-    """The folder for the maps of a picture."""
-    return picture.with_name(f"{picture.stem}-attn")
+def maps_folder(image: Path) -> Path:
+    """Returns the folder for the maps of an image or video."""
+    return image.with_name(f"{image.stem}-attn")
 
 
-def check_watchable(request: Request, selection: Selection = EVERYTHING) -> None:
-    """Refuses a request that has no maps; it needs no model.
+def check_capture(request: Request, selection: Selection = EVERYTHING) -> None:
+    """Refuses a request that has no maps. This needs no model.
 
     Raises:
-        RequestError: If there is no negative prompt, the method acts outside of attention, the model is called twice a step, or
-            steps are chosen that are not guided.
+        RequestError: If there is no negative prompt, the method acts outside of attention, the model is called twice per step,
+            or a selected step is not guided.
     """
     if not request.negative:
         raise RequestError('attention maps show where a negative prompt acts, and there is none: add --neg "wheels"')
@@ -71,126 +72,133 @@ def check_watchable(request: Request, selection: Selection = EVERYTHING) -> None
 
 
 def _guided_steps(request: Request) -> list[int]:
-    """Those in which the method acts, from 1."""
+    """Returns the steps in which the method acts, counted from 1."""
     steps, method = request.num_inference_steps, request.guidance
     return [step + 1 for step in range(steps) if method.acts_at(step / steps)]
 
 
-def watch(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Watched:
-    """Makes the picture of a request, and that without guidance, and records what the image attends to.
+def capture(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Capture:
+    """Makes the image or video of a request, with and without guidance, and records what its image tokens attend to.
 
     Raises:
-        RequestError: If there is nothing to record, or the selection names what is not there.
+        RequestError: If there is nothing to record, or the selection names a block, head, step or word that does not exist.
     """
-    check_watchable(request, selection)
-    from vsf_cli.maps.recorder import Recorder
+    check_capture(request, selection)
     from vsf_cli.models import family_of
 
     family, method = family_of(pipe), request.guidance
-    # The two transformers of Wan 2.2 have as many blocks.
-    denoiser = family.denoisers_of(pipe)[0]
-    blocks = len(list(family.attentions_of(denoiser)))
-    selection.check(blocks, denoiser.config.num_attention_heads)
-    texts = [one.text for one in request.negatives]
-    special, padding = method.special_tokens, method.padding
-    tokens = family.tokens(pipe, request.prompt, texts, special, request.max_sequence_length, padding)
-    kept = selection.tokens(tokens)
-    steps = len(selection.steps or _guided_steps(request))
-    selection, notes = _bounded(selection, len(kept), blocks, _image_tokens(family, pipe, request), steps)
-
-    recorder = Recorder(method, kept, selection)
-    # Maps are of whole clips: frames that the file leaves out are left out of the file alone.
+    recorder, notes = _build_recorder(pipe, family, request, selection)
+    # Maps have all frames of a video. Only its file drops frames.
     result = generate(pipe, replace(request, drop_frames=0), progress, recorder)
     maps = recorder.maps()
 
     def at_maps(frames: Sequence["Image.Image"]) -> "Frames":
-        return [frames[place] for place in _moments(len(frames), maps.share.shape[-3])]
+        return [frames[index] for index in _frame_indices(len(frames), maps.share.shape[-3])]
 
     unguided = None
     if method.guides_attention:
         plain = replace(request, drop_frames=0, method="none", parameters={})
         unguided = at_maps(generate(pipe, plain, progress).frames)
     estimates = [at_maps(family.decode(pipe, latents)) for latents in recorder.estimates()]
-    shown = replace(result, request=replace(result.request, drop_frames=request.drop_frames))
-    shown = replace(shown, frames=result.frames[request.drop_frames :], notes=(*result.notes, *notes))
-    return Watched(shown, maps, at_maps(result.frames), unguided, estimates)
+    final, shown = at_maps(result.frames), result.frames[request.drop_frames :]
+    own = replace(result.request, drop_frames=request.drop_frames)
+    return Capture(replace(result, request=own, frames=shown, notes=(*result.notes, *notes)), maps, final, unguided, estimates)
+
+
+def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Selection) -> tuple["Recorder", tuple[str, ...]]:
+    """Returns the recorder of a request, and notes about what it leaves out."""
+    from vsf_cli.maps.recorder import Recorder
+
+    method = request.guidance
+    # The two transformers of Wan 2.2 have the same number of blocks.
+    denoiser = family.denoisers_of(pipe)[0]
+    blocks = len(list(family.attentions_of(denoiser)))
+    selection.check(blocks, denoiser.config.num_attention_heads)
+    texts = [negative.text for negative in request.negatives]
+    special, padding = method.special_tokens, method.padding
+    tokens = selection.tokens(family.tokens(pipe, request.prompt, texts, special, request.max_sequence_length, padding))
+    steps = len(selection.steps or _guided_steps(request))
+    selection, notes = _limit_blocks(selection, len(tokens), blocks, _image_tokens(family, pipe, request), steps)
+    return Recorder(method, tokens, selection), notes
 
 
 def _image_tokens(family: "Family", pipe: Any, request: Request) -> int:
-    """How many tokens a picture of the request has, or a clip."""
-    usual = getattr(pipe, "default_sample_size", 128) * getattr(pipe, "vae_scale_factor", 8)
-    rows, columns = ((side or usual) // family.pixels_per_token(pipe) for side in (request.height, request.width))
+    """Returns the number of image tokens of a request."""
+    default = getattr(pipe, "default_sample_size", 128) * getattr(pipe, "vae_scale_factor", 8)
+    rows, columns = ((side or default) // family.pixels_per_token(pipe) for side in (request.height, request.width))
     frames = 1 + ((request.num_frames or 1) - 1) // family.frames_per_token(pipe)
     return frames * rows * columns
 
 
-def _moments(frames: int, of_maps: int) -> list[int]:
-    """The frame of a clip at each frame of its maps: from the first to the last, evenly spread."""
-    return [round(place * (frames - 1) / max(1, of_maps - 1)) for place in range(of_maps)]
+def _frame_indices(frames: int, map_frames: int) -> list[int]:
+    """Returns the frame of a video at each frame of its maps, evenly spread from the first to the last."""
+    return [round(index * (frames - 1) / max(1, map_frames - 1)) for index in range(map_frames)]
 
 
-def _bounded(selection: Selection, tokens: int, blocks: int, places: int, steps: int) -> tuple[Selection, tuple[str, ...]]:
-    """What is kept if everything would be more than `MOST_BYTES`: blocks, evenly spread; and what to say of it.
+def _limit_blocks(
+    selection: Selection, tokens: int, blocks: int, image_tokens: int, steps: int
+) -> tuple[Selection, tuple[str, ...]]:
+    """Returns a selection of at most `MAX_BYTES`, with fewer blocks, evenly spread, if need be, and notes about it.
 
-    A block keeps, at each step, for each head or for their mean, 2 bytes for each token and 4 for the share, at each place.
+    At each step a block takes, for each image token and each head or their mean, 2 bytes for each token and 4 for the share.
     """
-    block = steps * len(selection.heads or (0,)) * places * (2 * tokens + 4)
-    fit = max(1, MOST_BYTES // block)
+    block = steps * len(selection.heads or (0,)) * image_tokens * (2 * tokens + 4)
+    fit = max(1, MAX_BYTES // block)
     if selection.blocks is not None or fit >= blocks:
         return selection, ()
-    kept = tuple(sorted({1 + round(place * (blocks - 1) / max(1, fit - 1)) for place in range(fit)}))
+    kept = tuple(sorted({1 + round(index * (blocks - 1) / max(1, fit - 1)) for index in range(fit)}))
     size = f"{blocks * block / 1e6:,.0f} MB"
-    named = ", ".join(map(str, kept))
-    note = f"all {blocks} blocks would be {size} of maps: blocks {named} are kept; vsf attn-map --blocks chooses others"
+    names = ", ".join(map(str, kept))
+    note = f"all {blocks} blocks would be {size} of maps: blocks {names} are kept; vsf attn-map --blocks chooses others"
     return replace(selection, blocks=kept), (note,)
 
 
-def write(
-    watched: Watched,
+def write_capture(
+    capture: Capture,
     folder: Path,
     description: Mapping[str, Any],
     metadata: bool = True,
     before: Sequence[Path] = (),
 ) -> list[Path]:
-    """Writes the folder of a run: the pictures, `maps.npz` with `summary.json`, the figures, and `index.html`.
+    """Writes the folder of a run: the images, `maps.npz` with `summary.json`, the figures, and `index.html`.
 
-    Of a clip there are the frames at which the maps are, a contact sheet, and the clip with its maps over it.
+    A video has the frames at which the maps are, a contact sheet, and the video with its maps over it.
 
     Arguments:
-        watched: The picture and its maps.
-        folder: Where; it is made.
-        description: The JSON of the picture's file.
-        metadata: Whether files say how they were made.
-        before: What the run has written already.
+        capture: The image or video and its maps.
+        folder: The folder, which is made if it does not exist.
+        description: The JSON of the file of the image or video.
+        metadata: Whether files get metadata.
+        before: The files that the run has already written.
 
     Returns:
-        What was written, the page last.
+        The files that were written; the page is the last one.
 
     Raises:
-        MediaError: If a file cannot be written. What was written before stays, and this error and any other name it.
+        MediaError: If a file cannot be written. The files that were written before stay, and any error names them.
     """
-    from vsf_cli.maps.page import page
+    from vsf_cli.maps.page import render_page
 
-    maps = replace(watched.maps, settings=description if metadata else {})
+    maps = replace(capture.maps, settings=description if metadata else {})
     written = list(before)
-    with _telling(written):
-        for name, image in _pictures(watched):
-            write_image(folder / name, image, "png", description if metadata and image is watched.result.image else None)
+    with _naming(written):
+        for name, image in _images(capture):
+            write_image(folder / name, image, "png", description if metadata and image is capture.result.image else None)
             written.append(folder / name)
         save(maps, folder)
         written += [folder / "maps.npz", folder / "summary.json"]
-        for name, draw in _drawn(watched, maps).items():
+        for name, draw in _draws(capture, maps).items():
             write_bytes(folder / name, draw())
             written.append(folder / name)
-        shown = watched.final, watched.unguided, watched.estimates
-        html = page(maps, _title(watched.result.request), _facts(watched, description), *shown)
+        shown = capture.final, capture.unguided, capture.estimates
+        html = render_page(maps, _title(capture.result.request), _facts(capture, description), *shown)
         write_bytes(folder / PAGE, html.encode())
         written.append(folder / PAGE)
     return written[len(before) :]
 
 
-def _drawn(watched: Watched, maps: Maps) -> dict[str, Callable[[], bytes]]:
-    """What draws each file of a folder, by its name."""
+def _draws(capture: Capture, maps: Maps) -> dict[str, Callable[[], bytes]]:
+    """Returns the functions that draw the figures, by the names of their files."""
     from vsf_cli.maps import plots
 
     def png(figure: Any) -> bytes:
@@ -199,69 +207,69 @@ def _drawn(watched: Watched, maps: Maps) -> dict[str, Callable[[], bytes]]:
         return buffer.getvalue()
 
     def overlay() -> bytes:
-        shown = watched.result
-        frames = plots.overlaid(maps, shown.frames, shown.request.drop_frames)
-        return encode_video(frames, shown.request.fps or DEFAULT_FPS, "webp", None)
+        result = capture.result
+        frames = plots.overlay(maps, result.frames, result.request.drop_frames)
+        return encode_video(frames, result.request.fps or DEFAULT_FPS, "webp", None)
 
-    pictures = watched.final, watched.unguided, watched.estimates
+    images = capture.final, capture.unguided, capture.estimates
     figures: dict[str, Callable[[], bytes]] = {
-        "grid.png": lambda: png(plots.grid(maps, "share", *pictures)),
-        "words.png": lambda: png(plots.words(maps, watched.final)),
+        "grid.png": lambda: png(plots.grid(maps, "share", *images)),
+        "words.png": lambda: png(plots.words(maps, capture.final)),
         "curves.png": lambda: png(plots.curves(maps)),
     }
     if any(token.prompt == "negative" and not token.special for token in maps.tokens):
-        figures["grid-logits.png"] = lambda: png(plots.grid(maps, "logits", *pictures))
-    if len(watched.final) > 1:
-        figures["frames.png"] = lambda: png(plots.frames(maps, watched.final, watched.unguided))
+        figures["grid-logits.png"] = lambda: png(plots.grid(maps, "logits", *images))
+    if len(capture.final) > 1:
+        figures["frames.png"] = lambda: png(plots.frames(maps, capture.final, capture.unguided))
         figures[OVERLAY] = overlay
     return figures
 
 
-def _pictures(watched: Watched) -> Iterator[tuple[str, "Image.Image"]]:
-    """The pictures by their names; of a clip, those of each frame of the maps in folders."""
-    if len(watched.final) == 1:
-        yield "picture.png", watched.result.image
-        if watched.unguided:
-            yield "no-guidance.png", watched.unguided[0]
-        for step, estimate in zip(watched.maps.steps, watched.estimates, strict=True):
+def _images(capture: Capture) -> Iterator[tuple[str, "Image.Image"]]:
+    """Yields the images by the names of their files. A video has a folder with the frames of the maps."""
+    if len(capture.final) == 1:
+        yield "picture.png", capture.result.image
+        if capture.unguided:
+            yield "no-guidance.png", capture.unguided[0]
+        for step, estimate in zip(capture.maps.steps, capture.estimates, strict=True):
             yield f"steps/{step}.png", estimate[0]
         return
-    clips = {"frames": watched.final} | ({"no-guidance": watched.unguided} if watched.unguided else {})
-    clips |= {f"steps/{step}": estimate for step, estimate in zip(watched.maps.steps, watched.estimates, strict=True)}
-    for name, frames in clips.items():
+    videos = {"frames": capture.final} | ({"no-guidance": capture.unguided} if capture.unguided else {})
+    videos |= {f"steps/{step}": estimate for step, estimate in zip(capture.maps.steps, capture.estimates, strict=True)}
+    for name, frames in videos.items():
         for number, image in enumerate(frames, 1):
             yield f"{name}/{number}.png", image
 
 
 @contextmanager
-def _telling(written: list[Path]) -> Iterator[None]:
-    """An error inside, an interrupt included, says what was written before it."""
+def _naming(written: list[Path]) -> Iterator[None]:
+    """Adds the files that were written before to the errors inside, and to an interrupt."""
     try:
         yield
     except BaseException as error:
-        told = f"written before: {', '.join(map(str, written)) or 'nothing'}"
+        note = f"written before: {', '.join(map(str, written)) or 'nothing'}"
         if not isinstance(error, (VSFError, KeyboardInterrupt)):
-            error.add_note(told)
+            error.add_note(note)
             raise
-        raise type(error)(f"{error}; {told}" if str(error) else told) from error
+        raise type(error)(f"{error}; {note}" if str(error) else note) from error
 
 
 def _title(request: Request) -> str:
     return f"{request.prompt} \u2212 {', '.join(request.negative)}"
 
 
-def _facts(watched: Watched, description: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page says of the run."""
-    request = watched.result.request
+def _facts(capture: Capture, description: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the facts of the run that the page shows."""
+    request = capture.result.request
     return {
         "prompt": request.prompt,
         "negative prompt": ", ".join(request.negative),
         "method": str(request.guidance),
         "model": description["request"]["model"],
         "seed": request.seed,
-        "steps": f"{request.num_inference_steps}, of which kept: {', '.join(map(str, watched.maps.steps))}",
-        "blocks": ", ".join(map(str, watched.maps.blocks)),
-        "heads": ", ".join(map(str, watched.maps.heads)) or "mean of all",
-        "mean share": f"{watched.maps.share.mean():.4f}",
+        "steps": f"{request.num_inference_steps}, of which kept: {', '.join(map(str, capture.maps.steps))}",
+        "blocks": ", ".join(map(str, capture.maps.blocks)),
+        "heads": ", ".join(map(str, capture.maps.heads)) or "mean of all",
+        "mean share": f"{capture.maps.share.mean():.4f}",
         "versions": ", ".join(f"{name} {version}" for name, version in description["versions"].items()),
     }

@@ -116,7 +116,7 @@ def generate_together(
     if method.passes_negative_prompt and any(negatives):
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
     try:
-        watching = nullcontext() if recorder is None else recorder.watching(pipe)
+        watching = nullcontext() if recorder is None else recorder.recording(pipe)
         with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length) as applied:
             made = pipe(**options)[0]
     except (MemoryError, RuntimeError) as error:

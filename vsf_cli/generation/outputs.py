@@ -1,4 +1,4 @@
-"""Where pictures go: templates of file names, formats, and what happens if a file exists."""
+"""The files of images and videos: templates of their names, their formats, and what happens if one exists."""
 
 import re
 import string
@@ -18,25 +18,25 @@ __all__ = ["EXISTS", "Outputs", "slug"]
 
 EXISTS = ("suffix", "skip", "overwrite", "error")
 FIELDS = ("slug", "words", "date", "n", "ext", *IN_NAMES)
-NAME_BYTES = 200
+MAX_NAME_BYTES = 200
 
 
 def slug(prompt: str) -> str:
-    """A prompt as part of a file name: letters and digits of any script, 48 bytes at most."""
+    """Returns a prompt as part of a file name: letters and digits of any script, 48 bytes at most."""
     plain = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-") or "picture"
     return plain.encode()[:48].decode(errors="ignore").strip("-")
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the pictures of a run go.
+    """The files of the images or videos of a run.
 
     Arguments:
         template: A file, a folder (with a slash at its end, or one that exists), or a template with fields in braces.
         exists: What happens if a file exists: one of `EXISTS`.
         format: A key of `IMAGE_FORMATS`; None takes it from the ending.
-        varying: The fields in which the pictures of the run differ: those that the template lacks are added to it.
-        formats: The formats that there are, with the endings of their files; the first is the default.
+        varying: The fields in which the images of the run differ. Those that the template lacks are added to it.
+        formats: The possible formats, with the endings of their files; the first one is the default.
 
     Raises:
         RequestError: If a field or a value is not known.
@@ -61,20 +61,21 @@ class Outputs:
 
     @staticmethod
     def _fields(template: str) -> list[str]:
+        """Returns the names of the fields of a template."""
         try:
-            found = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
+            fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
         except ValueError as error:
             raise RequestError(f"--output '{template}' is not a template: {error}; double a brace that is meant") from error
-        if any(spec or conversion for _, spec, conversion in found):
+        if any(spec or conversion for _, spec, conversion in fields):
             raise RequestError(f"--output '{template}' has a field with a format: fields are plain, such as {{seed}}")
-        return [name for name, _, _ in found if name is not None]
+        return [name for name, _, _ in fields if name is not None]
 
     @property
     def file_format(self) -> str:
         """The format of the files.
 
         Raises:
-            RequestError: If the ending is of no format that is known.
+            RequestError: If the ending is not that of a known format.
         """
         if self.format is not None:
             return self.format
@@ -93,29 +94,30 @@ class Outputs:
         path = parse_path(self.template)
         if self.template.endswith(("/", "\\")):
             return True
-        # A folder that holds the frames of a clip is that clip.
+        # A folder that holds the frames of a video is that video.
         return path.is_dir() and not (self.format == "frames" and holds_frames(path))
 
     def path(self, values: Mapping[str, Any], number: int) -> Path:
-        """The path of a picture, whether or not it exists.
+        """Returns the path of an image or video, whether or not it exists.
 
         Arguments:
             values: The values of the fields.
-            number: The picture's number in the run, from 1.
+            number: The number of the image in the run, from 1.
         """
         template = self._with_ending(str(parse_path(self.template)))
-        named = set(self._fields(template))
-        missing = [] if "n" in named else [name for name in self.varying if name not in named]
-        bare = {"seed", "words"}
-        added = "".join(f"-{{{name}}}" if name in bare else f"-{name.replace('_', '-')}{{{name}}}" for name in missing)
+        fields = set(self._fields(template))
+        missing = [] if "n" in fields else [name for name in self.varying if name not in fields]
+        unlabelled = {"seed", "words"}
+        added = "".join(f"-{{{name}}}" if name in unlabelled else f"-{name.replace('_', '-')}{{{name}}}" for name in missing)
         template = str(Path(template).with_name(Path(template).stem + added + Path(template).suffix))
 
         ending = self.formats[self.file_format][0].removeprefix(".")
-        everything = {**values, "n": number, "ext": ending, "date": date.today().isoformat()}
-        texts = {key: f"{value:.10g}" if isinstance(value, float) else str(value) for key, value in everything.items()}
+        all_values = {**values, "n": number, "ext": ending, "date": date.today().isoformat()}
+        texts = {key: f"{value:.10g}" if isinstance(value, float) else str(value) for key, value in all_values.items()}
         return _shorten(Path(template.format(**{key: re.sub(r"[/\\\0]", "-", text) for key, text in texts.items()})))
 
     def _with_ending(self, template: str) -> str:
+        """Returns the template of a file, with an ending of its format."""
         ending = self.formats[self.file_format][0]
         if self._is_folder:
             return str(Path(template) / ("{slug}-{seed}" + ending))
@@ -126,10 +128,10 @@ class Outputs:
         return (template.removesuffix(old) if old.lower() in known else template) + ending
 
     def free(self, path: Path) -> Path | None:
-        """The path to write to; None if the file exists and is to be skipped.
+        """Returns the path to write to; None if the file exists and is skipped.
 
         Raises:
-            MediaError: If the file exists and that is an error, or a folder that is no clip of ours stands in its place.
+            MediaError: If the file exists and that is an error, or the path is a folder that is not a video of ours.
         """
         if not path.exists():
             return path
@@ -149,5 +151,6 @@ class Outputs:
 
 
 def _shorten(path: Path) -> Path:
-    room = NAME_BYTES - len(path.suffix.encode())
+    """Returns the path with a name of at most `MAX_NAME_BYTES`."""
+    room = MAX_NAME_BYTES - len(path.suffix.encode())
     return path.with_name(path.stem.encode()[:room].decode(errors="ignore") + path.suffix)

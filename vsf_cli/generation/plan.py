@@ -10,7 +10,7 @@ from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.values import parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.generation.capture import check_watchable
+from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.loras import Lora, hashes_of
@@ -72,7 +72,7 @@ def plan(
         request_of(text, left_out, seeds[0], own, given.loras or (), video, seconds) for (_, text, left_out), own in chosen
     ]
     for request, _ in asked if files.dump_attn else ():
-        check_watchable(request)
+        check_capture(request)
     requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
     words = tuple(slug(" ".join(found)) for (found, *_), _ in chosen for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *given.sweeps, *(["seed"] if len(seeds) > 1 else []))

@@ -1,4 +1,4 @@
-"""A plan of pictures or clips, and its run: loads the model once, makes each and writes it as soon as it is done."""
+"""Plans of images or videos. A plan loads the model once, and writes each image or video as soon as it is made."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError, OutOfMemory
-from vsf_cli.generation.capture import Watched, folder_beside, watch, write
+from vsf_cli.generation.capture import Capture, capture, maps_folder, write_capture
 from vsf_cli.generation.generate import Progress, Request, Result, generate
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
@@ -31,16 +31,16 @@ from vsf_cli.settings.request import request_options
 
 DEFAULT_FPS = 16
 
-__all__ = ["DEFAULT_FPS", "Plan", "Written", "advising", "describe_result", "encode_result", "load_for", "weights_of"]
+__all__ = ["DEFAULT_FPS", "Plan", "WrittenFile", "advising", "describe_result", "encode_result", "load_for", "weights_of"]
 
 
 @dataclass(frozen=True)
-class Written:
-    """A picture that was made, and where it is.
+class WrittenFile:
+    """An image or video that was written.
 
     Arguments:
         path: The file; None if its bytes went to stdout.
-        result: The picture.
+        result: The image or video.
         description: The JSON that describes it.
     """
 
@@ -49,23 +49,23 @@ class Written:
     description: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `--json`."""
+        """Returns the JSON for `--json`."""
         return {"path": str(self.path) if self.path else None, "seconds": self.result.seconds, **self.description}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run of `vsf image` or `vsf video` will do; made without torch.
+    """The plan of a run of `vsf image` or `vsf video`. It is made without torch.
 
     Arguments:
-        requests: A request for each picture.
-        outputs: Where the pictures go.
-        runtime: Where and how the model runs.
+        requests: A request for each image or video.
+        outputs: The files.
+        runtime: The device that the model runs on, and how.
         settings: All settings with their origins.
-        warnings: What a person should know before it starts.
-        files: What is written of each picture.
-        crfs: The constant rate factor of each clip's encoder; None means the format's own, and so does an empty list.
-        words: For the name of each picture's file, what stands in it in the place of other words; empty if nothing does.
+        warnings: Warnings to show before the run starts.
+        files: The options of what is written for each image or video.
+        crfs: The constant rate factor of each video; None means the format's own, and so does an empty tuple.
+        words: The value of the field `words` in the name of each file; empty if nothing was replaced in the prompt.
     """
 
     requests: tuple[Request, ...]
@@ -79,11 +79,11 @@ class Plan:
 
     @property
     def to_stdout(self) -> bool:
-        """Whether the picture's bytes go to stdout."""
+        """Whether the bytes of the file go to stdout."""
         return self.outputs.template == "-"
 
     def download(self) -> str | None:
-        """What will be downloaded, to where and under which licence; None if nothing is.
+        """Returns a line about the model that will be downloaded: its size, folder and licence; None if nothing will be.
 
         Raises:
             ModelError: If the model's name cannot be one of the hub.
@@ -97,10 +97,10 @@ class Plan:
         return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {license}"
 
     def pending(self) -> list[tuple[int, Request]]:
-        """The requests whose pictures are still to be made, with their numbers.
+        """Returns the requests that are not made yet, with their numbers.
 
         Raises:
-            MediaError: If a picture exists and that is an error, or could not be written.
+            MediaError: If a file exists and that is an error, or a file could not be written.
         """
         numbered = list(enumerate(self.requests, 1))
         if self.to_stdout:
@@ -111,7 +111,7 @@ class Plan:
         return left
 
     def load(self) -> Any:
-        """Loads the pipeline."""
+        """Returns the pipeline, loaded."""
         return load_for(self.requests[0], self.runtime)
 
     def run(
@@ -120,36 +120,36 @@ class Plan:
         pending: Sequence[tuple[int, Request]],
         progress: Progress | None = None,
         encoding: Progress | None = None,
-    ) -> Iterator[Written]:
-        """Makes the pictures, each written before the next one starts.
+    ) -> Iterator[WrittenFile]:
+        """Makes the images or videos; each one is written before the next one starts.
 
         Arguments:
             pipe: The pipeline.
             pending: The requests, with their numbers.
-            progress: Called after each step with the steps done and all steps.
-            encoding: Called after each frame of a clip that was encoded.
+            progress: Called after each step with the number of steps that are done and the number of all steps.
+            encoding: Called after each frame of a video that was encoded, with such numbers of frames.
 
         Yields:
-            Each picture.
+            Each image or video.
         """
         for number, request in pending:
             with advising(pipe):
-                watched = watch(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
-                result = watched.result if watched else generate(pipe, request, progress)
+                captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
+                result = captured.result if captured else generate(pipe, request, progress)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             self._write(path, result, description, encoding, self._crf(number))
-            if watched and path:
-                write(watched, folder_beside(path), description, self.files.metadata, [path])
-            yield Written(path, result, description)
+            if captured and path:
+                write_capture(captured, maps_folder(path), description, self.files.metadata, [path])
+            yield WrittenFile(path, result, description)
 
-    def watch(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Watched:
-        """Makes a picture, and records what its image tokens attend to."""
+    def capture(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Capture:
+        """Makes an image or video, and returns it with its attention maps."""
         with advising(pipe):
-            return watch(pipe, request, selection, progress)
+            return capture(pipe, request, selection, progress)
 
     def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
-        """The JSON of a picture's file."""
+        """Returns the JSON of the file of a result."""
         return describe_result(pipe, result, **self._identity)
 
     @cached_property
@@ -157,7 +157,7 @@ class Plan:
         return weights_of(self.requests[0])
 
     def path(self, request: Request, number: int) -> Path:
-        """The path of a request's picture, whether or not it exists."""
+        """Returns the path of a request's file, whether or not it exists."""
         words = self.words[number - 1] if self.words else "none"
         return self.outputs.path({**self._values(request), "words": words, "crf": self._crf(number)}, number)
 
@@ -165,10 +165,11 @@ class Plan:
         return self.crfs[number - 1] if self.crfs else None
 
     def _values(self, request: Request) -> dict[str, Any]:
+        """Returns the values of the fields of file names."""
         return {
             **dict.fromkeys(IN_NAMES, "none"),
             "slug": slug(request.prompt),
-            **{one.key: getattr(request, one.field) for one in request_options() if one.in_name},
+            **{option.key: getattr(request, option.field) for option in request_options() if option.in_name},
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
         }
 
@@ -180,37 +181,41 @@ class Plan:
         progress: Progress | None,
         crf: int | None,
     ) -> None:
-        told = description if self.files.metadata else None
+        format, metadata = self.outputs.file_format, description if self.files.metadata else None
         if path is None:
-            try:
-                sys.stdout.buffer.write(encode_result(result, self.outputs.file_format, told, crf, progress))
-                sys.stdout.buffer.flush()
-            except OSError as error:
-                raise MediaError(f"stdout cannot be written: {error.strerror}") from error
+            _write_to_stdout(encode_result(result, format, metadata, crf, progress))
             return
-        if self.outputs.file_format == "frames":
-            write_frames(path, result.frames, told, progress)
+        if format == "frames":
+            write_frames(path, result.frames, metadata, progress)
         else:
-            write_bytes(path, encode_result(result, self.outputs.file_format, told, crf, progress))
+            write_bytes(path, encode_result(result, format, metadata, crf, progress))
         if self.files.sidecar:
             write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
 
 
+def _write_to_stdout(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise MediaError(f"stdout cannot be written: {error.strerror}") from error
+
+
 def weights_of(request: Request) -> dict[str, Any]:
-    """What says which weights a picture is made with: of the model, and of LoRA files."""
+    """Returns what identifies the weights of a request: those of the model, and of LoRA files."""
     return {**identify(source_of(request.model), request.revision), **hashes_of(request.loras)}
 
 
 def load_for(request: Request, runtime: Runtime) -> Any:
-    """Loads the pipeline that a request asks for."""
+    """Returns the pipeline of a request, loaded."""
     return load(**request.loading, runtime=runtime)
 
 
 def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
-    """The JSON of a picture's or clip's file, by what was asked and done."""
+    """Returns the JSON of the file of a result: its request, `facts`, and how it was made."""
     from vsf_cli.models.compile import compiled_blocks
 
-    # Other kernels round otherwise, so that a picture may differ in its last bits.
+    # Compiled kernels round differently, so the image may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     return describe(
         result.request.to_json(),
@@ -223,17 +228,17 @@ def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
 
 
 def encode_result(
-    result: Result, format: str, told: Mapping[str, Any] | None, crf: int | None = None, progress: Progress | None = None
+    result: Result, format: str, metadata: Mapping[str, Any] | None, crf: int | None = None, progress: Progress | None = None
 ) -> bytes:
-    """A picture or a clip as the bytes of a file."""
+    """Returns an image or video as the bytes of a file."""
     if result.request.num_frames is None:
-        return encode_image(result.image, format, told)
-    return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, told, crf, progress)
+        return encode_image(result.image, format, metadata)
+    return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, metadata, crf, progress)
 
 
 @contextmanager
 def advising(pipe: Any) -> Iterator[None]:
-    """Says what to try next when memory does not suffice."""
+    """Adds advice to the errors inside about too little memory."""
     try:
         yield
     except OutOfMemory as error:

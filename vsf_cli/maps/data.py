@@ -1,6 +1,6 @@
-"""Attention maps: what the image attends to, at each step, in each block, for each token. Kept, saved and read back.
+"""Attention maps: what the image attends to, at each step, in each block and for each token.
 
-The recorder records them; plots and pages show them. Reading them needs no torch.
+The recorder makes them, and plots and pages show them. This module saves and loads them without torch.
 """
 
 import json
@@ -22,7 +22,7 @@ __all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "check_method", "
 
 SCHEMA = 1
 ALL, SPECIAL = "all", "special"
-"""What may be chosen beside words."""
+"""The values of `--tokens` that are not words."""
 ARRAYS, SUMMARY = "maps.npz", "summary.json"
 
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -34,13 +34,13 @@ AXES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept; everything is counted from 1, and None means all.
+    """The part of the maps that is kept. Numbers count from 1, and None means all.
 
     Arguments:
         steps: The denoising steps.
         blocks: The blocks.
-        heads: Heads that are kept each on its own; None keeps their mean.
-        words: Words of the prompts; their tokens are kept. "special" names those for beginning and end, and "all" every word.
+        heads: The heads that are kept separately; None keeps the mean over all heads.
+        words: The words of the prompts whose tokens are kept; "special" means those for beginning and end, "all" every word.
     """
 
     steps: tuple[int, ...] | None = None
@@ -50,48 +50,52 @@ class Selection:
 
     @classmethod
     def parse(cls, steps: str | None, blocks: str | None, heads: str | None, words: str | None) -> "Selection":
-        """What is chosen by numbers such as "1,2,5..8" and by words such as "wheels,red".
+        """Returns the selection of numbers such as "1,2,5..8" and of words such as "wheels,red".
 
         Raises:
             ValueError: If the text cannot be parsed.
         """
-        named = tuple(word.strip().lower() for word in words.split(",")) if words else None
-        return cls(parse_numbers(steps, "step"), parse_numbers(blocks, "block"), parse_numbers(heads, "head"), named)
+        names = tuple(word.strip().lower() for word in words.split(",")) if words else None
+        return cls(parse_numbers(steps, "step"), parse_numbers(blocks, "block"), parse_numbers(heads, "head"), names)
 
     def tokens(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """The tokens that are kept: those of words, and with "special" those for beginning and end, whose word is their piece.
+        """Returns the tokens that are kept. The tokens for beginning and end, with "special", have their piece as their word.
 
         Raises:
             RequestError: If a word is in no prompt.
         """
         chosen = self.words or (ALL,)
-        there = list(dict.fromkeys(token.word for token in tokens if token.word))
+        known = list(dict.fromkeys(token.word for token in tokens if token.word))
         for word in chosen:
-            if word not in (*there, ALL, SPECIAL):
+            if word not in (*known, ALL, SPECIAL):
                 raise RequestError(
-                    f"--tokens names '{word}', but the prompts have {', '.join(there)}; or write {ALL}, {SPECIAL}"
+                    f"--tokens names '{word}', but the prompts have {', '.join(known)}; or write {ALL}, {SPECIAL}"
                 )
-        named = [replace(token, word=token.piece) if token.special and SPECIAL in chosen else token for token in tokens]
+        named = (replace(token, word=token.piece) if token.special and SPECIAL in chosen else token for token in tokens)
         return tuple(token for token in named if token.word and (token.special or token.word in chosen or ALL in chosen))
 
     def check(self, blocks: int, heads: int) -> None:
-        """Refuses what the model does not have.
+        """Refuses blocks and heads that the model does not have.
+
+        Arguments:
+            blocks: The number of blocks of the model.
+            heads: The number of heads of the model.
 
         Raises:
-            RequestError: If a number is beyond those that there are.
+            RequestError: If the model does not have one of them.
         """
         _check_range("blocks", self.blocks, blocks)
         _check_range("heads", self.heads, heads)
 
     def check_steps(self, steps: int, guided: Sequence[int]) -> None:
-        """Refuses steps that the run does not have, or does not guide.
+        """Refuses steps that the run does not have or does not guide.
 
         Arguments:
-            steps: How many steps the run has.
-            guided: Those that are guided, one after the other.
+            steps: The number of steps of the run.
+            guided: The guided steps in their order.
 
         Raises:
-            RequestError: If one that is chosen is none of them.
+            RequestError: If a selected step is not guided.
         """
         _check_range("steps", self.steps, steps)
         for number in self.steps or ():
@@ -105,17 +109,17 @@ class Selection:
 EVERYTHING = Selection()
 
 
-def _check_range(name: str, chosen: Sequence[int] | None, most: int) -> None:
+def _check_range(name: str, chosen: Sequence[int] | None, maximum: int) -> None:
     for number in chosen or ():
-        if not 1 <= number <= most:
-            raise RequestError(f"--{name} has {number}, but there are {name} 1 to {most}")
+        if not 1 <= number <= maximum:
+            raise RequestError(f"--{name} has {number}, but there are {name} 1 to {maximum}")
 
 
 def check_method(method: Method | type[Method]) -> None:
-    """Refuses a method that shows nothing inside attention.
+    """Refuses a method that does not act inside attention.
 
     Raises:
-        RequestError: If the method acts outside of attention.
+        RequestError: If it acts outside of attention.
     """
     if method.passes_negative_prompt or method.flips_embedding:
         raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf, nag, nasa or none")
@@ -123,20 +127,20 @@ def check_method(method: Method | type[Method]) -> None:
 
 @dataclass(frozen=True)
 class Maps:
-    r"""What image tokens attend to.
+    r"""The attention maps of a run.
 
     Arguments:
         logits: The unnormalised attention :math:`q k^T / \sqrt{D}` of image tokens to text tokens, in nats, as float16 with
-            the axes `AXES["logits"]`. Without the root, as in the paper's Figure 4: `products`.
+            the axes `AXES["logits"]`. `products` has it without the root, as in the paper's Figure 4.
         share: The share :math:`w` of each image token's attention that goes to the negative prompt, 0 to 1, as float32 with
             the axes `AXES["share"]`.
-        tokens: What the token axis holds, in its order.
+        tokens: The tokens of the token axis.
         steps: The steps, counted from 1.
-        sigmas: The noise level of each, 1 for pure noise.
+        sigmas: The noise level of each step; 1 is pure noise.
         blocks: The blocks, counted from 1.
-        heads: The heads, counted from 1, each on its own; empty if the one entry of their axis is the mean over all.
+        heads: The heads, counted from 1; empty if the head axis has one entry, the mean over all heads.
         head_dim: The width D of a head.
-        settings: How the picture was made: the JSON of its file.
+        settings: How the image or video was made: the JSON of its file.
     """
 
     logits: "ndarray"
@@ -151,25 +155,25 @@ class Maps:
 
     @property
     def products(self) -> "ndarray":
-        """The paper's own quantity :math:`q k^T`, without the root, as float32 with the axes of `logits`."""
+        """The quantity of the paper, :math:`q k^T` without the root, as float32 with the axes of `logits`."""
         return self.logits.astype("float32") * self.head_dim**0.5
 
     def words(self, prompt: str = "negative") -> list[str]:
-        """The words of a prompt, in their order; none comes twice."""
+        """Returns the words of a prompt in their order, each once."""
         ordered = sorted((token for token in self.tokens if token.prompt == prompt and token.word), key=_start)
         return list(dict.fromkeys(token.word for token in ordered))
 
     def encoders(self, word: str, prompt: str = "negative") -> list[str]:
-        """The text encoders that have a word."""
+        """Returns the text encoders that have tokens of a word."""
         return sorted({token.encoder for token in self.tokens if (token.prompt, token.word) == (prompt, word)})
 
     def word(self, word: str, prompt: str = "negative", encoder: str | None = None) -> "ndarray":
-        """The logits of a word, summed over its pieces, over the places where a prompt repeats it, and over text encoders.
+        """Returns the logits of a word, summed over its tokens, its repetitions in the prompt, and the text encoders.
 
         Arguments:
             word: The word.
             prompt: "positive" or "negative".
-            encoder: The only text encoder; None sums over all.
+            encoder: A text encoder; None sums over all of them.
 
         Returns:
             float32 with the axes (step, block, head, frame, row, column).
@@ -196,7 +200,7 @@ def save(maps: Maps, folder: Path) -> None:
 
     Arguments:
         maps: The maps.
-        folder: Where; it is made.
+        folder: The folder, which is made if it does not exist.
 
     Raises:
         MediaError: If they cannot be written.
@@ -209,7 +213,13 @@ def save(maps: Maps, folder: Path) -> None:
             file, logits=maps.logits, share=maps.share, sigmas=np.array(maps.sigmas), steps=maps.steps, blocks=maps.blocks
         ),
     )
-    summary = {
+    summary = json.dumps(_summary(maps), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(folder / SUMMARY, summary.encode())
+
+
+def _summary(maps: Maps) -> dict[str, Any]:
+    """Returns the JSON of `summary.json`."""
+    return {
         "schema": SCHEMA,
         "axes": AXES,
         "units": {
@@ -227,23 +237,22 @@ def save(maps: Maps, folder: Path) -> None:
         "mean_share": {"per step": _means(maps.share, 0), "per block": _means(maps.share, 1)},
         "settings": maps.settings,
     }
-    write_bytes(folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
 def _means(share: "ndarray", axis: int) -> Sequence[float]:
-    others = tuple(place for place in range(share.ndim) if place != axis)
+    others = tuple(other for other in range(share.ndim) if other != axis)
     means: list[float] = share.mean(axis=others, dtype="float64").round(6).tolist()
     return means
 
 
 def load(folder: str | Path) -> Maps:
-    """Reads the maps that a run has written.
+    """Returns the maps that a run wrote.
 
     Arguments:
         folder: The folder with `maps.npz` and `summary.json`.
 
     Raises:
-        MediaError: If there are none, or they are of another version.
+        MediaError: If there are none, or they have another schema.
     """
     import numpy as np
 

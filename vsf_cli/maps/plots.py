@@ -1,4 +1,4 @@
-"""Draws attention maps with matplotlib: the paper's Figure 4, the words over the picture, and curves of the mean share."""
+"""Plots of attention maps: the paper's Figure 4, the words over the image, and curves of the mean share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,198 +11,215 @@ from PIL import Image
 from vsf_cli.maps.data import Maps
 from vsf_cli.prompts.vocabulary import STOP_WORDS
 
-__all__ = ["COLORS", "Frames", "curves", "frames", "grid", "middle_frame", "overlaid", "palette", "words"]
+__all__ = ["COLORS", "Frames", "curves", "frames", "grid", "middle_frame", "overlay", "palette", "words"]
 
 Frames = Sequence[Image.Image]
-"""A picture at each frame of the maps; of a picture there is one."""
+"""An image for each frame of the maps; for images there is one."""
 
 COLORS = "inferno"
 """A perceptually uniform colour map."""
-MOST_COLUMNS = 8
-CELL = 1.35
-"""Inches of a small picture."""
-WIDTH = 7.5
-"""Inches that a grid has at least."""
+MAX_COLUMNS = 8
+IMAGE_WIDTH = 1.35
+"""The width of a small image in inches."""
+MIN_WIDTH = 7.5
+"""The minimum width of a grid in inches."""
 DPI = 150
 
 
 def palette() -> np.ndarray:
-    """The colour map as bytes with shape (256, 3)."""
+    """Returns the colour map as bytes with shape (256, 3)."""
     colors: np.ndarray = (mpl.colormaps[COLORS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     return colors
 
 
 def middle_frame(values: np.ndarray) -> np.ndarray:
-    """The middle frame of values with the axes (..., frame, row, column)."""
+    """Returns the middle frame of values with the axes (..., frame, row, column)."""
     return values[..., values.shape[-3] // 2, :, :]
 
 
-def _bare(axes: Any) -> None:
+def _remove_ticks(axes: Any) -> None:
     axes.set(xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_linewidth(0.4)
 
 
-def _thinned(count: int) -> list[int]:
-    """At most `MOST_COLUMNS` places of a row, evenly spread, the first and the last among them."""
-    return sorted(set(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round().astype(int).tolist()))
+def _spread_indices(count: int) -> list[int]:
+    """Returns at most `MAX_COLUMNS` of `count` indices, evenly spread from the first to the last."""
+    return sorted(set(np.linspace(0, count - 1, min(count, MAX_COLUMNS)).round().astype(int).tolist()))
 
 
-def middle(pictures: Frames) -> Image.Image:
-    """The picture at the middle frame."""
-    return pictures[len(pictures) // 2]
+def middle_image(images: Frames) -> Image.Image:
+    """Returns the image at the middle frame."""
+    return images[len(images) // 2]
 
 
 def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, estimates: Sequence[Frames]) -> Figure:
-    r"""Figure 4 of the paper: a column for each step, the map above, the estimate of the picture below; of a clip, its middle.
+    r"""Returns Figure 4 of the paper: a column for each step, with the map above and the estimate below.
+
+    Of a video it shows the middle frame.
 
     Arguments:
-        maps: The maps; means are taken over heads and blocks, and the logits are summed over the negative prompt's words.
+        maps: The maps. The figure has means over heads and blocks, and logits are summed over the words of the negative prompt.
         quantity: "share" for :math:`w`, or "logits" for :math:`q k^T / \sqrt{D}`, which needs a word of the negative prompt.
-        final: The finished picture, at the upper left.
-        unguided: The picture of the same seed without guidance, below it.
-        estimates: The estimate of the picture at each step of the maps.
+        final: The image or video, at the upper left.
+        unguided: The same with the same seed without guidance, below it.
+        estimates: Its estimate at each step of the maps.
     """
-    if quantity == "share":
-        values, label = middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
-    else:
-        negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative" and not token.special]
-        values = middle_frame(maps.logits[:, :, :, negative].astype(np.float32).sum(3)).mean((1, 2))
-        label = r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
-    shown = _thinned(len(maps.steps))
-    # Few columns are wide, many small: about the same width, so that its letters are as large on a page.
-    cell = max(CELL, WIDTH / (len(shown) + 2.1))
-    figure = Figure(figsize=(cell * (len(shown) + 2.1), cell * 2 + 0.7), layout="constrained", dpi=DPI)
-    places = figure.subplots(2, len(shown) + 1, width_ratios=[1.25, *[1] * len(shown)])
-    for axes, pictures, title in ((places[0, 0], final, "guided"), (places[1, 0], unguided, "no guidance")):
-        _bare(axes)
-        axes.set_title(title if pictures else "", fontsize=10)
-        if pictures is None:
+    values, label = _grid_values(maps, quantity)
+    shown = _spread_indices(len(maps.steps))
+    # A figure of few columns has wide ones, so that all figures, and their letters, are about the same size.
+    width = max(IMAGE_WIDTH, MIN_WIDTH / (len(shown) + 2.1))
+    figure = Figure(figsize=(width * (len(shown) + 2.1), width * 2 + 0.7), layout="constrained", dpi=DPI)
+    panels = figure.subplots(2, len(shown) + 1, width_ratios=[1.25, *[1] * len(shown)])
+    for axes, images, title in ((panels[0, 0], final, "guided"), (panels[1, 0], unguided, "no guidance")):
+        _remove_ticks(axes)
+        axes.set_title(title if images else "", fontsize=10)
+        if images is None:
             axes.axis("off")
         else:
-            axes.imshow(middle(pictures))
+            axes.imshow(middle_image(images))
     low, high = float(values.min()), float(values.max())
     for column, step in enumerate(shown, 1):
-        above, below = places[0, column], places[1, column]
+        above, below = panels[0, column], panels[1, column]
         drawn = above.imshow(values[step], cmap=COLORS, vmin=low, vmax=high, interpolation="nearest")
         above.set_title(f"step {maps.steps[step]}\n$\\sigma$ = {maps.sigmas[step]:.2f}", fontsize=10)
-        below.imshow(middle(estimates[step]))
+        below.imshow(middle_image(estimates[step]))
         for axes in (above, below):
-            _bare(axes)
-    bar = figure.colorbar(drawn, ax=places[:, -1].tolist(), shrink=0.9, aspect=30)
+            _remove_ticks(axes)
+    bar = figure.colorbar(drawn, ax=panels[:, -1].tolist(), shrink=0.9, aspect=30)
     bar.set_label(label, fontsize=10)
     bar.ax.tick_params(labelsize=9)
     return figure
 
 
-def words(maps: Maps, final: Frames) -> Figure:
-    """A row for each word, negative ones first: its map over the picture, for each text encoder and for all together.
+def _grid_values(maps: Maps, quantity: str) -> tuple[np.ndarray, str]:
+    """Returns the values of a grid with the axes (step, row, column), and their label."""
+    if quantity == "share":
+        return middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
+    negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative" and not token.special]
+    logits = maps.logits[:, :, :, negative].astype(np.float32).sum(3)
+    return middle_frame(logits).mean((1, 2)), r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
 
-    Articles and prepositions are left out; the page has them. Encoders share a scale, and their sum has its own, since it is
-    larger than what it is of.
+
+def words(maps: Maps, final: Frames) -> Figure:
+    """Returns the maps of words over the image: a row for each word, negative ones first, and a column for each text encoder.
+
+    A last column has the sum over text encoders. It has its own scale, since it is larger. The rows leave out articles and
+    prepositions, which are in the page.
     """
-    everything = [(prompt, word) for prompt in ("negative", "positive") for word in maps.words(prompt)]
-    rows = [row for row in everything if row[1] not in STOP_WORDS] or everything
+    rows = _word_rows(maps)
     encoders: list[str | None] = [*sorted({token.encoder for token in maps.tokens})]
     groups: list[list[str | None]] = [encoders, [None]] if len(encoders) > 1 else [encoders]
     columns = [encoder for group in groups for encoder in group]
-    figure = Figure(figsize=(CELL * len(columns) + 1.4, (CELL + 0.12) * len(rows) + 0.8), layout="constrained", dpi=DPI)
-    places = figure.subplots(len(rows), len(columns), squeeze=False)
-    for column, encoder in enumerate(columns):
-        places[0, column].set_title("sum" if encoder is None else encoder.upper(), fontsize=8)
-    for row, (prompt, word) in enumerate(rows):
+    size = IMAGE_WIDTH * len(columns) + 1.4, (IMAGE_WIDTH + 0.12) * len(rows) + 0.8
+    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for axes, encoder in zip(panels[0], columns, strict=True):
+        axes.set_title("sum" if encoder is None else encoder.upper(), fontsize=8)
+    for axes, (prompt, word) in zip(panels[:, 0], rows, strict=True):
         sign = "\u2212" if prompt == "negative" else "+"
-        places[row, 0].set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
+        axes.set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
     for group in groups:
-        chosen = [columns.index(encoder) for encoder in group]
-        drawn = _over(maps, final, rows, group, places[:, chosen])
-        bar = figure.colorbar(drawn, ax=places[:, chosen].ravel().tolist(), location="bottom", aspect=12 * len(group), pad=0.02)
+        part = panels[:, [columns.index(encoder) for encoder in group]]
+        drawn = _draw_words(maps, final, rows, group, part)
+        bar = figure.colorbar(drawn, ax=part.ravel().tolist(), location="bottom", aspect=12 * len(group), pad=0.02)
         bar.ax.tick_params(labelsize=7)
     figure.supxlabel(r"$q k^{\!\top} / \sqrt{D}$, nats, mean of steps, blocks and heads", fontsize=8)
     return figure
 
 
-def _over(maps: Maps, final: Frames, rows: Sequence[tuple[str, str]], encoders: Sequence[str | None], places: Any) -> Any:
-    """Draws words by some text encoders over the picture, all on one scale."""
-    found = {
+def _word_rows(maps: Maps) -> list[tuple[str, str]]:
+    """Returns the prompt and the word of each row: all words but articles and prepositions, or those if there are no others."""
+    words = [(prompt, word) for prompt in ("negative", "positive") for word in maps.words(prompt)]
+    return [(prompt, word) for prompt, word in words if word not in STOP_WORDS] or words
+
+
+def _gray(image: Image.Image) -> Image.Image:
+    return image.convert("L").convert("RGB")
+
+
+def _draw_words(
+    maps: Maps, final: Frames, rows: Sequence[tuple[str, str]], encoders: Sequence[str | None], panels: np.ndarray
+) -> Any:
+    """Draws words by some text encoders over the image on one scale, and returns one of the maps for the colour bar."""
+    values = {
         (row, column): middle_frame(maps.word(word, prompt, encoder)).mean((0, 1, 2))
         for row, (prompt, word) in enumerate(rows)
         for column, encoder in enumerate(encoders)
         if encoder is None or encoder in maps.encoders(word, prompt)
     }
-    low, high = (float(extreme(np.stack(list(found.values())))) for extreme in (np.min, np.max))
-    under = middle(final).convert("L").convert("RGB")
-    extent = (0, under.width, under.height, 0)
+    low, high = (float(extreme(np.stack(list(values.values())))) for extreme in (np.min, np.max))
+    image = _gray(middle_image(final))
+    extent = (0, image.width, image.height, 0)
     drawn: Any = None
-    for place, axes in np.ndenumerate(places):
-        _bare(axes)
-        if place in found:
-            axes.imshow(under, extent=extent)
-            how: dict[str, Any] = {"alpha": 0.7, "extent": extent, "interpolation": "bilinear"}
-            drawn = axes.imshow(found[place], cmap=COLORS, vmin=low, vmax=high, **how)
+    for index, axes in np.ndenumerate(panels):
+        _remove_ticks(axes)
+        if index in values:
+            axes.imshow(image, extent=extent)
+            drawn = _draw_over(axes, values[index], (low, high), extent)
     return drawn
 
 
-def _share_of_frames(maps: Maps) -> np.ndarray:
-    """The mean share over steps, blocks and heads, with the axes (frame, row, column)."""
+def _draw_over(axes: Any, values: np.ndarray, limits: tuple[float, float], extent: tuple[int, int, int, int]) -> Any:
+    """Draws a map with the axes (row, column) over an image."""
+    low, high = limits
+    return axes.imshow(values, cmap=COLORS, vmin=low, vmax=high, alpha=0.7, extent=extent, interpolation="bilinear")
+
+
+def _mean_share(maps: Maps) -> np.ndarray:
+    """Returns the mean share over steps, blocks and heads, with the axes (frame, row, column)."""
     mean: np.ndarray = maps.share.mean((0, 1, 2))
     return mean
 
 
 def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
-    """A contact sheet of a clip: a column for each latent frame, without guidance, with it, and the map over it."""
-    values = _share_of_frames(maps)
-    shown = _thinned(len(values))
+    """Returns a contact sheet of a video: without guidance, with it, and with the map over it, for each latent frame."""
+    values = _mean_share(maps)
+    shown = _spread_indices(len(values))
     rows = [("no guidance", unguided), ("guided", final), ("share $w$", None)][0 if unguided else 1 :]
-    figure = Figure(figsize=(CELL * len(shown) + 1.6, (CELL + 0.1) * len(rows) + 0.3), layout="constrained", dpi=DPI)
-    places = figure.subplots(len(rows), len(shown), squeeze=False)
+    size = IMAGE_WIDTH * len(shown) + 1.6, (IMAGE_WIDTH + 0.1) * len(rows) + 0.3
+    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
+    panels = figure.subplots(len(rows), len(shown), squeeze=False)
     extent = (0, final[0].width, final[0].height, 0)
+    limits = float(values.min()), float(values.max())
     drawn: Any = None
-    for row, (name, pictures) in enumerate(rows):
-        places[row, 0].set_ylabel(name, fontsize=8)
+    for row, (name, images) in enumerate(rows):
+        panels[row, 0].set_ylabel(name, fontsize=8)
         for column, frame in enumerate(shown):
-            axes = places[row, column]
-            _bare(axes)
+            axes = panels[row, column]
+            _remove_ticks(axes)
             if row == 0:
                 axes.set_title(f"latent frame {frame + 1}", fontsize=8)
-            axes.imshow((pictures or [each.convert("L").convert("RGB") for each in final])[frame], extent=extent)
-            if pictures is None:
-                drawn = axes.imshow(
-                    values[frame],
-                    cmap=COLORS,
-                    vmin=float(values.min()),
-                    vmax=float(values.max()),
-                    alpha=0.7,
-                    extent=extent,
-                    interpolation="bilinear",
-                )
-    bar = figure.colorbar(drawn, ax=places.ravel().tolist(), shrink=0.6, aspect=20)
+            axes.imshow(images[frame] if images else _gray(final[frame]), extent=extent)
+            if images is None:
+                drawn = _draw_over(axes, values[frame], limits, extent)
+    bar = figure.colorbar(drawn, ax=panels.ravel().tolist(), shrink=0.6, aspect=20)
     bar.set_label("share of attention, mean of steps, blocks and heads", fontsize=7)
     bar.ax.tick_params(labelsize=7)
     return figure
 
 
-def overlaid(maps: Maps, clip: Sequence[Image.Image], dropped: int = 0) -> list[Image.Image]:
-    """The frames of a clip with the mean share over them, on one scale for all frames.
+def overlay(maps: Maps, video: Sequence[Image.Image], dropped: int = 0) -> list[Image.Image]:
+    """Returns the frames of a video with the mean share over them, on one scale for all frames.
 
     Arguments:
-        maps: The maps, which are of all frames.
-        clip: The frames.
-        dropped: How many first frames the clip lacks.
+        maps: The maps of all frames.
+        video: The frames.
+        dropped: The number of frames that were dropped from the start of the video.
     """
-    values = _share_of_frames(maps)
+    values = _mean_share(maps)
     low, high = float(values.min()), float(values.max())
     colors = palette()[((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)]
-    found, last = [], max(1, dropped + len(clip) - 1)
-    for number, image in enumerate(clip, dropped):
+    frames, last = [], max(1, dropped + len(video) - 1)
+    for number, image in enumerate(video, dropped):
         color = colors[round(number * (len(colors) - 1) / last)]
         layer = Image.fromarray(color).resize(image.size, Image.Resampling.BILINEAR)
-        found.append(Image.blend(image.convert("L").convert("RGB"), layer, 0.6))
-    return found
+        frames.append(Image.blend(_gray(image), layer, 0.6))
+    return frames
 
 
 def curves(maps: Maps) -> Figure:
-    """The mean share of attention that goes to the negative prompt, per step and per block."""
+    """Returns curves of the mean share of attention that goes to the negative prompt, per step and per block."""
     figure = Figure(figsize=(7.2, 2.6), layout="constrained", dpi=DPI)
     by_step, by_block = figure.subplots(1, 2, sharey=True)
     mean = maps.share.mean((2, 3, 4, 5))  # [steps, blocks]

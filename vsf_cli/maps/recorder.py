@@ -1,4 +1,4 @@
-"""Records what image tokens attend to, around a guidance method: no second patch, and not one bit of the picture changes."""
+"""Records what image tokens attend to. The recorder wraps a guidance method, and does not change a bit of the image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,40 +18,40 @@ from vsf_cli.models.guided_model import bind_call
 
 __all__ = ["Recorder"]
 
-FOLLOWED = (
+COPIED = (
     *("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens"),
     *("beta", "start", "stop"),
 )
-"""What a model is prepared by: as the method that is watched has it."""
+"""The attributes that prepare a model; the recorder copies those of its method."""
 
 
 @dataclass
 class _Step:
-    """What one call of the transformer has left."""
+    """The records of one call of the transformer."""
 
     sigma: float
-    kept: bool = False
+    recorded: bool = False
     logits: list[Tensor] = field(default_factory=list)
     share: list[Tensor] = field(default_factory=list)
     estimate: Tensor | None = None
 
 
 class Recorder(Method):
-    r"""A method that does what another one does, and keeps what the image attends to.
+    r"""A method that does what another one does, and records what the image attends to.
 
-    In each block it computes, beside the method's own arithmetic, the logits :math:`s = q k^T / \sqrt{D}` of the image to the
-    chosen text tokens, and the share of attention that goes to the negative prompt,
+    In each block it also computes the logits :math:`s = q k^T / \sqrt{D}` of the image to the selected text tokens, and the
+    share of attention that goes to the negative prompt,
 
     .. math:: w = \mathrm{sigmoid}(L_2 - \beta - L_1)
 
     where :math:`L_1` and :math:`L_2` are the log-sum-exps of the image's attention to [image, positive] and to the negative
-    prompt, and :math:`\beta` is the method's bias (0 for a method without one; with the method `none` it is the share that the
-    negative prompt would have, and takes not).
+    prompt, and :math:`\beta` is the method's bias, or 0 if it has none. With the method `none`, :math:`w` is the share that the
+    negative prompt would have if it were attended to.
 
     Arguments:
         method: The method.
-        tokens: The tokens of the prompts to keep, by `vsf_cli.models.Family.tokens`.
-        selection: Which steps, blocks and heads to keep.
+        tokens: The tokens to record, by `vsf_cli.models.Family.tokens`.
+        selection: The steps, blocks and heads to record.
 
     Raises:
         RequestError: If the method acts outside of attention.
@@ -63,11 +63,11 @@ class Recorder(Method):
     def __init__(self, method: Method, tokens: Sequence[Token], selection: Selection | None = None) -> None:
         check_method(method)
         self.method = self._running = method
-        for name in FOLLOWED:
+        for name in COPIED:
             setattr(self, name, getattr(method, name))
         self.selection = selection or Selection()
         self.tokens = sorted(tokens, key=lambda token: token.prompt != "positive")
-        self._places = {
+        self._positions = {
             prompt: [token.position for token in self.tokens if token.prompt == prompt] for prompt in ("positive", "negative")
         }
         self._steps: list[_Step] = []
@@ -81,8 +81,8 @@ class Recorder(Method):
         return str(self.method)
 
     @contextmanager
-    def watching(self, pipe: Any) -> Iterator[None]:
-        """A `with` in which the calls of the pipeline's denoiser, or of both that Wan 2.2 has, are the steps."""
+    def recording(self, pipe: Any) -> Iterator[None]:
+        """Counts the calls of the pipeline's denoisers as steps inside a `with`; Wan 2.2 has two denoisers."""
         denoisers = family_of(pipe).denoisers_of(pipe)
         patch_size = denoisers[0].config.patch_size
         train_steps = pipe.scheduler.config.num_train_timesteps
@@ -109,44 +109,44 @@ class Recorder(Method):
             yield
 
     def on(self, device: torch.device) -> "Recorder":
-        """The same, with the method's numbers on a device, as they are without a recorder."""
+        """Returns the recorder, with the method's numbers on a device."""
         self._running = self.method.on(device)
         return self
 
     @property
     def follows_progress(self) -> bool:
-        """As the method."""
+        """As for the method."""
         return self.method.follows_progress
 
     @property
     def last_block(self) -> int:
-        """As the method."""
+        """As for the method."""
         return self.method.last_block
 
     def guides_block(self, block: int) -> bool:
-        """As the method."""
+        """As for the method."""
         return self.method.guides_block(block)
 
     def attend(self, query: Tensor, context: Context, out: Tensor) -> None:
-        """The method's own outputs, to the bit."""
+        """Writes the outputs of the method, and records the call."""
         self._running.attend(query, context, out)
         self._count(query, context)
 
     def attend_unguided(self, query: Tensor, context: Context, out: Tensor) -> None:
-        """The method's own outputs, to the bit."""
+        """Writes the outputs of the method, and records the call."""
         self._running.attend_unguided(query, context, out)
         self._count(query, context)
 
     def guide(self, query: Tensor, base: Tensor, context: Context) -> Tensor:
-        """The method's own outputs, to the bit."""
+        """Returns the outputs of the method."""
         return self._running.guide(query, base, context)
 
     def attend_negative(self, query: Tensor, context: Context) -> Tensor:
-        """The method's own outputs, to the bit."""
+        """Returns the outputs of the method."""
         return self._running.attend_negative(query, context)
 
     def _count(self, query: Tensor, context: Context) -> None:
-        """Counts the call, and records it if it is selected."""
+        """Counts the call, and records it if its step and its block are selected."""
         self._calls += 1
         chosen = self.selection
         if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):
@@ -159,7 +159,7 @@ class Recorder(Method):
         self._head_dim = query.shape[-1]
         positive = context.base.part(context.positive)
         keys = torch.cat(
-            [positive.key[:, :, self._places["positive"]], context.negative.key[:, :, self._places["negative"]]], 2
+            [positive.key[:, :, self._positions["positive"]], context.negative.key[:, :, self._positions["negative"]]], 2
         )
         logits = (query[0].float() * self._head_dim**-0.5) @ keys[0].float().transpose(-1, -2)  # [H, I, T]
         _, total = attention_with_lse(query, context.base.key, context.base.value)
@@ -167,33 +167,36 @@ class Recorder(Method):
         share = torch.sigmoid(negative.float() - self.beta - total.float())[0]  # [H, I]
 
         step = self._steps[-1]
-        step.kept = True
-        step.logits.append(self._kept(logits).transpose(1, 2).half().cpu())  # [heads, T, I]
-        step.share.append(self._kept(share).cpu())  # [heads, I]
+        step.recorded = True
+        step.logits.append(self._select_heads(logits).transpose(1, 2).half().cpu())  # [heads, T, I]
+        step.share.append(self._select_heads(share).cpu())  # [heads, I]
 
-    def _kept(self, values: Tensor) -> Tensor:
-        """Values with shape (H, ...): the mean over heads, or the chosen ones."""
+    def _select_heads(self, values: Tensor) -> Tensor:
+        """Returns the mean over heads, or the selected heads, of values with shape (H, ...)."""
         heads = self.selection.heads
         return values.mean(0, keepdim=True) if heads is None else values[[head - 1 for head in heads]]
 
     def maps(self, settings: Mapping[str, Any] | None = None) -> Maps:
-        """What was recorded. Memory holds it once: the recorder lets go of it, and gives the same arrays if asked again.
+        """Returns the maps. They share the memory of the recorder, and later calls return the same arrays.
+
+        Arguments:
+            settings: How the image or video was made: the JSON of its file.
 
         Raises:
-            RequestError: If nothing was.
+            RequestError: If nothing was recorded.
         """
-        kept = [(number, step) for number, step in enumerate(self._steps, 1) if step.kept]
-        if not kept:
+        recorded = [(number, step) for number, step in enumerate(self._steps, 1) if step.recorded]
+        if not recorded:
             raise RequestError("no attention was recorded: the model made no step, or the steps and blocks leave none")
         if self._arrays is None:
-            self._arrays = _gathered([step.logits for _, step in kept]), _gathered([step.share for _, step in kept])
+            self._arrays = _gather([step.logits for _, step in recorded]), _gather([step.share for _, step in recorded])
         logits, share = self._arrays
         return Maps(
             logits.reshape(*logits.shape[:-1], *self._grid),
             share.reshape(*share.shape[:-1], *self._grid),
             tuple(self.tokens),
-            tuple(number for number, _ in kept),
-            tuple(round(step.sigma, 6) for _, step in kept),
+            tuple(number for number, _ in recorded),
+            tuple(round(step.sigma, 6) for _, step in recorded),
             self.selection.blocks or tuple(range(1, self._blocks + 1)),
             self.selection.heads or (),
             self._head_dim,
@@ -201,22 +204,22 @@ class Recorder(Method):
         )
 
     def estimates(self) -> list[Tensor]:
-        r"""The estimates :math:`x_0 = x_t - \sigma v` of the final latents, one for each kept step, each as the pipeline's."""
-        return [step.estimate for step in self._steps if step.kept and step.estimate is not None]
+        r"""Returns the estimates :math:`x_0 = x_t - \sigma v` of the final latents, one for each recorded step."""
+        return [step.estimate for step in self._steps if step.recorded and step.estimate is not None]
 
 
-def _gathered(steps: Sequence[list[Tensor]]) -> np.ndarray:
-    """The tensors of all steps and blocks in one array, with the axes (step, block, ...); the lists are emptied."""
+def _gather(steps: Sequence[list[Tensor]]) -> np.ndarray:
+    """Returns the tensors of all steps and blocks as one array with the axes (step, block, ...), and empties the lists."""
     first = steps[0][0].numpy()
-    whole = np.empty((len(steps), len(steps[0]), *first.shape), first.dtype)
-    for place, blocks in zip(whole, steps, strict=True):
+    array = np.empty((len(steps), len(steps[0]), *first.shape), first.dtype)
+    for part, blocks in zip(array, steps, strict=True):
         for number in reversed(range(len(blocks))):
-            place[number] = blocks.pop().numpy()
-    return whole
+            part[number] = blocks.pop().numpy()
+    return array
 
 
 def _grid(latents: Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int, int]:
-    """Frames, rows and columns of image tokens, from latents with shape (B, C, h, w) or (B, C, f, h, w)."""
+    """Returns the frames, rows and columns of image tokens of latents with shape (B, C, h, w) or (B, C, f, h, w)."""
     sides = [1, *latents[2:]] if len(latents) == 4 else list(latents[2:])
     patch = [1, patch_size, patch_size] if isinstance(patch_size, int) else list(patch_size)
     frames, rows, columns = (side // part for side, part in zip(sides, patch, strict=True))

@@ -38,12 +38,12 @@ class Format:
 
     Arguments:
         endings: The endings of its files; new files have the first one, and folders have "".
-        encode: Returns an image with its tags as the bytes of a file; None if the format is for videos alone.
-        animate: Returns frames, their rate and their tags as the bytes of an animation by Pillow; None if it is none.
+        encode: Returns an image with its tags as the bytes of a file; None if the format is only for videos.
+        animate: Returns frames with their rate and their tags as the bytes of an animation by Pillow; None if Pillow does not.
         codec: How ffmpeg encodes a video; None if ffmpeg does not.
         read_tags: Returns the tags of an image that Pillow opened.
-        end: The last bytes of a whole file, which Pillow does not check.
-        max_fps: The most frames per second; None if there is no limit.
+        end: The last bytes of a complete file, which Pillow does not check.
+        max_fps: The maximum number of frames per second; None if there is no limit.
     """
 
     endings: tuple[str, ...]
@@ -107,9 +107,9 @@ def check_fps(fps: int | None, format: str) -> None:
     Raises:
         RequestError: If there are more.
     """
-    most = FORMATS[format].max_fps
-    if most is not None and fps is not None and fps > most:
-        raise RequestError(f"--fps is {fps}, but a {format} has at most {most}: choose fewer, or --format webp or mp4")
+    max_fps = FORMATS[format].max_fps
+    if max_fps is not None and fps is not None and fps > max_fps:
+        raise RequestError(f"--fps is {fps}, but a {format} has at most {max_fps}: choose fewer, or --format webp or mp4")
 
 
 def encode_image(image: "Image", format: str, metadata: Mapping[str, Any] | None) -> bytes:

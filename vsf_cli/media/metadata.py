@@ -58,13 +58,13 @@ def versions() -> dict[str, str]:
     """Returns the versions of the packages that decide an image's bits, by their names."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"vsf": __version__, "python": platform.python_version()}
+    numbers = {"vsf": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def describe(request: Mapping[str, Any], **facts: Any) -> dict[str, Any]:

@@ -90,12 +90,15 @@ def encode_by_ffmpeg(
         # ffmpeg may end without an error and leave half a file when the disk is full.
         written = _count_written(path)
         if written != len(frames):
-            reason = _reason(frames[0], fps, codec, params, Path(folder))
-            raise MediaError(
-                f"the video cannot be written as {codec.container}: ffmpeg wrote {written} of {len(frames)} frames: {reason};"
-                f" look for space in {Path(folder).parent}, or set TMPDIR"
-            )
+            raise _incomplete(path, written, len(frames), codec, _reason(frames[0], fps, codec, params, Path(folder)))
         return path.read_bytes()
+
+
+def _incomplete(path: Path, written: int, count: int, codec: Codec, reason: str) -> MediaError:
+    return MediaError(
+        f"the video cannot be written as {codec.container}: ffmpeg wrote {written} of {count} frames: {reason};"
+        f" look for space in {path.parent.parent}, or set TMPDIR"
+    )
 
 
 def _output_params(size: tuple[int, int], codec: Codec, tags: Mapping[str, str], crf: int | None) -> list[str]:

@@ -1,0 +1,68 @@
+"""The methods that the benchmark measures: those of the paper's Table 2, and all others that run on the same model."""
+
+from dataclasses import dataclass, replace
+
+from vsf_cli.bench.masked import MaskedVSF
+from vsf_cli.errors import RequestError
+from vsf_cli.methods import METHODS, VSF, Method
+
+__all__ = ["UNGUIDED", "BenchMethod", "bench_methods", "select_methods"]
+
+UNGUIDED = "none"
+"""The method that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class BenchMethod:
+    """A method under a name of the benchmark, which has several forms of VSF.
+
+    Arguments:
+        name: The name on the command line.
+        implementation: The method with its hyper-parameters.
+        label: The name in tables.
+    """
+
+    name: str
+    implementation: Method
+    label: str
+
+
+def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]:
+    """Returns all methods by name: every method that runs with the model as it is, and three forms of VSF.
+
+    Arguments:
+        preset_method: The method of a preset; if it is VSF, the forms have its alpha and beta, but guide all steps.
+    """
+    vsf = preset_method if isinstance(preset_method, VSF) else VSF()
+    # Unguided steps would make guidance look cheaper than it is.
+    biased = VSF(vsf.alpha, vsf.beta or VSF().beta)
+    others = {
+        name: BenchMethod(name, method(), method.label)
+        for name, method in METHODS.items()
+        if method is not VSF and not method.flips_embedding
+    }
+    forms = (
+        BenchMethod("vsf", replace(biased, beta=0.0), "VSF"),
+        BenchMethod("vsf-bias", biased, "VSF with bias"),
+        BenchMethod("vsf-masked", MaskedVSF(biased.alpha, biased.beta), "VSF masked"),
+    )
+    inside = [method for method in others.values() if method.implementation.guides_attention]
+    outside = [method for method in others.values() if not method.implementation.guides_attention and method.name != UNGUIDED]
+    return {method.name: method for method in (others[UNGUIDED], *inside, *forms, *outside)}
+
+
+def select_methods(names: str, preset_method: Method) -> list[BenchMethod]:
+    """Returns some methods by their names; the unguided one is always the first.
+
+    Arguments:
+        names: "all", or names joined by commas.
+        preset_method: The method of a preset, as for `bench_methods`.
+
+    Raises:
+        RequestError: If a name is not known.
+    """
+    known = bench_methods(preset_method)
+    chosen = list(known) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
+    if unknown := [name for name in chosen if name not in known]:
+        raise RequestError(f"--method names '{unknown[0]}', but methods of the benchmark are all, {', '.join(known)}")
+    return [method for name, method in known.items() if name == UNGUIDED or name in chosen]

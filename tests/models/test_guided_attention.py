@@ -131,6 +131,14 @@ def test_a_backend_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
     assert used == [IMAGES + POSITIVES, IMAGES], "the base, and the negative's rows to the image"
 
 
+def test_autocast_is_that_of_the_stock_function() -> None:
+    query, key, value = (tensor.float() for tensor in drawn(Order.TEXT_LAST))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = guided_attention(running(VSF(2.0, 0.3)), Order.TEXT_LAST)(query, key, value.bfloat16())
+        wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value.bfloat16())
+    assert found is not None and found.dtype == wanted.dtype == torch.bfloat16 and found.shape == wanted.shape
+
+
 def test_rows_that_do_not_fit_and_options_are_refused() -> None:
     query, key, value = drawn(Order.CROSS)
     attention = guided_attention(running(VSF()), Order.CROSS)

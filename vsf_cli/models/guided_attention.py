@@ -86,7 +86,6 @@ def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor |
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """The tensors as PyTorch's own function takes them: of one dtype, with as many heads, and with its usual scale."""
     device = query.device.type
-    # PyTorch has no autocast on the device "meta", and raises an error if it is asked.
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)

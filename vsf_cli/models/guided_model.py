@@ -172,7 +172,8 @@ class _GuidedCall:
         state.begin(negative, text, progress)
         if method.copies > 1 and state.lengths is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        joined = negative.embeddings.to(text).repeat(1, method.copies, 1)
+        embeddings = negative.embeddings.to(text)
+        joined = embeddings if method.copies == 1 else torch.cat([embeddings] * method.copies, dim=1)
         call.arguments.update(self.family.extend(call.arguments, joined))
         return call.args, call.kwargs
 

@@ -13,15 +13,15 @@ from typing import Annotated, Any
 
 import typer
 
-from vsf_cli.batch.engines import Watching, engine_named
+from vsf_cli.batch.engines import engine_named
 from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import MANIFEST, read_journals
-from vsf_cli.batch.maker import Maker, Outcome
-from vsf_cli.batch.replacing import replaced
+from vsf_cli.batch.replacements import apply_replacements
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate, remember
+from vsf_cli.batch.worker import Outcome, RunHooks, Worker
 from vsf_cli.cli.console import Talk
 from vsf_cli.cli.error_boundary import bounded
 from vsf_cli.cli.help import Command, command_app
@@ -142,12 +142,12 @@ def _planned(
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
-    maker = Maker(
+    worker = Worker(
         folder, runtime_of(Settings(machine)), MOST_TOGETHER if size == "auto" else int(size), files.sidecar, files.dump_attn
     )
     engine = engine_named(work.engine)
     shard = Shard.parse(work.shard)
-    return Batch(items, maker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
+    return Batch(items, worker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
 
 
 def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -169,7 +169,7 @@ def _read(
     notes: list[str] = []
     negative, loras = given.negative or (), given.loras or ()
     try:
-        rows = replaced(table, rows, replacements, negative)
+        rows = apply_replacements(table, rows, replacements, negative)
         items, notes = items_of(table, rows, deciding, negative, given.seeds or None, loras, files.dump_attn)
     except TableErrors as error:
         errors += error.lines
@@ -255,10 +255,10 @@ def carry_out(
         MediaError: If the folder cannot be written, or another process is writing it.
     """
     stop = _Stop(talk)
-    if batch.maker.runtime.offline:
+    if batch.worker.runtime.offline:
         stay_offline()
 
-    def loading(item: Item) -> None:
+    def on_load(item: Item) -> None:
         quiet_libraries(talk.verbose)
         model = item.request.model
         talk.say(f"{'loading' if is_here(model, item.request.revision) else 'downloading'} {model.removeprefix('builtin:')}")
@@ -275,7 +275,7 @@ def carry_out(
         try:
             with (
                 talk.progress("pictures", "steps") as (whole, steps),
-                closing(batch.run(left, Watching(stop, loading, steps))) as outcomes,
+                closing(batch.run(left, RunHooks(stop, on_load, steps))) as outcomes,
             ):
                 for outcome in outcomes:
                     made.append(outcome)

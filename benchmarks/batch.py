@@ -17,9 +17,9 @@ import tables
 import torch
 
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import read_table
+from vsf_cli.batch.worker import Worker
 from vsf_cli.bench.report import conditions
 from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.generation.generate import generate
@@ -52,7 +52,7 @@ def by_calls(chosen: Sequence[Item], warm: int) -> float:
 def by_batch(chosen: Sequence[Item], warm: int, size: int) -> float:
     """Seconds of a batch, without loading and the first `warm` items."""
     with tempfile.TemporaryDirectory() as folder:
-        batch = Batch(chosen, Maker(Path(folder), batch_size=size))
+        batch = Batch(chosen, Worker(Path(folder), batch_size=size))
         outcomes = batch.run(chosen)
         failed = [outcome for outcome in islice(outcomes, warm) if outcome.error]
         started = time.perf_counter()

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-import vsf_cli.batch.maker as maker
+import vsf_cli.batch.worker as worker
 from tests.processes import TIMEOUT, run_python, running_vsf, wait_until
 from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import Journal, read_journals
@@ -128,7 +128,7 @@ def test_seeds_are_ranges_and_lists_and_none_where_there_are_none() -> None:
 
 @pytest.mark.parametrize("seed", ["random", "-1"])
 def test_a_seed_that_is_none_does_not_keep_a_run_from_going_on(seed: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maker, "generate_together", drawn)
+    monkeypatch.setattr(worker, "generate_batch", drawn)
     first = batch("--seed", seed).stdout.split()
     assert len(first) == 3 and batch("--seed", seed).stdout == ""
     assert [item.request.seed for item in planned("prompt,seed\na red bike,-1\n", alpha=ValueList([1]))]
@@ -228,8 +228,8 @@ def test_any_table_ends_with_a_code_and_stays_in_its_folder(here: Path, text: st
     before = {path for path in here.rglob("*") if "run" not in path.parts and "cache" not in path.parts}
     (here / name).write_text(text, "utf-8", errors="replace")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(maker, "load_for", lambda *_: AnyPipe())
-        patch.setattr(maker, "generate_together", drawn)
+        patch.setattr(worker, "load_for", lambda *_: AnyPipe())
+        patch.setattr(worker, "generate_batch", drawn)
         options = ["--dry-run"] if dry else []
         result = CliRunner().invoke(app, ["batch", name, "-o", "run", "--steps", "2", *options])
     assert result.exit_code in (0, 3, 6) and isinstance(result.exception, (SystemExit, type(None))), result.output
@@ -239,8 +239,8 @@ def test_any_table_ends_with_a_code_and_stays_in_its_folder(here: Path, text: st
 
 
 def test_one_table_mixes_pictures_and_clips_and_loads_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, genuine = [], maker.load_for
-    monkeypatch.setattr(maker, "load_for", lambda request, *rest: loaded.append(request.model) or genuine(request, *rest))
+    loaded, genuine = [], worker.load_for
+    monkeypatch.setattr(worker, "load_for", lambda request, *rest: loaded.append(request.model) or genuine(request, *rest))
     presets = ["tiny-sd3-turbo", "tiny-wan-causvid"]
     rows = "".join(f"a red car on a road,{preset},{seed},32x32,5\n" for seed in (1, 2) for preset in presets)
     paths = batch(table=f"prompt,preset,seed,size,frames\n{rows}").stdout.split()
@@ -251,7 +251,7 @@ def test_one_table_mixes_pictures_and_clips_and_loads_each_model_once(monkeypatc
 
 def test_a_text_is_encoded_once_for_all_of_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: Counter[str] = Counter()
-    genuine = maker.load_for
+    genuine = worker.load_for
 
     def watched(*arguments: Any) -> Any:
         pipe = genuine(*arguments)
@@ -266,7 +266,7 @@ def test_a_text_is_encoded_once_for_all_of_its_pictures(monkeypatch: pytest.Monk
             )
         return pipe
 
-    monkeypatch.setattr(maker, "load_for", watched)
+    monkeypatch.setattr(worker, "load_for", watched)
     batch(table="prompt,neg,seed\na red car,wheels,1..4\n")
     for name in ("text_encoder", "text_encoder_3"):
         assert calls[name] == 8 and calls[f"{name} ran"] == 2, "the prompt and the negative, once each"
@@ -349,7 +349,7 @@ def test_a_sweep_is_made_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(len(requests))
         return drawn(pipe, requests)
 
-    monkeypatch.setattr(maker, "generate_together", counting)
+    monkeypatch.setattr(worker, "generate_batch", counting)
     batch("--batch-size", "3", "--beta", "0,1", table=TABLE.replace("2,y", ",y"))
     assert made == [3, 3]
 
@@ -456,21 +456,21 @@ def test_batches_are_the_same_to_rounding(here: Path) -> None:
 
 
 def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = maker.generate_together
+    genuine = worker.generate_batch
 
     def failing(pipe: Any, requests: Any, *rest: Any, **options: Any) -> Any:
         if any("tree" in request.prompt for request in requests):
             raise PictureError("the picture is all black")
         return genuine(pipe, requests, *rest, **options)
 
-    monkeypatch.setattr(maker, "generate_together", failing)
+    monkeypatch.setattr(worker, "generate_batch", failing)
     result = batch("--batch-size", "3", code=3)
     assert len(result.stdout.split()) == 2 and "the picture is all black" in result.stderr and "--retry-failed" in result.stderr
     assert [row["status"] for row in manifest()] == ["done", "failed", "done"]
     summary = next(line.split() for line in result.stderr.splitlines() if line.startswith("tiny-sd3-turbo"))
     assert summary[:4] == ["tiny-sd3-turbo", "vsf", "2", "1"] and summary[5] == "s"
     assert batch(code=3).stdout == "", "what failed is not tried again unless it is asked for"
-    monkeypatch.setattr(maker, "generate_together", genuine)
+    monkeypatch.setattr(worker, "generate_batch", genuine)
     assert len(batch("--retry-failed").stdout.split()) == 1 and [row["status"] for row in manifest()] == ["done"] * 3
 
 
@@ -485,8 +485,8 @@ def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) 
 def test_what_a_format_cannot_hold_fails_alone(
     table: str, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maker, "generate_together", drawn)
-    monkeypatch.setattr(maker, "load_for", lambda *_: AnyPipe())
+    monkeypatch.setattr(worker, "generate_batch", drawn)
+    monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
     Path("rows.jsonl").write_text(f'{table}\n{{"prompt": "a tree on sand"}}\n')
     found = CliRunner().invoke(app, ["batch", "rows.jsonl", "--steps", "2", *options])
     assert found.exit_code == 3 and message in found.stderr and len(found.stdout.split()) == 1, found.output
@@ -521,7 +521,7 @@ def test_any_other_error_of_one_is_kept_with_its_type(monkeypatch: pytest.Monkey
             raise IndexError("list index\nout of range")
         return drawn(pipe, requests)
 
-    monkeypatch.setattr(maker, "generate_together", failing)
+    monkeypatch.setattr(worker, "generate_batch", failing)
     batch(code=3)
     assert [row["error"] for row in manifest()] == ["", "IndexError: list index out of range", ""]
 
@@ -530,7 +530,7 @@ def test_fail_fast_stops_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise PictureError("no")
 
-    monkeypatch.setattr(maker, "generate_together", failing)
+    monkeypatch.setattr(worker, "generate_batch", failing)
     batch("--fail-fast", code=3)
     assert [row["status"] for row in manifest()].count("failed") == 1
     batch("--max-failures", "2", "-o", "two", code=3)
@@ -538,7 +538,7 @@ def test_fail_fast_stops_at_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_that_does_not_suffice_for_a_batch_may_suffice_for_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = maker.generate_together
+    genuine = worker.generate_batch
 
     tried = []
 
@@ -548,7 +548,7 @@ def test_memory_that_does_not_suffice_for_a_batch_may_suffice_for_a_smaller_one(
             raise OutOfMemory("out of memory")
         return genuine(pipe, requests, *rest, **options)
 
-    monkeypatch.setattr(maker, "generate_together", small)
+    monkeypatch.setattr(worker, "generate_batch", small)
     assert len(batch("--batch-size", "auto", table="prompt,seed\na red bike,1..6\n").stdout.split()) == 6
     lines = [json.loads(line) for line in Path("outputs/prompts/manifest.jsonl").read_text().splitlines()]
     assert tried == [6, 3, 2, 1, 3, 2, 1]
@@ -572,9 +572,9 @@ def test_what_did_not_fit_is_let_go_before_the_next_is_loaded(monkeypatch: pytes
             raise OutOfMemory("out of memory")
         return drawn(pipe, requests)
 
-    monkeypatch.setattr(maker, "load_for", load)
-    monkeypatch.setattr(maker, "device_named", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(maker, "generate_together", short)
+    monkeypatch.setattr(worker, "load_for", load)
+    monkeypatch.setattr(worker, "device_named", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(worker, "generate_batch", short)
     batch("--offload", "none", table="prompt\na red bike\na tree\n")
     lines = [json.loads(line) for line in Path("outputs/prompts/manifest.jsonl").read_text().splitlines()]
     assert [line["how"] for line in lines] == ["offload group"] * 2 and len(pipes) == 3
@@ -595,15 +595,15 @@ def test_what_did_not_fit_is_let_go_before_the_next_is_loaded(monkeypatch: pytes
 def test_the_next_level_follows_the_one_in_use(
     asked: str, used: str | None, after: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maker, "device_named", lambda _: torch.device("cuda"))
-    found = maker.next_offload(Runtime(offload=asked), used)
+    monkeypatch.setattr(worker, "device_named", lambda _: torch.device("cuda"))
+    found = worker.next_offload(Runtime(offload=asked), used)
     assert (found.offload if found else None) == after
     monkeypatch.undo()
-    assert maker.next_offload(Runtime("cpu", "none"), None) is None
+    assert worker.next_offload(Runtime("cpu", "none"), None) is None
 
 
 def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine, loaded = maker.generate_together, []
+    genuine, loaded = worker.generate_batch, []
 
     def load(request: Any, runtime: Any) -> Any:
         from vsf_cli.loading.pipelines import load
@@ -617,9 +617,9 @@ def test_then_the_next_level_of_offloading_is_tried(monkeypatch: pytest.MonkeyPa
         return genuine(pipe, requests, *rest, **options)
 
     levels = iter(["model", "group"])
-    monkeypatch.setattr(maker, "load_for", load)
-    monkeypatch.setattr(maker, "generate_together", short)
-    monkeypatch.setattr(maker, "next_offload", lambda runtime, _: maker.replace(runtime, offload=next(levels)))
+    monkeypatch.setattr(worker, "load_for", load)
+    monkeypatch.setattr(worker, "generate_batch", short)
+    monkeypatch.setattr(worker, "next_offload", lambda runtime, _: worker.replace(runtime, offload=next(levels)))
     assert len(batch(table="prompt\na red bike\n").stdout.split()) == 1 and loaded == ["auto", "model", "group"]
 
 
@@ -737,7 +737,7 @@ def test_ctrl_c_twice_stops_at_once(here: Path, workers: int) -> None:
 
 
 def test_a_file_that_was_deleted_is_not_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maker, "generate_together", drawn)
+    monkeypatch.setattr(worker, "generate_batch", drawn)
     first, *_ = batch().stdout.split()
     Path(first).unlink()
     batch("--shard", f"{2 if Shard(1, 2).holds(planned(TABLE, steps=ValueList([2]))[0]) else 1}/2")

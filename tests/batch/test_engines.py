@@ -14,11 +14,11 @@ import pytest
 
 import vsf_cli.batch.engines as engines
 from tests.processes import run_python
-from vsf_cli.batch.engines import KILLED, MOST_DEATHS, Watching, engine_named, local, on_ray, work_of
+from vsf_cli.batch.engines import KILLED, MAX_DEATHS, engine_named, local, on_ray, split_work
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.maker import Maker, Outcome
 from vsf_cli.batch.ray_engine import LOST
 from vsf_cli.batch.table import read_table
+from vsf_cli.batch.worker import Outcome, RunHooks, Worker
 from vsf_cli.errors import RequestError, VSFError
 
 HAS_RAY = importlib.util.find_spec("ray") is not None
@@ -37,14 +37,14 @@ def made(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("alone")
-    assert all(outcome.error is None for outcome in Maker(folder).make(some_items(12)))
+    assert all(outcome.error is None for outcome in Worker(folder).make(some_items(12)))
     return made(folder)
 
 
 def test_work_is_of_one_model_and_some_passes() -> None:
     table = "prompt,preset,seed\na red bike,tiny-sd3-turbo,1..9\na red car,tiny-sd3,1..2\n"
     items = items_of("a.csv", read_table(Path("a.csv"), table), {})[0]
-    pieces = work_of(Maker(Path(), batch_size=2), items)
+    pieces = split_work(Worker(Path(), batch_size=2), items)
     assert sorted(item.id for piece in pieces for item in piece) == sorted(item.id for item in items)
     assert all(len({item.request.model for item in piece}) == 1 and len(piece) <= 8 for piece in pieces)
 
@@ -56,14 +56,14 @@ def test_a_worker_sees_its_gpu_before_torch_is_loaded() -> None:
 
 
 def test_several_processes_make_the_same_files(tmp_path: Path, alone: dict[str, bytes]) -> None:
-    outcomes = list(local(Maker(tmp_path), some_items(12), 2, None, Watching()))
+    outcomes = list(local(Worker(tmp_path), some_items(12), 2, None, RunHooks()))
     assert len(outcomes) == 12 and all(outcome.error is None for outcome in outcomes)
     assert made(tmp_path) == alone
 
 
 def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, alone: dict[str, bytes]) -> None:
     outcomes = []
-    for outcome in local(Maker(tmp_path), some_items(12), 2, None, Watching()):
+    for outcome in local(Worker(tmp_path), some_items(12), 2, None, RunHooks()):
         outcomes.append(outcome)
         if len(outcomes) == 1:
             workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
@@ -74,8 +74,8 @@ def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, alone: dict[str,
 
 def test_processes_that_die_again_and_again_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "_make", _dies)
-    with pytest.raises(VSFError, match=f"workers died {MOST_DEATHS} times"):
-        list(local(Maker(tmp_path), some_items(12), 2, None, Watching()))
+    with pytest.raises(VSFError, match=f"workers died {MAX_DEATHS} times"):
+        list(local(Worker(tmp_path), some_items(12), 2, None, RunHooks()))
 
 
 def _dies(items: list[Item]) -> None:
@@ -86,7 +86,7 @@ def test_what_kills_its_worker_twice_fails_and_the_others_are_made(tmp_path: Pat
     monkeypatch.setattr(engines, "_make", _dies_of_the_third)
     monkeypatch.setenv("HALF", str(tmp_path / "half"))
     items = some_items(6)
-    outcomes = {outcome.item.id: outcome.error for outcome in local(Maker(tmp_path), items, 2, None, Watching())}
+    outcomes = {outcome.item.id: outcome.error for outcome in local(Worker(tmp_path), items, 2, None, RunHooks())}
     assert [outcomes[item.id] for item in items] == [None, None, KILLED, None, None, None]
     assert not list(tmp_path.iterdir()), "what a dead worker left half done is taken away"
 
@@ -104,17 +104,17 @@ def test_processes_share_the_gpus_that_there_are(
     gpus: list[str], visible: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(engines, "_WORKER", [])
+    monkeypatch.setattr(engines, "_STATE", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "none")
     numbers: queue.Queue[int] = queue.Queue()
     numbers.put(3)
-    engines._begin(Maker(tmp_path), numbers, gpus)
+    engines._start_process(Worker(tmp_path), numbers, gpus)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
 def test_a_run_that_is_stopped_begins_nothing_more(tmp_path: Path) -> None:
     outcomes: list[Any] = []
-    for outcome in local(Maker(tmp_path), some_items(12), 2, None, Watching(stopping=lambda: bool(outcomes))):
+    for outcome in local(Worker(tmp_path), some_items(12), 2, None, RunHooks(should_stop=lambda: bool(outcomes))):
         outcomes.append(outcome)
     assert len(outcomes) == len(made(tmp_path)) < 12
 
@@ -124,7 +124,7 @@ def test_an_unknown_engine_and_a_missing_one_are_said(tmp_path: Path, monkeypatc
         engine_named("slurm")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(RequestError, match=r'pip install "vsf-cli\[ray\]"'):
-        list(on_ray(Maker(tmp_path), some_items(1), 1, None, Watching()))
+        list(on_ray(Worker(tmp_path), some_items(1), 1, None, RunHooks()))
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_two_actors_make_the_same_files_and_one_that_is_killed_loses_nothing(
 ) -> None:
     """With two logical GPUs, each actor has one."""
     outcomes = []
-    for outcome in on_ray(Maker(tmp_path), some_items(12), 2, None, Watching()):
+    for outcome in on_ray(Worker(tmp_path), some_items(12), 2, None, RunHooks()):
         outcomes.append(outcome)
         if len(outcomes) == 1:
             workers = [each for each in psutil.process_iter(["cmdline"]) if "MapWorker" in " ".join(each.info["cmdline"] or ())]
@@ -156,8 +156,8 @@ def test_two_actors_make_the_same_files_and_one_that_is_killed_loses_nothing(
     assert made(tmp_path) == alone
 
 
-class _Deadly(Maker):
-    """A maker whose third item ends the process, and which makes nothing of the others."""
+class _Deadly(Worker):
+    """A worker whose third item ends the process, and which makes nothing of the others."""
 
     def make(self, items: Sequence[Item], **_: Any) -> Any:  # type: ignore[override]
         return _dies_of_the_third(list(items))
@@ -167,7 +167,7 @@ class _Deadly(Maker):
 @pytest.mark.filterwarnings("default")
 def test_what_kills_its_actor_fails_alone(ray: Any, tmp_path: Path) -> None:
     items = some_items(6)
-    outcomes = {outcome.item.id: outcome.error for outcome in on_ray(_Deadly(tmp_path), items, 2, None, Watching())}
+    outcomes = {outcome.item.id: outcome.error for outcome in on_ray(_Deadly(tmp_path), items, 2, None, RunHooks())}
     assert [outcomes[item.id] for item in items] == [None, None, LOST, None, None, None]
 
 
@@ -184,7 +184,7 @@ def test_a_node_that_goes_loses_nothing(tmp_path: Path, alone: dict[str, bytes],
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         outcomes = []
-        for outcome in on_ray(Maker(tmp_path), some_items(12), 2, None, Watching()):
+        for outcome in on_ray(Worker(tmp_path), some_items(12), 2, None, RunHooks()):
             outcomes.append(outcome)
             if len(outcomes) == 1:
                 raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)

@@ -15,7 +15,7 @@ import vsf_cli.batch.gallery as galleries
 from vsf_cli.batch.facts import axes_of, columns_of
 from vsf_cli.batch.gallery import gallery, write_gallery
 from vsf_cli.batch.items import Item, items_of
-from vsf_cli.batch.replacing import replaced
+from vsf_cli.batch.replacements import apply_replacements
 from vsf_cli.batch.table import Row, read_table
 from vsf_cli.cli.app import app
 from vsf_cli.config.ranges import ValueList
@@ -228,7 +228,7 @@ def test_thumbnails_are_made_once_unless_the_picture_changes(tmp_path: Path, mon
 
 def test_replaced_words_and_cells_with_ranges_are_axes() -> None:
     def axes(table: str, *words: str) -> list[str]:
-        rows = replaced("a.csv", read_table(Path("a.csv"), table), [Replacement.parse(text) for text in words])
+        rows = apply_replacements("a.csv", read_table(Path("a.csv"), table), [Replacement.parse(text) for text in words])
         return list(axes_of(*columns_of(items_of("a.csv", rows, {})[0], rows)[1:]).values())
 
     assert axes('prompt,alpha\na red bike,"1,2"\na red car,3\n') == ["alpha", "prompt", ""]

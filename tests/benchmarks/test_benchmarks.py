@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vsf_cli.cli import bench as command
 from vsf_cli.cli.app import app
-from vsf_cli.evaluation.arms import choose_arms, load_arms
+from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
 from vsf_cli.settings.presets import Settings, load_preset
 
@@ -96,6 +96,6 @@ def lines(table: str) -> list[str]:
 @pytest.mark.parametrize("name", ["options", "layouts"])
 def test_what_is_measured_is_legal(name: str) -> None:
     preset = load_preset("tiny-sd3-turbo")
-    for arm in choose_arms(load_arms(FOLDER / f"{name}.toml"), "everything", preset):
+    for arm in choose_variants(load_variants(FOLDER / f"{name}.toml"), "everything", preset):
         settings = Settings({"preset": preset.name, **arm.settings})
         assert request_of("a car", ("wheels",), 0, settings, (), False)[0].method == arm.settings["method"]

@@ -53,7 +53,7 @@ from vsf_cli.batch.items import items_of
 from vsf_cli.batch.table import read_table
 from vsf_cli.bench.methods import bench_methods
 from vsf_cli.cli.app import app
-from vsf_cli.evaluation.arms import load_arms
+from vsf_cli.evaluation.variants import load_variants
 from vsf_cli.evaluation.sweep import parse_space
 from vsf_cli.methods import METHODS
 from vsf_cli.settings.presets import Settings
@@ -106,7 +106,7 @@ facts, varying, _ = columns_of(items, rows)
 assert facts[0]["sharpness"] == "0.25" and facts[0]["fade_rate"] == "1" and "sharpness" in varying
 
 # Evaluation and benchmark.
-assert load_arms()[-1].settings == {"method": "fade"} and load_arms()[-1].label == "Fade"
+assert load_variants()[-1].settings == {"method": "fade"} and load_variants()[-1].label == "Fade"
 assert METHODS["fade"].search() == {"fade_alpha": (0.0, 1.0), "fade_rate": (0.0, 2.0)}
 assert parse_space(["fade_rate=0..1"]) == {"fade_rate": (0.0, 1.0)}
 assert bench_methods()["fade"].label == "Fade" and list(bench_methods())[0] == "none"

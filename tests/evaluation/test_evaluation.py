@@ -25,14 +25,14 @@ from typer.testing import CliRunner
 from vsf_cli.cli.app import app
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.evaluation import judging
-from vsf_cli.evaluation.arms import choose_arms, load_arms
 from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
-from vsf_cli.evaluation.judging import Judgement, Kept, judge_all, judge_frames
+from vsf_cli.evaluation.judging import CachedJudge, Judgement, judge_all, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
-from vsf_cli.evaluation.runs import Picture, Run, rows_of
+from vsf_cli.evaluation.runs import Run, Sample, rows_of
 from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
+from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
 from vsf_cli.loading.runtime import Runtime
@@ -139,43 +139,47 @@ def test_a_bad_prompt_set_is_one_line(tmp_path: Path, line: str, said: str) -> N
 # What is compared
 
 
-def test_all_takes_the_arms_of_the_preset() -> None:
-    arms = load_arms()
-    ours = {arm.name for arm in choose_arms(arms, "all", load_preset("tiny-sd3-turbo"))}
+def test_all_takes_the_variants_of_the_preset() -> None:
+    variants = load_variants()
+    ours = {variant.name for variant in choose_variants(variants, "all", load_preset("tiny-sd3-turbo"))}
     assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
     assert not ours & {"vsf-whole", "nag-tuned"}
-    everything = {arm.name for arm in choose_arms(arms, "everything", load_preset("tiny-sd3-turbo"))}
-    possible = {arm.name for arm in arms if (not arm.presets or "tiny-sd3-turbo" in arm.presets) and arm.family != "wan"}
+    everything = {variant.name for variant in choose_variants(variants, "everything", load_preset("tiny-sd3-turbo"))}
+    possible = {
+        variant.name
+        for variant in variants
+        if (not variant.presets or "tiny-sd3-turbo" in variant.presets) and variant.family != "wan"
+    }
     assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == possible
     assert "cfg-clips" not in possible and "cfg-clips" in {
-        arm.name for arm in choose_arms(arms, "everything", load_preset("tiny-wan-causvid"))
+        variant.name for variant in choose_variants(variants, "everything", load_preset("tiny-wan-causvid"))
     }
-    large = {arm.name for arm in choose_arms(arms, "all", load_preset("sd3.5-large-turbo"))}
+    large = {variant.name for variant in choose_variants(variants, "all", load_preset("sd3.5-large-turbo"))}
     assert {"cfg-large", "cfg-forced"} <= large and not large & {"cfg", "cfg-clips", "nag-clips"}
     with pytest.raises(RequestError, match=r"'nagg' is not known\. Did you mean 'nag'"):
-        choose_arms(arms, "nagg", load_preset("tiny-sd3-turbo"))
+        choose_variants(variants, "nagg", load_preset("tiny-sd3-turbo"))
     with pytest.raises(RequestError, match=r"'cfg-large' is not for preset tiny-sd3-turbo"):
-        choose_arms(arms, "cfg-large", load_preset("tiny-sd3-turbo"))
+        choose_variants(variants, "cfg-large", load_preset("tiny-sd3-turbo"))
 
 
 @pytest.mark.parametrize("name", [name for name in preset_names() if load_preset(name).guidance_scale <= 1])
 def test_everything_is_legal_and_runs_on_its_family(name: str) -> None:
     preset = load_preset(name)
-    for arm in choose_arms(load_arms(), "everything", preset):
-        settings = Settings({"preset": name, **arm.settings}, video=preset.video)
+    for variant in choose_variants(load_variants(), "everything", preset):
+        settings = Settings({"preset": name, **variant.settings}, video=preset.video)
         request, _ = request_of("a car", ("wheels",), 0, settings, (), preset.video)
-        assert request.method == resolved(arm.settings["method"])[0] and settings.preset.video == preset.video
+        assert request.method == resolved(variant.settings["method"])[0] and settings.preset.video == preset.video
         assert not preset.video or request.method != "vsf" or request.parameters["mask"]
 
 
 def test_an_arm_of_a_family_is_for_its_presets_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('family = "sd3"\nmodel = "owner/name"\n', "utf-8")
-    everything = {arm.name for arm in choose_arms(load_arms(), "everything", load_preset(str(path)))}
+    everything = {variant.name for variant in choose_variants(load_variants(), "everything", load_preset(str(path)))}
     assert "vsf-no-mask" in everything and not everything & {"nag-clips", "cfg", "cfg-large", "nag-tuned"}
     path.write_text('[mine]\nmethod = "vsf"\nfamily = "flux"', "utf-8")
     with pytest.raises(RequestError, match=r"mine\.family is 'flux', but families are sd3, wan"):
-        load_arms(path)
+        load_variants(path)
 
 
 def test_a_preset_is_taken_from_its_file(tmp_path: Path) -> None:
@@ -196,17 +200,20 @@ def test_a_preset_is_taken_from_its_file(tmp_path: Path) -> None:
     assert studies_of(storage)["vsf"][0]["preset"] == "mine"
 
 
-def test_arms_share_their_noise_and_prompts_do_not() -> None:
-    prompts, arms = load_prompts("scenes-dev").first(5), choose_arms(load_arms(), "none,vsf", load_preset("tiny-sd3-turbo"))
-    rows = rows_of(prompts, arms, 2)
-    seeds = {arm: [row.seeds for row in rows if row.cells["arm"] == arm] for arm in ("none", "vsf")}
+def test_variants_share_their_noise_and_prompts_do_not() -> None:
+    prompts, variants = (
+        load_prompts("scenes-dev").first(5),
+        choose_variants(load_variants(), "none,vsf", load_preset("tiny-sd3-turbo")),
+    )
+    rows = rows_of(prompts, variants, 2)
+    seeds = {variant: [row.seeds for row in rows if row.cells["arm"] == variant] for variant in ("none", "vsf")}
     assert seeds["none"] == seeds["vsf"] and len(set(seeds["vsf"])) == 10
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[vsf]\nalpah = 3", "vsf.alpah is no setting. Did you mean 'alpha'"),
+        ("[vsf]\nalpah = 3", "vsf.alpah is not a setting. Did you mean 'alpha'"),
         ("vsf = 3", "must be a table"),
         ("[vsf]\nsearch = { alpha = 3 }", "vsf.search is {'alpha': 3}, but must be a table"),
         ("[vsf", "cannot be read as TOML"),
@@ -289,7 +296,7 @@ def test_a_run_with_failures_says_how_to_go_on(tmp_path: Path, monkeypatch: pyte
     def failing(*_: Any, **__: Any) -> None:
         raise VSFError("no memory left")
 
-    monkeypatch.setattr("vsf_cli.batch.maker.generate_together", failing)
+    monkeypatch.setattr("vsf_cli.batch.worker.generate_batch", failing)
     done = vsf(
         "run", "scenes-dev", "--limit", "1", "--seeds", "1", "--method", "vsf", "--steps", "2", "-o", str(tmp_path / "run")
     )
@@ -300,7 +307,7 @@ def test_a_run_with_failures_says_how_to_go_on(tmp_path: Path, monkeypatch: pyte
 def test_what_is_no_run_is_refused(tmp_path: Path, made: Path) -> None:
     for command in ("judge", "report"):
         done = vsf(command, str(tmp_path))
-        assert done.exit_code == 6 and "is no run of 'vsf eval run'" in done.stderr
+        assert done.exit_code == 6 and "is not a run of 'vsf eval run'" in done.stderr
     assert vsf("judge", str(made), "--judge", "scens").exit_code == 6
     assert "has no answers of judge clip" in vsf("report", str(made), "--judge", "clip").stderr
 
@@ -530,7 +537,7 @@ def test_an_answer_about_a_frame_is_paid_for_once(tmp_path: Path, monkeypatch: p
 
     clip = tmp_path / "clip.gif"
     clip.write_bytes(b"clip")
-    monkeypatch.setattr(Run, "pictures", lambda self: [Picture(CAR, "vsf", 0, clip)])
+    monkeypatch.setattr(Run, "samples", lambda self: [Sample(CAR, "vsf", 0, clip)])
     monkeypatch.setattr(judging, "read_frames", lambda path: [Image.new("L", (4, 4), value) for value in range(9)])
     run = Run(tmp_path, load_prompts("scenes-dev").first(1), {}, "tiny-wan-causvid", 1, {})
     ((_, error),) = judge_all(run, Failing())
@@ -647,7 +654,10 @@ def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
         assert all(len(trial.outcomes) == 2 for trial in trials)
 
     both = vsf("tradeoff", str(storage), "-o", str(tmp_path / "one"), "--method", "vsf", "--first", "1", "--json")
-    assert {name: arms["vsf"]["trials"] for name, arms in json.loads(both.stdout).items()} == {"positive": 1, "quality": 1}
+    assert {name: variants["vsf"]["trials"] for name, variants in json.loads(both.stdout).items()} == {
+        "positive": 1,
+        "quality": 1,
+    }
     assert "there is no sweep of nag" in vsf("tradeoff", str(storage), "--method", "nag").stderr
     assert vsf("tradeoff", str(storage), "-o", str(figures)).exit_code == 0
     first = {path.name: path.read_bytes() for path in figures.iterdir()}
@@ -689,13 +699,13 @@ def test_only_sweeps_of_the_same_prompts_preset_and_judge_are_drawn_together(tmp
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("--space", "alpha"), 2, "'alpha' is no space"),
-        (("--space", "alpha=0,1..3"), 2, "'alpha=0,1..3' is no space"),
+        (("--space", "alpha"), 2, "'alpha' is not a range of a setting"),
+        (("--space", "alpha=0,1..3"), 2, "'alpha=0,1..3' is not a range of a setting"),
         (("--space", "alpha=-1..3"), 6, "method vsf cannot be searched over alpha=-1..3: alpha is -1"),
         (("--space", "blend=0..9"), 6, "method vsf cannot be searched over blend=0..9: blend is 9"),
         (("--method", "nag", "--space", "nag_alpha=0..9"), 6, "nag_alpha=0..9: nag_alpha is 9, but must be 0 to 1"),
         (("--method", "nag", "--space", "alpha=0..9"), 6, "--alpha is VSF's, but the method is nag: pass --nag-alpha"),
-        (("--space", "alhpa=0..3"), 6, "is no setting with a number"),
+        (("--space", "alhpa=0..3"), 6, "is not a setting with a number"),
         (("--space", "alpha=3..0"), 6, "its bounds must rise"),
         (("--sampler", "grid"), 6, "samplers are random, tpe, nsga2"),
         (("--method", "none"), 6, "method none has nothing to search"),
@@ -735,10 +745,13 @@ def test_what_a_sweep_was_stopped_in_is_tried_again(tmp_path: Path) -> None:
             self.seen.append(image.tobytes())
             return Judgement(True, False, 0.5)
 
-    prompts, (arm,) = load_prompts("scenes-dev").first(2), choose_arms(load_arms(), "nasa", load_preset("tiny-sd3-turbo"))
-    kept = Kept(Stopping(), tmp_path / "answers.jsonl")
+    prompts, (variant,) = (
+        load_prompts("scenes-dev").first(2),
+        choose_variants(load_variants(), "nasa", load_preset("tiny-sd3-turbo")),
+    )
+    kept = CachedJudge(Stopping(), tmp_path / "answers.jsonl")
     search = Sweep(
-        prompts, replace(arm, settings={**arm.settings, "steps": 2}), "tiny-sd3-turbo", kept, SPACE, tmp_path / "a.db"
+        prompts, replace(variant, settings={**variant.settings, "steps": 2}), "tiny-sd3-turbo", kept, SPACE, tmp_path / "a.db"
     )
     pipe = load_for(search.request(prompts.records[0], 0, {}), Runtime("cpu"))
     with pytest.raises(KeyboardInterrupt):
@@ -751,7 +764,7 @@ def test_what_a_sweep_was_stopped_in_is_tried_again(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="nasa", storage=f"sqlite:///{tmp_path / 'a.db'}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[1].params == study.trials[2].params == left.settings
-    again = Kept(Stopping(), tmp_path / "answers.jsonl")
+    again = CachedJudge(Stopping(), tmp_path / "answers.jsonl")
     assert len(again.known) == 4
 
 
@@ -759,7 +772,7 @@ def test_what_is_no_storage_is_refused(tmp_path: Path) -> None:
     assert "there is no such file" in vsf("tradeoff", str(tmp_path / "a.db")).stderr
     (tmp_path / "b.db").write_text("nonsense" * 300, "utf-8")
     done = vsf("tradeoff", str(tmp_path / "b.db"))
-    assert done.exit_code == 6 and "is no storage of sweeps" in done.stderr
+    assert done.exit_code == 6 and "is not a file of sweeps" in done.stderr
 
 
 def test_a_kept_judge_asks_once(tmp_path: Path) -> None:
@@ -772,7 +785,11 @@ def test_a_kept_judge_asks_once(tmp_path: Path) -> None:
             return Judgement(True, False, 0.5, "so")
 
     inner, path, image = Counting(), tmp_path / "answers.jsonl", Image.new("RGB", (4, 4))
-    assert Kept(inner, path).judge(image, CAR) == Kept(inner, path).judge(image, CAR) == Judgement(True, False, 0.5, "so")
+    assert (
+        CachedJudge(inner, path).judge(image, CAR)
+        == CachedJudge(inner, path).judge(image, CAR)
+        == Judgement(True, False, 0.5, "so")
+    )
     assert inner.asked == 1
-    Kept(inner, path).judge(image, replace(CAR, question_2="Is the roof missing?"))
+    CachedJudge(inner, path).judge(image, replace(CAR, question_2="Is the roof missing?"))
     assert inner.asked == 2

@@ -9,11 +9,11 @@ from imageio_ffmpeg import count_frames_and_secs, read_frames
 from typer.testing import CliRunner, Result
 
 from vsf_cli.cli.app import app
-from vsf_cli.evaluation.arms import choose_arms, load_arms
 from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judging import Judgement, judge_frames
 from vsf_cli.evaluation.prompts import load_prompts
-from vsf_cli.generation.generate import generate_together
+from vsf_cli.evaluation.variants import choose_variants, load_variants
+from vsf_cli.generation.generate import generate_batch
 from vsf_cli.generation.plan import request_of
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.sources import source_of, vocabulary_of
@@ -74,12 +74,12 @@ def test_the_same_file_can_be_made_again() -> None:
 
 def judged(arm: str, count: int) -> list[Judgement]:
     """The judge's answers about videos of the dev split, seeds from 0."""
-    (chosen,) = choose_arms(load_arms(), arm, PRESET)
+    (chosen,) = choose_variants(load_variants(), arm, PRESET)
     settings = Settings({"preset": PRESET.name, **chosen.settings}, video=True)
     records = load_prompts("clips-dev").records[:count]
     requests = [request_of(one.prompt, (one.negative,), seed, settings, (), True)[0] for seed, one in enumerate(records)]
     pipe, judge = load(PRESET.model, PRESET.dtype, loras=PRESET.loras), judge_named("scenes", {})
-    results = [one for start in range(0, count, 8) for one in generate_together(pipe, requests[start : start + 8])]
+    results = [one for start in range(0, count, 8) for one in generate_batch(pipe, requests[start : start + 8])]
     return [judge_frames(judge, one.frames, record) for one, record in zip(results, records, strict=True)]
 
 

@@ -1,1 +1,1 @@
-"""A table of prompts to a folder of pictures and clips: resumable, and on one machine or many."""
+"""A table of prompts to a folder of images and videos: resumable, and on one machine or many."""

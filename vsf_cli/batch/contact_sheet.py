@@ -19,18 +19,18 @@ __all__ = ["check_sheets", "write_sheets"]
 MAX_SHEETS = 50
 MAX_IMAGES = CELLS_OF_A_SHEET * MAX_SHEETS
 MAX_SIDE = 384
-"""Pixels of an image on a sheet; larger ones are made smaller."""
+"""Pixels of an image on a sheet; larger images are reduced."""
 MIN_SIDE = 160
-"""Images that are smaller are shown at twice their size."""
+"""Smaller images are shown at twice their size."""
 MAX_LABEL_WIDTH = 150
 """Pixels of the labels of rows."""
 
 
 def check_sheets(items: Sequence[Item], rows: Sequence[Row]) -> None:
-    """Refuses a run that would have too many sheets, before it starts.
+    """Checks the number of sheets before a run starts.
 
     Raises:
-        RequestError: If so.
+        RequestError: If there would be too many.
     """
     if len(items) > MAX_IMAGES:
         raise RequestError(f"--sheet is for {MAX_IMAGES} pictures at most, but there are {len(items)}: look at index.html")
@@ -41,9 +41,7 @@ def check_sheets(items: Sequence[Item], rows: Sequence[Row]) -> None:
 
 
 def write_sheets(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> list[Path]:
-    """Writes `sheet-1.png` and so on, with a place for each image, whether it exists or not.
-
-    Returns the paths of the sheets.
+    """Writes `sheet-1.png` and so on, with a cell for each image, and returns their paths. Cells of missing images are empty.
 
     Raises:
         MediaError: If one cannot be written.
@@ -81,7 +79,7 @@ def _label_width(grids: Sequence[Grid]) -> int:
 
 
 def _draw_sheet(grids: Sequence[Grid], images: Mapping[int, Image.Image], captions: Sequence[str], footer: str) -> Image.Image:
-    """Returns a sheet; all of its images have places of one size."""
+    """Returns a sheet, whose cells all have the same size."""
     size = max(image.width for image in images.values()), max(image.height for image in images.values())
     montage = Montage(size, max(len(grid.heads) for grid in grids), _label_width(grids))
     for grid in grids:
@@ -90,7 +88,7 @@ def _draw_sheet(grids: Sequence[Grid], images: Mapping[int, Image.Image], captio
         if any((grid.corner, *grid.heads)):
             montage.add_heads(grid.heads, grid.corner)
         for label, row in grid.rows:
-            # A place without a number is outside the grid: it has no caption, and stays white.
+            # A cell without an item has no caption, and stays white.
             shown = [None if number is None else images.get(number) for number in row]
             montage.add_row(shown, [None if number is None else captions[number] for number in row], label)
     montage.add_text(footer, "gray")

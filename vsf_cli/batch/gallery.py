@@ -1,4 +1,4 @@
-"""`index.html` of a run: its pictures in a grid with labelled axes, in one file that opens from disk."""
+"""Writes `index.html` of a run: its images in a grid with labelled axes, in one file that opens from disk."""
 
 import base64
 import io
@@ -19,19 +19,19 @@ from vsf_cli.media.formats import VIDEO_ENDINGS
 from vsf_cli.media.html import render
 from vsf_cli.media.reading import read_middle
 
-__all__ = ["MOST_CELLS", "gallery", "write_gallery"]
+__all__ = ["MAX_CELLS", "gallery", "write_gallery"]
 
-MOST_CELLS = 2_000
+MAX_CELLS = 2_000
 """A page with more would be slow to open; the others are in `manifest.csv`."""
 SIDE, SMALL_SIDE, MANY = 160, 112, 300
-"""Pixels of a thumbnail; the smaller ones where there are many."""
+"""Pixels of a thumbnail; `SMALL_SIDE` if there are more than `MANY`."""
 QUALITY = 72
 
 
 def write_gallery(
     folder: Path, items: Sequence[Item], rows: Sequence[Row], known: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> Path:
-    """Writes the page beside the pictures. Thumbnails of pictures that are as they were are taken from the page before.
+    """Writes the page beside the images, and returns its path. Thumbnails of unchanged images come from the page before.
 
     Arguments:
         folder: The folder of the run.
@@ -54,7 +54,7 @@ def gallery(
     known: Mapping[tuple[str, str], Mapping[str, Any]],
     before: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """The HTML. Thumbnails are in it, full files are linked.
+    """Returns the HTML, which holds thumbnails and links to the full files.
 
     Arguments:
         folder: The folder of the run.
@@ -63,44 +63,51 @@ def gallery(
         known: The last line of the journals for each item, by its key.
         before: The cells of an earlier page, by the names of their files.
     """
-    shown = items[:MOST_CELLS]
+    shown = items[:MAX_CELLS]
     side = SMALL_SIDE if len(shown) > MANY else SIDE
     facts, varying, swept = columns_of(shown, rows)
     cells = [
         {**_cell(folder, item, known.get(item.key, {}), side, (before or {}).get(item.name, {})), "facts": fact}
         for item, fact in zip(shown, facts, strict=True)
     ]
-    common, told = in_common(shown, facts, varying)
-    data = {"cells": cells, "varying": varying, "common": common, "told": told, "axes": axes_of(varying, swept), "side": side}
+    common, changed = in_common(shown, facts, varying)
+    data = {
+        "cells": cells,
+        "varying": varying,
+        "common": common,
+        "told": changed,
+        "axes": axes_of(varying, swept),
+        "side": side,
+    }
     return render("batch.html.j2", title=folder.name or "run", data=data, left_out=len(items) - len(shown))
 
 
 def _cells_before(path: Path) -> dict[str, dict[str, Any]]:
-    """The cells of the page that is there, by the names of their files; none if it is not there, or not ours."""
+    """Returns the cells of an earlier page by the names of their files; none if there is no such page, or it is not ours."""
     try:
-        found = re.search(r"^const data = (.*);$", path.read_text("utf-8"), re.MULTILINE)
-        return {cell["name"]: cell for cell in json.loads(found[1])["cells"]} if found else {}
+        match = re.search(r"^const data = (.*);$", path.read_text("utf-8"), re.MULTILINE)
+        return {cell["name"]: cell for cell in json.loads(match[1])["cells"]} if match else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
 def _cell(folder: Path, item: Item, line: Mapping[str, Any], side: int, before: Mapping[str, Any]) -> dict[str, Any]:
     path = folder / item.name
-    whole = path / "0000.png" if path.is_dir() else path
-    file = quote(str(whole.relative_to(folder)).replace(os.sep, "/"))
+    source = path / "0000.png" if path.is_dir() else path
+    file = quote(str(source.relative_to(folder)).replace(os.sep, "/"))
     cell = {"file": file, "name": item.name, "error": "", "thumb": "", "clip": path.suffix in VIDEO_ENDINGS, "stamp": ""}
     if line.get("status") == "failed":
         return {**cell, "error": str(line.get("error", "failed"))}
-    if not whole.is_file():
+    if not source.is_file():
         return cell
-    facts = whole.stat()
-    stamp = f"{facts.st_size} {facts.st_mtime_ns} {side}"
+    status = source.stat()
+    stamp = f"{status.st_size} {status.st_mtime_ns} {side}"
     thumb = before["thumb"] if before.get("stamp") == stamp else _thumbnail(path, item, side)
     return {**cell, "thumb": thumb, "stamp": stamp}
 
 
 def _thumbnail(path: Path, item: Item, side: int) -> str:
-    """The picture, or the middle frame of a clip, made small; "" if it is not there, or not whole."""
+    """Returns the image, or the middle frame of a video, as a small data URL; "" if the file is missing or not complete."""
     try:
         small = read_middle(path, item.middle)
     except MediaError:

@@ -1,4 +1,4 @@
-"""From a table to items: a picture or clip each, with an id that its own request decides. Made without torch."""
+"""Builds the items of a table: an image or video each, with an id that its own request decides. Needs no torch."""
 
 import hashlib
 import json
@@ -30,30 +30,30 @@ from vsf_cli.settings.request import Request
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
 
-MOST_ITEMS = 1_000_000
-NOT_OF_THE_NOISE = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
-"""What the seed of a row without one does not depend on, so that a sweep compares pictures of the same noise."""
-NOT_OF_THE_ID = tuple(one.field for one in options_of(Request) if not one.identity)
-"""What decides nothing by itself: the values of a preset do, and the weights of a revision."""
+MAX_ITEMS = 1_000_000
+NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
+"""Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
+NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
+"""Fields that are not in the id: a preset counts by its values, a revision by its weights."""
 NAME_BYTES = 200
 ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {""}
 OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
-"""The names of what a run keeps beside its pictures."""
-MOST_NOTES = 10
+"""The names of a run's own files beside its images."""
+MAX_NOTES = 10
 
 
 @dataclass(frozen=True)
 class Item:
-    """A picture, or a clip, of a batch.
+    """An image or video of a batch.
 
     Arguments:
         id: 16 hexadecimal digits of the hash of its request, its model's weights and its constant rate factor.
-        request: What is asked.
-        row: The number of its row in the table, from 0.
-        name: Its file's name, relative to the folder of the run.
-        model: What says which weights it is made with, as far as it is known before they are there.
-        format: Its file's format, a key of `IMAGE_FORMATS` or `VIDEO_FORMATS`.
-        crf: The constant rate factor of a clip's encoder; None means the format's own.
+        request: The request.
+        row: The index of its row in the table, from 0.
+        name: The path of its file, relative to the folder of the run.
+        model: Identifies the weights, as far as they are known before they are downloaded.
+        format: The format of its file, a key of `IMAGE_FORMATS` or `VIDEO_FORMATS`.
+        crf: The constant rate factor of a video; None means the format's default.
     """
 
     id: str
@@ -66,35 +66,35 @@ class Item:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What tells it from others of a run: its id, and its name, since rows that ask for the same may have several."""
+        """Its id and its name: rows with equal requests have equal ids, but may have different names."""
         return self.id, self.name
 
     @cached_property
     def load_key(self) -> str:
-        """Items that have it in common run on the same loaded model."""
+        """Items with equal keys run on the same loaded model."""
         return repr(sorted(self.request.loading.items()))
 
     @cached_property
     def pass_key(self) -> str:
-        """Items that have it in common, too, can be made in one pass through it, as `alike` has it."""
-        asked = self.request
-        names = [entry.name for entry in fields(asked) if entry.name not in ("prompt", "negative", "seed")]
-        return repr([getattr(asked, name) for name in names])
+        """Items with equal keys can be made in one pass through the model, as by `can_batch`."""
+        request = self.request
+        names = [entry.name for entry in fields(request) if entry.name not in ("prompt", "negative", "seed")]
+        return repr([getattr(request, name) for name in names])
 
     @property
     def middle(self) -> float:
-        """When the middle frame of its clip is shown, in seconds from the begin; a little before, to be sure of it."""
+        """The time of a video's middle frame, in seconds; a quarter of a frame early, so that rounding cannot miss it."""
         frames = (self.request.num_frames or 1) - self.request.drop_frames
         return (frames // 2 - 0.25) / (self.request.fps or DEFAULT_FPS) if frames > 1 else 0.0
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a run, chosen by the items' ids: 1/1 is the whole.
+    """One part of a run, chosen by the ids of the items; 1/1 is the whole run.
 
     Arguments:
-        number: Which part, from 1.
-        count: How many parts there are.
+        number: The number of the part, from 1.
+        count: The number of parts.
     """
 
     number: int = 1
@@ -102,7 +102,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str | None, environment: Mapping[str, str] | None = None) -> "Shard":
-        """A shard from `I/N`; `auto` reads the variables of a SLURM array.
+        """Returns a shard from `I/N`; `auto` reads the variables of a SLURM array.
 
         Raises:
             ValueError: If it cannot be parsed.
@@ -114,8 +114,8 @@ class Shard:
             variables = os.environ if environment is None else environment
             try:
                 first, step = (int(variables.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
-                place = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
-                return cls(place + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
+                index = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
+                return cls(index + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
             except (KeyError, ValueError) as error:
                 raise RequestError("--shard auto finds no SLURM array: set SLURM_ARRAY_TASK_ID, or give --shard I/N") from error
         number, slash, count = text.partition("/")
@@ -130,87 +130,87 @@ class Shard:
             )
 
     def holds(self, item: Item) -> bool:
-        """Whether an item belongs to it."""
+        """Returns whether an item belongs to it."""
         return int(item.id, 16) % self.count == self.number - 1
 
     @property
     def suffix(self) -> str:
-        """What the names of its own files have behind theirs."""
+        """The suffix of the names of its own files; "" if it is the whole run."""
         return "" if self.count == 1 else f"-{self.number}of{self.count}"
 
 
 def items_of(
-    place: str,
+    source: str,
     rows: Sequence[Row],
     options: Mapping[str, Any],
     negative: Sequence[str] = (),
     seeds: Sequence[int] | None = None,
     loras: Sequence[str] = (),
-    watched: bool = False,
+    dump_attn: bool = False,
 ) -> tuple[list[Item], list[str]]:
-    """The items of a table, rows x sweeps x seeds, and what a person should know of them.
+    """Returns the items of a table, rows x sweeps x seeds, and warnings about them.
 
     Arguments:
-        place: Where the table was read.
+        source: The name of the table, for errors.
         rows: Its rows.
         options: The settings of the command line, by name; those with several values are `ValueList`.
-        negative: What is not wanted in rows that do not say it.
-        seeds: The seeds of rows without; none draws one from what the row asks for.
-        loras: The LoRA files of rows without.
-        watched: Whether each is to have attention maps.
+        negative: The negative prompts of rows without any.
+        seeds: The seeds of rows without any; None or none derives a seed from the request.
+        loras: The LoRA files of rows without any.
+        dump_attn: Whether attention maps are recorded.
 
     Raises:
-        TableErrors: If a row asks for something that is not legal; all such rows are said.
+        TableErrors: If rows have settings that are not legal; it lists all of them.
         RequestError: If there are too many items.
     """
-    maker = _Maker(options, tuple(negative), seeds, tuple(loras), watched)
+    builder = _ItemBuilder(options, tuple(negative), seeds, tuple(loras), dump_attn)
     errors: list[str] = []
     items: list[Item] = []
     for number, row in enumerate(rows):
         try:
-            items += maker.items(number, row)
+            items += builder.items(number, row)
         except VSFError as error:
             errors.append(f"line {row.line}{_column_of(row, str(error))}: {error}")
-        if len(items) > MOST_ITEMS:
-            raise RequestError(f"{place} with its sweeps makes more than {MOST_ITEMS} pictures: make fewer at once")
-    errors += clashes(items, rows)
+        if len(items) > MAX_ITEMS:
+            raise RequestError(f"{source} with its sweeps makes more than {MAX_ITEMS} pictures: make fewer at once")
+    errors += name_clashes(items, rows)
     if errors:
-        raise TableErrors(place, list(dict.fromkeys(errors)))
-    if maker.crf_unused(items):
-        raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {place} makes no such clip: leave it out")
-    return items, [f"{note} ({count} pictures)" for note, count in maker.notes.most_common(MOST_NOTES)]
+        raise TableErrors(source, list(dict.fromkeys(errors)))
+    if builder.crf_unused(items):
+        raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {source} makes no such clip: leave it out")
+    return items, [f"{note} ({count} pictures)" for note, count in builder.notes.most_common(MAX_NOTES)]
 
 
 def _column_of(row: Row, message: str) -> str:
-    """The column that an error speaks of, if its first word names one."""
+    """Returns the column of an error as text, if the first word of its message names one."""
     words = message.replace("--", "").split()
-    wanted = usual_name(words[0]) if words else ""
-    columns = (wanted, "size") if wanted in ("width", "height") else (wanted,)
-    named = [name for name in row.cells if wanted and usual_name(name) in columns]
-    return f", column {named[0]}" if named else ""
+    option = usual_name(words[0]) if words else ""
+    options = (option, "size") if option in ("width", "height") else (option,)
+    columns = [name for name in row.cells if option and usual_name(name) in options]
+    return f", column {columns[0]}" if columns else ""
 
 
-def clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
-    """Names that the rows of a table gave, and that another row, its folder, or a file of the run itself has, too."""
+def name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
+    """Returns errors of rows whose name is that of another row, of its folder, or of a file of the run itself."""
     taken = {item.name: item.row for item in items}
-    found = []
+    errors = []
     for item in items:
         row, name = rows[item.row], item.name
         if row.name is None:
             continue
         above = next((str(part) for part in Path(name).parents if str(part) in taken), None)
         if OWN_FILES.match(name):
-            found.append(f"line {row.line}, column name: '{name[:80]}' is a file of the run itself: choose another name")
+            errors.append(f"line {row.line}, column name: '{name[:80]}' is a file of the run itself: choose another name")
         elif taken[name] != item.row:
-            found.append(f"line {rows[taken[name]].line}, column name: line {row.line} has the name '{row.name[:80]}' too")
+            errors.append(f"line {rows[taken[name]].line}, column name: line {row.line} has the name '{row.name[:80]}' too")
         elif above:
             line = rows[taken[above]].line
-            found.append(f"line {row.line}, column name: '{above[:80]}' is a file of line {line}, and can be no folder, too")
-    return found
+            errors.append(f"line {row.line}, column name: '{above[:80]}' is a file of line {line}, and can be no folder, too")
+    return errors
 
 
-class _Maker:
-    """Makes items, and keeps what rows have in common: settings by preset, weights by model, and what was asked how often."""
+class _ItemBuilder:
+    """Builds items, and caches what rows share: settings by preset, weights by model, and how often a request occurred."""
 
     def __init__(
         self,
@@ -218,53 +218,57 @@ class _Maker:
         negative: tuple[str, ...],
         seeds: Sequence[int] | None,
         loras: tuple[str, ...],
-        watched: bool,
+        dump_attn: bool,
     ) -> None:
-        self.options, self.negative, self.seeds, self.loras, self.watched = options, negative, seeds, loras, watched
+        self.options, self.negative, self.seeds, self.loras, self.dump_attn = options, negative, seeds, loras, dump_attn
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[str, str | None, tuple[str, ...]], dict[str, Any]] = {}
         self.vocabularies: dict[str, frozenset[str] | None] = {}
         self.grids: dict[tuple[str, str | None], Any] = {}
-        self.asked: Counter[str] = Counter()
+        self.occurrences: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
     def items(self, number: int, row: Row) -> list[Item]:
-        """The items of a row."""
+        """Returns the items of a row.
+
+        Raises:
+            VSFError: If a setting is not legal.
+        """
         values = {**self.options, **row.settings}
         sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
-        negative = self.negative if row.negative is None else row.negative
-        loras = self.loras if row.loras is None else row.loras
         seeds = self.seeds if row.seeds is None else row.seeds
-
-        made: list[Item] = []
         choices = combinations(sweeps)
-        several = len(choices) * len(seeds or (0,)) > 1
-        if len(choices) * len(seeds or (0,)) > MAX_VALUES:
+        count = len(choices) * len(seeds or (0,))
+        if count > MAX_VALUES:
             raise RequestError(f"it asks for more than {MAX_VALUES} pictures: make fewer at once")
+        items: list[Item] = []
         for choice in choices:
             own = settings.overlaid({name: value for name, value in {**values, **choice}.items() if name not in _NEAR})
-            request, _ = request_of(row.prompt, negative, 0, own, loras, settings.preset.video)
-            self._check_words(request)
-            if self.watched:
-                check_capture(request)
-            self._check_size(request)
-            format = Outputs("", format=own["format"], formats=_formats(request)).file_format
-            # An option is for those of a mixed table that take it; a cell means its own row.
-            crf = own["crf"] if format in CRF_FORMATS or "crf" in row.settings else None
-            check_crf(crf, format)
-            check_fps(request.fps, format)
-            added = f"-crf{crf}" if "crf" in sweeps else ""
+            request = self._request(row, own, settings.preset.video)
+            encoded = _encoding(row, own, request)
+            added = f"-crf{encoded[1]}" if "crf" in sweeps else ""
             for seed in seeds or self._seeds(request):
-                made.append(self._item(number, row, replace(request, seed=seed), (format, crf), several, added))
-        return made
+                items.append(self._item(number, row, replace(request, seed=seed), encoded, count > 1, added))
+        return items
+
+    def _request(self, row: Row, settings: Settings, video: bool) -> Request:
+        """Returns the request of a row without its seed, after checks that need no model."""
+        negative = self.negative if row.negative is None else row.negative
+        loras = self.loras if row.loras is None else row.loras
+        request, _ = request_of(row.prompt, negative, 0, settings, loras, video)
+        self._check_words(request)
+        if self.dump_attn:
+            check_capture(request)
+        self._check_size(request)
+        return request
 
     def crf_unused(self, items: Sequence[Item]) -> bool:
-        """Whether the command line has a constant rate factor that no item takes."""
+        """Returns whether the command line has a constant rate factor that no item uses."""
         return self.options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items)
 
     def _check_size(self, request: Request) -> None:
-        """Refuses a size that the model cannot make, where its configuration is here."""
+        """Checks that the model can make the size, if its configuration is on this machine."""
         key = request.model, request.revision
         if key not in self.grids:
             self.grids[key] = grid_of(*key)
@@ -272,7 +276,7 @@ class _Maker:
             check_size(request, *self.grids[key])
 
     def _check_words(self, request: Request) -> None:
-        """Refuses a prompt that a model of few words cannot understand, and notes what a person should know."""
+        """Checks that a model of few words knows those of the prompts, and adds warnings to the notes."""
         if request.model not in self.vocabularies:
             self.vocabularies[request.model] = vocabulary_of(request.model)
         vocabulary, texts = self.vocabularies[request.model], [one.text for one in request.negatives]
@@ -291,12 +295,12 @@ class _Maker:
         return self.settings[key]
 
     def _seeds(self, request: Request) -> list[int]:
-        """A seed that depends on what is asked, and on how often it was asked before."""
+        """Returns a seed that depends on the request, and on how often the same one occurred before."""
         plain = _canonical(request, self._identity(request))
-        occurrence = self.asked[_digest({**plain, "seed": None})]
-        self.asked[_digest({**plain, "seed": None})] += 1
-        kept = {key: value for key, value in plain.items() if key not in NOT_OF_THE_NOISE}
-        return [int(_digest({**kept, "occurrence": occurrence})[:8], 16)]
+        occurrence = self.occurrences[_digest({**plain, "seed": None})]
+        self.occurrences[_digest({**plain, "seed": None})] += 1
+        deciding = {key: value for key, value in plain.items() if key not in NOT_IN_SEED}
+        return [int(_digest({**deciding, "occurrence": occurrence})[:8], 16)]
 
     def _item(
         self, number: int, row: Row, request: Request, encoded: tuple[str, int | None], several: bool, added: str
@@ -313,14 +317,24 @@ class _Maker:
     def _identity(self, request: Request) -> dict[str, Any]:
         key = request.model, request.revision, request.loras
         if key not in self.models:
-            # Of the hub's models the revision that was asked for: which commit it is, is not known before it is there.
-            here = source_of(request.model).folder is not None
-            asked = weights_of(request) if here else {"revision": request.revision or "main", **hashes_of(request.loras)}
-            self.models[key] = asked
+            # A model of the hub is identified by its revision: its commit is not known before it is downloaded.
+            local = source_of(request.model).folder is not None
+            weights = weights_of(request) if local else {"revision": request.revision or "main", **hashes_of(request.loras)}
+            self.models[key] = weights
         return self.models[key]
 
 
 _NEAR = ("preset", "model")
+
+
+def _encoding(row: Row, settings: Settings, request: Request) -> tuple[str, int | None]:
+    """Returns the file format of a request, and its constant rate factor."""
+    format = Outputs("", format=settings["format"], formats=_formats(request)).file_format
+    # An option applies to those items of a mixed table that can use it; a cell has to fit its own row.
+    crf = settings["crf"] if format in CRF_FORMATS or "crf" in row.settings else None
+    check_crf(crf, format)
+    check_fps(request.fps, format)
+    return format, crf
 
 
 def _formats(request: Request) -> Mapping[str, tuple[str, ...]]:
@@ -329,7 +343,7 @@ def _formats(request: Request) -> Mapping[str, tuple[str, ...]]:
 
 def _canonical(request: Request, model: Mapping[str, Any]) -> dict[str, Any]:
     plain = request.to_json()
-    return {**{key: value for key, value in plain.items() if key not in NOT_OF_THE_ID}, "weights": dict(model)}
+    return {**{key: value for key, value in plain.items() if key not in NOT_IN_ID}, "weights": dict(model)}
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
@@ -337,6 +351,6 @@ def _digest(plain: Mapping[str, Any]) -> str:
 
 
 def identity(request: Request, model: Mapping[str, Any], crf: int | None = None) -> str:
-    """The id of a request: the same on every machine, wherever its row stands and whatever its file is called."""
+    """Returns the id of a request: the same on every machine, in every row, and for every file name."""
     encoder = {} if crf is None else {"crf": crf}
     return _digest({**_canonical(request, model), **encoder})[:16]

@@ -1,4 +1,4 @@
-"""What a run keeps in its folder beside the pictures: a lock, and a journal with a line for each attempt."""
+"""The lock of a run's folder, and its journal with a line for each attempt."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ class Journal:
 
     Arguments:
         folder: The folder of the run.
-        suffix: That of the shard's own files.
+        suffix: The suffix of the names of the shard's own files.
     """
 
     def __init__(self, folder: Path, suffix: str) -> None:
@@ -32,7 +32,7 @@ class Journal:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes from running the same shard. The lock of a process that is dead holds nobody up.
+        """Keeps other processes from running the same shard. The lock of a dead process does not block.
 
         Raises:
             MediaError: If another process runs it, or the folder cannot be written.
@@ -46,7 +46,7 @@ class Journal:
             lock.acquire()
         except Timeout as error:
             raise MediaError(
-                f"{self.path.parent} is being written by {_said(owner)}: wait for it, choose another folder with -o,"
+                f"{self.path.parent} is being written by {_describe_owner(owner)}: wait for it, choose another folder with -o,"
                 " or share the work with --shard"
             ) from error
         except OSError as error:
@@ -61,7 +61,7 @@ class Journal:
             lock.release()
 
     def _mend(self) -> None:
-        """Ends a line that was torn, so that the next one is whole."""
+        """Ends an incomplete last line, so that the next line is complete."""
         if self.path.is_file() and (text := self.path.read_bytes()) and not text.endswith(b"\n"):
             with self.path.open("ab") as file:
                 file.write(b"\n")
@@ -69,7 +69,7 @@ class Journal:
     def add(self, line: Mapping[str, Any]) -> None:
         """Writes a line.
 
-        It outlives this process, not the machine: a line that is lost with it is found again in its picture.
+        The line survives this process, but not a crash of the machine: its item is then recognised by its file.
 
         Raises:
             MediaError: If it cannot be written.
@@ -81,7 +81,8 @@ class Journal:
             raise MediaError(f"{self.path} cannot be written: {error.strerror}") from error
 
 
-def _said(owner: Path) -> str:
+def _describe_owner(owner: Path) -> str:
+    """Returns which process holds the lock, in words."""
     try:
         facts = json.loads(owner.read_text("utf-8"))
         return f"process {facts['pid']} on {facts['host']} since {facts['time']}"
@@ -90,24 +91,24 @@ def _said(owner: Path) -> str:
 
 
 def read_journals(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The last line of each item in all journals of a folder, by its key. Lines that are torn are passed over."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+    """Returns the last line of each item in all journals of a folder, by the item's key. Incomplete lines are skipped."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
     for path in sorted(folder.glob(f"{MANIFEST}*.jsonl")):
         for text in path.read_text("utf-8", errors="replace").split("\n"):
             try:
                 line = json.loads(text)
                 key = line["id"], line["path"]
-                known = found.get(key)
-                # What is done once is done, whichever journal says it.
+                known = lines.get(key)
+                # An item is done if any journal has it as done.
                 if known is None or known["status"] != "done" or line["status"] == "done":
-                    found[key] = line
+                    lines[key] = line
             except (ValueError, KeyError, TypeError):
                 continue
-    return found
+    return lines
 
 
 def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes `manifest.csv`: the cells of the table, and behind them what came out.
+    """Writes `manifest.csv`, the cells of the table followed by the results, and returns its path.
 
     Raises:
         MediaError: If it cannot be written.

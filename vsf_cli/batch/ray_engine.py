@@ -1,57 +1,69 @@
-"""Pieces of work on a Ray cluster, by Ray Data: actors load each model once, write the files, and send small rows back."""
+"""Runs pieces of work on a Ray cluster with Ray Data: actors load each model once, write the files and return small rows."""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.batch.maker import Held, Maker, Outcome
+from vsf_cli.batch.worker import Outcome, PipelineCache, Worker
 from vsf_cli.errors import RequestError, VSFError
 
-__all__ = ["mapped"]
+__all__ = ["map_on_ray"]
 
-MOST_RETRIES = 1
-"""How often a piece of work is tried again after its actor died, in a round: what is left is made alone in a second one."""
+MAX_RETRIES = 1
+"""How often a round tries a piece of work again after its actor died; a second round makes what is left item by item."""
 LOST = "it killed its actor again and again, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
 
 
-class _Worker:
-    """An actor. Rows of Ray Data hold bytes, since its own types know nothing of requests."""
+class _Actor:
+    """An actor that makes pieces of work. Rows hold pickled bytes, since Ray Data has no type for requests."""
 
-    def __init__(self, maker: bytes) -> None:
-        self.maker: Maker = pickle.loads(maker)
-        self.held = Held()
+    def __init__(self, worker: bytes) -> None:
+        self.worker: Worker = pickle.loads(worker)
+        self.cache = PipelineCache()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         outcomes: list[Any] = []
         try:
             for piece in batch["work"]:
-                outcomes += self.maker.make(pickle.loads(piece), held=self.held)
+                outcomes += self.worker.make(pickle.loads(piece), cache=self.cache)
         except VSFError as error:
-            outcomes.append(error)  # It ends the run, and is raised where somebody reads it.
+            outcomes.append(error)  # It ends the run: it is returned, and raised in the process of the user.
         return {"outcome": [pickle.dumps(outcome) for outcome in outcomes]}
 
 
-def _rows(ray: Any, maker: Maker, pieces: Sequence[Sequence[Item]], workers: int, gpus: int) -> Iterator[dict[str, bytes]]:
+def _outcomes(ray: Any, worker: Worker, pieces: Sequence[Sequence[Item]], workers: int, gpus: int) -> Iterator[Outcome]:
+    """Yields the outcomes of pieces of work, none if there are no pieces.
+
+    Raises:
+        VSFError: If an actor raised it.
+    """
+    if not pieces:
+        return
     data = ray.data.from_items([{"work": pickle.dumps(list(piece))} for piece in pieces], override_num_blocks=len(pieces))
-    outcomes = data.map_batches(
-        _Worker,
-        fn_constructor_args=(pickle.dumps(maker),),
+    rows = data.map_batches(
+        _Actor,
+        fn_constructor_args=(pickle.dumps(worker),),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=gpus,
         # Ray Data restarts its actors without end, and would try their tasks again as often.
-        ray_remote_args_fn=lambda: {"max_task_retries": MOST_RETRIES},
+        ray_remote_args_fn=lambda: {"max_task_retries": MAX_RETRIES},
     )
-    yield from outcomes.iter_rows()
+    for row in rows.iter_rows():
+        outcome = pickle.loads(row["outcome"])
+        if isinstance(outcome, VSFError):
+            raise outcome
+        yield outcome
 
 
-def mapped(
-    maker: Maker, work: Sequence[Sequence[Item]], workers: int, address: str | None, stopping: Callable[[], bool]
+def map_on_ray(
+    worker: Worker, work: Sequence[Sequence[Item]], workers: int, address: str | None, should_stop: Callable[[], bool]
 ) -> Iterator[Outcome]:
-    """What came of each item of some pieces of work, as it comes.
+    """Makes pieces of work, and yields the outcome of each item.
 
-    What an actor was given when it died, or its node went, Ray gives to another; what kills actor after actor has failed.
+    If an actor dies, Ray gives its work to another one; an item that kills actor after actor has failed.
 
     Raises:
         RequestError: If Ray is not installed, or the cluster cannot be reached.
@@ -61,31 +73,40 @@ def mapped(
         import ray
     except ImportError as error:
         raise RequestError('engine ray needs the package ray: pip install "vsf-cli[ray]"') from error
-    begun = not ray.is_initialized()
-    if begun:
+    with _connected(ray, address):
+        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+        # A piece that fails for good is left out, and does not end the run.
+        ray.data.DataContext.get_current().max_errored_blocks = -1
+        left = {item.key: item for piece in work for item in piece}
+        # Items that were lost with others of their piece are made once more, alone.
+        for pieces in (work, None):
+            each = [[item] for item in left.values()] if pieces is None else pieces
+            for outcome in _outcomes(ray, worker, each, workers, gpus):
+                left.pop(outcome.item.key, None)
+                yield outcome
+                if should_stop():
+                    return
+        yield from (Outcome(item, LOST, 0.0, VSFError.exit_code) for item in left.values())
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Connects to a cluster, or starts one, unless the caller has; disconnects if it connected.
+
+    Raises:
+        RequestError: If the cluster cannot be reached.
+        VSFError: If it fails inside the `with`.
+    """
+    connect = not ray.is_initialized()
+    if connect:
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise RequestError(f"--ray-address {address}: no cluster can be reached there: {str(error)[:200]}") from error
     try:
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-        # A piece that fails for good is left out, and does not end the run.
-        ray.data.DataContext.get_current().max_errored_blocks = -1
-        left = {item.key: item for piece in work for item in piece}
-        # What was lost with others in its piece is made once more alone.
-        for pieces in (work, None):
-            each = [[item] for item in left.values()] if pieces is None else pieces
-            for row in _rows(ray, maker, each, workers, gpus) if each else ():
-                outcome = pickle.loads(row["outcome"])
-                if isinstance(outcome, VSFError):
-                    raise outcome
-                left.pop(outcome.item.key, None)
-                yield outcome
-                if stopping():
-                    return
-        yield from (Outcome(item, LOST, 0.0, VSFError.exit_code) for item in left.values())
+        yield
     except ray.exceptions.RayError as error:
         raise VSFError(f"the Ray cluster failed: {' '.join(str(error).split())[:300]}") from error
     finally:
-        if begun:
+        if connect:
             ray.shutdown()

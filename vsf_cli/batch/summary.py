@@ -1,4 +1,4 @@
-"""What a run leaves when it ends: a table of its items beside them, and a summary on the screen."""
+"""The table of a run's items, written beside them when the run ends, and durations as text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +13,14 @@ __all__ = ["duration", "write_manifest"]
 
 
 def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> Path:
-    """Writes `manifest.csv` of all items of the table in its order, by the journals of all shards.
+    """Writes `manifest.csv` of all items in the order of the table, from the journals of all shards, and returns its path.
 
     Raises:
         MediaError: If it cannot be written.
     """
     known = read_journals(folder)
     columns = list(dict.fromkeys(name for row in rows for name in row.cells))
-    lines = [_results(item, _as_it_is(folder / item.name, known.get(item.key, {}))) for item in items]
+    lines = [_results(item, _current(folder / item.name, known.get(item.key, {}))) for item in items]
     names = dict.fromkeys(name for line in lines for name in line)
     named = {name: f"vsf_{name}" if name in columns else name for name in names}
     return write_table(
@@ -33,28 +33,28 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
     )
 
 
-def _as_it_is(path: Path, line: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the journal says of a file; nothing of one that is no longer there."""
+def _current(path: Path, line: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the journal's line of an item; an empty one if its file no longer exists."""
     return {} if line.get("status") == "done" and not path.exists() else line
 
 
 def _results(item: Item, known: Mapping[str, Any]) -> dict[str, Any]:
-    asked = item.request
+    request = item.request
     return {
         "id": item.id,
         "status": known.get("status", "left"),
         "file": item.name,
         "seconds": known.get("seconds", ""),
         "error": known.get("error", ""),
-        "seed": asked.seed,
-        "method": asked.method,
-        "steps": asked.num_inference_steps,
-        **{setting_name(asked.method, name): value for name, value in asked.parameters.items()},
+        "seed": request.seed,
+        "method": request.method,
+        "steps": request.num_inference_steps,
+        **{setting_name(request.method, name): value for name, value in request.parameters.items()},
     }
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Returns seconds as text, such as "2 min 5 s"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,4 +1,4 @@
-"""Reads a table of prompts: CSV, TSV, semicolons, JSON lines or TOML. All that is wrong with it is said at once."""
+"""Reads a table of prompts: CSV, TSV, semicolons, JSON lines or TOML. All of its errors are reported at once."""
 
 import csv
 import difflib
@@ -22,27 +22,27 @@ from vsf_cli.settings.options import COLUMNS
 __all__ = ["Row", "TableErrors", "parse_table", "read_table", "usual_name"]
 
 NAME_COLUMNS = ("name", "id", "file_name", "filename", "output")
-"""The column that names a row's pictures, and what it is called in the wild; other columns are options."""
-LARGEST_CELL = 100_000
-LARGEST_TABLE = 200_000_000
-LONGEST_NAME, LONGEST_PATH = 200, 1000
-"""Bytes of a part of a name, and of the whole: systems take 255 and 1,024 or more, and the endings have room."""
+"""The names of the column that names a row's images; other columns are options."""
+MAX_CELL_LENGTH = 100_000
+MAX_TABLE_LENGTH = 200_000_000
+MAX_NAME_BYTES, MAX_PATH_BYTES = 200, 1000
+"""Bytes of a part of a path, and of the whole: file systems take 255 and 1,024 or more, which leaves room for endings."""
 _HALF = re.compile("[\ud800-\udfff]")
 TOML = re.compile(r"(?:\s|#.*\n)*\[\[rows\]\]")
 
 
 class TableErrors(RequestError):
-    """Everything that is wrong with a table, a line each, from top to bottom."""
+    """All errors of a table, a line each, from top to bottom."""
 
-    def __init__(self, place: str, lines: list[str]) -> None:
+    def __init__(self, source: str, lines: list[str]) -> None:
         lines = sorted(lines, key=_line_of)
-        super().__init__(f"{place} has {len(lines)} error{'s' if len(lines) > 1 else ''}, and nothing was made: {lines[0]}")
+        super().__init__(f"{source} has {len(lines)} error{'s' if len(lines) > 1 else ''}, and nothing was made: {lines[0]}")
         self.lines = lines
 
 
 def _line_of(error: str) -> int:
-    found = re.match(r"line (\d+)", error)
-    return int(found[1]) if found else 0
+    match = re.match(r"line (\d+)", error)
+    return int(match[1]) if match else 0
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Row:
     """A row of the table.
 
     Arguments:
-        line: Where it begins in the file, from 1.
-        prompt: What is wanted.
-        negative: What is not wanted; None takes that of the command line.
-        seeds: Its seeds; None takes those of the command line, and none draws one from what the row asks for.
+        line: The number of its first line in the file, from 1.
+        prompt: The prompt.
+        negative: The negative prompts; None takes those of the command line.
+        seeds: The seeds; None takes those of the command line, and an empty tuple derives a seed from the request.
         settings: The settings of its cells; those with several values are `ValueList`.
-        loras: Its LoRA files; None takes those of the command line.
-        name: Its pictures' name; None takes it from the prompt.
+        loras: The LoRA files; None takes those of the command line.
+        name: The name of its images; None derives it from the prompt.
         cells: All cells as they were read, by the names of the columns.
     """
 
@@ -71,7 +71,7 @@ class Row:
 
 
 def read_table(path: Path, text: str) -> list[Row]:
-    """The rows of a table, all of which must be legal, as `parse_table` has it.
+    """Returns the rows of a table, as `parse_table` does, if all of them are legal.
 
     Raises:
         TableErrors: If it cannot be read, has no row, lacks the column `prompt`, or has columns or cells that are not legal.
@@ -83,14 +83,14 @@ def read_table(path: Path, text: str) -> list[Row]:
 
 
 def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
-    """The rows of a table that are legal, and what is wrong with the others.
+    """Returns the rows of a table that are legal, and the errors of the others.
 
     Arguments:
-        path: Where it was read, whose ending says its format; without one it is sniffed.
-        text: What was read.
+        path: The path of the table, whose suffix decides the format; without one, the text does.
+        text: The text of the table.
     """
-    if len(text) > LARGEST_TABLE:
-        return [], [f"it has {len(text)} characters, but may have {LARGEST_TABLE}"]
+    if len(text) > MAX_TABLE_LENGTH:
+        return [], [f"it has {len(text)} characters, but may have {MAX_TABLE_LENGTH}"]
     text = text.removeprefix("\ufeff")
     errors: list[str] = []
     rows = []
@@ -107,9 +107,9 @@ def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
 
 
 def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Each row's line, the line that names its columns, and its cells."""
+    """Yields each row's line, the line that names its columns, and its cells."""
     if "\0" in text:
-        errors.append(f"line {text[: text.index(chr(0))].count(chr(10)) + 1}: it has a NUL byte, and is no text")
+        errors.append(f"line {text[: text.index(chr(0))].count(chr(10)) + 1}: it has a NUL byte, and is not a text")
     elif path.suffix.lower() in (".jsonl", ".ndjson") or (not path.suffix and text.lstrip().startswith("{")):
         yield from _json_lines(text, errors)
     elif path.suffix.lower() == ".toml" or (not path.suffix and TOML.match(text)):
@@ -123,34 +123,34 @@ def _json_lines(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[s
         if not line.strip():
             continue
         try:
-            found = json.loads(line)
+            cells = json.loads(line)
         except (ValueError, RecursionError) as error:
             errors.append(f"line {number}: not JSON: {error}")
             continue
-        if isinstance(found, dict):
-            yield number, number, found
+        if isinstance(cells, dict):
+            yield number, number, cells
         else:
             errors.append(f'line {number}: it must be an object, such as {{"prompt": "a bike"}}')
 
 
 def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
     try:
-        found = tomli.loads(text)
+        document = tomli.loads(text)
     except (tomli.TOMLDecodeError, RecursionError) as error:
         errors.append(f"not TOML: {error}")
         return
-    rows = found.get("rows")
-    if len(found) != 1 or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    rows = document.get("rows")
+    if len(document) != 1 or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         errors.append("a TOML table has its rows as [[rows]], and nothing else")
         return
-    places = [number for number, line in enumerate(text.split("\n"), 1) if line.strip() == "[[rows]]"]
+    starts = [number for number, line in enumerate(text.split("\n"), 1) if line.strip() == "[[rows]]"]
     for number, row in enumerate(rows):
-        line = places[number] if number < len(places) else 1
+        line = starts[number] if number < len(starts) else 1
         yield line, line, row
 
 
 def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    csv.field_size_limit(LARGEST_TABLE)
+    csv.field_size_limit(MAX_TABLE_LENGTH)
     header = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = "\t" if tabs else max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -178,13 +178,13 @@ def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, 
 
 @cache
 def _known() -> Mapping[str, str]:
-    """Every legal name of a column that we use, with the name that we use it by."""
+    """Returns the option of every known name of a column."""
     names = {**{key: one.column_names for key, one in COLUMNS.items()}, "name": NAME_COLUMNS}
     return {spelled: key for key, known in names.items() for name in known for spelled in (name, name.replace("_", "-"))}
 
 
 def usual_name(column: str) -> str:
-    """The name by which a column is used; "" if it is not one that we use."""
+    """Returns the option of a column; "" if it is not one."""
     return _known().get(_plain(column), "")
 
 
@@ -193,7 +193,7 @@ def _plain(column: str) -> str:
 
 
 def _column(name: str, errors: list[str], line: int) -> str:
-    """The name by which a column is used; "" if it is carried through."""
+    """Returns the option of a column; "" if it is not one. Adds an error if the name looks misspelled."""
     known, plain = _known(), _plain(name)
     if plain in known:
         return known[plain]
@@ -202,23 +202,23 @@ def _column(name: str, errors: list[str], line: int) -> str:
     return ""
 
 
-def _numbers(value: Any, kind: type) -> ValueList:
+def _numbers(value: Any, type: type) -> ValueList:
     if isinstance(value, bool):
-        raise ValueError(f"{value} is no number")
+        raise ValueError(f"{value} is not a number")
     numbers = value if isinstance(value, list) else [value]
-    return parse_range(",".join(str(number) for number in numbers), kind)
+    return parse_range(",".join(str(number) for number in numbers), type)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not a text")
     return tuple(text.strip() for text in texts if text.strip())
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is no text")
+        raise ValueError(f"{value!r} is not a text")
     return str(value).strip()
 
 
@@ -227,10 +227,10 @@ def _name(value: Any) -> str:
     parts = Path(text).parts
     if Path(text).is_absolute() or not parts or ".." in parts or any(char in "\\:" or ord(char) < 32 for char in text):
         raise ValueError(f"'{text[:80]}' leads out of the folder of the run: give a plain name")
-    if any(part.startswith(".") or len(part.encode()) > LONGEST_NAME for part in parts):
-        raise ValueError(f"'{text[:80]}' has a part that begins with a dot, or is longer than {LONGEST_NAME} bytes")
-    if len(text.encode()) > LONGEST_PATH:
-        raise ValueError(f"'{text[:80]}' has {len(text.encode())} bytes, but may have {LONGEST_PATH}: name fewer folders")
+    if any(part.startswith(".") or len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise ValueError(f"'{text[:80]}' has a part that begins with a dot, or is longer than {MAX_NAME_BYTES} bytes")
+    if len(text.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"'{text[:80]}' has {len(text.encode())} bytes, but may have {MAX_PATH_BYTES}: name fewer folders")
     return str(Path(*parts))
 
 
@@ -241,7 +241,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 @cache
 def _parser(column: str) -> Callable[[Any], Any]:
-    """What reads the cells of a column."""
+    """Returns the function that parses the cells of a column."""
     special = {"name": _name, "seed": _seeds}
     return special.get(column) or _parser_of(COLUMNS[column])
 
@@ -253,50 +253,50 @@ def _parser_of(one: Option) -> Callable[[Any], Any]:
         return lambda value: _numbers(value, one.type)
     if one.type is bool:
         return lambda value: read_bool(str(value))
-    return lambda value: _checked(_text(value), one.parse)
+    return lambda value: _validated(_text(value), one.parse)
 
 
-def _checked(text: str, parse: Callable[[str], object] | None) -> str:
+def _validated(text: str, parse: Callable[[str], object] | None) -> str:
     if parse is not None:
         parse(text)
     return text
 
 
 def _parsed(line: int, used: Mapping[str, Any], written: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
-    """The values of a row's cells by the names of their options; what is wrong with others is among the errors."""
-    found = {}
+    """Returns the values of a row's cells by the names of their options. Adds what cannot be parsed to the errors."""
+    values = {}
     for column in sorted(used):
         try:
-            found[column] = _parser(column)(used[column])
+            values[column] = _parser(column)(used[column])
         except (ValueError, RequestError) as error:
             errors.append(f"line {line}, column {written[column]}: {error}")
-    return found
+    return values
 
 
 def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]) -> Row | None:
-    """A row; None if it is not legal, and then what is wrong is among the errors."""
+    """Returns a row; None if it is not legal, and then its errors are added."""
     before = len(errors)
     used, written = _used(line, cells, columns, errors)
     if not str(used.get("prompt", "")).strip():
         errors.append(f"line {line}, column prompt: there is no prompt")
-    found = _parsed(line, used, written, errors)
-    _join_sides(line, found, written, errors)
+    values = _parsed(line, used, written, errors)
+    _join_sides(line, values, written, errors)
     if len(errors) > before:
         return None
     kept = {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in cells.items()}
-    taken = {key: found.pop(key, None) for key in ("prompt", "negative", "seed", "lora", "name")}
-    return Row(line, taken["prompt"], taken["negative"], taken["seed"], found, taken["lora"], taken["name"], kept)
+    taken = {key: values.pop(key, None) for key in ("prompt", "negative", "seed", "lora", "name")}
+    return Row(line, taken["prompt"], taken["negative"], taken["seed"], values, taken["lora"], taken["name"], kept)
 
 
 def _used(
     line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The cells that are used, by the names of their options, and how the table writes these names."""
+    """Returns the cells of options by the names of the options, and the names that the table gives them."""
     used: dict[str, Any] = {}
     written: dict[str, str] = {}
     for name, value in cells.items():
-        if isinstance(value, str) and len(value) > LARGEST_CELL:
-            errors.append(f"line {line}, column {name[:40]}: it has {len(value)} characters, but may have {LARGEST_CELL}")
+        if isinstance(value, str) and len(value) > MAX_CELL_LENGTH:
+            errors.append(f"line {line}, column {name[:40]}: it has {len(value)} characters, but may have {MAX_CELL_LENGTH}")
         elif any(_HALF.search(text) for text in (name, *map(str, value if isinstance(value, list) else [value]))):
             errors.append(f"line {line}, column {name[:40]!a}: it has half of a character, a lone surrogate")
         elif (column := columns[name]) and value is not None and str(value).strip():
@@ -306,13 +306,13 @@ def _used(
     return used, written
 
 
-def _join_sides(line: int, found: dict[str, Any], written: Mapping[str, str], errors: list[str]) -> None:
-    """Puts the size in the place of width and height, each of which must be one number."""
-    sides = [found.pop(side, None) for side in ("width", "height")]
+def _join_sides(line: int, values: dict[str, Any], written: Mapping[str, str], errors: list[str]) -> None:
+    """Replaces width and height, each of which must be one number, by the size."""
+    sides = [values.pop(side, None) for side in ("width", "height")]
     if (sides[0] is None) != (sides[1] is None):
         errors.append(f"line {line}: give both width and height, or neither")
     for side, numbers in zip(("width", "height"), sides, strict=True):
         if numbers is not None and len(numbers) > 1:
             errors.append(f"line {line}, column {written[side]}: it has {len(numbers)} numbers, but must have one")
     if sides[0] and sides[1]:
-        found["size"] = f"{sides[0][0]}x{sides[1][0]}"
+        values["size"] = f"{sides[0][0]}x{sides[1][0]}"

@@ -1,4 +1,4 @@
-"""How long pictures took on this machine, kept from run to run for estimates."""
+"""Seconds per image on this machine, kept from run to run for estimates."""
 
 import json
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from vsf_cli.media.files import write_bytes
 
 __all__ = ["estimate", "remember"]
 
-MOST = 1000
+MAX_ENTRIES = 1000
 
 
 def _file() -> Path:
@@ -21,33 +21,33 @@ def _file() -> Path:
 
 
 def _key(item: Item) -> str:
-    asked = item.request
-    sizes = asked.width, asked.height, asked.num_frames, asked.num_inference_steps
-    return " ".join(str(part) for part in (asked.model.rsplit("/", 1)[-1], asked.method, asked.dtype, *sizes))
+    request = item.request
+    sizes = request.width, request.height, request.num_frames, request.num_inference_steps
+    return " ".join(str(part) for part in (request.model.rsplit("/", 1)[-1], request.method, request.dtype, *sizes))
 
 
 def _known() -> dict[str, float]:
     try:
-        found = json.loads(_file().read_text("utf-8"))
-        return {str(key): float(value) for key, value in found.items()}
+        entries = json.loads(_file().read_text("utf-8"))
+        return {str(key): float(value) for key, value in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
 def remember(taken: Iterable[tuple[Item, float]]) -> None:
-    """Keeps the median of what pictures of each kind took. A machine whose cache cannot be written estimates nothing."""
-    kinds: dict[str, list[float]] = {}
+    """Stores the median seconds of each kind of image; does nothing if the cache cannot be written."""
+    by_key: dict[str, list[float]] = {}
     for item, seconds in taken:
-        kinds.setdefault(_key(item), []).append(seconds)
-    known = {**_known(), **{key: round(median(seconds), 4) for key, seconds in kinds.items()}}
+        by_key.setdefault(_key(item), []).append(seconds)
+    known = {**_known(), **{key: round(median(seconds), 4) for key, seconds in by_key.items()}}
     try:
-        write_bytes(_file(), json.dumps(dict(list(known.items())[-MOST:])).encode())
+        write_bytes(_file(), json.dumps(dict(list(known.items())[-MAX_ENTRIES:])).encode())
     except MediaError:
         return
 
 
 def estimate(items: Iterable[Item]) -> float | None:
-    """The seconds that items will take; None if one of their kind was never made here."""
+    """Returns the seconds that items will take; None if one of their kind was never made on this machine."""
     known = _known()
     seconds = [known.get(_key(item)) for item in items]
     return None if None in seconds else sum(one for one in seconds if one is not None)

@@ -12,12 +12,12 @@ import typer
 from vsf_cli.batch.engines import engine_named
 from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import MANIFEST
-from vsf_cli.batch.maker import Maker
-from vsf_cli.batch.replacing import replaced
+from vsf_cli.batch.replacements import apply_replacements
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.summary import duration
 from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate
+from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
@@ -138,12 +138,12 @@ def _planned(
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
-    maker = Maker(
+    worker = Worker(
         folder, runtime_of(Settings(machine)), MOST_TOGETHER if size == "auto" else int(size), files.sidecar, files.dump_attn
     )
     engine = engine_named(work.engine)
     shard = Shard.parse(work.shard)
-    return Batch(items, maker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
+    return Batch(items, worker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
 
 
 def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -165,7 +165,7 @@ def _read(
     notes: list[str] = []
     negative, loras = given.negative or (), given.loras or ()
     try:
-        rows = replaced(table, rows, replacements, negative)
+        rows = apply_replacements(table, rows, replacements, negative)
         items, notes = items_of(table, rows, deciding, negative, given.seeds or None, loras, files.dump_attn)
     except TableErrors as error:
         errors += error.lines

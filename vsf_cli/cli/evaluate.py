@@ -11,8 +11,8 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from vsf_cli.batch.items import items_of
-from vsf_cli.batch.maker import Maker
 from vsf_cli.batch.runner import Batch
+from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
@@ -22,13 +22,13 @@ from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed, RequestError
-from vsf_cli.evaluation.arms import Arm, choose_arms, load_arms
-from vsf_cli.evaluation.judging import Judge, Kept, judge_all
+from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.report import write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
+from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
 from vsf_cli.loading.runtime import Runtime
@@ -128,14 +128,16 @@ class _Chosen:
     prompts: PromptSet
     preset: Preset
     place: str
-    arms: list[Arm]
+    variants: list[Variant]
 
 
 def _chosen(prompts: PromptSet, given: Given, method: str, methods_file: str | None) -> _Chosen:
     """What was asked for; the preset is the default one for images or videos if none is given."""
     place = str(given.settings.get("preset") or Settings({}, video=prompts.name.startswith("clips")).preset_place)
     preset = load_preset(place)
-    return _Chosen(prompts, preset, place, choose_arms(load_arms(Path(methods_file) if methods_file else None), method, preset))
+    return _Chosen(
+        prompts, preset, place, choose_variants(load_variants(Path(methods_file) if methods_file else None), method, preset)
+    )
 
 
 def _machine(given: Given, chosen: _Chosen) -> Settings:
@@ -149,20 +151,20 @@ def _make(chosen: _Chosen, folder: Path, given: Given, seeds: int, batch_size: i
     prompts = chosen.prompts
     own = {key: value for key, value in given.settings.items() if key not in _OTHER}
     deciding = {**own, "preset": chosen.place}
-    rows = rows_of(prompts, chosen.arms, seeds)
+    rows = rows_of(prompts, chosen.variants, seeds)
     items, notes = items_of(prompts.name, rows, deciding)
     first = items[0].request
     facts = {"steps": first.num_inference_steps, "dtype": first.dtype, "batch size": batch_size}
     conditions = {"settings": {**facts, **own}, "versions": versions()}
-    made = Run(folder, prompts, {arm.name: arm for arm in chosen.arms}, chosen.preset.name, seeds, conditions)
+    made = Run(folder, prompts, {variant.name: variant for variant in chosen.variants}, chosen.preset.name, seeds, conditions)
     made.write()
     for note in notes:
         console.detail(note)
     # The rows of all that the run has, so that its table keeps what was made before.
-    known = rows_of(prompts, list(Run.read(folder).arms.values()), seeds)
+    known = rows_of(prompts, list(Run.read(folder).variants.values()), seeds)
     if len(known) > len(rows):
         rows, (items, _) = known, items_of(prompts.name, known, deciding)
-    batch = Batch(items, Maker(made.place, runtime_of(_machine(given, chosen)), batch_size), retry_failed=True)
+    batch = Batch(items, Worker(made.image_folder, runtime_of(_machine(given, chosen)), batch_size), retry_failed=True)
     carry_out(batch, rows, None, console, as_json)
 
 
@@ -176,12 +178,12 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
     failed: list[str] = []
     done = 0
     with console.progress("judged") as (moved,):
-        for picture, error in judge_all(run, asked, moved):
+        for sample, error in judge_all(run, asked, moved):
             done += 1
             if error is not None:
-                failed.append(f"{picture.path}: {error}")
+                failed.append(f"{sample.path}: {error}")
                 console.warn(failed[-1])
-    console.info(f"{done - len(failed)} pictures judged by {judge.name}, {len(run.pictures()) - done} were before")
+    console.info(f"{done - len(failed)} pictures judged by {judge.name}, {len(run.samples()) - done} were before")
     if failed:
         raise PartlyFailed(f"{len(failed)} pictures were not judged: run the same command again, it asks about those alone")
     model = f" --judge-model {judge.model}" if judge.model else ""
@@ -265,9 +267,10 @@ def sweep(
     chosen = _chosen(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
     asked = judge.judge()
     if asked.costly:
-        asked = Kept(asked, storage.with_suffix(f".{judge.name}.jsonl"))
+        asked = CachedJudge(asked, storage.with_suffix(f".{judge.name}.jsonl"))
     sweeps = [
-        Sweep(chosen.prompts, arm, chosen.place, asked, space_of(arm, spans), storage, search.batch_size) for arm in chosen.arms
+        Sweep(chosen.prompts, variant, chosen.place, asked, space_of(variant, spans), storage, search.batch_size)
+        for variant in chosen.variants
     ]
     for one in sweeps:
         one.check()
@@ -289,13 +292,13 @@ def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, co
                 _say_trial(sweep, trial, console)
                 if whole is not None:
                     whole(place * search.trials + done, len(sweeps) * search.trials)
-            console.info(f"{sweep.arm.name}: {search.trials} trials in {sweep.storage}, {done} of them now")
+            console.info(f"{sweep.variant.name}: {search.trials} trials in {sweep.storage}, {done} of them now")
 
 
 def _say_trial(sweep: Sweep, trial: Trial, console: Console) -> None:
     found = ", ".join(f"{key} {value:.3g}" for key, value in trial.settings.items())
     positive, negative, quality = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
-    console.info(f"{sweep.arm.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
+    console.info(f"{sweep.variant.name}: {found}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
 
 
 def _nobody(done: int, total: int) -> None:
@@ -332,8 +335,8 @@ def tradeoff(
 
 
 def _show_areas(found: dict[str, Any], console: Console) -> None:
-    for figure, arms in found.items():
-        for name, numbers in arms.items():
+    for figure, curves in found.items():
+        for name, numbers in curves.items():
             low, high = numbers["hypervolume_interval"]
             area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
             console.data(f"{figure} against negative: {name}, {numbers['trials']} trials, {area}")

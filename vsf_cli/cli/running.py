@@ -9,14 +9,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.batch.engines import Watching
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import read_journals
-from vsf_cli.batch.maker import Outcome
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
+from vsf_cli.batch.worker import Outcome, RunHooks
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import PartlyFailed
@@ -64,7 +63,7 @@ def carry_out(
         MediaError: If the folder cannot be written, or another process is writing it.
     """
     stop = _Stop(console)
-    if batch.maker.runtime.offline:
+    if batch.worker.runtime.offline:
         stay_offline()
     made: list[Outcome] = []
     with batch.journal.locked(), stop.listening():
@@ -105,7 +104,7 @@ def _outcomes(
 ) -> Generator[Outcome, None, None]:
     """Makes what is left, and shows how far it is."""
 
-    def loading(item: Item) -> None:
+    def on_load(item: Item) -> None:
         quiet_libraries(console.verbose)
         model = item.request.model
         console.info(
@@ -118,7 +117,7 @@ def _outcomes(
         console.info(f"{done} of {len(states)} pictures are done already")
     with (
         console.progress("pictures", "steps") as (whole, steps),
-        closing(batch.run(left, Watching(stop, loading, steps))) as outcomes,
+        closing(batch.run(left, RunHooks(stop, on_load, steps))) as outcomes,
     ):
         for number, outcome in enumerate(outcomes, 1):
             yield outcome

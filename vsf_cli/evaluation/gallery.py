@@ -1,4 +1,4 @@
-"""The page of a comparison: its table, and the pictures of each prompt side by side. It opens from disk."""
+"""The page of a comparison: its table, and the images of each prompt side by side. It opens from disk."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,22 @@ __all__ = ["gallery"]
 
 
 def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Sequence[Any]) -> str:
-    """The HTML of a run's folder. Pictures stay files beside it, and are read as they are scrolled to.
+    """Returns the HTML of a run. Images stay in their files, and are loaded when they are scrolled to.
 
     Arguments:
         run: The run.
-        judge: The judge's name.
+        judge: The full name of the judge.
         rows: The table, by `vsf_cli.evaluation.report.tabulate`.
-        judged: The pictures with what the judge says of them.
+        judged: The images with the judge's answers.
     """
-    arms = [row["arm"] for row in rows]
+    variants = [row["arm"] for row in rows]
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for one in judged:
-        record = one.picture.record
-        line = lines.setdefault((record.id, one.picture.seed), {"record": record, "seed": one.picture.seed, "cells": {}})
-        line["cells"][one.picture.arm] = {
-            "source": quote(os.path.relpath(one.picture.path, run.folder).replace(os.sep, "/")),
-            "clip": one.picture.path.suffix in VIDEO_ENDINGS,
+        record = one.sample.record
+        line = lines.setdefault((record.id, one.sample.seed), {"record": record, "seed": one.sample.seed, "cells": {}})
+        line["cells"][one.sample.variant] = {
+            "source": quote(os.path.relpath(one.sample.path, run.folder).replace(os.sep, "/")),
+            "clip": one.sample.path.suffix in VIDEO_ENDINGS,
             "positive": one.positive,
             "negative": one.negative,
             "quality": one.quality,
@@ -36,5 +36,5 @@ def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Seq
         }
     ordered = sorted(lines.values(), key=lambda line: (line["record"].id, line["seed"]))
     categories = sorted({line["record"].category for line in ordered} - {""})
-    told = {"judge": judge, "rows": rows, "arms": arms, "lines": ordered, "categories": categories}
-    return render("comparison.html.j2", title=f"{run.prompts.name}, {run.preset}", **told)
+    data = {"judge": judge, "rows": rows, "arms": variants, "lines": ordered, "categories": categories}
+    return render("comparison.html.j2", title=f"{run.prompts.name}, {run.preset}", **data)

@@ -1,4 +1,4 @@
-"""Asks a judge about every picture of a run; each answer is kept at once, so that none is asked for twice."""
+"""Asks a judge about every image of a run. Each answer is written at once, so that no image is judged twice."""
 
 import hashlib
 import json
@@ -14,24 +14,24 @@ from PIL import Image
 
 from vsf_cli.errors import MediaError, ModelError, VSFError
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.evaluation.runs import Picture, Run
+from vsf_cli.evaluation.runs import Run, Sample
 from vsf_cli.media.reading import read_frames
 
-__all__ = ["Answers", "Judge", "Judgement", "Kept", "judge_all", "judge_frames", "place_of"]
+__all__ = ["Answers", "CachedJudge", "Judge", "Judgement", "answer_key", "judge_all", "judge_frames"]
 
-MOST_FRAMES = 9
-"""Of a clip, that many frames are judged, evenly spaced."""
+MAX_FRAMES = 9
+"""The number of frames of a video that are judged, evenly spaced."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge says of a picture.
+    """The answer of a judge about an image.
 
     Arguments:
-        positive: Whether the main object is there.
-        negative: Whether what was not wanted is missing.
-        quality: From 0 to 1, whatever is missing.
-        reason: The judge's words.
+        positive: Whether the main object is shown.
+        negative: Whether the negative prompt is absent.
+        quality: From 0 to 1, independent of what is missing.
+        reason: The judge's explanation.
     """
 
     positive: bool
@@ -41,138 +41,138 @@ class Judgement:
 
 
 class Judge(Protocol):
-    """Looks at pictures. May be asked from several threads, if `workers` is above 1."""
+    """Judges images; called from several threads if `workers` is above 1."""
 
     name: str
-    """Of the judge; its answers are kept in a file of that name."""
+    """The name of the judge, and of the file of its answers."""
     settings: Mapping[str, Any]
-    """What its answers depend on: other settings are another judge, whose answers are asked for anew."""
+    """The settings that its answers depend on: with other settings, all images are judged again."""
     workers: int
-    """How many pictures it looks at at a time."""
+    """The number of images that are judged at a time."""
     costly: bool
-    """Whether each of its answers is worth keeping at once, those about single frames too."""
+    """Whether its answers about single frames of a video are worth storing."""
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """Looks at a picture.
+        """Returns the answer about an image.
 
         Raises:
-            VSFError: If it cannot answer.
+            VSFError: If the judge cannot answer.
         """
         ...
 
 
 def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) -> Judgement:
-    """What a judge says of a picture or clip: of several frames the majority and the mean quality.
+    """Returns the answer about an image, or about a video: the majority and the mean quality of its frames.
 
     A tie is a no.
     """
-    count = min(len(frames), MOST_FRAMES)
-    places = sorted({round(place * (len(frames) - 1) / max(1, count - 1)) for place in range(count)})
-    found = [judge.judge(frames[place], record) for place in places]
-    if len(found) == 1:
-        return found[0]
-    positive, negative = sum(one.positive for one in found), sum(one.negative for one in found)
+    count = min(len(frames), MAX_FRAMES)
+    indices = sorted({round(number * (len(frames) - 1) / max(1, count - 1)) for number in range(count)})
+    answers = [judge.judge(frames[index], record) for index in indices]
+    if len(answers) == 1:
+        return answers[0]
+    positive, negative = sum(one.positive for one in answers), sum(one.negative for one in answers)
     return Judgement(
-        2 * positive > len(found),
-        2 * negative > len(found),
-        sum(one.quality for one in found) / len(found),
-        f"of {len(found)} frames the object is in {positive}, the negative is missing in {negative}",
+        2 * positive > len(answers),
+        2 * negative > len(answers),
+        sum(one.quality for one in answers) / len(answers),
+        f"of {len(answers)} frames the object is in {positive}, the negative is missing in {negative}",
     )
 
 
-class Kept:
-    """A judge that keeps its answers about pixels in a file, so that what was cut off is not paid for twice."""
+class CachedJudge:
+    """A judge whose answers about pixels are stored in a file, so that an interrupted run does not pay for them twice."""
 
     def __init__(self, judge: Judge, path: Path) -> None:
         self.inner, self.path, self.lock = judge, path, threading.Lock()
         self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
         self.known: dict[str, Judgement] = {}
-        for found in _lines(path):
+        for line in _lines(path):
             try:
-                key = found.pop("key")
-                self.known[key] = Judgement(**found)
+                key = line.pop("key")
+                self.known[key] = Judgement(**line)
             except (TypeError, KeyError, AttributeError):
                 continue
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """What it said before of the same pixels and questions, or says now."""
-        said = json.dumps([dict(self.settings), record.question_1, record.question_2, image.size], sort_keys=True)
-        key = hashlib.sha256(said.encode() + image.tobytes()).hexdigest()
+        """Returns the stored answer about the same pixels and questions, or a new one."""
+        question = json.dumps([dict(self.settings), record.question_1, record.question_2, image.size], sort_keys=True)
+        key = hashlib.sha256(question.encode() + image.tobytes()).hexdigest()
         if key not in self.known:
-            self.known[key] = found = self.inner.judge(image, record)
+            self.known[key] = answer = self.inner.judge(image, record)
             with self.lock:
-                _append(self.path, {"key": key, **asdict(found)})
+                _append(self.path, {"key": key, **asdict(answer)})
         return self.known[key]
 
 
-Place = tuple[str, str, int, str]
+AnswerKey = tuple[str, str, int, str]
 
 
-def place_of(picture: Picture) -> Place:
-    """What an answer is about: the record, the arm, the seed, and the SHA-256 of the file, since it may be made anew.
+def answer_key(sample: Sample) -> AnswerKey:
+    """Returns what identifies an answer: record, variant, seed, and the SHA-256 of the file, since it may be made again.
 
     Raises:
         MediaError: If the file cannot be read.
     """
     try:
-        digest = hashlib.sha256(picture.path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(sample.path.read_bytes()).hexdigest()
     except OSError as error:
         raise MediaError(
-            f"{picture.path} cannot be read: {error.strerror}; run 'vsf eval run' again, it makes it anew"
+            f"{sample.path} cannot be read: {error.strerror}; run 'vsf eval run' again, it makes it anew"
         ) from error
-    return picture.record.id, picture.arm, picture.seed, digest
+    return sample.record.id, sample.variant, sample.seed, digest
 
 
 class Answers:
-    """The answers of the judges of one name on disk: a line each, of which the last may be torn."""
+    """The file of the answers of all judges of one name: a line each, of which the last may be incomplete."""
 
     def __init__(self, run: Run, judge: str) -> None:
         self.path = run.folder / f"judgements-{judge}.jsonl"
         self.lock = threading.Lock()
 
-    def read(self) -> dict[str, dict[Place, Judgement]]:
-        """The last answer about each picture, by the settings of the judge, as JSON; the judge that was asked last stands last.
+    def read(self) -> dict[str, dict[AnswerKey, Judgement]]:
+        """Returns the last answer about each image, by the judge's settings as JSON; the judge that was used last is last.
 
         Raises:
             MediaError: If the file cannot be read.
         """
-        found: dict[str, dict[Place, Judgement]] = {}
+        answers: dict[str, dict[AnswerKey, Judgement]] = {}
         for line in _lines(self.path):
             try:
                 judgement = Judgement(*(line[name] for name in ("positive", "negative", "quality", "reason")))
-                place = line["record"], line["arm"], line["seed"], line["sha256"]
-                key = _key(line["judge"])
-                found[key] = found.pop(key, {})
-                found[key][place] = judgement
+                key = line["record"], line["arm"], line["seed"], line["sha256"]
+                settings = _settings_key(line["judge"])
+                answers[settings] = answers.pop(settings, {})
+                answers[settings][key] = judgement
             except (KeyError, TypeError, ValueError):
                 continue
-        return found
+        return answers
 
-    def of(self, judge: Judge) -> dict[Place, Judgement]:
-        """The answers of a judge with these settings.
+    def of(self, judge: Judge) -> dict[AnswerKey, Judgement]:
+        """Returns the answers of a judge with these settings.
 
         Raises:
             MediaError: If the file cannot be read.
         """
-        return self.read().get(_key(judge.settings), {})
+        return self.read().get(_settings_key(judge.settings), {})
 
-    def add(self, judge: Judge, place: Place, judgement: Judgement) -> None:
-        """Keeps an answer.
+    def add(self, judge: Judge, key: AnswerKey, judgement: Judgement) -> None:
+        """Adds an answer to the file.
 
         Raises:
             MediaError: If it cannot be written.
         """
-        told = dict(zip(("record", "arm", "seed", "sha256"), place, strict=True))
+        line = dict(zip(("record", "arm", "seed", "sha256"), key, strict=True))
         with self.lock:
-            _append(self.path, {**told, **asdict(judgement), "judge": dict(judge.settings)})
+            _append(self.path, {**line, **asdict(judgement), "judge": dict(judge.settings)})
 
 
-def _key(settings: Mapping[str, Any]) -> str:
+def _settings_key(settings: Mapping[str, Any]) -> str:
     return json.dumps(dict(settings), sort_keys=True)
 
 
 def _lines(path: Path) -> Iterator[Any]:
-    """What the lines of a file say; those that are torn are passed over."""
+    """Yields the lines of a JSON lines file; incomplete lines are skipped."""
     try:
         text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
     except OSError as error:
@@ -185,15 +185,15 @@ def _lines(path: Path) -> Iterator[Any]:
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    """Writes a line of JSON behind those of a file, of which the last may be torn, and waits until it is on the disk.
+    """Appends a line of JSON to a file whose last line may be incomplete, and waits until it is on the disk.
 
     Raises:
         MediaError: If it cannot be written.
     """
     try:
-        torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+        incomplete = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("ab") as file:
-            file.write(b"\n" * torn + json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
+            file.write(b"\n" * incomplete + json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -202,34 +202,34 @@ def _append(path: Path, line: Mapping[str, Any]) -> None:
 
 def judge_all(
     run: Run, judge: Judge, progress: Callable[[int, int], object] | None = None
-) -> Iterator[tuple[Picture, VSFError | None]]:
-    """Has all pictures of a run judged that the judge has not seen, and keeps each answer.
+) -> Iterator[tuple[Sample, VSFError | None]]:
+    """Judges all images of a run that have no answer yet, and stores each answer.
 
     Yields:
-        Each picture that was looked at, with what failed.
+        Each image that was judged, with its error if it failed.
 
     Raises:
-        MediaError: If answers or pictures cannot be read, or answers not written.
-        ModelError: If the judge's own model cannot be loaded.
+        MediaError: If answers or images cannot be read, or an answer cannot be written.
+        ModelError: If the model of the judge cannot be loaded.
     """
     answers = Answers(run, judge.name)
     known = answers.of(judge)
-    asked = [(picture, place) for picture in run.pictures() if (place := place_of(picture)) not in known]
-    framewise = Kept(judge, run.folder / f"frames-{judge.name}.jsonl") if judge.costly else judge
+    pending = [(sample, key) for sample in run.samples() if (key := answer_key(sample)) not in known]
+    framewise = CachedJudge(judge, run.folder / f"frames-{judge.name}.jsonl") if judge.costly else judge
 
-    def look(picture: Picture, place: Place) -> None:
-        frames = read_frames(picture.path)
-        answers.add(judge, place, judge_frames(judge if len(frames) == 1 else framewise, frames, picture.record))
+    def judge_sample(sample: Sample, key: AnswerKey) -> None:
+        frames = read_frames(sample.path)
+        answers.add(judge, key, judge_frames(judge if len(frames) == 1 else framewise, frames, sample.record))
 
     with ThreadPoolExecutor(judge.workers) as pool:
-        waiting = {pool.submit(look, picture, place): picture for picture, place in asked}
+        waiting = {pool.submit(judge_sample, sample, key): sample for sample, key in pending}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 error = future.exception()
                 if error is not None and (not isinstance(error, VSFError) or isinstance(error, (MediaError, ModelError))):
                     raise error
                 if progress is not None:
-                    progress(done, len(asked))
+                    progress(done, len(pending))
                 yield waiting[future], error
         finally:
             pool.shutdown(cancel_futures=True)

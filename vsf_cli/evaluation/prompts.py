@@ -1,4 +1,4 @@
-"""Prompt sets: JSON lines, each a prompt, what is not wanted in it, and two questions that a judge answers."""
+"""Prompt sets: JSON lines, each with a prompt, its negative prompt, and two questions for a judge."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ class Record:
     """A prompt of a set.
 
     Arguments:
-        id: What names it in files; letters, digits, dots and dashes.
-        prompt: What is wanted.
-        negative: What is not wanted, although it belongs to the thing.
-        question_1: Whether the main object is there, with or without the negative.
-        question_2: Whether the negative is missing.
-        category: What it is reported under; of scenes, the object.
+        id: Its id, which names files; letters, digits, dots and dashes.
+        prompt: The prompt.
+        negative: The negative prompt: a thing that usually belongs to the object.
+        question_1: Asks whether the main object is shown, with or without the negative.
+        question_2: Asks whether the negative is missing.
+        category: The group in reports; for scenes, the object.
     """
 
     id: str
@@ -38,25 +38,25 @@ class Record:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Records with the name of their set, in a fixed order."""
+    """A named set of records in a fixed order."""
 
     name: str
     records: tuple[Record, ...]
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of what is in it."""
+        """The SHA-256 of its records."""
         return hashlib.sha256(self.to_jsonl().encode()).hexdigest()
 
     def to_jsonl(self) -> str:
-        """A line for each record."""
+        """Returns the records as JSON lines."""
         return "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in self.records)
 
     def first(self, limit: int | None) -> "PromptSet":
-        """The first `limit` records.
+        """Returns the first `limit` records; all if it is None.
 
         Raises:
-            RequestError: If there are fewer, or none is asked for.
+            RequestError: If there are fewer, or `limit` is below 1.
         """
         if limit is None:
             return self
@@ -66,10 +66,10 @@ class PromptSet:
 
 
 def load_prompts(name: str) -> PromptSet:
-    """A prompt set by its name in `BUILT_IN`, or by the path of its file.
+    """Returns a prompt set by its name in `BUILT_IN`, or by the path of its file.
 
     Raises:
-        RequestError: If there is no such set, or its file has lines that are not legal; all of them are said.
+        RequestError: If there is no such set, or its file has lines that are not legal.
     """
     if name in BUILT_IN:
         return BUILT_IN[name]()
@@ -83,7 +83,7 @@ def load_prompts(name: str) -> PromptSet:
     return PromptSet(path.stem, _parsed(str(path), text))
 
 
-def _parsed(place: str, text: str) -> tuple[Record, ...]:
+def _parsed(source: str, text: str) -> tuple[Record, ...]:
     errors: list[str] = []
     records: dict[str, Record] = {}
     for number, line in enumerate(text.split("\n"), 1):
@@ -100,21 +100,21 @@ def _parsed(place: str, text: str) -> tuple[Record, ...]:
     if not errors and not records:
         errors.append("it has no prompts")
     if errors:
-        raise RequestError(f"prompt set {place}: {'; '.join(errors[:5])}" + ("; ..." if len(errors) > 5 else ""))
+        raise RequestError(f"prompt set {source}: {'; '.join(errors[:5])}" + ("; ..." if len(errors) > 5 else ""))
     return tuple(records.values())
 
 
-def _record(found: Any) -> Record:
-    if not isinstance(found, dict):
+def _record(value: Any) -> Record:
+    if not isinstance(value, dict):
         raise ValueError("it must be an object")
     known = [entry.name for entry in fields(Record)]
-    kept = {name: found[name] for name in known if name in found}
+    entries = {name: value[name] for name in known if name in value}
     for name in known[:-1]:
-        if not isinstance(kept.get(name), str) or not kept[name].strip():
-            raise ValueError(f"'{name}' is missing, or no text; a record has {', '.join(known)}")
-    if any(not (letter.isalnum() or letter in ".-_") for letter in kept["id"]) or kept["id"].startswith("."):
-        raise ValueError(f"id '{kept['id']}' names files: use letters, digits, dots and dashes")
-    return Record(**{**kept, "category": str(kept.get("category", ""))})
+        if not isinstance(entries.get(name), str) or not entries[name].strip():
+            raise ValueError(f"'{name}' is missing, or not a text; a record has {', '.join(known)}")
+    if any(not (letter.isalnum() or letter in ".-_") for letter in entries["id"]) or entries["id"].startswith("."):
+        raise ValueError(f"id '{entries['id']}' names files: use letters, digits, dots and dashes")
+    return Record(**{**entries, "category": str(entries.get("category", ""))})
 
 
 def _shipped(name: str) -> PromptSet:
@@ -122,8 +122,8 @@ def _shipped(name: str) -> PromptSet:
     return PromptSet(name, _parsed(name, file.read_text("utf-8")))
 
 
-def _scenes(name: str, found: Sequence[tuple[str, str, str]]) -> PromptSet:
-    return PromptSet(name, tuple(_scene(f"{name}-{number:03d}", *found[number]) for number in range(len(found))))
+def _scenes(name: str, triples: Sequence[tuple[str, str, str]]) -> PromptSet:
+    return PromptSet(name, tuple(_scene(f"{name}-{number:03d}", *triples[number]) for number in range(len(triples))))
 
 
 def _scene(id: str, prompt: str, object: str, part: str) -> Record:
@@ -139,5 +139,5 @@ BUILT_IN = {
     "clips": lambda: _scenes("clips", video_pairs("test", 200)),
     "clips-dev": lambda: _scenes("clips-dev", video_pairs("dev", 200)),
 }
-"""The sets that ship with the package. Scenes and clips are for the embedded models: the test split of the vocabulary, which
-training never saw, and the dev split, on which settings are chosen."""
+"""The sets of the package. Scenes and clips are for the embedded models: the test split of the vocabulary, which training
+never saw, and the dev split, on which settings are chosen."""

@@ -1,4 +1,4 @@
-"""A run of a prompt set: a folder with its pictures, its prompts, and what it was asked for. It goes on where it stopped."""
+"""A run of a prompt set: a folder with its images, its prompts and its settings. A run continues where it stopped."""
 
 import csv
 import json
@@ -10,28 +10,28 @@ from typing import Any
 from vsf_cli.batch.journal import MANIFEST
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.evaluation.arms import Arm
 from vsf_cli.evaluation.prompts import PromptSet, Record, load_prompts
+from vsf_cli.evaluation.variants import Variant
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["Picture", "Run", "rows_of"]
+__all__ = ["Run", "Sample", "rows_of"]
 
-RUN, PROMPTS, PICTURES = "run.json", "prompts.jsonl", "pictures"
+RUN, PROMPTS, IMAGES = "run.json", "prompts.jsonl", "pictures"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture, or clip, of a run.
+class Sample:
+    """An image or video of a run.
 
     Arguments:
         record: The prompt.
-        arm: The name of the arm.
-        seed: Its seed.
-        path: Its file.
+        variant: The name of the variant.
+        seed: The seed.
+        path: The file.
     """
 
     record: Record
-    arm: str
+    variant: str
     seed: int
     path: Path
 
@@ -43,92 +43,100 @@ class Run:
     Arguments:
         folder: The folder.
         prompts: The prompt set.
-        arms: What is compared, by name.
-        preset: The preset's name.
-        seeds: How many pictures there are of each prompt and arm.
-        conditions: What else was asked: settings, versions.
+        variants: The variants that are compared, by name.
+        preset: The name of the preset.
+        seeds: The number of images of each prompt and variant.
+        conditions: Other settings, and versions.
     """
 
     folder: Path
     prompts: PromptSet
-    arms: Mapping[str, Arm]
+    variants: Mapping[str, Variant]
     preset: str
     seeds: int
     conditions: Mapping[str, Any]
 
     def write(self) -> None:
-        """Writes what was asked for, or adds the arms to a run of the same prompts.
+        """Writes the settings of the run, or adds its variants to a run of the same prompts.
 
         Raises:
             RequestError: If the folder holds a run of other prompts, another preset or other seeds.
             MediaError: If it cannot be written.
         """
         path = self.folder / RUN
-        arms = {name: asdict(arm) for name, arm in self.arms.items()}
+        variants = {name: asdict(variant) for name, variant in self.variants.items()}
         facts = {"set": self.prompts.name, "sha256": self.prompts.digest, "preset": self.preset, "seeds": self.seeds}
         facts["settings"] = dict(self.conditions["settings"])
         if path.is_file():
             known = _read_json(path)
-            for name, value in facts.items():
-                if known.get(name) != value:
-                    raise RequestError(
-                        f"{self.folder} holds a run with {name} {known.get(name)}, but {value} is asked for:"
-                        " choose another folder with -o"
-                    )
-            for name, arm in known["arms"].items():
-                if name in arms and json.loads(json.dumps(arms[name]["settings"])) != arm["settings"]:
-                    raise RequestError(f"{self.folder} holds another '{name}': choose another folder with -o")
-            arms = {**known["arms"], **arms}
+            self._check_same(known, facts, variants)
+            variants = {**known["arms"], **variants}
         write_bytes(self.folder / PROMPTS, self.prompts.to_jsonl().encode())
-        written = {**facts, "versions": dict(self.conditions["versions"]), "arms": arms}
+        written = {**facts, "versions": dict(self.conditions["versions"]), "arms": variants}
         write_bytes(path, json.dumps(written, indent=2, ensure_ascii=False).encode())
+
+    def _check_same(self, known: Mapping[str, Any], facts: Mapping[str, Any], variants: Mapping[str, Any]) -> None:
+        """Checks that the run in the folder has the same prompts, preset, seeds and variants."""
+        for name, value in facts.items():
+            if known.get(name) != value:
+                raise RequestError(
+                    f"{self.folder} holds a run with {name} {known.get(name)}, but {value} is asked for:"
+                    " choose another folder with -o"
+                )
+        for name, variant in known["arms"].items():
+            if name in variants and json.loads(json.dumps(variants[name]["settings"])) != variant["settings"]:
+                raise RequestError(f"{self.folder} holds another '{name}': choose another folder with -o")
 
     @classmethod
     def read(cls, folder: Path) -> "Run":
-        """The run of a folder.
+        """Returns the run of a folder.
 
         Raises:
-            RequestError: If it is none.
+            RequestError: If the folder has no run.
         """
         if not (folder / RUN).is_file():
-            raise RequestError(f"{folder} is no run of 'vsf eval run': it has no {RUN}")
-        found = _read_json(folder / RUN)
+            raise RequestError(f"{folder} is not a run of 'vsf eval run': it has no {RUN}")
+        facts = _read_json(folder / RUN)
         try:
-            prompts = PromptSet(found["set"], load_prompts(str(folder / PROMPTS)).records)
-            arms = {name: Arm(**{**arm, "presets": tuple(arm["presets"])}) for name, arm in found["arms"].items()}
-            run = cls(folder, prompts, arms, found["preset"], found["seeds"], found)
+            prompts = PromptSet(facts["set"], load_prompts(str(folder / PROMPTS)).records)
+            variants = {
+                name: Variant(**{**variant, "presets": tuple(variant["presets"])}) for name, variant in facts["arms"].items()
+            }
+            run = cls(folder, prompts, variants, facts["preset"], facts["seeds"], facts)
         except (KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{folder / RUN} is not what 'vsf eval run' writes: {error!r}") from error
-        if prompts.digest != found["sha256"]:
+        if prompts.digest != facts["sha256"]:
             raise RequestError(f"{folder / PROMPTS} is another set than {RUN} names: make the run again with -o elsewhere")
         return run
 
     @property
-    def place(self) -> Path:
-        """The folder of the pictures, which `vsf batch` could go on with."""
-        return self.folder / PICTURES
+    def image_folder(self) -> Path:
+        """The folder of the images, a run of `vsf batch`."""
+        return self.folder / IMAGES
 
-    def pictures(self) -> list[Picture]:
-        """The pictures that were made, by the run's table; those that failed are left out.
+    def samples(self) -> list[Sample]:
+        """Returns the images that were made, by the run's table, without those that failed.
 
         Raises:
             MediaError: If the table cannot be read.
         """
-        path = self.place / f"{MANIFEST}.csv"
+        path = self.image_folder / f"{MANIFEST}.csv"
         records = {record.id: record for record in self.prompts.records}
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
-            return [Picture(records[row["record"]], row["arm"], int(row["seed"]), self.place / row["file"]) for row in rows]
+            return [
+                Sample(records[row["record"]], row["arm"], int(row["seed"]), self.image_folder / row["file"]) for row in rows
+            ]
         except (OSError, KeyError, ValueError) as error:
             raise MediaError(f"{path} cannot be read ({error}): run 'vsf eval run' again, it goes on") from error
 
 
-def rows_of(prompts: PromptSet, arms: Sequence[Arm], seeds: int) -> list[Row]:
-    """The rows of a run's table: each arm, then each seed, then each prompt, so that what is alike stands together.
+def rows_of(prompts: PromptSet, variants: Sequence[Variant], seeds: int) -> list[Row]:
+    """Returns the rows of a run's table by variant, then seed, then prompt, so that rows of one batch are neighbours.
 
-    The k-th picture of the n-th prompt has the seed n + k times the number of prompts: no two pictures of an arm have the same
-    noise, and the same picture of two arms has.
+    The k-th image of the n-th prompt has the seed n + k times the number of prompts: all images of a variant have different
+    noise, and the same image of two variants has the same.
     """
     count = len(prompts.records)
     return [
@@ -137,12 +145,12 @@ def rows_of(prompts: PromptSet, arms: Sequence[Arm], seeds: int) -> list[Row]:
             prompt=record.prompt,
             negative=(record.negative,),
             seeds=(number + turn * count,),
-            settings=arm.settings,
-            name=f"{arm.name}/{record.id}-{turn}",
-            cells={"record": record.id, "arm": arm.name, "category": record.category, "prompt": record.prompt}
+            settings=variant.settings,
+            name=f"{variant.name}/{record.id}-{turn}",
+            cells={"record": record.id, "arm": variant.name, "category": record.category, "prompt": record.prompt}
             | {"negative": record.negative},
         )
-        for arm in arms
+        for variant in variants
         for turn in range(seeds)
         for number, record in enumerate(prompts.records)
     ]
@@ -150,9 +158,9 @@ def rows_of(prompts: PromptSet, arms: Sequence[Arm], seeds: int) -> list[Row]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
+        facts = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"{path} cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(facts, dict):
         raise RequestError(f"{path} is not what 'vsf eval run' writes")
-    return found
+    return facts

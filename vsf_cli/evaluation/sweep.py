@@ -1,4 +1,4 @@
-"""Searches the settings of methods with equal budgets on one prompt set; each trial is kept when it is done."""
+"""Searches the settings of methods with equal budgets on one prompt set. Each trial is stored when it is finished."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,10 +9,10 @@ from typing import Any
 
 from vsf_cli.config.ranges import parse_range
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.arms import Arm
 from vsf_cli.evaluation.judging import Judge, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
-from vsf_cli.generation.generate import generate_together
+from vsf_cli.evaluation.variants import Variant
+from vsf_cli.generation.generate import generate_batch
 from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.settings.options import SETTINGS
@@ -26,11 +26,11 @@ SAMPLERS = ("random", "tpe", "nsga2")
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried.
+    """A trial of settings.
 
     Arguments:
-        settings: Those that were searched.
-        outcomes: Of each picture whether the object is there, whether the negative is missing, and the quality.
+        settings: The searched settings.
+        outcomes: For each image whether the object is shown, whether the negative is absent, and the quality.
     """
 
     settings: Mapping[str, float]
@@ -38,25 +38,25 @@ class Trial:
 
 
 Study = tuple[dict[str, Any], list[Trial]]
-"""What is known of a sweep, and its finished trials."""
+"""The facts of a sweep, and its finished trials."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A search over one method's settings.
+    """A search over the settings of one method.
 
     Arguments:
         prompts: The prompts of every trial; the n-th has the seed n.
-        arm: The method, with the settings that are not searched.
+        variant: The method, with its fixed settings.
         preset: The preset's name, or the path of its file.
-        judge: Looks at the pictures, which are not kept.
-        space: The settings that are searched, with their bounds.
+        judge: Judges the images, which are not stored.
+        space: The searched settings, with their bounds.
         storage: The SQLite file of the trials.
-        batch_size: Pictures in one pass through the model.
+        batch_size: Images in one pass through the model.
     """
 
     prompts: PromptSet
-    arm: Arm
+    variant: Variant
     preset: str
     judge: Judge
     space: Mapping[str, tuple[float, float]]
@@ -64,40 +64,40 @@ class Sweep:
     batch_size: int = 8
 
     def request(self, record: Record, seed: int, chosen: Mapping[str, float]) -> Request:
-        """What is asked for in a trial.
+        """Returns the request of an image in a trial.
 
         Raises:
-            RequestError: If it is not legal.
+            RequestError: If a setting is not legal.
         """
-        given = {"preset": self.preset, **self.arm.settings}
+        given = {"preset": self.preset, **self.variant.settings}
         video = load_preset(given["preset"]).video
         settings = Settings({**given, **chosen}, video=video)
         return request_of(record.prompt, (record.negative,), seed, settings, (), video)[0]
 
     def check(self) -> None:
-        """Asks for every combination of bounds, so that what is not legal is said before a model is loaded.
+        """Checks every combination of bounds before a model is loaded.
 
         Raises:
-            RequestError: If one is not.
+            RequestError: If one is not legal.
         """
         for corner in product(*self.space.values()):
             try:
                 self.request(self.prompts.records[0], 0, dict(zip(self.space, corner, strict=True)))
             except RequestError as error:
-                told = ", ".join(f"{name}={low:g}..{high:g}" for name, (low, high) in self.space.items())
-                raise RequestError(f"method {self.arm.name} cannot be searched over {told}: {error}") from error
+                space = ", ".join(f"{name}={low:g}..{high:g}" for name, (low, high) in self.space.items())
+                raise RequestError(f"method {self.variant.name} cannot be searched over {space}: {error}") from error
 
     def run(self, pipe: Any, count: int, sampler: str, seed: int, progress: Callable[[int, int], object]) -> Iterator[Trial]:
-        """Tries settings until `count` trials are finished, those of earlier runs among them.
+        """Tries settings until `count` trials are finished, including those of earlier runs.
 
-        One that an earlier run was stopped in comes first, with its settings, of which a judge's answers may be kept. So only
-        one process at a time may run the same sweep.
+        A trial that an earlier run did not finish is tried first, since some of the judge's answers may be stored. Only one
+        process at a time may run the same sweep.
 
         Yields:
-            Each trial, when it is kept.
+            Each trial, after it is stored.
         """
         study = _study(self, sampler, seed)
-        _again(study, self.space)
+        _requeue_unfinished(study, self.space)
         for _ in range(len(_finished(study)), count):
             trial = study.ask()
             chosen = {name: trial.suggest_float(name, low, high) for name, (low, high) in self.space.items()}
@@ -114,46 +114,46 @@ class Sweep:
         for start in range(0, len(records), self.batch_size):
             part = records[start : start + self.batch_size]
             requests = [self.request(record, start + number, chosen) for number, record in enumerate(part)]
-            for record, result in zip(part, generate_together(pipe, requests), strict=True):
-                found = judge_frames(self.judge, result.frames, record)
-                outcomes.append((found.positive, found.negative, found.quality))
+            for record, result in zip(part, generate_batch(pipe, requests), strict=True):
+                answer = judge_frames(self.judge, result.frames, record)
+                outcomes.append((answer.positive, answer.negative, answer.quality))
             progress(len(outcomes), len(records))
         return outcomes
 
 
 def parse_space(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """What is searched, from texts such as "alpha=0..6".
+    """Returns the searched settings with their bounds, from texts such as "alpha=0..6".
 
     Raises:
         ValueError: If one cannot be parsed.
         RequestError: If there is no such setting, or its bounds do not rise.
     """
-    found = {}
+    space = {}
     for text in texts:
         name, equals, span = text.partition("=")
         low, dots, high = span.partition("..")
         if not equals or not dots or "," in span:
-            raise ValueError(f"'{text}' is no space: write alpha=0..6")
+            raise ValueError(f"'{text}' is not a range of a setting: write alpha=0..6")
         name = name.strip().lstrip("-").replace("-", "_")
         if name not in SETTINGS or SETTINGS[name].type is not float:
-            raise RequestError(f"--space {text}: '{name}' is no setting with a number")
+            raise RequestError(f"--space {text}: '{name}' is not a setting with a number")
         (first, *_), (*_, last) = parse_range(low), parse_range(high)
         if not first < last:
             raise RequestError(f"--space {text}: its bounds must rise")
-        found[name] = (first, last)
-    return found
+        space[name] = (first, last)
+    return space
 
 
-def space_of(arm: Arm, given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:
-    """What is searched of an arm: what a person gives, else its own, else what is searched of its method.
+def space_of(variant: Variant, given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:
+    """Returns the searched settings of a variant: those that are given, else its own, else those of its method.
 
     Raises:
-        RequestError: If there is nothing.
+        RequestError: If there are none.
     """
-    found = given or arm.search or METHODS[resolved(arm.settings["method"])[0]].search()
-    if not found:
-        raise RequestError(f"method {arm.name} has nothing to search: name it with --space NAME=LOW..HIGH")
-    return found
+    space = given or variant.search or METHODS[resolved(variant.settings["method"])[0]].search()
+    if not space:
+        raise RequestError(f"method {variant.name} has nothing to search: name it with --space NAME=LOW..HIGH")
+    return space
 
 
 def _optuna() -> Any:
@@ -166,38 +166,48 @@ def _optuna() -> Any:
 
 
 def _study(sweep: Sweep, sampler: str, seed: int) -> Any:
+    """Returns the study of a sweep, a new one if its file has none.
+
+    Raises:
+        RequestError: If the file has a study of that name with other facts.
+    """
     optuna = _optuna()
     sweep.storage.parent.mkdir(parents=True, exist_ok=True)
-    facts = {
-        "set": sweep.prompts.name,
-        "sha256": sweep.prompts.digest,
-        "preset": load_preset(sweep.preset).name,
-        "arm": sweep.arm.name,
-        "label": sweep.arm.label,
-        "settings": dict(sweep.arm.settings),
-        "space": {name: list(bounds) for name, bounds in sweep.space.items()},
-        "judge": dict(sweep.judge.settings),
-        "batch_size": sweep.batch_size,
-    }
+    facts = _facts(sweep)
     study = optuna.create_study(
-        study_name=sweep.arm.name, storage=_url(sweep.storage), directions=["maximize"] * 3, load_if_exists=True
+        study_name=sweep.variant.name, storage=_url(sweep.storage), directions=["maximize"] * 3, load_if_exists=True
     )
     known = study.user_attrs.get("vsf")
     if known is not None and known != json.loads(json.dumps(facts)):
-        raise RequestError(f"{sweep.storage} has another sweep of '{sweep.arm.name}': choose another file with --storage")
+        raise RequestError(f"{sweep.storage} has another sweep of '{sweep.variant.name}': choose another file with --storage")
     study.set_user_attr("vsf", facts)
-    # A sampler begins anew in each run: after some trials it must not propose the same again.
-    own = seed + len(study.trials)
+    # A sampler starts again in each run: with the same seed it would propose the same settings.
+    sampler_seed = seed + len(study.trials)
     study.sampler = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=own),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=own),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=own),
+        "random": lambda: optuna.samplers.RandomSampler(seed=sampler_seed),
+        "tpe": lambda: optuna.samplers.TPESampler(seed=sampler_seed),
+        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=sampler_seed),
     }[sampler]()
     return study
 
 
-def _again(study: Any, space: Mapping[str, Any]) -> None:
-    """Gives up what an earlier run was stopped in, and has its settings tried anew."""
+def _facts(sweep: Sweep) -> dict[str, Any]:
+    """Returns what has to be equal in all runs of a sweep."""
+    return {
+        "set": sweep.prompts.name,
+        "sha256": sweep.prompts.digest,
+        "preset": load_preset(sweep.preset).name,
+        "arm": sweep.variant.name,
+        "label": sweep.variant.label,
+        "settings": dict(sweep.variant.settings),
+        "space": {name: list(bounds) for name, bounds in sweep.space.items()},
+        "judge": dict(sweep.judge.settings),
+        "batch_size": sweep.batch_size,
+    }
+
+
+def _requeue_unfinished(study: Any, space: Mapping[str, Any]) -> None:
+    """Marks unfinished trials of an earlier run as failed, and queues their settings again."""
     for trial in study.trials:
         if trial.state.name == "RUNNING":
             study.tell(trial.number, state=type(trial.state).FAIL)
@@ -214,10 +224,10 @@ def _finished(study: Any) -> list[Any]:
 
 
 def studies_of(storage: Path) -> dict[str, Study]:
-    """The sweeps of a file: of each method its facts and its finished trials.
+    """Returns the sweeps of a file by method, each with its facts and its finished trials.
 
     Raises:
-        RequestError: If there is no such file, or it has none.
+        RequestError: If there is no such file, or it has no finished trials.
     """
     optuna = _optuna()
     if not storage.is_file():
@@ -226,12 +236,12 @@ def studies_of(storage: Path) -> dict[str, Study]:
         names = optuna.get_all_study_names(_url(storage))
         studies = {name: optuna.load_study(study_name=name, storage=_url(storage)) for name in names}
     except Exception as error:
-        raise RequestError(f"{storage} is no storage of sweeps: {' '.join(str(error).split())[:200]}") from error
-    found = {
+        raise RequestError(f"{storage} is not a file of sweeps: {' '.join(str(error).split())[:200]}") from error
+    finished = {
         name: (study.user_attrs["vsf"], [Trial(trial.params, trial.user_attrs["outcomes"]) for trial in _finished(study)])
         for name, study in studies.items()
         if "vsf" in study.user_attrs and _finished(study)
     }
-    if not found:
+    if not finished:
         raise RequestError(f"{storage} has no finished trials: run 'vsf eval sweep' first")
-    return found
+    return finished

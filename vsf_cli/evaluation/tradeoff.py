@@ -1,4 +1,4 @@
-"""The paper's Figures 8 and 9: what each method gives up of the object, and of the quality, for the negative's absence."""
+"""The paper's Figures 8 and 9: how much of the object, and of the quality, each method loses for the negative's absence."""
 
 import io
 import json
@@ -19,34 +19,43 @@ RESAMPLES = 1000
 
 
 def comparable(storages: Sequence[Path], chosen: Sequence[str] | None) -> dict[str, Study]:
-    """The sweeps of several files, or those that are chosen, if they are of the same prompts, preset and judge.
+    """Returns the sweeps of several files, or the chosen ones, which must have the same prompts, preset and judge.
 
     Raises:
-        RequestError: If they are not, or a method that is chosen is not there.
+        RequestError: If they have not, or a chosen method has no sweep.
     """
-    found = [(storage, name, study) for storage in storages for name, study in studies_of(storage).items()]
-    there = dict.fromkeys(name for _, name, _ in found)
-    if unknown := [name for name in chosen or () if name not in there]:
-        raise RequestError(f"there is no sweep of {', '.join(unknown)}: there are {', '.join(there)}")
+    sweeps = [(storage, name, study) for storage in storages for name, study in studies_of(storage).items()]
+    known = dict.fromkeys(name for _, name, _ in sweeps)
+    if unknown := [name for name in chosen or () if name not in known]:
+        raise RequestError(f"there is no sweep of {', '.join(unknown)}: there are {', '.join(known)}")
     studies: dict[str, Study] = {}
-    for storage, name, study in found:
+    for storage, name, study in sweeps:
         if chosen is not None and name not in chosen:
             continue
         if name in studies:
             raise RequestError(f"{storage} has a sweep of '{name}', as another file: draw them apart, or choose with --method")
-        first, (facts, _) = next(iter(studies), name), study
-        for fact, what in (("sha256", "prompts"), ("preset", "preset"), ("judge", "judge")):
-            known = studies.get(first, study)[0][fact]
-            if facts[fact] != known:
-                raise RequestError(
-                    f"{storage}: the sweep of '{name}' has the {what} {facts[fact]}, that of '{first}' {known}: draw them apart"
-                )
         studies[name] = study
+        _check_comparable(storage, name, studies)
     return {name: studies[name] for name in chosen or studies}
 
 
+def _check_comparable(storage: Path, name: str, studies: Mapping[str, Study]) -> None:
+    """Checks that a sweep has the prompts, preset and judge of the first one."""
+    first = next(iter(studies))
+    facts, expected = studies[name][0], studies[first][0]
+    for fact, label in (("sha256", "prompts"), ("preset", "preset"), ("judge", "judge")):
+        if facts[fact] != expected[fact]:
+            raise RequestError(
+                f"{storage}: the sweep of '{name}' has the {label} {facts[fact]},"
+                f" that of '{first}' {expected[fact]}: draw them apart"
+            )
+
+
 def front(points: np.ndarray) -> np.ndarray:
-    """Which points no other equals or exceeds in both coordinates, with shape (points,); of equal points the first."""
+    """Returns which points are on the Pareto front, with shape (points,): no other is as good in both coordinates.
+
+    Of equal points, the first is on the front.
+    """
     better = (points[None] >= points[:, None]).all(-1)
     equal = (points[None] == points[:, None]).all(-1)
     earlier = np.tri(len(points), k=-1, dtype=bool)
@@ -55,7 +64,7 @@ def front(points: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(points: np.ndarray) -> float:
-    """The area of what points dominate, from (0, 0): 1 if one of them reaches (1, 1)."""
+    """Returns the area that points dominate, from (0, 0): 1 if one of them is (1, 1)."""
     area, reached = 0.0, 0.0
     for x, y in sorted(map(tuple, points), reverse=True):
         if y > reached:
@@ -65,21 +74,21 @@ def hypervolume(points: np.ndarray) -> float:
 
 
 def tradeoff(trials: Sequence[Trial], other: str, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """The front of a method's trials over the rate of absence and another rate, with its hypervolume.
+    """Returns the front of a method's trials over the rate of absence and another rate, with its hypervolume.
 
     Arguments:
-        trials: The trials, all on the same pictures.
+        trials: The trials, all on the same images.
         other: "positive" or "quality".
-        resamples: How often the prompts are drawn anew, with repetition, for the interval of the hypervolume.
-        seed: Of the drawing.
+        resamples: Bootstrap samples of the prompts, for the interval of the hypervolume.
+        seed: The seed of these samples.
 
     Returns:
         All points, the front's numbers, the hypervolume, and its bootstrap interval of 95 % (percentiles).
     """
     outcomes = np.array([trial.outcomes for trial in trials], dtype=float)[:, :, [AXES["negative"], AXES[other]]]
     points = outcomes.mean(1)
-    chance = np.random.default_rng(seed)
-    drawn = chance.integers(outcomes.shape[1], size=(resamples, outcomes.shape[1]))
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(outcomes.shape[1], size=(resamples, outcomes.shape[1]))
     areas = [hypervolume(outcomes[:, choice].mean(1)) for choice in drawn]
     low, high = np.percentile(areas, [2.5, 97.5])
     return {
@@ -102,19 +111,22 @@ def write_tradeoff(studies: Mapping[str, tuple[Mapping[str, Any], Sequence[Trial
     Raises:
         MediaError: If a file cannot be written.
     """
-    found: dict[str, Any] = {}
+    volumes: dict[str, Any] = {}
     for other in ("positive", "quality"):
-        arms = {name: {**tradeoff(trials, other), "facts": dict(facts)} for name, (facts, trials) in studies.items()}
+        curves = {name: {**tradeoff(trials, other), "facts": dict(facts)} for name, (facts, trials) in studies.items()}
         stem = folder / f"{other}-negative"
-        write_bytes(stem.with_suffix(".json"), json.dumps(arms, indent=1).encode())
+        write_bytes(stem.with_suffix(".json"), json.dumps(curves, indent=1).encode())
         for format in ("png", "svg"):
-            write_bytes(stem.with_suffix(f".{format}"), _drawn(arms, other, format))
+            write_bytes(stem.with_suffix(f".{format}"), _draw(curves, other, format))
         names = ("hypervolume", "hypervolume_interval")
-        found[other] = {name: {"trials": len(arm["points"]), **{key: arm[key] for key in names}} for name, arm in arms.items()}
-    return found
+        volumes[other] = {
+            name: {"trials": len(curve["points"]), **{key: curve[key] for key in names}} for name, curve in curves.items()
+        }
+    return volumes
 
 
-def _drawn(arms: Mapping[str, Mapping[str, Any]], other: str, format: str) -> bytes:
+def _draw(curves: Mapping[str, Mapping[str, Any]], other: str, format: str) -> bytes:
+    """Returns a figure of the trials and fronts, as the bytes of its file."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -122,14 +134,14 @@ def _drawn(arms: Mapping[str, Mapping[str, Any]], other: str, format: str) -> by
     with rc_context({"svg.hashsalt": "vsf", "font.size": 10}):
         figure = Figure(figsize=(9, 4.4), dpi=110, layout="constrained")
         axes = figure.add_subplot()
-        for arm, marker in zip(arms.values(), "osD^vP*X<>", strict=False):
-            x = np.array([point["negative"] for point in arm["points"]])
-            y = np.array([point[other] for point in arm["points"]])
-            volume = f"{arm['hypervolume']:.3f}"
+        for curve, marker in zip(curves.values(), "osD^vP*X<>", strict=False):
+            x = np.array([point["negative"] for point in curve["points"]])
+            y = np.array([point[other] for point in curve["points"]])
+            volume = f"{curve['hypervolume']:.3f}"
             (line,) = axes.plot(x, y, marker, ms=4, alpha=0.35, mew=0)
-            order = sorted(arm["front"], key=lambda number: x[number])
-            # Its own numbers, in parentheses, are not those of the search.
-            label = f"{arm['facts']['label'].split(' (')[0]}, area {volume}"
+            order = sorted(curve["front"], key=lambda number: x[number])
+            # The label names fixed values in parentheses, which the search replaced.
+            label = f"{curve['facts']['label'].split(' (')[0]}, area {volume}"
             axes.plot(x[order], y[order], f"{marker}-", color=line.get_color(), ms=5, label=label)
         axes.set_xlabel("negative: what was not wanted is missing")
         axes.set_ylabel({"positive": "positive: the object is there", "quality": "quality"}[other])

@@ -1,4 +1,4 @@
-"""One request: from a prompt to a picture, on a pipeline that is made ready."""
+"""Generates the image or video of a request on a loaded pipeline."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
 
-__all__ = ["Progress", "Request", "Result", "alike", "check_size", "generate", "generate_together", "is_out_of_memory"]
+__all__ = ["Progress", "Request", "Result", "can_batch", "check_size", "generate", "generate_batch", "is_out_of_memory"]
 
 Progress = Callable[[int, int], None]
-"""Is told the steps done and the steps in all."""
+"""Called with the number of finished steps and of all steps."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """A picture, or the frames of a clip, and what was done for it.
+    """An image, or the frames of a video, and how it was generated.
 
     Arguments:
-        frames: The frames; a picture has one.
-        request: What was asked, with the size that came out.
-        blocks: How many attentions were guided.
-        tokens: How many tokens the negative prompt has.
-        seconds: The time from prompt to picture, loading apart.
-        notes: What a person should know of it, such as a prompt that was cut.
+        frames: The frames; an image has one.
+        request: The request, with the size of the result.
+        blocks: The number of guided attentions.
+        tokens: The number of tokens of the negative prompt.
+        seconds: The time from prompt to image, without loading.
+        notes: Warnings, such as that the prompt was cut.
     """
 
     frames: tuple["Image.Image", ...]
@@ -44,7 +44,7 @@ class Result:
 
     @property
     def image(self) -> "Image.Image":
-        """The picture, or the first frame of the clip."""
+        """The image, or the first frame of the video."""
         return self.frames[0]
 
 
@@ -54,63 +54,85 @@ def generate(
     progress: Progress | None = None,
     recorder: "Recorder | None" = None,
 ) -> Result:
-    """Makes the picture of a request.
+    """Returns the image or video of a request.
 
-    The same request on the same CPU and versions gives the same bits.
+    The same request on the same CPU with the same versions gives the same bits.
 
     Arguments:
         pipe: The pipeline, by `vsf_cli.loading.load`.
-        request: What is asked.
-        progress: Is told of every step.
-        recorder: Keeps what the image attends to, around the request's own method.
+        request: The request.
+        progress: Called after every step.
+        recorder: Records the attention of the image, around the request's own method.
 
     Raises:
         PatchError: If the model cannot be guided by the method.
         RequestError: If the size does not fit the model, or the negative prompt is too long.
-        PictureError: If the picture is black or not a number.
-        OutOfMemory: If the device's memory does not suffice.
+        PictureError: If the image is black or not a number.
+        OutOfMemory: If the device has too little memory.
     """
-    (result,) = generate_together(pipe, [request], progress, recorder)
+    (result,) = generate_batch(pipe, [request], progress, recorder)
     return result
 
 
-def alike(first: Request, second: Request) -> bool:
-    """Whether two requests can be made together: they differ in prompt, negative prompt and seed alone."""
+def can_batch(first: Request, second: Request) -> bool:
+    """Returns whether two requests can run in one batch: they differ only in prompt, negative prompt and seed."""
     return replace(second, prompt=first.prompt, seed=first.seed, negative=first.negative) == first
 
 
-def generate_together(
+def generate_batch(
     pipe: Any,
     requests: Sequence[Request],
     progress: Progress | None = None,
     recorder: "Recorder | None" = None,
 ) -> list[Result]:
-    """Makes the pictures of requests that are `alike` in one pass through the model, each as `generate` would make it.
+    """Returns the results of requests that run in one pass through the model.
 
-    Every picture has its own noise and its own negative prompt, so that it is the same to rounding, whatever stands beside it.
+    Each has its own noise and its own negative prompt, so that it equals, up to rounding, what `generate` returns for it.
 
     Arguments:
         pipe: The pipeline, by `vsf_cli.loading.load`.
-        requests: What is asked, at least one.
-        progress: Is told of every step.
-        recorder: Keeps what the image attends to.
+        requests: At least one request; all have to pass `can_batch` with the first.
+        progress: Called after every step.
+        recorder: Records the attention of the image.
 
     Raises:
-        RequestError: If the requests are not alike; and as `generate`.
+        RequestError: If the requests cannot run in one batch; and as `generate`.
     """
-
-    from vsf_cli.generation.guided import guided
     from vsf_cli.models import family_of
 
-    request, family = requests[0], family_of(pipe)
-    if not all(alike(request, other) for other in requests):
+    family = family_of(pipe)
+    _check_batch(family, pipe, requests)
+    started = time.monotonic()
+    notes = [_notes(family, pipe, request) for request in requests]
+    made, blocks, tokens = _run(family, pipe, requests, progress, recorder)
+    seconds = (time.monotonic() - started) / len(requests)
+    results = []
+    for index, (request, pixels) in enumerate(zip(requests, made, strict=True)):
+        frames = _frames(pixels if family.video else pixels[None], request)
+        done = replace(request, width=frames[0].width, height=frames[0].height)
+        count = tokens[index] if tokens else 0
+        results.append(Result(frames, done, blocks if count else 0, count, seconds, notes[index]))
+    return results
+
+
+def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> None:
+    """Checks that the model can make the requests, and that they can run in one batch."""
+    request = requests[0]
+    if not all(can_batch(request, other) for other in requests):
         raise RequestError("requests that are made together must differ in prompt, negative prompt and seed alone")
     check_size(request, family.size_multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
+
+
+def _run(
+    family: "Family", pipe: Any, requests: Sequence[Request], progress: Progress | None, recorder: "Recorder | None"
+) -> tuple[Any, int, Sequence[int]]:
+    """Calls the pipeline; returns its pixels, the number of guided attentions, and the tokens of each negative prompt."""
+    from vsf_cli.generation.guided import guided
+
+    request = requests[0]
     method = request.guidance
-    started = time.monotonic()
-    notes = [_notes(family, pipe, one) for one in requests]
     options = _call(family, requests, progress)
     negatives = [list(one.negatives) for one in requests]
     if method.passes_negative_prompt and any(negatives):
@@ -118,24 +140,15 @@ def generate_together(
     try:
         watching = nullcontext() if recorder is None else recorder.recording(pipe)
         with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length) as applied:
-            made = pipe(**options)[0]
+            return pipe(**options)[0], applied.blocks, applied.tokens
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
 
-    seconds = (time.monotonic() - started) / len(requests)
-    results = []
-    for number, (one, pixels) in enumerate(zip(requests, made, strict=True)):
-        frames = _frames(pixels if family.video else pixels[None], one)
-        done = replace(one, width=frames[0].width, height=frames[0].height)
-        tokens = applied.tokens[number] if applied.tokens else 0
-        results.append(Result(frames, done, applied.blocks if tokens else 0, tokens, seconds, notes[number]))
-    return results
-
 
 def _call(family: "Family", requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
-    """The arguments with which the pipeline is called for requests that are alike."""
+    """Returns the arguments of the pipeline's call for requests of one batch."""
     import torch
 
     request = requests[0]
@@ -160,52 +173,56 @@ def _call(family: "Family", requests: Sequence[Request], progress: Progress | No
 
 
 def _joined(request: Request) -> str:
-    """The negative prompts as one, for diffusers' own CFG."""
+    """Returns the negative prompts as one, for diffusers' own CFG."""
     return ", ".join(one.text for one in request.negatives)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice."""
+    """Returns whether an error means that there was too little memory."""
     import torch
 
     if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
         return True
-    return any(said in str(error) for said in ("out of memory", "can't allocate memory"))
+    return any(text in str(error) for text in ("out of memory", "can't allocate memory"))
 
 
 def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
-    """Says if the text encoder that takes most cuts the prompt, and refuses to cut a negative prompt for CFG."""
-    tokenizer, most = family.main_tokenizer(pipe, request.max_sequence_length)
+    """Returns a warning if the prompt is cut by the text encoder with the longest input.
+
+    Raises:
+        RequestError: If a negative prompt for CFG would be cut.
+    """
+    tokenizer, max_length = family.main_tokenizer(pipe, request.max_sequence_length)
 
     def length(text: str) -> int:
         return len(tokenizer(text, truncation=False, verbose=False).input_ids)
 
-    if request.guidance.passes_negative_prompt and (count := length(_joined(request))) > most:
-        raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {most}: shorten it")
-    if (count := length(request.prompt)) > most:
-        return (f"the prompt has {count} tokens, but the text encoder takes {most}: the rest has no effect",)
+    if request.guidance.passes_negative_prompt and (count := length(_joined(request))) > max_length:
+        raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {max_length}: shorten it")
+    if (count := length(request.prompt)) > max_length:
+        return (f"the prompt has {count} tokens, but the text encoder takes {max_length}: the rest has no effect",)
     return ()
 
 
-def check_size(request: Request, step: int, most: int | None) -> None:
-    """Refuses a size that is no multiple of what the model takes, or larger than the positions that it knows.
+def check_size(request: Request, multiple: int, max_count: int | None) -> None:
+    """Checks that the sides are multiples of what the model takes, and not larger than its table of positions.
 
     Arguments:
-        request: What is asked.
-        step: What sides are multiples of, in pixels: of pictures the side of what one token covers.
-        most: How many of them a side may have; None means any number.
+        request: The request.
+        multiple: Pixels that sides are multiples of; for images the side of one token.
+        max_count: How many multiples a side may have; None means any number.
 
     Raises:
-        RequestError: If it does not fit.
+        RequestError: If the size does not fit.
     """
-    check_sides(request.width, request.height, step)
+    check_sides(request.width, request.height, multiple)
     for name, side in (("width", request.width), ("height", request.height)):
-        if side is not None and most is not None and side > step * most:
-            raise RequestError(f"{name} is {side}, but this model can make {step * most} pixels at most")
+        if side is not None and max_count is not None and side > multiple * max_count:
+            raise RequestError(f"{name} is {side}, but this model can make {multiple * max_count} pixels at most")
 
 
 def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
-    """Refuses a picture of a model of clips and the reverse, and a number of frames that its autoencoder would change."""
+    """Checks that a video model makes a video and an image model an image, and that the autoencoder takes the frames."""
     if family.video != (request.num_frames is not None):
         wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
         raise RequestError(f"model {public_place(request.model)} makes {wanted}")
@@ -216,19 +233,19 @@ def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
 
 
 def _check_steps(pipe: Any, request: Request) -> None:
-    """Refuses a number of steps for which the scheduler has no sigmas: one that ends on a set sigma cannot make one step."""
+    """Checks that the scheduler has sigmas for the steps: one with a terminal sigma cannot make a single step."""
     if getattr(pipe.scheduler.config, "shift_terminal", None) and request.num_inference_steps < 2:
         raise RequestError(f"steps is {request.num_inference_steps}, but this model's scheduler needs at least 2")
 
 
 def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
-    """Pictures from values of 0 to 1 with shape (frames, height, width, 3)."""
+    """Returns images from values of 0 to 1 with shape (frames, height, width, 3)."""
     import numpy as np
     from PIL import Image
 
-    asked = f"seed {request.seed}, {request.method}, {request.dtype}"
+    label = f"seed {request.seed}, {request.method}, {request.dtype}"
     if not np.isfinite(pixels).all():
-        raise PictureError(f"the model gave no numbers ({asked}): try --dtype float32 or a smaller --alpha")
+        raise PictureError(f"the model gave no numbers ({label}): try --dtype float32 or a smaller --alpha")
     if pixels.max() < 1 / 255:
-        raise PictureError(f"the picture is all black ({asked}): try --dtype float32 or a smaller --alpha")
+        raise PictureError(f"the picture is all black ({label}): try --dtype float32 or a smaller --alpha")
     return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))

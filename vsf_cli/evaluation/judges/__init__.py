@@ -1,4 +1,4 @@
-"""The judges by name. A judge is made from options of the command line, and loads nothing before its first picture."""
+"""The judges by name. A judge is built from options of the command line, and loads its model at the first image."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -17,7 +17,7 @@ JUDGES: Mapping[str, Callable[..., Judge]] = MappingProxyType({"scenes": ScenesJ
 
 
 def judge_named(name: str, options: Mapping[str, Any]) -> Judge:
-    """A judge with the options that were given.
+    """Returns a judge with the options that are not None.
 
     Raises:
         RequestError: If there is no such judge, or an option is not its own.

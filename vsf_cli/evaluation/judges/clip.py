@@ -1,4 +1,4 @@
-"""A cheap check by CLIP: which of two captions fits a picture better. No match for a judge that sees."""
+"""A cheap check by CLIP: which of two captions fits an image better. Much less reliable than a multimodal judge."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -13,21 +13,21 @@ from vsf_cli.loading.hub import as_model_error
 __all__ = ["ClipJudge"]
 
 LIKENESS = 0.2
-"""The cosine from which a picture is said to show its prompt: that of ViT-B/32 lies at 0.25 to 0.35 for true captions."""
+"""The least cosine at which an image shows its prompt; ViT-B/32 has 0.25 to 0.35 for true captions."""
 
 
 class ClipJudge:
-    """Compares a picture with its prompt, and with its prompt and the negative together.
+    """Compares an image with its prompt, and with its prompt and the negative together.
 
-    The object is there if the picture is like the prompt; the negative is missing if the prompt alone fits better than the
-    prompt "with" it. The quality is the likeness to the prompt, from 0 to 1: CLIP knows no other. CLIP hardly understands
-    negation, and small parts not at all: use it to find pictures that went wrong, not to compare methods.
+    The object is shown if the image is similar to the prompt; the negative is missing if the prompt alone fits better than
+    the prompt "with" it. The quality is the similarity to the prompt, from 0 to 1. CLIP hardly understands negation, and does
+    not see small parts: use it to find images that went wrong, not to compare methods.
 
     Arguments:
         model: A CLIP model of the hub, or a folder.
 
     Raises:
-        ModelError: At the first picture, if the model cannot be loaded.
+        ModelError: At the first image, if the model cannot be loaded.
     """
 
     name = "clip"
@@ -47,7 +47,7 @@ class ClipJudge:
             return model, CLIPProcessor.from_pretrained(self._model)
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """Looks at a picture."""
+        """Returns the answer about an image."""
         import torch
 
         model, processor = self._loaded

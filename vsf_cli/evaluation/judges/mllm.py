@@ -1,4 +1,4 @@
-"""A judge behind any endpoint that speaks OpenAI's protocol: a language model that sees."""
+"""A multimodal language model as a judge, at any endpoint with OpenAI's protocol."""
 
 import base64
 import io
@@ -28,11 +28,11 @@ unusual place, the answer is false.
 
 Quality goes from 0 (unusable) to 1 (flawless). Lower it for blur, noise, artefacts, deformed shapes and doubled contours. Do
 not lower it because the element of question 2 is missing, nor because the scene is unusual without it."""
-"""What the paper's instructions ask for, in our words."""
+"""The paper's instructions in our words."""
 
 KEY = "OPENAI_API_KEY"
-ANSWERS_ASKED = 3
-"""How often it is asked again if an answer is no answer."""
+MAX_ATTEMPTS = 3
+"""How often it is asked if its answers cannot be parsed."""
 
 
 PROPERTIES = {
@@ -49,12 +49,12 @@ SCHEMA = {
     "type": "object",
     "additionalProperties": False,
 }
-"""What the model has to answer, as JSON schema."""
+"""The JSON schema of an answer."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model answered, with a quality of 0 to 1."""
+    """An answer of the model, with a quality of 0 to 1."""
 
     reasoning: str
     answer_1: bool
@@ -63,30 +63,30 @@ class Answer:
 
     @classmethod
     def parse(cls, text: str) -> "Answer":
-        """The answer in a JSON text.
+        """Returns the answer in a JSON text.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the text is not an answer.
         """
         try:
-            found = json.loads(text)
-            reasoning, quality = found["reasoning"], float(found["quality"])
-            first, second = read_bool(str(found["answer_1"])), read_bool(str(found["answer_2"]))
+            fields = json.loads(text)
+            reasoning, quality = fields["reasoning"], float(fields["quality"])
+            first, second = read_bool(str(fields["answer_1"])), read_bool(str(fields["answer_2"]))
         except (LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"no answer: {error!r}") from error
-        if not isinstance(reasoning, str) or isinstance(found["quality"], bool) or not 0 <= quality <= 1:
+        if not isinstance(reasoning, str) or isinstance(fields["quality"], bool) or not 0 <= quality <= 1:
             raise ValueError(f"no answer: {text[:100]!r}")
         return cls(reasoning, first, second, quality)
 
 
 class MllmJudge:
-    """Asks a model over the network. The key is taken from the environment, `OPENAI_API_KEY`, and from nowhere else.
+    """Asks a model over the network. The key comes only from the environment variable `OPENAI_API_KEY`.
 
     Arguments:
-        model: The model's name, as the endpoint has it.
+        model: The name of the model at the endpoint.
         base_url: The endpoint; None means that of the environment variable `OPENAI_BASE_URL`, else OpenAI's own.
-        workers: How many pictures are asked about at a time.
-        retries: How often a request is sent again that failed for a reason that may pass: 429, 5xx, a time-out. The waits grow.
+        workers: The number of images that are judged at a time.
+        retries: How often a request is sent again after 429, 5xx or a time-out, with growing waits.
         timeout: Seconds until a request is given up.
 
     Raises:
@@ -104,7 +104,7 @@ class MllmJudge:
         except ImportError as error:
             raise RequestError('judge mllm needs the package openai: pip install "vsf-cli[mllm]"') from error
         base_url = base_url or os.environ.get("OPENAI_BASE_URL") or None
-        # Endpoints on one's own machine ask for no key.
+        # Local endpoints need no key.
         key = os.environ.get(KEY) or ("none" if base_url else None)
         if key is None:
             raise RequestError(f"judge mllm needs a key in the environment variable {KEY}, or --base-url of your own endpoint")
@@ -119,32 +119,32 @@ class MllmJudge:
         return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """Asks about a picture.
+        """Returns the answer about an image.
 
         Raises:
-            VSFError: If the endpoint refuses, cannot be reached, or gives no answer that can be read.
+            VSFError: If the endpoint refuses, cannot be reached, or its answers cannot be parsed.
         """
-        place = f"about {record.id} {self._model}"
-        said = ""
-        for _ in range(ANSWERS_ASKED):
+        label = f"about {record.id} {self._model}"
+        text = ""
+        for _ in range(MAX_ATTEMPTS):
             try:
-                said = _content(self._ask(image, record))
-                answer = Answer.parse(said)
+                text = _content(self._ask(image, record))
+                answer = Answer.parse(text)
             except ValueError:
                 continue
             except self._errors.OpenAIError as error:
-                raise VSFError(f"asked {place} failed: {' '.join(str(error).split())[:200]}") from error
+                raise VSFError(f"asked {label} failed: {' '.join(str(error).split())[:200]}") from error
             return Judgement(answer.answer_1, answer.answer_2, answer.quality, answer.reasoning)
-        raise VSFError(f"asked {place} gave {ANSWERS_ASKED} answers that are not what was asked for, such as {said[:100]!r}")
+        raise VSFError(f"asked {label} gave {MAX_ATTEMPTS} answers that are not what was asked for, such as {text[:100]!r}")
 
     def _ask(self, image: Image.Image, record: Record) -> str:
-        """The endpoint's reply, as it came."""
+        """Returns the unparsed reply of the endpoint."""
         questions = f"Question 1: {record.question_1}\nQuestion 2: {record.question_2}"
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
-        picture = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-        shown = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": picture}}]
-        messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": shown}]
+        url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+        content = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": url}}]
+        messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
         format: Any = self._format
         reply = self._client.chat.completions.with_raw_response.create(
             model=self._model, messages=messages, response_format=format, temperature=0
@@ -153,9 +153,9 @@ class MllmJudge:
 
 
 def _content(reply: str) -> str:
-    """What the model says in a reply; the reply itself if it is none, such as the page of a proxy."""
+    """Returns the text of a reply; the reply itself if it has another form, such as the page of a proxy."""
     try:
-        said = json.loads(reply)["choices"][0]["message"]["content"]
+        text = json.loads(reply)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
-        said = None
-    return said if isinstance(said, str) else reply
+        text = None
+    return text if isinstance(text, str) else reply

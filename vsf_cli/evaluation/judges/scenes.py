@@ -16,9 +16,9 @@ __all__ = ["ScenesJudge"]
 
 
 class ScenesJudge:
-    """Says what `vsf_cli.toy.judge` sees: the record's category is the object, its negative the part.
+    """Judges by `vsf_cli.toy.judge`: the record's category is the object, its negative the part.
 
-    A part that is damaged is not missing.
+    A damaged part is not missing.
     """
 
     name = "scenes"
@@ -31,7 +31,7 @@ class ScenesJudge:
         return load_judge()
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """Looks at a picture.
+        """Returns the answer about an image.
 
         Raises:
             RequestError: If the record is not about a scene.

@@ -1,4 +1,4 @@
-"""Search and replace in each row of a table."""
+"""Search and replace in the rows of a table."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,17 +7,19 @@ from vsf_cli.batch.table import Row, TableErrors
 from vsf_cli.generation.outputs import slug
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 
-__all__ = ["replaced"]
+__all__ = ["apply_replacements"]
 
 
-def replaced(place: str, rows: Sequence[Row], replacements: Sequence[Replacement], negative: Sequence[str] = ()) -> list[Row]:
-    """Each row with every combination of choices; a column for each replacement says which.
+def apply_replacements(
+    source: str, rows: Sequence[Row], replacements: Sequence[Replacement], negative: Sequence[str] = ()
+) -> list[Row]:
+    """Returns each row with every combination of replacements, and a column for each replacement that holds the choice.
 
     Arguments:
-        place: Where the table was read.
+        source: The name of the table, for errors.
         rows: Its rows.
-        replacements: What is searched, and what stands in its place.
-        negative: What is not wanted in rows that do not say it.
+        replacements: The words that are searched, and their replacements.
+        negative: The negative prompts of rows without any.
 
     Raises:
         TableErrors: If a row has none of the searched words, in its prompt or its negatives.
@@ -25,9 +27,11 @@ def replaced(place: str, rows: Sequence[Row], replacements: Sequence[Replacement
     if not replacements:
         return list(rows)
     rows = [replace(row, negative=tuple(negative)) if row.negative is None else row for row in rows]
-    errors = [f"line {row.line}: {said}" for row in rows for said in unfound(row.prompt, row.negative or (), replacements)]
+    errors = [
+        f"line {row.line}: {message}" for row in rows for message in unfound(row.prompt, row.negative or (), replacements)
+    ]
     if errors:
-        raise TableErrors(place, errors)
+        raise TableErrors(source, errors)
     return [
         _row(row, replacements, choices, prompt, negative)
         for row in rows

@@ -1,0 +1,310 @@
+"""Makes items: loads each model once, generates the images and writes them. Knows nothing of journals and processes."""
+
+import gc
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from vsf_cli.batch.items import Item
+from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
+from vsf_cli.generation.capture import capture, maps_folder, write_capture
+from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch, is_out_of_memory
+from vsf_cli.generation.run import advising, describe_result, encode_result, load_for, weights_of
+from vsf_cli.loading.offload import offload_of
+from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
+from vsf_cli.maps.data import EVERYTHING
+from vsf_cli.media.files import write_bytes
+from vsf_cli.media.frames import write_frames
+
+__all__ = ["Failure", "Outcome", "PipelineCache", "RunHooks", "Worker", "next_offload"]
+
+MAX_MESSAGE_LENGTH = 300
+
+
+@dataclass(frozen=True)
+class RunHooks:
+    """Functions that a run calls while it goes on.
+
+    Arguments:
+        should_stop: Called before each pass through a model; once it returns True, nothing more is begun.
+        on_load: Called with the first item of each model before the model is loaded, in this process.
+        progress: Called after every step, in this process.
+    """
+
+    should_stop: Callable[[], bool] = lambda: False
+    on_load: Callable[[Item], Any] = field(default=lambda _: None)
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of an item; small, so that it can be sent from one process to another.
+
+    Arguments:
+        item: The item.
+        error: What failed; None if it was made.
+        code: The exit code of the error.
+        seconds: The time it took.
+        fallback: What had to change to make it, such as another level of offloading; "" if nothing.
+        notes: Warnings about the image.
+    """
+
+    item: Item
+    error: str | None
+    seconds: float
+    code: int = 0
+    fallback: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something failed; not the error itself, whose traceback would hold the model and its tensors.
+
+    Arguments:
+        text: What a person reads.
+        code: The exit code of the error.
+        memory: Whether memory did not suffice.
+    """
+
+    text: str
+    code: int
+    memory: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Returns the failure of an error; an error that is not a `VSFError` is named by its type.
+
+        Raises:
+            MediaError: The error itself, if the folder cannot be written: then no other item can be either.
+        """
+        if isinstance(error, MediaError) and not isinstance(error, EncodingError):
+            raise error
+        memory = is_out_of_memory(error)
+        if isinstance(error, VSFError):
+            return cls(str(error), error.exit_code, memory)
+        message = " ".join(str(error).split())[:MAX_MESSAGE_LENGTH]
+        return cls(f"{type(error).__name__}: {message}", OutOfMemory.exit_code if memory else VSFError.exit_code, memory)
+
+
+class PipelineCache:
+    """The loaded pipeline: one at a time, kept for as long as items ask for the same one."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._pipe: Any = None
+
+    def get(self, item: Item, runtime: Runtime) -> Any:
+        """Returns the pipeline for an item, loaded if it is not the one in the cache."""
+        key = item.load_key, runtime
+        if key != self._key:
+            self.clear()
+            self._pipe = load_for(item.request, runtime)
+            self._key = key
+        return self._pipe
+
+    def clear(self) -> None:
+        """Frees the memory of the model: two would not fit."""
+        self._key = self._pipe = None
+        free_memory()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Where and how items are made; can be sent to another process.
+
+    Arguments:
+        folder: Where the files go.
+        runtime: Where and how the models run.
+        batch_size: Images in one pass through the model.
+        sidecar: Whether a JSON file is written beside each file.
+        dump_attn: Whether a folder with attention maps is written beside each file; then images are made one by one.
+    """
+
+    folder: Path
+    runtime: Runtime = field(default_factory=Runtime)
+    batch_size: int = 1
+    sidecar: bool = False
+    dump_attn: bool = False
+
+    def make(
+        self, items: Sequence[Item], hooks: RunHooks | None = None, cache: PipelineCache | None = None
+    ) -> Iterator[Outcome]:
+        """Makes items, and writes each before it is yielded.
+
+        Arguments:
+            items: The items.
+            hooks: Functions that are called while it goes on.
+            cache: Keeps the model loaded from call to call; None frees it after this call.
+
+        Raises:
+            MediaError: If the folder cannot be written: then no other item can be either.
+        """
+        hooks, cache = hooks or RunHooks(), cache or PipelineCache()
+        for group in self.groups(items):
+            if hooks.should_stop():
+                return
+            hooks.on_load(group[0])
+            yield from self._make_group(group, self.runtime, cache, hooks)
+
+    def groups(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Returns the items by model; in each group, those that can be made in one pass are neighbours."""
+        ordered = sorted(items, key=lambda item: (item.load_key, item.pass_key if self._pass_size > 1 else ""))
+        return [list(group) for _, group in groupby(ordered, key=lambda item: item.load_key)]
+
+    def _make_group(
+        self, items: list[Item], runtime: Runtime, cache: PipelineCache, hooks: RunHooks, fallback: str = ""
+    ) -> Iterator[Outcome]:
+        """Makes items of one model; those that do not fit into memory are made last, with the next level of offloading."""
+        # A worker imports this module before it chooses its GPU: torch is not to be loaded by then.
+        from vsf_cli.models.encoder_cache import caching_encoders
+
+        too_large: list[tuple[Item, Failure]] = []
+        used = None
+        try:
+            pipe = cache.get(items[0], runtime)
+        except Exception as error:
+            too_large = [(item, Failure.of(error)) for item in items]
+        else:
+            used = offload_of(pipe)
+            with caching_encoders(pipe):
+                for chunk in self.chunks(items):
+                    if hooks.should_stop():
+                        return
+                    yield from self._make_chunk(pipe, chunk, hooks.progress, too_large, fallback)
+            del pipe
+        if not too_large:
+            return
+        lighter = next_offload(runtime, used) if too_large[0][1].memory else None
+        if lighter is None:
+            yield from (_failed(item, failure, 0.0, fallback) for item, failure in too_large)
+            return
+        cache.clear()
+        remaining = [item for item, _ in too_large]
+        yield from self._make_group(remaining, lighter, cache, hooks, f"offload {lighter.offload}")
+
+    @property
+    def _pass_size(self) -> int:
+        return 1 if self.dump_attn else self.batch_size
+
+    def chunks(self, items: Sequence[Item]) -> Iterator[list[Item]]:
+        """Yields neighbours that can be made in one pass, at most `batch_size` at a time."""
+        chunk: list[Item] = []
+        for item in items:
+            if chunk and (len(chunk) >= self._pass_size or not can_batch(chunk[0].request, item.request)):
+                yield chunk
+                chunk = []
+            chunk.append(item)
+        if chunk:
+            yield chunk
+
+    def _make_chunk(
+        self,
+        pipe: Any,
+        chunk: list[Item],
+        progress: Progress | None,
+        too_large: list[tuple[Item, Failure]],
+        fallback: str,
+    ) -> Iterator[Outcome]:
+        """Makes items in one pass; adds what does not fit into memory alone to `too_large`.
+
+        A chunk that does not fit into memory is made in two; one that fails otherwise is made item by item, so that one item
+        cannot fail the others.
+        """
+        started = time.monotonic()
+        try:
+            with advising(pipe):
+                results, failure = self._results(pipe, chunk, progress), None
+        except Exception as error:
+            results, failure = [], Failure.of(error)
+        # Outside of `except`, where the error and all that its traceback holds would still be alive.
+        if failure is None:
+            for item, result in zip(chunk, results, strict=True):
+                yield self._written(pipe, item, result, fallback.strip())
+            return
+        if failure.memory:
+            free_memory()
+        if len(chunk) > 1:
+            yield from self._make_parts(pipe, chunk, progress, too_large, fallback, failure.memory)
+        elif failure.memory:
+            too_large.append((chunk[0], failure))
+        else:
+            yield _failed(chunk[0], failure, time.monotonic() - started, fallback.strip())
+
+    def _make_parts(
+        self,
+        pipe: Any,
+        chunk: list[Item],
+        progress: Progress | None,
+        too_large: list[tuple[Item, Failure]],
+        fallback: str,
+        halve: bool,
+    ) -> Iterator[Outcome]:
+        size = (len(chunk) + 1) // 2 if halve else 1
+        base = fallback.partition(" in a batch of ")[0]
+        for start in range(0, len(chunk), size):
+            part = chunk[start : start + size]
+            yield from self._make_chunk(pipe, part, progress, too_large, f"{base} in a batch of {len(part)}")
+
+    def _results(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
+        if not self.dump_attn:
+            return generate_batch(pipe, [item.request for item in chunk], progress)
+        (item,) = chunk
+        watched = capture(pipe, item.request, EVERYTHING, progress)
+        write_capture(watched, maps_folder(self.folder / item.name), self._metadata(pipe, item, watched.result), True)
+        return [watched.result]
+
+    def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
+        # For a model of the hub, the commit that was loaded, which the plan could not know.
+        weights = weights_of(item.request) if "revision" in item.model else item.model
+        return describe_result(pipe, result, **weights, item=item.id)
+
+    def _written(self, pipe: Any, item: Item, result: Result, fallback: str) -> Outcome:
+        """Writes the files of an item, and returns its outcome."""
+        started = time.monotonic()
+        try:
+            self._write(self.folder / item.name, item, result, self._metadata(pipe, item, result))
+        except Exception as error:
+            return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
+        return Outcome(item, None, result.seconds + time.monotonic() - started, fallback=fallback, notes=result.notes)
+
+    def _write(self, path: Path, item: Item, result: Result, metadata: dict[str, Any]) -> None:
+        if item.format == "frames":
+            write_frames(path, result.frames, metadata)
+        else:
+            write_bytes(path, encode_result(result, item.format, metadata, item.crf))
+        if self.sidecar:
+            write_bytes(path.with_name(path.name + ".json"), json.dumps(metadata, indent=2, ensure_ascii=False).encode())
+
+
+def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:
+    return Outcome(item, failure.text, seconds, failure.code, fallback)
+
+
+def free_memory() -> None:
+    """Frees memory that is no longer used: a pipeline with hooks is a reference cycle, which only the collector breaks."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def next_offload(runtime: Runtime, used: str | None) -> Runtime | None:
+    """Returns the runtime with the next level of offloading; None after the last, and on a CPU, which has no levels.
+
+    Arguments:
+        runtime: Where and how the model was meant to run.
+        used: The level that it ran with, by `vsf_cli.loading.offload.offload_of`; None if it could not be loaded.
+    """
+    levels = [level for level in OFFLOADS if level != "auto"]
+    if used is None:
+        requested = levels[0] if runtime.offload == "auto" else runtime.offload
+        used = "cpu" if device_named(runtime.device).type == "cpu" else requested
+    if used not in levels[:-1]:
+        return None
+    return replace(runtime, offload=levels[levels.index(used) + 1])

@@ -85,7 +85,7 @@ def test_frames_are_a_folder_of_pictures(folder: Path) -> None:
 
 
 def test_maps_are_written_beside_a_clip(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attn_map, "MOST_BYTES", 600)
+    monkeypatch.setattr(attn_map, "MAX_BYTES", 600)
     result = video(folder, "--neg", "wheels", "-o", "bike.mp4", "--fps", "8", "--drop-frames", "2", "--dump-attn")
     assert result.stdout == "bike.mp4\n" and "vsf attn-map --blocks chooses others" in " ".join(result.stderr.split())
     assert count_frames_and_secs("bike.mp4")[0] == 7

@@ -42,14 +42,14 @@ def attn_map(
     prompt: Annotated[str, typer.Argument(help="What you want; or an image that vsf made, to be made again.")],
     given: Annotated[Given, Takes(without=("output", "format", "compile", "width", "height"), video=False)],
     messages: ConsoleOptions,
-    steps: Annotated[str | None, _option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
+    kept_steps: Annotated[str | None, _option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
     blocks: Annotated[str | None, _option("--blocks", help="Blocks to keep, from 1.")] = None,
     heads: Annotated[str | None, _option("--heads", help="Heads to keep each on its own, instead of their mean.")] = None,
     tokens: Annotated[str | None, _option("--tokens", help="Words to keep: wheels,red; also all, special.")] = None,
     output: Annotated[str | None, _option("-o", "--output", help="The folder to write.", panel=FILES)] = None,
 ) -> None:
     """Show where the negative prompt acts."""
-    selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(steps, blocks, heads, tokens))
+    selection = parsed("--steps, --blocks, --heads", lambda: Selection.parse(kept_steps, blocks, heads, tokens))
     planned = _plan(read_prompt(prompt), given)
     _run(planned, selection, output, Console(messages.quiet, messages.verbose), messages.as_json)
 

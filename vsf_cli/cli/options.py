@@ -2,7 +2,8 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
@@ -101,9 +102,12 @@ def _record(annotation: Any) -> tuple[type, Takes] | None:
     return kind, next((one for one in details if isinstance(one, Takes)), Takes())
 
 
-def _names(annotation: Any) -> Iterable[str]:
+def _names(annotation: Any) -> Iterator[str]:
     """The option names of a parameter that a command has of its own."""
-    return (name for one in get_args(annotation) for name in getattr(one, "param_decls", None) or ())
+    for one in get_args(annotation):
+        if isinstance(one, typer.models.OptionInfo):
+            # Within `Annotated`, Typer keeps the first name where it has the default otherwise.
+            yield from (name for name in (one.default, *(one.param_decls or ())) if isinstance(name, str))
 
 
 def _parameter(name: str, one: Option, taken: set[str], of_given: bool, sweeps: bool) -> inspect.Parameter | None:
@@ -140,10 +144,12 @@ def _numbers(text: str, kind: type) -> ValueList:
 
 
 def _checked(text: str, parse: Callable[[str], object]) -> str:
-    try:
-        parse(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
+    # What parses and is not legal is refused by the command, with another exit code.
+    with suppress(RequestError):
+        try:
+            parse(text)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
     return text
 
 

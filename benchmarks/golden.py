@@ -13,6 +13,7 @@ import csv
 import difflib
 import hashlib
 import importlib
+import inspect
 import io
 import json
 import os
@@ -113,7 +114,6 @@ video/gif: CAR --format gif --sidecar
 video/webp: CAR --format webp --sidecar
 video/webm: CAR --format webm --sidecar
 video/frames: CAR --format frames --sidecar
-video/cache-text: CAR --cache-text
 video/shift: CAR --shift 2,3 --fps 4 --drop-frames 1
 video/seconds: video "a red car" --neg wheels --seed 1 --steps 2 --seconds 1 --crf 20,40 --size 32x32
 video/compare: CAR --compare none,nag,vsf
@@ -343,8 +343,6 @@ class Recorder:
             with guided(pipe, self.weighted("a (red:2) wheel:0.5"), vsf(), max_length):
                 self.call(f"library/{model}/weights", pipe, "a red bike", max_sequence_length=max_length, **size)
             self.call(f"library/{model}/after", pipe, "a red bike", max_sequence_length=max_length, **size)
-        with guided(pipe, "wheels", vsf(), max_length, cache_text=True):
-            self.call("library/tiny-wan/cache-text", pipe, "a red bike", max_sequence_length=max_length, **size)
         pipe, cfg = self.load("builtin:tiny-sd3", "float32"), {"guidance_scale": 3.0, "negative_prompt": "wheels"}
         self.call("library/tiny-sd3/cfg", pipe, "a bike", max_sequence_length=20, **cfg)
         for path in sorted((self.folder / "work" / "maps").glob("*/outputs/*/maps.npz")):
@@ -359,8 +357,9 @@ class Recorder:
 
         texts: list[np.ndarray] = []
 
-        def see(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-            texts.append(kwargs["encoder_hidden_states"].detach().float().numpy().copy())
+        def see(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            texts.append(given["encoder_hidden_states"].detach().float().numpy().copy())
 
         hook = pipe.transformer.register_forward_pre_hook(see, with_kwargs=True)
         generator = torch.Generator().manual_seed(3)

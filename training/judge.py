@@ -109,7 +109,9 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, bu
 @torch.no_grad()
 def accuracy(judge: Judge, labelled: LabelledImages) -> dict[str, float]:
     """The fraction of correct answers about objects, parts and each state, where labelled; and the mean error of quality."""
-    objects, parts, quality, _ = judge(labelled.images.float())
+    # In batches: the activations of all images at once do not fit the caches.
+    outputs = zip(*(judge(images) for images in labelled.images.float().split(BATCH)), strict=True)
+    objects, parts, quality, _ = (torch.cat(batches) for batches in outputs)
     right = parts.argmax(-1) == labelled.parts
     has_label = labelled.parts != UNLABELLED
     result = {

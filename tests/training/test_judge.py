@@ -68,7 +68,7 @@ def test_labels_of_damaged_images() -> None:
 
 
 def test_the_judge_knows_parts_on_held_out_renders(judge: Judge) -> None:
-    fractions = accuracy(judge, whole_images(some_scenes(1000)))
+    fractions = accuracy(judge, whole_images(some_scenes(600)))
     assert fractions["objects"] >= 0.98 and fractions["parts"] >= 0.98
 
 
@@ -76,18 +76,19 @@ def test_the_judge_tells_damaged_parts_from_absent_ones(judge: Judge) -> None:
     torch.manual_seed(1)
     labelled = damaged_images(random.Random("damaged"), "dev", 1000)
     with torch.no_grad():
-        states = judge(labelled.images)[1].argmax(-1)
-    called_absent = (states == STATES.index("absent"))[labelled.parts == DAMAGED].float().mean()
+        outputs = [judge(images) for images in labelled.images.split(50)]
+    states, quality = (torch.cat([output[index] for output in outputs]) for index in (1, 2))
+    called_absent = (states.argmax(-1) == STATES.index("absent"))[labelled.parts == DAMAGED].float().mean()
     assert called_absent < 0.2
-    assert accuracy(judge, labelled)["quality error"] < 0.1
+    assert (quality.sigmoid() - labelled.quality).abs().nanmean() < 0.1
 
 
 def test_quality_falls_with_every_kind_of_damage(judge: Judge) -> None:
-    images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(100)]))
+    images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(60)]))
     for name, corrupt in CORRUPTIONS.items():
         torch.manual_seed(0)
         with torch.no_grad():
-            quality = [judge(corrupt(images, torch.full((100,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
+            quality = [judge(corrupt(images, torch.full((60,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
         assert quality[0] > 0.9 and quality[0] > quality[1] + 0.1 and quality[1] > quality[2] + 0.2, (name, quality)
 
 

@@ -57,12 +57,8 @@ def plan_comparison(
     Raises:
         RequestError: If something is not legal, or an option is of a method that is not compared.
     """
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise RequestError(f"--compare names {', '.join(names) or 'nothing'}: name two methods or more, such as none,nag,vsf")
-    _check_owners([resolved(name)[0] for name in names], settings)
     negative = tuple(text.strip() for text in given.negative or () if text.strip())
-    if not negative:
-        raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
+    _check_names(names, negative, settings)
     requests = [
         request_of(prompt, negative, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0]
         for name in names
@@ -71,11 +67,23 @@ def plan_comparison(
         raise RequestError("--compare compares methods on one model")
     # Only for its checks, warnings, and where and how it runs.
     first = plan(prompt, seeds, given, settings.overlaid({"format": None, "output": None}), files=files, video=video)
-    place = settings.origin("output")
-    template = f"{place.value}-compare" if place.origin == "default" else place.value
-    outputs = Outputs(template, settings["exists"], settings["format"], ("seed",) if len(seeds) > 1 else (), IMAGE_FORMATS)
+    outputs = _outputs(settings, several=len(seeds) > 1)
     acting = next((request for request in requests if request.method != "none"), requests[0])
     return replace(first, requests=tuple(replace(acting, seed=seed) for seed in seeds), outputs=outputs), requests
+
+
+def _check_names(names: Sequence[str], negative: Sequence[str], settings: Settings) -> None:
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise RequestError(f"--compare names {', '.join(names) or 'nothing'}: name two methods or more, such as none,nag,vsf")
+    _check_owners([resolved(name)[0] for name in names], settings)
+    if not negative:
+        raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
+
+
+def _outputs(settings: Settings, several: bool) -> Outputs:
+    output = settings.origin("output")
+    template = f"{output.value}-compare" if output.origin == "default" else output.value
+    return Outputs(template, settings["exists"], settings["format"], ("seed",) if several else (), IMAGE_FORMATS)
 
 
 def _check_owners(methods: Sequence[str], settings: Settings) -> None:

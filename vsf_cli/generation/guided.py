@@ -59,59 +59,59 @@ def guided(
         with guided(pipe, negative_prompt="wheels", method=VSF(alpha=3, beta=0.3)):
             pipe("a bike", guidance_scale=0, num_inference_steps=8)
 
-    Every call of the pipeline inside is guided. Outside, and after an exception, the pipeline is as it was: the same objects.
-    Copies of the model that are made inside are not guided.
+    Afterwards the pipeline holds the same objects as before. Copies made inside are not guided.
 
     Arguments:
-        pipe: A diffusers pipeline whose denoiser is of a family that is supported, or such a denoiser itself, for a loop
-            of one's own.
+        pipe: A diffusers pipeline whose denoiser is of a supported family, or such a denoiser itself.
         negative_prompt: One prompt for every image, or a list with one entry for each prompt of the call. An entry is a
-            prompt, or a list of several; an empty one leaves its images unguided. A text is taken as it is; one with weights
-            is a `Weighted`, by `parse_weights`. With `num_images_per_prompt` each entry
-            comes that many times in a row, as diffusers orders its batch.
+            prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
-        max_sequence_length: That of the calls inside, for methods that pad the negative prompt; None means the pipeline's own
-            default.
-        negative_prompt_embeds: The negative prompt as the denoiser takes text, instead of a text, with shape (1 or B, tokens,
-            width). A denoiser alone needs it.
+        max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
+        negative_prompt_embeds: Embeddings instead of a text, as the denoiser takes them, with shape (1 or B, tokens, width).
 
     Yields:
-        What was done.
+        What was done: the method, how many attentions are guided, and how many tokens each negative has.
 
     Raises:
-        PatchError: If the model cannot be guided, or is guided already. Also in a call inside, if another pipeline makes it, or
+        PatchError: If the model cannot be guided, or is guided already; in a call inside, if another pipeline makes it, or
             attention processors were set inside.
-        RequestError: If a negative prompt is too long, the list is empty, there is no negative prompt or there are two, the
-            method names a block that the model does not have, or takes no weights. Also in a call inside, if it uses CFG and
-            the method is not for that, or the method has a window and the steps cannot be counted.
+        RequestError: If a negative prompt is too long or missing, or the method does not fit the model; in a call inside, if
+            it uses CFG and the method does not, or the method has a window and the steps cannot be counted.
     """
     method = method or VSF()
-    if (negative_prompt is None) == (negative_prompt_embeds is None):
-        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     rows = None if negative_prompt is None else _rows(negative_prompt)
     _check_negative(rows, negative_prompt_embeds, method)
-    acts = method.guides_attention or method.flips_embedding
-    if not acts or (rows is not None and not any(rows)):
+    if not (method.guides_attention or method.flips_embedding) or (rows is not None and not any(rows)):
         yield Applied(method, 0, ())
         return
-
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    if rows is None:
-        assert negative_prompt_embeds is not None
-        encoded = Encoded(negative_prompt_embeds, (negative_prompt_embeds.shape[1],) * len(negative_prompt_embeds))
-    elif owner is None:
-        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
-    else:
-        encoded = _encoded(pipe, family, rows, method, max_sequence_length or _default_length(pipe))
+    encoded = (
+        _given(negative_prompt_embeds) if rows is None else _encode(owner, pipe, family, rows, method, max_sequence_length)
+    )
     if method.flips_embedding:
         encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
     with guided_denoisers(family, denoisers, method, encoded, owner) as blocks:
         yield Applied(method, blocks, encoded.lengths)
 
 
+def _given(embeds: Tensor | None) -> Encoded:
+    assert embeds is not None
+    return Encoded(embeds, (embeds.shape[1],) * len(embeds))
+
+
+def _encode(
+    owner: Any, pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int | None
+) -> Encoded:
+    if owner is None:
+        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
+    return _encoded(pipe, family, rows, method, max_length or _default_length(pipe))
+
+
 def _check_negative(rows: list[list[Weighted]] | None, embeds: Tensor | None, method: Method) -> None:
+    if (rows is None) == (embeds is None):
+        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
         raise RequestError(
             f"negative_prompt_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
@@ -140,13 +140,20 @@ def _encoded(pipe: Any, family: Family, rows: list[list[Weighted]], method: Meth
         texts = [prompt.text for prompt in row]
         return family.encode_padded(pipe, texts, max_length) if method.padding else family.encode_negative(pipe, texts, special)
 
-    embeddings = [encode(row) if row else None for row in rows]
+    return Encoded.stack(_with_empty([encode(row) if row else None for row in rows]), _row_weights(pipe, family, rows, special))
+
+
+def _with_empty(embeddings: list[Tensor | None]) -> list[Tensor]:
+    """The embeddings, with ones of no token in the place of None."""
     example = next(tensor for tensor in embeddings if tensor is not None)
-    padded = [example[:0] if tensor is None else tensor for tensor in embeddings]
+    return [example[:0] if tensor is None else tensor for tensor in embeddings]
+
+
+def _row_weights(pipe: Any, family: Family, rows: list[list[Weighted]], special: bool) -> list[Tensor] | None:
+    """The weights of each row's tokens; None if no prompt has any."""
     if all(prompt.plain for row in rows for prompt in row):
-        return Encoded.stack(padded)
-    weights = [[weight for prompt in row for weight in _weights(pipe, family, prompt, special)] for row in rows]
-    return Encoded.stack(padded, [torch.tensor(row) for row in weights])
+        return None
+    return [torch.tensor([weight for prompt in row for weight in _weights(pipe, family, prompt, special)]) for row in rows]
 
 
 def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:

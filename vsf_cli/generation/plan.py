@@ -59,15 +59,8 @@ def plan(
     Raises:
         RequestError: If something is not legal.
     """
-    negative = tuple(text.strip() for text in given.negative or () if text.strip())
     _check_count(seeds, given.sweeps, replacements)
-    if wrong := unfound(prompt, negative, replacements):
-        raise RequestError(wrong[0])
-    chosen = [
-        (words, settings.overlaid(choice))
-        for words in variants(prompt, negative, replacements)
-        for choice in combinations(given.sweeps)
-    ]
+    chosen = _choices(prompt, given, settings, replacements)
     asked = [
         request_of(text, left_out, seeds[0], own, given.loras or (), video, seconds) for (_, text, left_out), own in chosen
     ]
@@ -81,6 +74,20 @@ def plan(
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs, files)
     return Plan(requests, outputs, runtime_of(settings), settings, _notes(asked), files, crfs, words)
+
+
+def _choices(
+    prompt: str, given: Given, settings: Settings, replacements: Sequence[Replacement]
+) -> list[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], Settings]]:
+    """Every choice of words with the prompt and negatives that it makes, and every choice of swept settings."""
+    negative = tuple(text.strip() for text in given.negative or () if text.strip())
+    if wrong := unfound(prompt, negative, replacements):
+        raise RequestError(wrong[0])
+    return [
+        (words, settings.overlaid(choice))
+        for words in variants(prompt, negative, replacements)
+        for choice in combinations(given.sweeps)
+    ]
 
 
 def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:

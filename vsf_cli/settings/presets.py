@@ -273,18 +273,23 @@ class Settings:
             # Whoever chooses a preset means its model, whatever a farther layer says.
             self._layers = [(origin, {**layer, "model": None}) for origin, layer in self._layers]
             model = None
-        # A model that is named nearer to the command line than a preset decides alone.
         self.chosen = named is not None or model is not None
-        if model is not None and (named is None or self._rank(model) < self._rank(named)):
-            self.preset, named = preset_for_model(model.value, video), Setting(None, f"{model.origin}, by its model")
-            self.preset_place = self.preset.name
-        else:
-            self.preset_place = str(named.value) if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET
-            self.preset = load_preset(self.preset_place)
+        named = self._choose_preset(named, model, video)
         self.preset_origin = named.origin if named else "default"
         self.named = named is not None and named.value is not None
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
+
+    def _choose_preset(self, named: "Setting | None", model: "Setting | None", video: bool) -> "Setting | None":
+        """Loads the preset, and returns where it comes from; None if nobody chose it."""
+        # A model that is named nearer to the command line than a preset decides alone.
+        if model is not None and (named is None or self._rank(model) < self._rank(named)):
+            self.preset = preset_for_model(model.value, video)
+            self.preset_place = self.preset.name
+            return Setting(None, f"{model.origin}, by its model")
+        self.preset_place = str(named.value) if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET
+        self.preset = load_preset(self.preset_place)
+        return named
 
     def overlaid(self, options: Mapping[str, Any]) -> "Settings":
         """These settings with other options of the command line, neither preset nor model among them."""

@@ -17,7 +17,6 @@ MAX_LINES, MAX_COMPLEXITY = 50, 15
 LONG = {
     "cli/batch.py: carry_out",
     "cli/compare.py: plan_comparison",
-    "cli/evaluation_run.py: _comparable",
     "cli/options.py: guidance",
     "generation/guided.py: _encoded",
     "generation/plan.py: _overridden",

@@ -123,7 +123,10 @@ def test_scenes_of_dev_and_test_share_no_prompt() -> None:
         ("{not json", "line 1: "),
         ("[1]", "line 1: it must be an object"),
         ('{"id": "../a", "prompt": "a", "negative": "b", "question_1": "?", "question_2": "?"}', "names files"),
-        ('{"id": "a", "prompt": 3, "negative": "b", "question_1": "?", "question_2": "?"}', "'prompt' is missing, or no text"),
+        (
+            '{"id": "a", "prompt": 3, "negative": "b", "question_1": "?", "question_2": "?"}',
+            "'prompt' is missing, or not a text",
+        ),
         ("", "it has no prompts"),
     ],
 )
@@ -715,7 +718,7 @@ def test_a_bad_sweep_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], code: int, said: str
 ) -> None:
     """And it is said before a model is loaded."""
-    monkeypatch.setattr("vsf_cli.cli.evaluation_run.load_for", None)
+    monkeypatch.setattr("vsf_cli.cli.evaluate.load_for", None)
     method = () if "--method" in words else ("--method", "vsf")
     done = vsf("sweep", "scenes-dev", "--limit", "2", "--storage", str(tmp_path / "a.db"), *method, *words)
     assert done.exit_code == code and said in " ".join(done.stderr.replace("│", "").split())
@@ -726,7 +729,7 @@ def test_only_the_space_is_blamed_on_the_space(tmp_path: Path, monkeypatch: pyte
     def broken(*_: Any) -> None:
         raise ValueError("something else")
 
-    monkeypatch.setattr("vsf_cli.cli.evaluation_run.load_for", broken)
+    monkeypatch.setattr("vsf_cli.cli.evaluate.load_for", broken)
     done = vsf("sweep", "scenes-dev", "--limit", "2", "--storage", str(tmp_path / "a.db"), "--method", "vsf", "--trials", "1")
     assert isinstance(done.exception, ValueError) and "--space" not in done.output
 

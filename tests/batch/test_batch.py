@@ -493,13 +493,17 @@ def test_what_a_format_cannot_hold_fails_alone(
     assert [row["status"] for row in manifest("outputs/rows")] == ["failed", "done"]
 
 
+class SD3Transformer2DModel(torch.nn.Module):
+    """A model that is known by its name, without blocks."""
+
+
 class AnyPipe:
     """Stands where a pipeline would, and holds itself as those with hooks do."""
 
     def __init__(self, device: str = "cpu") -> None:
         self.components: dict[str, Any] = {}
-        self._execution_device, self.transformer, self.itself = torch.device(device), torch.nn.Module(), self
-        self.transformer.blocks = torch.nn.ModuleList()
+        self._execution_device, self.transformer, self.itself = torch.device(device), SD3Transformer2DModel(), self
+        self.transformer.transformer_blocks = torch.nn.ModuleList()
 
 
 def drawn(_: Any, requests: Any, *__: Any, **___: Any) -> list[Any]:

@@ -123,7 +123,10 @@ def test_scenes_of_dev_and_test_share_no_prompt() -> None:
         ("{not json", "line 1: "),
         ("[1]", "line 1: it must be an object"),
         ('{"id": "../a", "prompt": "a", "negative": "b", "question_1": "?", "question_2": "?"}', "names files"),
-        ('{"id": "a", "prompt": 3, "negative": "b", "question_1": "?", "question_2": "?"}', "'prompt' is missing, or no text"),
+        (
+            '{"id": "a", "prompt": 3, "negative": "b", "question_1": "?", "question_2": "?"}',
+            "'prompt' is missing, or not a text",
+        ),
         ("", "it has no prompts"),
     ],
 )

@@ -1,6 +1,8 @@
 """One guided attention by itself: masks, grouped heads, scales, backends, and processors that cannot be guided."""
 
+import gc
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -156,6 +158,15 @@ def test_a_twin_shares_the_state_of_its_processor() -> None:
     twin.something = 3
     assert stock.something == 3 and isinstance(twin, attention_processor.JointAttnProcessor2_0)
     assert is_twin(twin) and not is_twin(stock)
+
+
+def test_the_module_of_a_twin_goes_with_it() -> None:
+    kind = twin_class(attention_processor.JointAttnProcessor2_0, lambda *_, **__: None)
+    name = kind.__call__.__globals__["__name__"]
+    assert vars(sys.modules[name]) is kind.__call__.__globals__
+    del kind
+    gc.collect()
+    assert name not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,12 @@ and adapters stand around that call and stay the library's own.
 """
 
 import dis
+import sys
 from collections.abc import Callable
-from types import FunctionType
+from itertools import count
+from types import FunctionType, ModuleType
 from typing import Any
+from weakref import finalize
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +23,7 @@ __all__ = ["Attend", "attention_calls", "is_twin", "twin_class", "twin_of"]
 Attend = Callable[..., Tensor | None]
 """Called with query, key and value of shape (B, H, L, D) and the call's options; None means to call the stock function."""
 
+_NUMBERS = count()
 DISPATCH, SDPA = "dispatch_attention_fn", "scaled_dot_product_attention"
 
 
@@ -60,16 +64,21 @@ def twin_class(processor: type, attend: Attend) -> type:
     else:
         raise PatchError(f"{processor.__name__} calls no attention function that can be guided")
 
-    # With `__name__` the compiler looks names up in the module, and would run the stock attention in silence.
-    namespace = {name: value for name, value in stock.__globals__.items() if name != "__name__"} | replaced
-    call = FunctionType(code, namespace, stock.__name__, stock.__defaults__, stock.__closure__)
+    # The compiler looks the names of code up in the module that its `__name__` says: without one of our own it would run the
+    # stock attention in silence.
+    module = ModuleType(f"{__name__}.{processor.__name__}_{next(_NUMBERS)}")
+    vars(module).update({**stock.__globals__, **replaced, "__name__": module.__name__})
+    call = FunctionType(code, vars(module), stock.__name__, stock.__defaults__, stock.__closure__)
     call.__kwdefaults__ = stock.__kwdefaults__
 
     def reduce(self: Any, protocol: Any) -> Any:
         return _sharing_state(processor, self).__reduce_ex__(protocol)
 
     members = {"__call__": call, "__reduce_ex__": reduce, "_is_vsf_twin": True}
-    return type(processor.__name__, (processor,), members)
+    twin = type(processor.__name__, (processor,), members)
+    sys.modules[module.__name__] = module
+    finalize(twin, sys.modules.pop, module.__name__, None)
+    return twin
 
 
 def twin_of(processor: Any, kind: type) -> Any:

@@ -159,12 +159,7 @@ def lerp_states(first: Tensor, second: Tensor, weight: Tensor, out: Tensor | Non
 
 
 def merge_attention_states(
-    first: Tensor,
-    second: Tensor,
-    first_lse: Tensor,
-    second_lse: Tensor,
-    bias: float | Tensor = 0.0,
-    out: Tensor | None = None,
+    first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor = 0.0, out: Tensor | None = None
 ) -> Tensor:
     r"""Two partial attentions as one, by :math:`w = \mathrm{sigmoid}(L_2 - \beta - L_1)`; on CUDA as one kernel.
 

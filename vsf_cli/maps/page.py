@@ -63,12 +63,7 @@ def _layer(values: np.ndarray, unit: str, groups: Mapping[str, list[int]]) -> di
 
 
 def render_page(
-    maps: Maps,
-    title: str,
-    facts: Mapping[str, Any],
-    final: Frames,
-    unguided: Frames | None,
-    estimates: Sequence[Frames],
+    maps: Maps, title: str, facts: Mapping[str, Any], final: Frames, unguided: Frames | None, estimates: Sequence[Frames]
 ) -> str:
     """Returns the HTML of the page.
 

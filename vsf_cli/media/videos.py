@@ -48,12 +48,7 @@ class Codec:
 
 
 def encode_by_ffmpeg(
-    frames: Sequence["Image"],
-    fps: int,
-    codec: Codec,
-    tags: Mapping[str, str],
-    crf: int | None,
-    progress: Progress | None,
+    frames: Sequence["Image"], fps: int, codec: Codec, tags: Mapping[str, str], crf: int | None, progress: Progress | None
 ) -> bytes:
     """Returns a video as the bytes of a file.
 

@@ -46,10 +46,7 @@ class KeyValue:
         """These tokens, then the others."""
         import torch
 
-        return KeyValue(
-            torch.cat([self.key, other.key], dim=2),
-            torch.cat([self.value, other.value], dim=2),
-        )
+        return KeyValue(torch.cat([self.key, other.key], dim=2), torch.cat([self.value, other.value], dim=2))
 
     def part(self, span: Span) -> "KeyValue":
         """Some of the tokens, as views."""

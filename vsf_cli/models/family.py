@@ -188,13 +188,7 @@ class Family:
         return kept
 
     def tokens(
-        self,
-        pipe: Any,
-        prompt: str,
-        negative: Sequence[str],
-        special_tokens: bool,
-        max_length: int,
-        padding: bool = False,
+        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, max_length: int, padding: bool = False
     ) -> list[Token]:
         """The tokens of a call's positive and negative prompts, special ones too, with their positions in the text.
 

@@ -1,4 +1,4 @@
-"""Identifies the weights that an image or video was made with."""
+"""Identifies the weights that made an image or video."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,10 +10,9 @@ __all__ = ["identify"]
 
 
 def identify(source: Source, revision: str | None) -> dict[str, str]:
-    """Returns what identifies the weights of a model.
+    """Returns the commit of a hub id as `model_revision`, or the SHA-256 of a folder's transformer as `model_hash`.
 
-    For a hub id it is the commit, as `model_revision`. For a folder it is the SHA-256 of the transformer's weights, as
-    `model_hash`; above a gigabyte that of their headers and sizes, as `model_fingerprint`, since reading them takes minutes.
+    Above a gigabyte it is the SHA-256 of headers and sizes, as `model_fingerprint`, since reading all takes minutes.
     """
     if source.folder is None:
         from huggingface_hub import try_to_load_from_cache

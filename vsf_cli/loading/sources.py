@@ -1,4 +1,4 @@
-"""Finds models: in the package, in folders, on the hub; and reads what their files say without loading them."""
+"""Finds models in the package, in folders and on the hub, and reads their configuration files."""
 
 import json
 import re
@@ -18,12 +18,7 @@ BUILTIN = "builtin:"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files are.
-
-    Arguments:
-        name: The model's name as the person wrote it.
-        folder: The folder on this machine; None for a hub id.
-    """
+    """The name of a model, and its folder on this machine, which is None for a hub id."""
 
     name: str
     folder: Path | None
@@ -35,7 +30,7 @@ class Source:
 
 
 def source_of(model: str) -> Source:
-    """Returns where a model is, by `builtin:NAME`, a folder, or a hub id.
+    """Finds a model by `builtin:NAME`, a folder, or a hub id.
 
     Raises:
         ModelError: If the folder does not exist, or the text is none of these.
@@ -56,16 +51,16 @@ def source_of(model: str) -> Source:
 
 
 def vocabulary_of(model: str) -> frozenset[str] | None:
-    """Returns the words that a model knows, from `vocabulary.txt` in its folder; None, for any word, without such a file."""
+    """Returns the words in `vocabulary.txt` of a model's folder; None, if there is no such file, means all words."""
     folder = source_of(model).folder
     path = folder / "vocabulary.txt" if folder else None
     return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
 
 
 def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
-    """Returns the pixels along a token's side, and the largest number of tokens along a side, which may be None.
+    """Returns the side of a token in pixels, and of an image in tokens if it has a maximum, from configuration files.
 
-    Both come from configuration files, before a model is loaded; None if they are not on this machine.
+    None if they are not on this machine.
     """
     transformer, autoencoder = (_configuration(model, revision, part) for part in ("transformer", "vae"))
     patch = transformer.get("patch_size")

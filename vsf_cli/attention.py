@@ -247,7 +247,7 @@ _CUDA_PATHS: dict[str, Path] = {
 
 
 def _dispatched(query: Tensor, key: Tensor, value: Tensor, backend: str, with_lse: bool) -> Any:
-    """A backend of diffusers, which has heads behind tokens: the output with shape (B, Q, H, D), and its log-sum-exp."""
+    """A backend of diffusers, which has heads after tokens. Returns the output with shape (B, Q, H, D), and its log-sum-exp."""
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
     states = (tensor.transpose(1, 2) for tensor in (query, key, value))

@@ -88,7 +88,7 @@ class Recorder(Method):
             call = bind_call(module, args, kwargs).arguments
             latents, timestep = call["hidden_states"], call["timestep"]
             if len(latents) > 1:
-                raise RequestError(f"maps are of one picture at a time without CFG, but this call has {len(latents)}")
+                raise RequestError(f"maps are of one image at a time without CFG, but this call has {len(latents)}")
             self._grid = _grid(latents.shape, patch_size)
             self._steps.append(_Step(float(timestep.flatten()[0]) / train_steps))
             self._calls = 0

@@ -54,7 +54,13 @@ def encode_by_ffmpeg(
     import imageio.v3 as iio
 
     params = _output_params(frames[0].size, codec, tags, crf)
-    options = {"is_batch": True, "fps": fps, "codec": codec.encoder, "pixelformat": "yuv420p", "macro_block_size": 1}
+    options: dict[str, Any] = {
+        "is_batch": True,
+        "fps": fps,
+        "codec": codec.encoder,
+        "pixelformat": "yuv420p",
+        "macro_block_size": 1,
+    }
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         path = Path(folder) / f"video.{codec.container}"
         # If ffmpeg ends early, with or without an error, as on a full disk, the number of frames shows it.

@@ -120,7 +120,7 @@ class _Rows:
         """
         text = positives + negatives
         if not (keys == text if order is Order.CROSS else keys == queries and keys > text):
-            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: it cannot be told where they stand")
+            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: their positions are unknown")
         if order is Order.CROSS:
             return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), Span(positives, keys))
         base, images = keys - negatives, keys - text

@@ -72,13 +72,10 @@ def guided_denoisers(
     everything = {module: twin for of_model in twins for module, twin in of_model.items()}
     steps = StepCounter()
     with ExitStack() as stack:
-        if not method.flips_embedding:
-            stack.enter_context(patched(everything))
+        stack.enter_context(patched(everything))
         for model, of_model in zip(denoisers, twins, strict=True):
             call = _GuidedCall(family, model, state, encoded, of_model, pipe, steps, _TWINS.running)
-            # Functions, and not methods: a copy of the model keeps them as they are, so that they recognize the copy.
-            begin, end = call.hooks()
-            stack.enter_context(hooked(model, begin, end))
+            stack.enter_context(hooked(model, *call.hooks()))
         yield len(everything)
 
 
@@ -129,7 +126,10 @@ class _GuidedCall:
     running: RunningCall
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
-        """Returns the hooks before and after the model's `forward`."""
+        """Returns the hooks before and after the model's `forward`.
+
+        They are functions, and not methods: a copy of the model keeps them as they are, so that they recognize the copy.
+        """
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if module is not self.model:

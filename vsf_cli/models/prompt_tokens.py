@@ -45,7 +45,7 @@ def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_leng
         max_length: The maximum number of tokens, the end included; None means no limit.
     """
     encoding = tokenizer(text, truncation=max_length is not None, max_length=max_length, verbose=False)
-    words = [(match.start(), match.end()) for match in WORD.finditer(text)]
+    words = [match.span() for match in WORD.finditer(text)]
     tokens, special_ids = [], _special_ids(tokenizer)
     for position, number in enumerate(encoding.input_ids):
         special, chars = number in special_ids, encoding.token_to_chars(position)

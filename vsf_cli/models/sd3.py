@@ -22,9 +22,8 @@ __all__ = ["SD3"]
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     clip = PromptTokenizer("clip", pipe.tokenizer, 0, pipe.tokenizer_max_length)
-    if pipe.text_encoder_3 is None:
-        return [clip]
-    return [clip, PromptTokenizer("t5", pipe.tokenizer_3, pipe.tokenizer_max_length, max_length)]
+    t5 = PromptTokenizer("t5", pipe.tokenizer_3, pipe.tokenizer_max_length, max_length)
+    return [clip] if pipe.text_encoder_3 is None else [clip, t5]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
@@ -39,11 +38,8 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
         raise PatchError("the pipeline has no CLIP text encoders, so a negative prompt cannot be encoded")
     width = pipe.transformer.config.joint_attention_dim
     ids = [token_ids(tokenizer, prompt, pipe) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
-    clip = [
-        encoder(row, output_hidden_states=True).hidden_states[-2][0]
-        for encoder, row in zip((pipe.text_encoder, pipe.text_encoder_2), ids, strict=True)
-    ]
-    joined = torch.cat(clip, dim=-1)
+    encoders = zip((pipe.text_encoder, pipe.text_encoder_2), ids, strict=True)
+    joined = torch.cat([encoder(row, output_hidden_states=True).hidden_states[-2][0] for encoder, row in encoders], dim=-1)
     parts = [TextPart(F.pad(joined, (0, width - joined.shape[-1])), word_tokens(pipe.tokenizer, ids[0]))]
     if pipe.text_encoder_3 is not None:
         t5_ids = token_ids(pipe.tokenizer_3, prompt, pipe)

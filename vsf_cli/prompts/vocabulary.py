@@ -70,4 +70,4 @@ def hints(negative: Sequence[str], guides_attention: bool = True) -> Iterator[st
     yield from _double_negations(negative)
     flaws = sorted({word for text in negative for word in _words(text)} & QUALITY)
     if flaws and guides_attention:
-        yield f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the picture better"
+        yield f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the image better"

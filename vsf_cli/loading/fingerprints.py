@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from vsf_cli.loading.sources import Source
+from vsf_cli.loading.sources import Source, cached_file
 
 __all__ = ["identify"]
 
@@ -15,10 +15,8 @@ def identify(source: Source, revision: str | None) -> dict[str, str]:
     Above a gigabyte it is the SHA-256 of headers and sizes, as `model_fingerprint`, since reading all takes minutes.
     """
     if source.folder is None:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(source.name, "model_index.json", revision=revision)
-        return {"model_revision": Path(cached).parent.name} if isinstance(cached, str) else {}
+        cached = cached_file(source.name, "model_index.json", revision)
+        return {"model_revision": cached.parent.name} if cached else {}
     files = sorted((source.folder / "transformer").glob("*.safetensors"))
     if sum(path.stat().st_size for path in files) > 1e9:
         return {"model_fingerprint": _digest(_header(path) for path in files)}

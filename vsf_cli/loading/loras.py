@@ -9,14 +9,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.loading.hub import as_model_error
-from vsf_cli.loading.sources import BUILTIN
+from vsf_cli.loading.sources import BUILTIN, builtin_path
 
 if TYPE_CHECKING:
     from vsf_cli.loading.lora_keys import Tensors
@@ -81,9 +80,7 @@ class Lora:
     @property
     def path(self) -> Path:
         """The file or folder on this machine, if the LoRA is one."""
-        if self.source.startswith(BUILTIN):
-            return Path(str(resources.files("vsf_cli") / "toy" / "weights" / self.source.removeprefix(BUILTIN)))
-        return parse_path(self.source)
+        return builtin_path(self.source) if self.source.startswith(BUILTIN) else parse_path(self.source)
 
     @property
     def file_name(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError
 
-__all__ = ["BUILTIN", "Source", "grid_of", "is_here", "source_of", "vocabulary_of"]
+__all__ = ["BUILTIN", "Source", "builtin_path", "cached_file", "grid_of", "is_here", "source_of", "vocabulary_of"]
 
 BUILTIN = "builtin:"
 """The prefix of models and LoRA files that ship with the package."""
@@ -29,6 +29,11 @@ class Source:
         return str(self.folder) if self.folder else self.name
 
 
+def builtin_path(name: str) -> Path:
+    """Returns the folder or file of `builtin:NAME`, whether it exists or not."""
+    return Path(str(resources.files("vsf_cli") / "toy" / "weights" / name.removeprefix(BUILTIN)))
+
+
 def source_of(model: str) -> Source:
     """Finds a model by `builtin:NAME`, a folder, or a hub id.
 
@@ -36,7 +41,7 @@ def source_of(model: str) -> Source:
         ModelError: If the folder does not exist, or the text is none of these.
     """
     if model.startswith(BUILTIN):
-        folder = Path(str(resources.files("vsf_cli") / "toy" / "weights" / model.removeprefix(BUILTIN)))
+        folder = builtin_path(model)
         if not folder.is_dir():
             raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
         return Source(model, folder)
@@ -71,15 +76,17 @@ def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
     return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
 
 
+def cached_file(model: str, name: str, revision: str | None) -> Path | None:
+    """Returns a file of a hub id in the cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(model, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def _configuration(model: str, revision: str | None, part: str) -> dict[str, Any]:
     folder, name = source_of(model).folder, f"{part}/config.json"
-    if folder is None:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(model, name, revision=revision)
-        path = Path(cached) if isinstance(cached, str) else None
-    else:
-        path = folder / name
+    path = folder / name if folder else cached_file(model, name, revision)
     try:
         config = json.loads(path.read_text("utf-8")) if path else {}
     except (OSError, ValueError):
@@ -95,11 +102,10 @@ def is_here(model: str, revision: str | None) -> bool:
     """
     if source_of(model).folder is not None:
         return True
-    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
     try:
-        return any(isinstance(try_to_load_from_cache(model, f"transformer/{name}", revision=revision), str) for name in names)
+        return any(cached_file(model, f"transformer/{name}", revision) for name in names)
     except HFValidationError as error:
         raise ModelError(f"model '{model}' is no name of the hub: {error}") from error

@@ -74,7 +74,6 @@ def remove_partials(folder: Path) -> None:
 def check_writable(path: Path) -> None:
     """Raises a `MediaError` before the work if a file could not be written after it; makes nothing."""
     parent = next(folder for folder in (path.parent, *path.parent.parents, Path()) if folder.exists())
-    if not parent.is_dir():
-        raise MediaError(f"{path} cannot be written: {parent} is not a folder; choose another place with -o")
-    if not os.access(parent, os.W_OK):
-        raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        why = "may not be written to" if parent.is_dir() else "is not a folder"
+        raise MediaError(f"{path} cannot be written: {parent} {why}; choose another place with -o")

@@ -7,7 +7,7 @@ damaged frames, and why a file could not be written.
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,19 +54,13 @@ def encode_by_ffmpeg(
     import imageio.v3 as iio
 
     params = _output_params(frames[0].size, codec, tags, crf)
-    options: dict[str, Any] = {
-        "is_batch": True,
-        "fps": fps,
-        "codec": codec.encoder,
-        "pixelformat": "yuv420p",
-        "macro_block_size": 1,
-    }
+    options: Any = {"is_batch": True, "fps": fps, "codec": codec.encoder, "pixelformat": "yuv420p", "macro_block_size": 1}
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         path = Path(folder) / f"video.{codec.container}"
         # If ffmpeg ends early, with or without an error, as on a full disk, the number of frames shows it.
         written = 0
         with suppress(OSError):
-            pixels: Any = _pixels(frames, progress)
+            pixels = _pixels(frames, progress)
             iio.imwrite(path, pixels, plugin="FFMPEG", output_params=[*params], ffmpeg_log_level="quiet", **options)
         with suppress(MediaError):
             written = count_frames(path)
@@ -86,7 +80,7 @@ def _output_params(size: tuple[int, int], codec: Codec, tags: Mapping[str, str],
     return [*even, "-crf", str(codec.crf if crf is None else crf), *codec.params, *pairs]
 
 
-def _pixels(frames: Sequence["Image"], progress: Progress | None) -> Iterator[Any]:
+def _pixels(frames: Sequence["Image"], progress: Progress | None) -> Any:
     """Yields the pixels of each frame with shape (height, width, 3); imageio encodes a frame before it takes the next one."""
     import numpy as np
 

@@ -83,8 +83,7 @@ class GuidanceState:
             self.method, self._device = self.method.on(device), device
         self.progress = scalar(progress, device)
         longest = max(negative.lengths)
-        equal = all(length == longest for length in negative.lengths)
-        self.lengths = None if equal else torch.tensor(negative.lengths, device=device)
+        self.lengths = None if min(negative.lengths) == longest else torch.tensor(negative.lengths, device=device)
         self.weights = None if negative.weights is None else negative.weights.to(device)
         # Copies but the last count as part of the positive prompt.
         positives = text.shape[1] + (self.method.copies - 1) * longest

@@ -57,7 +57,7 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:2])
-        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend))
+        context = _context(state, rows, KeyValue(key, value), attn_mask, state.backend(backend))
         # With heads after tokens in memory, the processor joins the heads without a copy.
         out = value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
         write = state.method.attend if guides else state.method.attend_unguided
@@ -72,11 +72,10 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
 
 
 def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None) -> Context:
-    masks = _Masks.cut(mask, rows)
+    base_mask, image_mask, own_mask = _split_mask(mask, rows)
     negative = keys.part(rows.negative)
-    group = TextGroup(negative.key, negative.value, "negative", state.lengths, state.weights, masks.negative, masks.own)
-    base = keys.part(rows.base)
-    return Context(base, rows.image, rows.positive, (group,), state.progress, backend, masks.base)
+    group = TextGroup(negative.key, negative.value, "negative", state.lengths, state.weights, image_mask, own_mask)
+    return Context(keys.part(rows.base), rows.image, rows.positive, (group,), state.progress, backend, base_mask)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,37 +130,24 @@ class _Rows:
         return cls(rows, rows, Span(0, images), Span(images, base), Span(base, keys))
 
 
-def _whole(mask: Tensor | None) -> Tensor | None:
-    """Returns the model's own mask with shape (B or 1, H or 1, Q or 1, K)."""
-    if mask is None or mask.ndim == 4:
-        return mask
-    if mask.ndim == 2:
-        return mask[:, None, None]
-    raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+def _split_mask(mask: Tensor | None, rows: _Rows) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Splits the model's own mask, with shape (B or 1, H or 1, Q or 1, K) or (B, K).
 
+    Returns:
+        Its parts for the rows of image and positive prompt and the keys of the base, for the image's rows and the negative
+        prompt's keys, and for the negative prompt's rows and the keys of image and negative prompt; None means no mask.
 
-@dataclass(frozen=True)
-class _Masks:
-    """The parts of the model's own mask; None means no mask.
-
-    Arguments:
-        base: For the rows of image and positive prompt, and the keys of the base.
-        negative: For the image's rows, and the negative prompt's keys.
-        own: For the negative prompt's rows, and the keys of image and negative prompt.
+    Raises:
+        PatchError: If the mask has another number of axes.
     """
-
-    base: Tensor | None = None
-    negative: Tensor | None = None
-    own: Tensor | None = None
-
-    @classmethod
-    def cut(cls, mask: Tensor | None, rows: _Rows) -> "_Masks":
-        """Splits a mask with shape (B or 1, H or 1, Q or 1, K)."""
-        if mask is None:
-            return cls()
-        of_base = rows.queries.rows_of(mask)
-        if rows.image is None:
-            return cls(rows.base.keys_of(of_base), rows.negative.keys_of(of_base))
-        own = rows.negative.rows_of(mask)
-        own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), rows.negative.keys_of(own)], dim=-1)
-        return cls(rows.base.keys_of(of_base), rows.negative.keys_of(rows.image.rows_of(of_base)), own)
+    if mask is None:
+        return None, None, None
+    if mask.ndim not in (2, 4):
+        raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+    mask = mask[:, None, None] if mask.ndim == 2 else mask
+    of_base = rows.queries.rows_of(mask)
+    if rows.image is None:
+        return rows.base.keys_of(of_base), rows.negative.keys_of(of_base), None
+    own = rows.negative.rows_of(mask)
+    own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), rows.negative.keys_of(own)], dim=-1)
+    return rows.base.keys_of(of_base), rows.negative.keys_of(rows.image.rows_of(of_base)), own

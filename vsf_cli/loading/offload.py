@@ -9,11 +9,7 @@ __all__ = ["move_to_device", "offload_of", "out_of_memory_advice"]
 
 
 def move_to_device(pipe: Any, device: Any, offload: str) -> None:
-    """Moves a pipeline to a device with a level of offloading, which is ignored on a CPU.
-
-    Raises:
-        OutOfMemory: If it does not fit.
-    """
+    """Moves a pipeline to a device with a level of offloading, which a CPU ignores; may raise `OutOfMemory`."""
     import torch
 
     if offload == "auto":

@@ -200,11 +200,7 @@ def _means(share: "ndarray", axis: int) -> Sequence[float]:
 
 
 def load(folder: str | Path) -> Maps:
-    """Returns the maps in a folder with `maps.npz` and `summary.json`.
-
-    Raises:
-        MediaError: If there are none, or they have another schema.
-    """
+    """Returns the maps in a folder; raises a `MediaError` if there are none, or they have another schema."""
     import numpy as np
 
     folder = Path(folder)

@@ -24,11 +24,7 @@ def write_error(path: Path, error: OSError) -> MediaError:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under another name and renames it, so that its path never has an incomplete file.
-
-    Arguments:
-        path: The file; its folder is made if it does not exist.
-        write: Writes the content to an open binary file.
+    """Makes the folder of a file, writes it under another name, and renames it, so that its path never has half a file.
 
     Raises:
         MediaError: If the folder cannot be made or the file cannot be written.

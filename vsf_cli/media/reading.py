@@ -35,11 +35,7 @@ def _is_video(path: Path) -> bool:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Returns the metadata of an image, a video, a sidecar, or the first frame of a folder.
-
-    Raises:
-        MediaError: If the file cannot be read.
-    """
+    """Returns the metadata of an image, video, sidecar or folder of frames; raises a `MediaError` if it cannot be read."""
     from PIL import Image
 
     with _reading(path):

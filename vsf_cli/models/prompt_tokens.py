@@ -35,8 +35,6 @@ def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
 def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_length: int | None = None) -> list[Token]:
     """Returns the tokens of a text; all tokens of a word have the same `start`.
 
-    Some tokenizers join punctuation with words, so that words are searched in the text.
-
     Arguments:
         tokenizer: The tokenizer.
         encoder: The text encoder's name.
@@ -44,6 +42,7 @@ def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_leng
         text: The text.
         max_length: The maximum number of tokens, the end included; None means no limit.
     """
+    # Words are searched in the text, since some tokenizers join them with punctuation.
     encoding = tokenizer(text, truncation=max_length is not None, max_length=max_length, verbose=False)
     words = [match.span() for match in WORD.finditer(text)]
     tokens, special_ids = [], _special_ids(tokenizer)

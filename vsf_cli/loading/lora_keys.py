@@ -96,8 +96,9 @@ def _layer_names(pipe: Any) -> dict[str, str]:
 def _convert(state: Tensors, pipe: Any) -> Tensors:
     """Returns the output of diffusers' converter; nothing if it does not know the names."""
     denoiser = denoiser_name(pipe)
+    options = {"unet_config": pipe.unet.config} if denoiser == "unet" else {}
     try:
-        converted = pipe.lora_state_dict(state, unet_config=getattr(pipe, denoiser).config)
+        converted = pipe.lora_state_dict(state, **options)
     except Exception:  # Converters raise errors of any kind for names and shapes that they do not expect.
         return {}
     converted = converted[0] if isinstance(converted, tuple) else converted

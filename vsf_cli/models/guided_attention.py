@@ -1,4 +1,4 @@
-"""The attention function of a guided model: it slices the rows of one call, and lets the method combine them."""
+"""The attention function of a guided model: it splits the tokens of one call, and calls the method with them."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +17,19 @@ __all__ = ["RunningCall", "guided_attention"]
 
 
 class RunningCall:
-    """The call of a guided model that is running.
-
-    Attributes:
-        state: What the attentions of that model share; None if no call is running.
-    """
+    """The running call of a guided model: the state that its attentions share, or None if no call is running."""
 
     state: GuidanceState | None = None
 
 
 def guided_attention(running: RunningCall, order: Order, guides: bool = True, drops_text: bool = False) -> Attend:
-    """An attention function for some attentions of guided models.
+    """Returns an attention function for guided models.
 
     Arguments:
-        running: The call that is running.
-        order: How the rows stand.
-        guides: Whether the method acts; without it the negative prompt's own rows alone are computed.
-        drops_text: Whether the outputs for the text are not used, so that the negative prompt's need not be computed.
+        running: The running call.
+        order: The order of tokens.
+        guides: Whether the method acts; else only the negative prompt's own rows are computed.
+        drops_text: Whether the outputs for the text are unused, so that those of the negative prompt are 0.
     """
 
     def attend(
@@ -61,8 +57,8 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:2])
-        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend))
-        # Heads behind tokens in memory: the code behind the call joins them without a copy.
+        context = _context(state, rows, KeyValue(key, value), attn_mask, state.backend(backend))
+        # With heads after tokens in memory, the processor joins the heads without a copy.
         out = value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
         write = state.method.attend if guides else state.method.attend_unguided
         write(rows.queries.of(query), context, rows.queries.of(out))
@@ -76,15 +72,14 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
 
 
 def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None) -> Context:
-    masks = _Masks.cut(mask, rows)
+    base_mask, image_mask, own_mask = _split_mask(mask, rows)
     negative = keys.part(rows.negative)
-    group = TextGroup(negative.key, negative.value, "negative", state.lengths, state.weights, masks.negative, masks.own)
-    base = keys.part(rows.base)
-    return Context(base, rows.image, rows.positive, (group,), state.progress, backend, masks.base)
+    group = TextGroup(negative.key, negative.value, "negative", state.lengths, state.weights, image_mask, own_mask)
+    return Context(keys.part(rows.base), rows.image, rows.positive, (group,), state.progress, backend, base_mask)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors as PyTorch's own function takes them: of one dtype, with as many heads, and with its usual scale."""
+    """Returns tensors of one dtype, with equal numbers of heads, and for PyTorch's default scale."""
     device = query.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -99,13 +94,13 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where tokens stand in one call.
+    """The positions of tokens in one call.
 
     Arguments:
         queries: Image and positive prompt, or in cross attention the image, among the queries.
         base: Image and positive prompt, or in cross attention the positive prompt, among the keys.
-        image: The image among the base; None in cross attention.
-        positive: The positive prompt among the base.
+        image: The image in the base; None in cross attention.
+        positive: The positive prompt in the base.
         negative: The negative prompt among the keys, and in joint attention among the queries.
     """
 
@@ -117,14 +112,14 @@ class _Rows:
 
     @classmethod
     def of(cls, order: Order, queries: int, keys: int, positives: int, negatives: int) -> "_Rows":
-        """The rows by the lengths of queries, keys and both prompts.
+        """Returns the positions by the numbers of queries, keys and tokens of both prompts.
 
         Raises:
-            PatchError: If they do not fit each other.
+            PatchError: If the numbers contradict each other.
         """
         text = positives + negatives
         if not (keys == text if order is Order.CROSS else keys == queries and keys > text):
-            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: it cannot be told where they stand")
+            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: their positions are unknown")
         if order is Order.CROSS:
             return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), Span(positives, keys))
         base, images = keys - negatives, keys - text
@@ -135,37 +130,24 @@ class _Rows:
         return cls(rows, rows, Span(0, images), Span(images, base), Span(base, keys))
 
 
-def _whole(mask: Tensor | None) -> Tensor | None:
-    """The model's own mask with shape (B or 1, H or 1, Q or 1, K)."""
-    if mask is None or mask.ndim == 4:
-        return mask
-    if mask.ndim == 2:
-        return mask[:, None, None]
-    raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+def _split_mask(mask: Tensor | None, rows: _Rows) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Splits the model's own mask, with shape (B or 1, H or 1, Q or 1, K) or (B, K).
 
+    Returns:
+        Its parts for the rows of image and positive prompt and the keys of the base, for the image's rows and the negative
+        prompt's keys, and for the negative prompt's rows and the keys of image and negative prompt; None means no mask.
 
-@dataclass(frozen=True)
-class _Masks:
-    """The parts of the model's own mask; None means no mask.
-
-    Arguments:
-        base: Of the rows of image and positive prompt, and the keys of the base.
-        negative: Of the image's rows, and the negative prompt's keys.
-        own: Of the negative prompt's rows, and the keys of image and negative prompt.
+    Raises:
+        PatchError: If the mask has another number of axes.
     """
-
-    base: Tensor | None = None
-    negative: Tensor | None = None
-    own: Tensor | None = None
-
-    @classmethod
-    def cut(cls, mask: Tensor | None, rows: _Rows) -> "_Masks":
-        """The parts of a mask with shape (B or 1, H or 1, Q or 1, K)."""
-        if mask is None:
-            return cls()
-        of_base = rows.queries.rows_of(mask)
-        if rows.image is None:
-            return cls(rows.base.keys_of(of_base), rows.negative.keys_of(of_base))
-        own = rows.negative.rows_of(mask)
-        own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), rows.negative.keys_of(own)], dim=-1)
-        return cls(rows.base.keys_of(of_base), rows.negative.keys_of(rows.image.rows_of(of_base)), own)
+    if mask is None:
+        return None, None, None
+    if mask.ndim not in (2, 4):
+        raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+    mask = mask[:, None, None] if mask.ndim == 2 else mask
+    of_base = rows.queries.rows_of(mask)
+    if rows.image is None:
+        return rows.base.keys_of(of_base), rows.negative.keys_of(of_base), None
+    own = rows.negative.rows_of(mask)
+    own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), rows.negative.keys_of(own)], dim=-1)
+    return rows.base.keys_of(of_base), rows.negative.keys_of(rows.image.rows_of(of_base)), own

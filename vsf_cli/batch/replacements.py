@@ -15,11 +15,7 @@ def apply_replacements(
 ) -> list[Row]:
     """Returns each row with every combination of replacements, and a column for each replacement that holds the choice.
 
-    Arguments:
-        source: The name of the table, for errors.
-        rows: Its rows.
-        replacements: The words that are searched, and their replacements.
-        negative: The negative prompts of rows without any.
+    `source` names the table in errors; `negative` has the negative prompts of rows without any.
 
     Raises:
         TableErrors: If a row has none of the searched words, in its prompt or its negatives.

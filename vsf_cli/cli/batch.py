@@ -49,14 +49,14 @@ class BatchOptions:
     """The options of how the images of a table are made."""
 
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one with each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
     )
     sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
     batch_size: str = run_option(
         "1", "--batch-size", help="Images in one pass through the model, or auto.", panel=WORK, parse=parse_batch_size
     )
     engine: str = run_option("local", "--engine", help="local or ray.", panel=WORK)
-    workers: int = run_option(1, "--workers", help="Processes, or actors; one GPU each.", panel=WORK, min=1)
+    workers: int = run_option(1, "--workers", help="Number of processes, or of actors of Ray; one GPU each.", panel=WORK, min=1)
     ray_address: str | None = run_option(
         None, "--ray-address", help="Address of a Ray cluster; one is started if not given.", panel=WORK
     )
@@ -67,7 +67,7 @@ class BatchOptions:
         False, "--retry-failed", off=None, help="Try again what failed in an earlier run.", panel=WORK
     )
     fail_fast: bool = run_option(False, "--fail-fast", off=None, help="Stop at the first failure.", panel=WORK)
-    max_failures: int | None = run_option(None, "--max-failures", help="Stop after that many.", panel=WORK, min=1)
+    max_failures: int | None = run_option(None, "--max-failures", help="Stop after this many failures.", panel=WORK, min=1)
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
 

@@ -64,11 +64,7 @@ class BenchOptions:
 @app.command(cls=Command, epilog="Example: vsf bench --preset sd3.5-large-turbo --random-weights")
 @handle_errors
 @with_options
-def bench(
-    given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)],
-    options: BenchOptions,
-    messages: ConsoleOptions,
-) -> None:
+def bench(given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)], options: BenchOptions, messages: ConsoleOptions) -> None:
     """Time methods side by side."""
     measure(given, options, Console(messages.quiet, messages.verbose), messages.as_json)
 
@@ -80,7 +76,6 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
         VSFError: If something is not legal, or fails.
     """
     from vsf_cli.bench.methods import select_methods
-    from vsf_cli.bench.report import build_report
 
     settings = _settings(given)
     preset = settings.preset
@@ -94,24 +89,25 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     rows, device, facts = measure_model(settings, request, methods, options, console)
     # None leaves it out of the line of conditions.
     facts["settings"]["compiled"] = given.settings.get("compile") or None
-    report = build_report(rows, device, facts)
-    _write(report, files, as_json, console)
+    from vsf_cli.bench.report import build_report
+
+    _write(build_report(rows, device, facts), files, as_json, console)
 
 
 def _check_given(given: Given, options: BenchOptions) -> None:
-    """Refuses what would have no effect."""
+    """Refuses options without effect."""
 
     def flags(keys: tuple[str, ...]) -> list[str]:
         return [SETTINGS[key].flag for key in keys if key in given.settings]
 
     random = {"--layers": options.layers, "--negative-tokens": options.negative_tokens}
-    found = [flag for flag, value in random.items() if value is not None]
-    if not options.without_weights and found:
-        raise RequestError(f"{found[0]} is for --random-weights and --count: add one of them")
-    if options.without_weights and (found := flags(NOT_OF_RANDOM)):
-        raise RequestError(f"{found[0]} is for a real pipeline: one step is measured here. Leave it out")
-    if options.count and (found := flags(NOT_OF_COUNTS)):
-        raise RequestError(f"{found[0]} has no effect on --count, which runs nothing: leave it out")
+    unused = [flag for flag, value in random.items() if value is not None]
+    if not options.without_weights and unused:
+        raise RequestError(f"{unused[0]} is for --random-weights and --count: add one of them")
+    if options.without_weights and (unused := flags(NOT_OF_RANDOM)):
+        raise RequestError(f"{unused[0]} is for a real pipeline: one step is measured here. Leave it out")
+    if options.count and (unused := flags(NOT_OF_COUNTS)):
+        raise RequestError(f"{unused[0]} has no effect on --count, which runs nothing: leave it out")
 
 
 def _settings(given: Given) -> Settings:
@@ -127,9 +123,8 @@ def _measure_random(
     console.info(str(shape))
     quiet_libraries(console.verbose)
     if shape.layers < shape.depth:
-        console.info(
-            f"{shape.layers} of {shape.depth} layers are built: ratios hold for the blocks, seconds are not the model's"
-        )
+        built = f"{shape.layers} of {shape.depth} layers are built"
+        console.info(f"{built}: ratios hold for the blocks, seconds are not the model's")
     import torch
 
     from vsf_cli.bench.measure import count, measure_random

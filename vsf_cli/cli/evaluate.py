@@ -48,9 +48,9 @@ class MethodOptions:
     """The options of which methods are compared, on which prompts."""
 
     methods_file: str | None = run_option(
-        None, "--methods-file", help="A TOML file of methods, instead of ours.", panel=GUIDANCE
+        None, "--methods-file", help="A TOML file of methods, instead of the default.", panel=GUIDANCE
     )
-    limit: int | None = run_option(None, "--limit", help="The first prompts alone.", panel=WHAT)
+    limit: int | None = run_option(None, "--limit", help="Only the first prompts.", panel=WHAT)
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,17 @@ class JudgeOptions:
     """The options of the judge."""
 
     name: str = run_option("scenes", "--judge", help="scenes, mllm or clip.", panel=JUDGE)
-    model: str | None = run_option(None, "--judge-model", help="Of mllm, the endpoint's name; of clip, a hub id.", panel=JUDGE)
-    base_url: str | None = run_option(None, "--base-url", help="Of mllm: an endpoint of OpenAI's protocol.", panel=JUDGE)
-    workers: int | None = run_option(None, "--workers", help="Of mllm: images asked about at a time.", panel=JUDGE, min=1)
-    retries: int | None = run_option(None, "--retries", help="Of mllm: after 429, 5xx and time-outs.", panel=JUDGE, min=0)
-    timeout: float | None = run_option(None, "--timeout", help="Of mllm: seconds.", panel=JUDGE, min=0.1)
+    model: str | None = run_option(
+        None, "--judge-model", help="For mllm, a name at the endpoint; for clip, a hub id.", panel=JUDGE
+    )
+    base_url: str | None = run_option(None, "--base-url", help="For mllm: an endpoint with OpenAI's protocol.", panel=JUDGE)
+    workers: int | None = run_option(None, "--workers", help="For mllm: images judged at a time.", panel=JUDGE, min=1)
+    retries: int | None = run_option(
+        None, "--retries", help="For mllm: retries after 429, 5xx and time-outs.", panel=JUDGE, min=0
+    )
+    timeout: float | None = run_option(
+        None, "--timeout", help="For mllm: seconds until a request is given up.", panel=JUDGE, min=0.1
+    )
 
     def judge(self) -> Judge:
         """Returns the judge.
@@ -227,11 +233,11 @@ def sweep(
     search: SearchOptions,
     judge: Annotated[JudgeOptions, WHICH_JUDGE],
     messages: Annotated[ConsoleOptions, Takes(without=("json",))],
-    prompts: Annotated[str, typer.Argument(help="A prompt set, as of 'run'.")] = "scenes-dev",
+    prompts: Annotated[str, typer.Argument(help="A prompt set, as for 'run'.")] = "scenes-dev",
     storage: Annotated[Path, command_option("--storage", help="The SQLite file of the trials, by Optuna.", panel=FILES)] = Path(
         "outputs/sweep.db"
     ),
-    limit: Annotated[int | None, command_option("--limit", help="The first prompts alone.", panel=WHAT)] = 100,
+    limit: Annotated[int | None, command_option("--limit", help="Only the first prompts.", panel=WHAT)] = 100,
 ) -> None:
     """Search the settings of each method, with equal budgets; an interrupted search goes on."""
     if search.sampler not in SAMPLERS:
@@ -284,7 +290,7 @@ def tradeoff(
         str | None, command_option("--method", help="Some of the methods; all if not given.", panel=GUIDANCE)
     ] = None,
     first: Annotated[
-        int | None, command_option("--first", min=1, help="The first trials of each alone: equal budgets.", panel=WHAT)
+        int | None, command_option("--first", min=1, help="Only the first trials of each, for equal budgets.", panel=WHAT)
     ] = None,
     output: Annotated[str | None, command_option("-o", "--output", help="The folder of the figures.", panel=FILES)] = None,
 ) -> None:

@@ -31,7 +31,7 @@ class SeriesOptions:
 
     count: int | None = run_option(None, "--seeds", "--count", help="How many, each with its own seed.", panel=WHAT)
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one with each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
     )
     compare: str | None = run_option(
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"

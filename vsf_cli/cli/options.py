@@ -128,7 +128,7 @@ def _kind(one: Option, sweeps: bool) -> tuple[Any, dict[str, Any]]:
     if one.sweep and sweeps:
         return ValueList, {"metavar": one.metavar or "NUMBERS", "parser": functools.partial(_numbers, kind=one.type)}
     if one.parse is not None:
-        return str, {"metavar": one.metavar, "parser": functools.partial(_checked, parse=one.parse)}
+        return str, {"metavar": one.metavar or "TEXT", "parser": functools.partial(_checked, parse=one.parse)}
     return one.type, {"metavar": one.metavar} if one.metavar else {}
 
 
@@ -160,7 +160,7 @@ def _help(one: Option) -> str:
 
 
 def _default(one: Option) -> str:
-    if one.key in OF_REQUEST and not one.setting:
+    if one.key == "preset" or (one.key in OF_REQUEST and not one.setting):
         return ""
     default = {True: "yes", False: "no"}.get(one.default, one.default) if isinstance(one.default, bool) else one.default
     if one.key in method_options():

@@ -29,20 +29,20 @@ class _Stop:
     """Whether Ctrl-C was pressed: the first one lets the current image be finished, the second does not."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.wanted, self.at_once = console, False, False
+        self.console, self.pressed, self.at_once = console, False, False
 
     def __call__(self) -> bool:
-        return self.wanted
+        return self.pressed
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handles Ctrl-C inside a `with`."""
 
         def on_interrupt(*_: Any) -> None:
-            if self.wanted:
+            if self.pressed:
                 self.at_once = True
                 raise KeyboardInterrupt
-            self.wanted = True
+            self.pressed = True
             self.console.always("finishing the picture at hand; Ctrl-C again stops at once")
 
         before = signal.signal(signal.SIGINT, on_interrupt)
@@ -90,7 +90,7 @@ def carry_out(
     failed = counts["failed"]
     files = " · ".join(map(str, written))
     console.info(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
-    if stop.wanted:
+    if stop.pressed:
         console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
@@ -122,7 +122,7 @@ def _outcomes(
 
 
 def _write_pages(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
-    """Writes the gallery, and contact sheets if they are wanted."""
+    """Writes the gallery and, if `sheet`, contact sheets; returns their paths."""
     # Imported here, since a dry run needs neither.
     from vsf_cli.batch.contact_sheet import write_sheets
     from vsf_cli.batch.gallery import write_gallery

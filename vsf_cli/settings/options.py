@@ -31,7 +31,7 @@ class OutputSettings:
     crf: int | None = option(
         None,
         "--crf",
-        help="Quality of mp4 and webm: less is better and larger.",
+        help="Quality of mp4 and webm: lower is better and larger.",
         panel=FILES,
         sweep=True,
         video=True,

@@ -254,7 +254,7 @@ class Settings:
             ("environment", _environment(os.environ if environment is None else environment)),
             ("user file", _user_settings()),
         ]
-        # The option --preset names presets of images and of videos.
+        # The option is --preset for videos, too; all other layers have a key for each.
         given = Setting(options["preset"], "option") if options.get("preset") is not None else None
         named = given or self._find("video_preset" if video else "preset")
         model = self._find("model")

@@ -18,13 +18,11 @@ from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, check_size
 from vsf_cli.generation.outputs import Outputs, slug
-from vsf_cli.generation.plan import request_of
+from vsf_cli.generation.plan import prompt_warnings, request_of
 from vsf_cli.generation.run import weights_of
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
-from vsf_cli.methods import METHODS
-from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
@@ -253,22 +251,15 @@ class _ItemBuilder:
         negative = self.negative if row.negative is None else row.negative
         loras = self.loras if row.loras is None else row.loras
         request, _ = request_of(row.prompt, negative, 0, settings, loras, video)
-        self._check_words(request)
+        self.notes.update(prompt_warnings(request, self.vocabulary_of(request.model)))
+        if request.negative and request.method == "none":
+            self.notes.update(["the negative prompt is not used where the method is none"])
         if self.dump_attn:
             check_capture(request)
         # A model that is not on this machine has no grid yet.
         if (grid := self.grid_of(request.model, request.revision)) is not None:
             check_size(request, *grid)
         return request
-
-    def _check_words(self, request: Request) -> None:
-        """Checks that a model of few words knows those of the prompts, and adds warnings to the notes."""
-        vocabulary, texts = self.vocabulary_of(request.model), [one.text for one in request.negatives]
-        if vocabulary is not None:
-            self.notes.update(check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None))
-        self.notes.update(hints(texts, METHODS[request.method].guides_attention))
-        if request.negative and request.method == "none":
-            self.notes.update(["the negative prompt is not used where the method is none"])
 
     def _settings_of(self, values: Mapping[str, Any]) -> Settings:
         key = values.get("preset"), values.get("model")

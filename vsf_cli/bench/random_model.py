@@ -58,7 +58,7 @@ def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int
     transformer.to(device).eval().requires_grad_(False)
     normal = partial(torch.randn, dtype=dtype, device=device, generator=generator)
     inputs = _random_inputs(shape, normal, device)
-    negative, padded = normal((1, negatives, shape.text_width)), normal((1, shape.positives, shape.text_width))
+    negative, padded = (normal((1, tokens, shape.text_width)) for tokens in (negatives, shape.positives))
     return RandomModel(shape, transformer, inputs, negative, padded)
 
 

@@ -108,8 +108,7 @@ def _outcomes(
         console.info(f"{action} {model.removeprefix('builtin:')}")
 
     left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
-    done = sum(state == "done" for state in states.values())
-    if done:
+    if done := list(states.values()).count("done"):
         console.info(f"{done} of {len(states)} pictures are done already")
     with (
         console.progress("pictures", "steps") as (whole, steps),

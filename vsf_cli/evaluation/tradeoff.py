@@ -114,7 +114,7 @@ def write_tradeoff(studies: Mapping[str, tuple[Mapping[str, Any], Sequence[Trial
         for format in ("png", "svg"):
             write_bytes(stem.with_suffix(f".{format}"), _draw(curves, other, format))
         volumes[other] = {
-            name: {"trials": len(curve["points"]), **{key: curve[key] for key in ("hypervolume", "hypervolume_interval")}}
+            name: {"trials": len(curve["points"])} | {key: curve[key] for key in ("hypervolume", "hypervolume_interval")}
             for name, curve in curves.items()
         }
     return volumes

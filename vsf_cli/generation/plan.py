@@ -27,7 +27,7 @@ from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Settings
 from vsf_cli.settings.request import ModelSettings, Request, request_options
 
-__all__ = ["differences", "plan", "plan_again", "request_of", "runtime_of"]
+__all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
 
 _FILES = FileOptions()
 
@@ -100,11 +100,16 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
 def _notes(noted: Sequence[tuple[Request, str | None]]) -> tuple[str, ...]:
     """Returns the warnings about requests, and the notes of `request_of`, without repetitions."""
     vocabulary = vocabulary_of(noted[0][0].model)
-    warnings = [warning for request, _ in noted for warning in _warnings(request, vocabulary)]
+    warnings = [warning for request, _ in noted for warning in prompt_warnings(request, vocabulary)]
     return tuple(dict.fromkeys([*warnings, *(note for _, note in noted if note)]))
 
 
-def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
+def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
+    """Returns hints about the negatives, and the words that a model of few words does not know.
+
+    Raises:
+        RequestError: If it does not know a word of a negative, or any word of the prompt.
+    """
     texts = [one.text for one in request.negatives]
     unknown = [] if vocabulary is None else check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None)
     return [*unknown, *hints(texts, METHODS[request.method].guides_attention)]

@@ -29,11 +29,7 @@ ADDED: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
 def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int | None:
     """Returns the FLOPs of one step; None for a method that has no formula here.
 
-    Arguments:
-        shape: The architecture and its number of tokens.
-        method: The method.
-        negatives: The number of tokens of the negative prompt without padding. A method that pads takes as many as the positive
-            prompt has.
+    `negatives` is the number of tokens of the negative prompt without padding.
     """
     implementation = method.implementation
     if implementation.guides_attention and method.name not in ADDED:
@@ -45,7 +41,6 @@ def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int | N
 
 
 def _joint(shape: Shape, name: str, negatives: int) -> int:
-    """Returns the FLOPs of one call of a transformer with joint attention."""
     config, w, images = shape.config, shape.width, shape.images
     text, patch = shape.positives + negatives, math.prod(shape.patch)
     duals = sum(layer < shape.layers for layer in config.get("dual_attention_layers", ()))
@@ -62,14 +57,11 @@ def _joint(shape: Shape, name: str, negatives: int) -> int:
 
 def _joint_pairs(name: str, images: int, positives: int, negatives: int, last: bool) -> int:
     """Returns the pairs of query and key in one block: those without guidance, of the method, and of the negative's rows."""
-    base = images + positives
     added = ADDED[name](images, positives, negatives) if name in ADDED else 0
-    own = 0 if last else negatives * (images + negatives)
-    return base * base + added + own
+    return (images + positives) ** 2 + added + (0 if last else negatives * (images + negatives))
 
 
 def _cross(shape: Shape, name: str, negatives: int) -> int:
-    """Returns the FLOPs of one call of a transformer with cross attention."""
     config, w, images = shape.config, shape.width, shape.images
     text, patch = shape.positives + negatives, math.prod(shape.patch)
     around = images * w * patch * (config["in_channels"] + config["out_channels"])

@@ -50,18 +50,9 @@ def forget_mask() -> None:
 
 @lru_cache(maxsize=1)
 def _mask(
-    rows: int,
-    images: tuple[int, int],
-    base: int,
-    negatives: int,
-    beta: float,
-    dtype: "torch.dtype",
-    device: "torch.device",
+    rows: int, images: tuple[int, int], base: int, negatives: int, beta: float, dtype: "torch.dtype", device: "torch.device"
 ) -> "Tensor":
-    """Returns the mask that is added to the logits, with shape (rows, base + negatives).
-
-    `images` are the first image row and the row after the last one.
-    """
+    """Returns the mask that is added to the logits, (rows, base + negatives); `images` are the bounds of the image rows."""
     import torch
 
     mask = torch.zeros(rows, base + negatives, dtype=dtype, device=device)

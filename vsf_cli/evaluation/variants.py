@@ -60,11 +60,9 @@ def load_variants(path: Path | None = None) -> list[Variant]:
         raise RequestError(f"{source} cannot be read as TOML: {error}") from error
     variants = [_variant(source, name, table) for name, table in tables.items()]
     methods = {resolved(str(variant.settings.get("method")))[0] for variant in variants}
-    return (
-        variants
-        if path
-        else [*variants, *(Variant(name, one.label, {"method": name}) for name, one in METHODS.items() if name not in methods)]
-    )
+    if path:
+        return variants
+    return [*variants, *(Variant(name, one.label, {"method": name}) for name, one in METHODS.items() if name not in methods)]
 
 
 def _variant(source: str, name: str, table: Any) -> Variant:
@@ -91,7 +89,7 @@ def choose_variants(variants: Sequence[Variant], names: str, preset: Preset) -> 
     """Returns the variants by their names, joined by commas; "all" takes those of a preset, "everything" the optional ones too.
 
     Raises:
-        RequestError: If a name is not known, or an variant is for another preset.
+        RequestError: If a name is not known, or a variant is for another preset.
     """
     fitting = {variant.name: variant for variant in variants if variant.suits(preset)}
     if names.strip() in ("all", "everything"):

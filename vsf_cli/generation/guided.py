@@ -23,12 +23,12 @@ NegativePrompt = str | Weighted | Sequence[str | Weighted | Sequence[str | Weigh
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done to a model.
+    """How a model is guided.
 
     Arguments:
         method: The method.
-        blocks: How many attentions are guided; 0 if the negative prompt has no effect.
-        tokens: How many tokens the negative prompt of each row has.
+        blocks: The number of guided attentions; 0 if the negative prompt has no effect.
+        tokens: The number of tokens of each row's negative prompt.
     """
 
     method: Method
@@ -70,7 +70,7 @@ def guided(
         negative_prompt_embeds: Embeddings instead of a text, as the denoiser takes them, with shape (1 or B, tokens, width).
 
     Yields:
-        What was done: the method, how many attentions are guided, and how many tokens each negative has.
+        The method, the number of guided attentions, and the number of tokens of each negative prompt.
 
     Raises:
         PatchError: If the model cannot be guided, or is guided already; in a call inside, if another pipeline makes it, or
@@ -87,26 +87,16 @@ def guided(
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    encoded = (
-        _given(negative_prompt_embeds) if rows is None else _encode(owner, pipe, family, rows, method, max_sequence_length)
-    )
+    if negative_prompt_embeds is not None:
+        encoded = Encoded(negative_prompt_embeds, (negative_prompt_embeds.shape[1],) * len(negative_prompt_embeds))
+    elif owner is None:
+        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
+    else:
+        encoded = _encode(pipe, family, rows or [], method, max_sequence_length or _default_length(pipe))
     if method.flips_embedding:
         encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
     with guided_denoisers(family, denoisers, method, encoded, owner) as blocks:
         yield Applied(method, blocks, encoded.lengths)
-
-
-def _given(embeds: Tensor | None) -> Encoded:
-    assert embeds is not None
-    return Encoded(embeds, (embeds.shape[1],) * len(embeds))
-
-
-def _encode(
-    owner: Any, pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int | None
-) -> Encoded:
-    if owner is None:
-        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
-    return _encoded(pipe, family, rows, method, max_length or _default_length(pipe))
 
 
 def _check_negative(rows: list[list[Weighted]] | None, embeds: Tensor | None, method: Method) -> None:
@@ -125,13 +115,13 @@ def _check_negative(rows: list[list[Weighted]] | None, embeds: Tensor | None, me
 
 
 def _default_length(pipe: Any) -> int:
-    """The `max_sequence_length` that a pipeline's call has by default; 0 if it takes none."""
+    """Returns the default `max_sequence_length` of a pipeline's call; 0 if it takes none."""
     parameter = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
     return 0 if parameter is None else int(parameter.default)
 
 
-def _encoded(pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int) -> Encoded:
-    """The negative prompts of each row, with weights if one of them has any."""
+def _encode(pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int) -> Encoded:
+    """Returns the embeddings of each row's negative prompts, with weights if one of them has any."""
     if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
     special = method.special_tokens
@@ -140,24 +130,21 @@ def _encoded(pipe: Any, family: Family, rows: list[list[Weighted]], method: Meth
         texts = [prompt.text for prompt in row]
         return family.encode_padded(pipe, texts, max_length) if method.padding else family.encode_negative(pipe, texts, special)
 
-    return Encoded.stack(_with_empty([encode(row) if row else None for row in rows]), _row_weights(pipe, family, rows, special))
-
-
-def _with_empty(embeddings: list[Tensor | None]) -> list[Tensor]:
-    """The embeddings, with ones of no token in the place of None."""
+    embeddings = [encode(row) if row else None for row in rows]
     example = next(tensor for tensor in embeddings if tensor is not None)
-    return [example[:0] if tensor is None else tensor for tensor in embeddings]
+    filled = [example[:0] if tensor is None else tensor for tensor in embeddings]
+    return Encoded.stack(filled, _row_weights(pipe, family, rows, special))
 
 
 def _row_weights(pipe: Any, family: Family, rows: list[list[Weighted]], special: bool) -> list[Tensor] | None:
-    """The weights of each row's tokens; None if no prompt has any."""
+    """Returns the weights of each row's tokens; None if no prompt has any."""
     if all(prompt.plain for row in rows for prompt in row):
         return None
     return [torch.tensor([weight for prompt in row for weight in _weights(pipe, family, prompt, special)]) for row in rows]
 
 
 def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:
-    """The weight of each token of one negative prompt."""
+    """Returns the weight of each token of one negative prompt."""
     tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.prompt == "negative"]
     ordered = sorted(tokens, key=lambda token: token.position)
     return [prompt.at(None if token.special else token.start) for token in ordered]

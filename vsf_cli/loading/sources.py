@@ -10,7 +10,7 @@ from typing import Any
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError
 
-__all__ = ["BUILTIN", "Source", "grid_of", "is_here", "source_of", "vocabulary_of"]
+__all__ = ["BUILTIN", "Source", "grid_of", "is_here", "pipeline_of", "source_of", "vocabulary_of"]
 
 BUILTIN = "builtin:"
 """The prefix of models and LoRA files that ship with the package."""
@@ -67,7 +67,7 @@ def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
 
     Both come from configuration files, before a model is loaded; None if they are not on this machine.
     """
-    transformer, autoencoder = (_configuration(model, revision, part) for part in ("transformer", "vae"))
+    transformer, autoencoder = (_configuration(model, revision, f"{part}/config.json") for part in ("transformer", "vae"))
     patch = transformer.get("patch_size")
     halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
     if patch is None or halvings < 0:
@@ -76,8 +76,17 @@ def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
     return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
 
 
-def _configuration(model: str, revision: str | None, part: str) -> dict[str, Any]:
-    folder, name = source_of(model).folder, f"{part}/config.json"
+def pipeline_of(model: str) -> str | None:
+    """Returns the class of a model's pipeline; None if its index is not on this machine."""
+    try:
+        name: str | None = _configuration(model, None, "model_index.json").get("_class_name")
+    except (ModelError, ValueError):
+        return None  # `load` raises it, where it matters.
+    return name
+
+
+def _configuration(model: str, revision: str | None, name: str) -> dict[str, Any]:
+    folder = source_of(model).folder
     if folder is None:
         from huggingface_hub import try_to_load_from_cache
 

@@ -19,13 +19,14 @@ import tomli
 
 from vsf_cli.config.option import Value, fits, type_name
 from vsf_cli.errors import PresetError
+from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.options import DEFAULTS, SETTINGS
 from vsf_cli.settings.request import ModelSettings, request_options
 
 __all__ = [
     "DEFAULT_PRESET",
-    "FAMILY_DEFAULTS",
     "SETTINGS",
     "Preset",
     "Setting",
@@ -73,7 +74,7 @@ class Preset(ModelSettings):
     @property
     def video(self) -> bool:
         """Whether its model makes clips."""
-        return self.family in VIDEO_FAMILIES
+        return FAMILIES[self.family].video
 
     def guidance(self) -> Method:
         """The preset's own method, with its hyper-parameters."""
@@ -89,26 +90,6 @@ class Preset(ModelSettings):
     def revision_of(self, model: str) -> str | None:
         """The revision of the preset's own model; None for another."""
         return self.revision if model == self.model else None
-
-
-VIDEO_FAMILIES = frozenset({"wan"})
-
-FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}},
-        "wan": {
-            "source": "the defaults of the family wan",
-            "method": {"name": "vsf", "alpha": 1.7, "beta": 0.2},
-            "width": 832,
-            "height": 480,
-            "num_frames": 81,
-            "fps": 16,
-            "max_sequence_length": 512,
-            "vae_dtype": "float32",
-        },
-    }
-)
-"""Settings for a model that no preset names."""
 
 
 def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
@@ -146,8 +127,8 @@ def _parse(name: str, place: str, text: str) -> Preset:
     for key in ("family", "model"):
         if key not in table:
             raise PresetError(f"{place}: '{key}' is missing: a preset names its family and its model")
-    if table["family"] not in FAMILY_DEFAULTS:
-        raise PresetError(f"{place}: family is '{table['family']}', but families are {', '.join(FAMILY_DEFAULTS)}")
+    if table["family"] not in FAMILIES:
+        raise PresetError(f"{place}: family is '{table['family']}', but families are {', '.join(FAMILIES)}")
     if ("width" in table) != ("height" in table):
         raise PresetError(f"{place}: give both width and height, or neither for the model's own size")
     method = table.get("method", {})
@@ -226,8 +207,9 @@ def preset_for_model(model: str, video: bool = False) -> Preset:
             continue  # A broken file of one's own must not stand in the way of other models.
         if preset.model == model:
             return preset
-    family = "wan" if video else "sd3"
-    return Preset(name=f"defaults for {Path(model).name}", family=family, model=model, **FAMILY_DEFAULTS[family])
+    pipeline = pipeline_of(model)
+    families = sorted(FAMILIES.values(), key=lambda family: (family.video != video, pipeline not in family.pipelines))
+    return Preset(name=f"defaults for {Path(model).name}", family=families[0].name, model=model, **families[0].defaults)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,16 @@ class Method(ABC):
         """Whether the label has a hyper-parameter: what is on or off, or rare, only where it has not its default."""
         return not (one.type is bool or one.rare) or getattr(self, one.field) != one.default
 
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        """How many pairs of query and key it adds to an attention: here those of `attend_image_to_negative`.
+
+        Arguments:
+            queries: The image's queries.
+            images: The image's keys; 0 in cross attention.
+            positives, negatives: The keys of the prompts.
+        """
+        return queries * (images + negatives)
+
     def keep_unguided_rows(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         """The guided output, but the unguided one for batch rows without a negative prompt."""
         lengths = context.negative.lengths

@@ -30,6 +30,9 @@ class MaskedVSF(VSF):
         """Returns the method itself: its numbers are part of the key of the cached mask."""
         return self
 
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        return (queries + (positives if images else 0)) * negatives
+
     def attend(self, query: "Tensor", context: Context, out: "Tensor") -> None:
         import torch
 

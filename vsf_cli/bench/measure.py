@@ -32,7 +32,7 @@ class Row:
         method: The method.
         tokens: The number of tokens of the negative prompt that it uses.
         costs: The counted costs of one step.
-        analytic: The FLOPs of one step by formula; None if there is no formula.
+        analytic: The FLOPs of one step by formula.
         samples: The seconds of each round; empty if nothing was timed.
         memory: The peak memory in bytes, weights included; None if it cannot be measured here.
     """
@@ -40,7 +40,7 @@ class Row:
     method: BenchMethod
     tokens: int
     costs: Costs
-    analytic: int | None
+    analytic: int
     samples: Sequence[Sample] = ()
     memory: int | None = None
 

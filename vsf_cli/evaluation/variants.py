@@ -10,8 +10,9 @@ import tomli
 
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import METHODS, resolved
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import FAMILY_DEFAULTS, Preset, nearest
+from vsf_cli.settings.presets import Preset, nearest
 
 __all__ = ["BASELINE", "Variant", "choose_variants", "load_variants"]
 
@@ -73,8 +74,8 @@ def _variant(source: str, name: str, table: Any) -> Variant:
     if not isinstance(presets, list):
         raise RequestError(f"{source}: {name}.presets is {presets!r}, but must be a list of presets' names")
     family = settings.pop("family", "")
-    if family not in ("", *FAMILY_DEFAULTS):
-        raise RequestError(f"{source}: {name}.family is {family!r}, but families are {', '.join(FAMILY_DEFAULTS)}")
+    if family not in ("", *FAMILIES):
+        raise RequestError(f"{source}: {name}.family is {family!r}, but families are {', '.join(FAMILIES)}")
     search = settings.pop("search", {})
     if not isinstance(search, dict) or not all(isinstance(span, list) and len(span) == 2 for span in search.values()):
         raise RequestError(f"{source}: {name}.search is {search!r}, but must be a table such as {{ alpha = [0.0, 6.0] }}")

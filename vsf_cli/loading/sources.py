@@ -10,7 +10,17 @@ from typing import Any
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError
 
-__all__ = ["BUILTIN", "Source", "builtin_path", "cached_file", "grid_of", "is_here", "source_of", "vocabulary_of"]
+__all__ = [
+    "BUILTIN",
+    "Source",
+    "builtin_path",
+    "cached_file",
+    "grid_of",
+    "is_here",
+    "pipeline_of",
+    "source_of",
+    "vocabulary_of",
+]
 
 BUILTIN = "builtin:"
 """The prefix of models and LoRA files that ship with the package."""
@@ -67,13 +77,22 @@ def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
 
     None if they are not on this machine.
     """
-    transformer, autoencoder = (_configuration(model, revision, part) for part in ("transformer", "vae"))
+    transformer, autoencoder = (_configuration(model, revision, f"{part}/config.json") for part in ("transformer", "vae"))
     patch = transformer.get("patch_size")
     halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
     if patch is None or halvings < 0:
         return None
     factor = autoencoder.get("scale_factor_spatial") or 2**halvings
     return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
+
+
+def pipeline_of(model: str) -> str | None:
+    """Returns the class of a model's pipeline; None if its index is not on this machine."""
+    try:
+        name: str | None = _configuration(model, None, "model_index.json").get("_class_name")
+    except (ModelError, ValueError):
+        return None  # `load` raises it, where it matters.
+    return name
 
 
 def cached_file(model: str, name: str, revision: str | None) -> Path | None:
@@ -84,8 +103,8 @@ def cached_file(model: str, name: str, revision: str | None) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _configuration(model: str, revision: str | None, part: str) -> dict[str, Any]:
-    folder, name = source_of(model).folder, f"{part}/config.json"
+def _configuration(model: str, revision: str | None, name: str) -> dict[str, Any]:
+    folder = source_of(model).folder
     path = folder / name if folder else cached_file(model, name, revision)
     try:
         config = json.loads(path.read_text("utf-8")) if path else {}

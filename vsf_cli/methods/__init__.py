@@ -41,7 +41,7 @@ __all__ = [
     "setting_name",
 ]
 
-METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "nasa": NASA, "nag": NAG, "wef": WEF, "cfg": CFG}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (NoGuidance, VSF, NASA, NAG, WEF, CFG)}
 
 
 @cache

@@ -82,6 +82,16 @@ class Method(ABC):
                 words.append(f"{one.field}={_format(value)}")
         return " ".join(words)
 
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        """How many pairs of query and key it adds to an attention: here those of `attend_image_to_negative`.
+
+        Arguments:
+            queries: The image's queries.
+            images: The image's keys; 0 in cross attention.
+            positives, negatives: The keys of the prompts.
+        """
+        return queries * (images + negatives)
+
     def keep_unguided_rows(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         """Returns the guided output, but the unguided one for batch rows without a negative prompt."""
         lengths = context.negative.lengths

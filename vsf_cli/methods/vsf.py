@@ -156,6 +156,9 @@ class VSF(Method):
         done = (progress - self.start) / (self.stop - self.start)
         return self.alpha * (1 + self.slope * (2 * done - 1))
 
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        return queries * negatives
+
     @property
     def copies(self) -> int:  # type: ignore[override]
         """Two in the layout of the public code."""

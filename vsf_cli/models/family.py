@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-__all__ = ["Family", "Order", "PromptTokenizer", "TextPart", "append_text", "prepend_text", "unwrap"]
+__all__ = ["Arguments", "Family", "Order", "PromptTokenizer", "TextPart", "append_text", "prepend_text", "unwrap"]
 
 
 class Order(Enum):

@@ -19,13 +19,14 @@ import tomli
 
 from vsf_cli.config.option import Value, fits, type_name
 from vsf_cli.errors import PresetError
+from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.options import DEFAULTS, SETTINGS
 from vsf_cli.settings.request import ModelSettings, request_options
 
 __all__ = [
     "DEFAULT_PRESET",
-    "FAMILY_DEFAULTS",
     "SETTINGS",
     "Preset",
     "Setting",
@@ -72,7 +73,7 @@ class Preset(ModelSettings):
     @property
     def video(self) -> bool:
         """Whether its model makes videos."""
-        return self.family in VIDEO_FAMILIES
+        return FAMILIES[self.family].video
 
     def guidance(self) -> Method:
         """Returns the preset's method."""
@@ -88,26 +89,6 @@ class Preset(ModelSettings):
     def revision_of(self, model: str) -> str | None:
         """Returns the revision of the preset's own model; None for another model."""
         return self.revision if model == self.model else None
-
-
-VIDEO_FAMILIES = frozenset({"wan"})
-
-FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}},
-        "wan": {
-            "source": "the defaults of the family wan",
-            "method": {"name": "vsf", "alpha": 1.7, "beta": 0.2},
-            "width": 832,
-            "height": 480,
-            "num_frames": 81,
-            "fps": 16,
-            "max_sequence_length": 512,
-            "vae_dtype": "float32",
-        },
-    }
-)
-"""Settings for a model that no preset names."""
 
 
 def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
@@ -142,8 +123,8 @@ def _load(name: str, path: Any, source: str) -> Preset:
     for key in ("family", "model"):
         if key not in table:
             raise PresetError(f"{source}: '{key}' is missing: a preset names its family and its model")
-    if table["family"] not in FAMILY_DEFAULTS:
-        raise PresetError(f"{source}: family is '{table['family']}', but families are {', '.join(FAMILY_DEFAULTS)}")
+    if table["family"] not in FAMILIES:
+        raise PresetError(f"{source}: family is '{table['family']}', but families are {', '.join(FAMILIES)}")
     if ("width" in table) != ("height" in table):
         raise PresetError(f"{source}: give both width and height, or neither for the model's own size")
     _check_method(table.get("method", {}), source)
@@ -218,8 +199,9 @@ def preset_for_model(model: str, video: bool = False) -> Preset:
             continue  # A broken file of the user does not matter to other models.
         if preset.model == model:
             return preset
-    family = "wan" if video else "sd3"
-    return Preset(name=f"defaults for {Path(model).name}", family=family, model=model, **FAMILY_DEFAULTS[family])
+    pipeline = pipeline_of(model)
+    families = sorted(FAMILIES.values(), key=lambda family: (family.video != video, pipeline not in family.pipelines))
+    return Preset(name=f"defaults for {Path(model).name}", family=families[0].name, model=model, **families[0].defaults)
 
 
 @dataclass(frozen=True)

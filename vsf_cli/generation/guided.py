@@ -19,6 +19,7 @@ from vsf_cli.prompts.prompt_weights import Weighted
 __all__ = ["Applied", "guided"]
 
 NegativePrompt = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
+Rows = list[list[Weighted]]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Applied:
     tokens: tuple[int, ...]
 
 
-def _rows(negative_prompt: NegativePrompt) -> list[list[Weighted]]:
+def _rows(negative_prompt: NegativePrompt) -> Rows:
     rows = [negative_prompt] if isinstance(negative_prompt, (str, Weighted)) else negative_prompt
     split = [[row] if isinstance(row, (str, Weighted)) else list(row) for row in rows]
     weighted = [[Weighted(prompt) if isinstance(prompt, str) else prompt for prompt in row] for row in split]
@@ -87,19 +88,15 @@ def guided(
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    if negative_prompt_embeds is not None:
-        encoded = Encoded(negative_prompt_embeds, (negative_prompt_embeds.shape[1],) * len(negative_prompt_embeds))
-    elif owner is None:
-        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
-    else:
-        encoded = _encode(pipe, family, rows or [], method, max_sequence_length or _default_length(pipe))
+    given = negative_prompt_embeds if rows is None else rows
+    encoded = _encode(owner, family, given, method, max_sequence_length or _default_length(pipe))
     if method.flips_embedding:
         encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
     with guided_denoisers(family, denoisers, method, encoded, owner) as blocks:
         yield Applied(method, blocks, encoded.lengths)
 
 
-def _check_negative(rows: list[list[Weighted]] | None, embeds: Tensor | None, method: Method) -> None:
+def _check_negative(rows: Rows | None, embeds: Tensor | None, method: Method) -> None:
     if (rows is None) == (embeds is None):
         raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
@@ -120,8 +117,13 @@ def _default_length(pipe: Any) -> int:
     return 0 if parameter is None else int(parameter.default)
 
 
-def _encode(pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int) -> Encoded:
+def _encode(pipe: Any, family: Family, rows: Rows | Tensor | None, method: Method, max_length: int) -> Encoded:
     """Returns the embeddings of each row's negative prompts, with weights if one of them has any."""
+    if isinstance(rows, Tensor):
+        return Encoded(rows, (rows.shape[1],) * len(rows))
+    assert rows is not None, "one of prompts and embeddings is given"
+    if pipe is None:
+        raise PatchError("a denoiser alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
     if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
     special = method.special_tokens
@@ -136,7 +138,7 @@ def _encode(pipe: Any, family: Family, rows: list[list[Weighted]], method: Metho
     return Encoded.stack(filled, _row_weights(pipe, family, rows, special))
 
 
-def _row_weights(pipe: Any, family: Family, rows: list[list[Weighted]], special: bool) -> list[Tensor] | None:
+def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[Tensor] | None:
     """Returns the weights of each row's tokens; None if no prompt has any."""
     if all(prompt.plain for row in rows for prompt in row):
         return None

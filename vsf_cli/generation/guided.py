@@ -86,16 +86,13 @@ def guided(
         return
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
-    owner = None if pipe is denoisers[0] else pipe
-    if negative_prompt_embeds is not None:
-        encoded = Encoded(negative_prompt_embeds, (negative_prompt_embeds.shape[1],) * len(negative_prompt_embeds))
-    elif owner is None:
-        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
-    else:
+    if negative_prompt_embeds is None:
         encoded = _encode(pipe, family, rows or [], method, max_sequence_length or _default_length(pipe))
+    else:
+        encoded = Encoded(negative_prompt_embeds, (negative_prompt_embeds.shape[1],) * len(negative_prompt_embeds))
     if method.flips_embedding:
         encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
-    with guided_denoisers(family, denoisers, method, encoded, owner) as blocks:
+    with guided_denoisers(family, denoisers, method, encoded, None if pipe is denoisers[0] else pipe) as blocks:
         yield Applied(method, blocks, encoded.lengths)
 
 
@@ -122,6 +119,8 @@ def _default_length(pipe: Any) -> int:
 
 def _encode(pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int) -> Encoded:
     """Returns the embeddings of each row's negative prompts, with weights if one of them has any."""
+    if pipe is family.denoisers_of(pipe)[0]:
+        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
     if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
     special = method.special_tokens

@@ -90,7 +90,7 @@ def front() -> str:
         moving = [f"{video[kind]:.3f}" if video else "" for kind in ("positive", "negative")]
         still = [f"{image[kind]:.3f}" for kind in ("positive", "negative", "quality")]
         rows.append([label, *still, *moving, f"{entry(costs, costed)['flops_times']:.3f} x"])
-    kinds = ["images: object kept", "part gone", "quality", "videos: object kept", "part gone"]
+    kinds = ["images: object right", "part absent", "quality", "videos: object right", "part absent"]
     return table(["method", *kinds, "FLOPs a step, SD3.5-Large"], rows)
 
 

@@ -49,7 +49,7 @@ class BatchOptions:
     """The options of how the images of a table are made."""
 
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="'wheels=>doors,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
     )
     sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
     batch_size: str = run_option(
@@ -76,7 +76,7 @@ class BatchOptions:
 @with_options
 def batch(
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
-    given: Annotated[Given, Takes(without=("output", "exists"))],
+    given: Annotated[Given, Takes(without=("output", "exists"), seed="from the prompt")],
     files: Annotated[FileOptions, Takes(without=("metadata",))],
     work: BatchOptions,
     messages: ConsoleOptions,
@@ -84,7 +84,7 @@ def batch(
         str | None, command_option("-o", "--output", help="The folder; outputs/TABLE if not given.", panel=FILES)
     ] = None,
 ) -> None:
-    """Make an image of each row of a table."""
+    """Make an image or video of each row of a table."""
     console = Console(messages.quiet, messages.verbose)
     try:
         planned, rows, notes = _plan(table, output, given, files, work)

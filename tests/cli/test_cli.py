@@ -498,9 +498,15 @@ def test_help_can_be_copied_and_is_whole(columns: int, monkeypatch: pytest.Monke
         below = [after.strip() for before, after in pairwise(lines) if before.endswith("-")]
         assert not below, "a word is broken at its hyphen"
     assert "nag-original, nag++," in vsf("image", "--help").stdout
-    assert "from the prompt" in vsf("batch", "--help").stdout and "VSF_VIDEO_PRESET" in vsf("video", "--help").stdout
     for group in ("eval", "presets"):
         assert "..." not in vsf(group, "--help").stdout.replace("[ARGS]...", ""), "no text is cut"
+
+
+def test_help_names_what_differs_between_commands() -> None:
+    texts = {name: " ".join(vsf(name, "--help").stdout.split()) for name in ("batch", "bench", "image", "video")}
+    assert "[default: from the prompt]" in texts["batch"] and "Seed of the noise. [default: random]" in texts["image"]
+    assert "env: VSF_VIDEO_PRESET]" in texts["video"] and "env: VSF_PRESET]" in texts["image"]
+    assert "vsf-masked,cfg. [default: all]" in texts["bench"], "it is an option of its own, not that of a request"
 
 
 def test_help_of_again_names_the_defaults_of_the_file() -> None:

@@ -121,8 +121,8 @@ def _width() -> int:
 
 def _wrapped(text: str, first: str = "  ", others: str = "  ") -> str:
     """Returns a paragraph in lines with an indent. No word is broken, so that values and commands can be copied."""
-    words = {"break_on_hyphens": False, "break_long_words": False}
-    return textwrap.fill(text, _width(), initial_indent=first, subsequent_indent=others, **words)
+    wrapper = textwrap.TextWrapper(_width(), first, others, break_on_hyphens=False, break_long_words=False)
+    return wrapper.fill(text)
 
 
 def _usage(command: Any, ctx: Any) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 __all__ = ["quiet_libraries", "restore_libraries", "stay_offline"]
 
 _CHANGES = ExitStack()
-"""Takes back what `quiet_libraries` changed, when it is closed."""
+"""Restores the logging that `quiet_libraries` changed, when it is closed."""
 
 
 def stay_offline() -> None:
@@ -32,7 +32,6 @@ def quiet_libraries(verbose: bool) -> None:
     root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
     for logger in (root, hub):
         _CHANGES.callback(_restore, logger, list(logger.handlers), logger.level)
-    _CHANGES.enter_context(warnings.catch_warnings())
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         return
@@ -47,5 +46,5 @@ def _restore(logger: logging.Logger, handlers: list[logging.Handler], level: int
 
 
 def restore_libraries() -> None:
-    """Restores what `quiet_libraries` changed, for a second command in the same process."""
+    """Restores the logging that `quiet_libraries` changed, for a second command in the same process."""
     _CHANGES.close()

@@ -89,11 +89,7 @@ def batch(
     try:
         planned, rows, notes = _plan(table, output, given, files, work)
     except TableErrors as error:
-        # The error boundary writes the first one.
-        for line in error.lines[1:MAX_ERRORS]:
-            console.error(f"{table}, {line}")
-        if len(error.lines) > MAX_ERRORS:
-            console.error(f"{table} has {len(error.lines) - MAX_ERRORS} more: mend these first")
+        _say_errors(table, error.lines, console)
         raise
     for note in notes:
         console.warn(note)
@@ -106,6 +102,14 @@ def batch(
         check_sheets(planned.items, rows)
     max_failures = 1 if work.fail_fast else work.max_failures
     carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
+
+
+def _say_errors(table: str, lines: Sequence[str], console: Console) -> None:
+    """Writes the errors of a table but for the first one, which the error boundary writes."""
+    for line in lines[1:MAX_ERRORS]:
+        console.error(f"{table}, {line}")
+    if len(lines) > MAX_ERRORS:
+        console.error(f"{table} has {len(lines) - MAX_ERRORS} more: mend these first")
 
 
 def _plan(

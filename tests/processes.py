@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.forking import read_at_start, request_fork
 
-__all__ = ["ROOT", "TIMEOUT", "run_python", "run_vsf", "running_vsf", "wait_until"]
+__all__ = ["IMPORTED", "ROOT", "TIMEOUT", "run_python", "run_vsf", "running_vsf", "wait_until"]
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT = 240.0  # Seconds, less than pytest gives to a test, so that a child is ended before its test is.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.environment import isolate
 
@@ -18,19 +18,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before PyTorch is imported: workers that each start a thread for every core wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import huggingface_hub.constants  # noqa: F401 - Now, since it keeps the home in which it is imported.
 import hypothesis
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, StableDiffusion3Pipeline
 
-from vsf_cli.toy.image_recipe import (
-    build_clip,
-    build_clip_tokenizer,
-    build_scheduler,
-    build_t5,
-    build_t5_tokenizer,
-)
+if TYPE_CHECKING:  # Tests that need no pipeline start without them.
+    from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
 CAPTIONS = ["a red bike with blue wheels on a road", "a person with an umbrella and glasses", "wheels", "a hat"]
 
@@ -62,6 +57,8 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @cache
 def _text_parts() -> dict[str, Any]:
+    from vsf_cli.toy.image_recipe import build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
+
     torch.manual_seed(7)
     tokenizer, tokenizer_3 = build_clip_tokenizer(CAPTIONS * 50), build_t5_tokenizer(CAPTIONS)
     ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
@@ -79,7 +76,9 @@ def _text_parts() -> dict[str, Any]:
 
 
 @cache
-def _autoencoder() -> AutoencoderKL:
+def _autoencoder() -> "AutoencoderKL":
+    from diffusers import AutoencoderKL
+
     torch.manual_seed(8)
     return AutoencoderKL(
         block_out_channels=(4, 8),
@@ -94,7 +93,12 @@ def _autoencoder() -> AutoencoderKL:
     ).eval()
 
 
-def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64) -> StableDiffusion3Pipeline:
+def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64, **options: Any) -> "StableDiffusion3Pipeline":
+    """A pipeline of a configuration, whose transformer may have other `options`."""
+    from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+
+    from vsf_cli.toy.image_recipe import build_scheduler
+
     torch.manual_seed(9)
     transformer = SD3Transformer2DModel(
         **{
@@ -111,6 +115,7 @@ def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64) -> S
             "pos_embed_max_size": 16,
             "qk_norm": "rms_norm",
             **CONFIGURATIONS[configuration],
+            **options,
         }
     )
     # Larger than the default initialisation, so that attention is far from uniform.
@@ -130,7 +135,7 @@ def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64) -> S
 
 
 @pytest.fixture(params=list(CONFIGURATIONS))
-def pipe(request: pytest.FixtureRequest) -> StableDiffusion3Pipeline:
+def pipe(request: pytest.FixtureRequest) -> "StableDiffusion3Pipeline":
     return random_pipeline(request.param)
 
 
@@ -138,7 +143,7 @@ def pipe(request: pytest.FixtureRequest) -> StableDiffusion3Pipeline:
 def generate() -> Callable[..., torch.Tensor]:
     """Runs two steps of a pipeline and gives the latents."""
 
-    def run(pipe: StableDiffusion3Pipeline, prompt: str | list[str] = "a red bike", **options: Any) -> torch.Tensor:
+    def run(pipe: "StableDiffusion3Pipeline", prompt: str | list[str] = "a red bike", **options: Any) -> torch.Tensor:
         options = {"guidance_scale": 0.0, "num_inference_steps": 2, "max_sequence_length": 12} | options
         generator = torch.Generator().manual_seed(3)
         return pipe(prompt, generator=generator, height=16, width=16, output_type="latent", **options).images

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.environment import without_settings
-from tests.processes import ROOT, TIMEOUT, run_python, run_vsf, running_vsf, wait_until
+from tests.processes import ROOT, TIMEOUT, run_python, running_vsf, wait_until
 from vsf_cli.settings.presets import Settings
 
 HOSTILE = {
@@ -25,7 +25,7 @@ def test_settings_are_those_of_the_presets_alone() -> None:
 
 
 def test_a_child_has_the_same_settings() -> None:
-    found = run_vsf("presets", "list")
+    found = run_python("-m", "vsf_cli", "presets", "list")
     assert found.returncode == 0 and "* tiny-sd3-turbo" in found.stdout and "\x1b" not in found.stdout, found.stderr
 
 
@@ -55,7 +55,7 @@ def test_what_a_test_leaves_in_the_environment_is_taken_away(name: str) -> None:
 def test_a_child_that_goes_on_is_ended() -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         run_python("-c", "import time; time.sleep(60)", timeout=0.5)
-    with running_vsf("--help", timeout=0.01) as process:
+    with running_vsf("--help", timeout=0.01, OMP_NUM_THREADS="2") as process:  # With such a variable it is not forked.
         process.wait(timeout=TIMEOUT)
     assert process.returncode == -signal.SIGKILL
     with pytest.raises(TimeoutError):

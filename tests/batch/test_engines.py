@@ -1,6 +1,7 @@
 """Engines: several processes and a Ray cluster make the same files as one process, and lose nothing when a worker dies."""
 
 import importlib.util
+import multiprocessing
 import os
 import platform
 import queue
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 import vsf_cli.batch.engines as engines
-from tests.processes import run_python
+from tests.processes import IMPORTED, ROOT, run_python
 from vsf_cli.batch.engines import KILLED, MAX_DEATHS, engine_named, local, on_ray
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.ray_engine import LOST
@@ -41,6 +42,16 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return made(folder)
 
 
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are forked from a process that has imported their libraries, where the system can."""
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        multiprocessing.set_forkserver_preload(list(IMPORTED))
+        context = multiprocessing.get_context("forkserver")
+        monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+
+
 def test_work_is_of_one_model_and_some_passes() -> None:
     table = "prompt,preset,seed\na red bike,tiny-sd3-turbo,1..9\na red car,tiny-sd3,1..2\n"
     items = items_of("a.csv", read_table(Path("a.csv"), table), {})[0]
@@ -61,13 +72,13 @@ def test_several_processes_make_the_same_files(tmp_path: Path, alone: dict[str, 
     assert made(tmp_path) == alone
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, alone: dict[str, bytes]) -> None:
     outcomes = []
     for outcome in local(Worker(tmp_path), some_items(12), 2, None, RunHooks()):
         outcomes.append(outcome)
         if len(outcomes) == 1:
-            workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
-            workers[0].send_signal(signal.SIGKILL)
+            multiprocessing.active_children()[0].kill()
     assert {outcome.item.id for outcome in outcomes} == {item.id for item in some_items(12)}
     assert made(tmp_path) == alone and not list(tmp_path.glob(".vsf*"))
 
@@ -112,6 +123,7 @@ def test_processes_share_the_gpus_that_there_are(
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_run_that_is_stopped_begins_nothing_more(tmp_path: Path) -> None:
     outcomes: list[Any] = []
     for outcome in local(Worker(tmp_path), some_items(12), 2, None, RunHooks(should_stop=lambda: bool(outcomes))):

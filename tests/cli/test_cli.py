@@ -51,12 +51,12 @@ def opened(path: Path) -> Image.Image:
         return image.copy()
 
 
-def process(*arguments: str, code: str | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
-    return run_vsf(*arguments, **variables) if code is None else run_python("-c", code, *arguments, **variables)
+def process(*arguments: str, code: str) -> subprocess.CompletedProcess[str]:
+    return run_python("-c", code, *arguments)
 
 
 def test_the_main_job(here: Path) -> None:
-    found = process(*BIKE, "--neg", "wheels", "--alpha", "3")
+    found = run_python("-m", "vsf_cli", *BIKE, "--neg", "wheels", "--alpha", "3")
     assert found.returncode == 0, found.stderr
     assert found.stdout == "outputs/a-red-bike-on-a-road-1.png\n"
     assert "negative 'wheels' · VSF alpha=3 beta=0.5 stop=0.5 · 6 blocks · 5 tokens" in found.stderr
@@ -372,7 +372,7 @@ def test_a_folder_that_is_not_there_is_4() -> None:
 
 
 def test_a_model_that_is_not_cached_is_4_offline() -> None:
-    found = process(*BIKE, "-m", "owner/not-cached", "--offline")
+    found = run_vsf(*BIKE, "-m", "owner/not-cached", "--offline")
     assert found.returncode == 4 and found.stderr.count("error:") == 1 and "Traceback" not in found.stderr
 
 

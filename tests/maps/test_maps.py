@@ -397,7 +397,8 @@ def test_a_folder_that_fails_half_way_says_what_is_written(
         (KeyboardInterrupt(), names),
         (ZeroDivisionError("a bug"), f"a bug; {names}"),
     ):
-        assert written_until(error).startswith(message) and written_until(error).endswith(f"{tmp_path}/x/words.png")
+        said = written_until(error)
+        assert said.startswith(message) and said.endswith(f"{tmp_path}/x/words.png")
     assert (tmp_path / "x" / "maps.npz").exists() and not (tmp_path / "x" / "index.html").exists()
 
 

@@ -18,7 +18,8 @@ from vsf_cli.prompts.prompt_weights import Weighted
 
 __all__ = ["Applied", "guided"]
 
-NegativePrompt = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
+Prompts = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
+Given = list[list[Weighted]] | Tensor
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,17 @@ class Applied:
         method: The method.
         blocks: How many attentions are guided; 0 if the negative prompt has no effect.
         tokens: How many tokens the negative prompt of each row has.
+        kept_tokens: How many the kept prompt of each row has; none if kept prompts have no effect.
     """
 
     method: Method
     blocks: int
     tokens: tuple[int, ...]
+    kept_tokens: tuple[int, ...] = ()
 
 
-def _rows(negative_prompt: NegativePrompt) -> list[list[Weighted]]:
-    rows = [negative_prompt] if isinstance(negative_prompt, (str, Weighted)) else negative_prompt
+def _rows(prompts: Prompts) -> list[list[Weighted]]:
+    rows = [prompts] if isinstance(prompts, (str, Weighted)) else prompts
     split = [[row] if isinstance(row, (str, Weighted)) else list(row) for row in rows]
     weighted = [[Weighted(prompt) if isinstance(prompt, str) else prompt for prompt in row] for row in split]
     return [[prompt for prompt in row if prompt.text.strip()] for row in weighted]
@@ -46,11 +49,13 @@ def _rows(negative_prompt: NegativePrompt) -> list[list[Weighted]]:
 @contextmanager
 def guided(
     pipe: Any,
-    negative_prompt: NegativePrompt | None = None,
+    negative_prompt: Prompts | None = None,
     method: Method | None = None,
     max_sequence_length: int | None = None,
     *,
+    keep: Prompts | None = None,
     negative_prompt_embeds: Tensor | None = None,
+    keep_embeds: Tensor | None = None,
 ) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
@@ -67,7 +72,9 @@ def guided(
             prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
         max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
+        keep: What must stay although it is like the negative prompt, in the forms that `negative_prompt` has; for VSF.
         negative_prompt_embeds: Embeddings instead of a text, as the denoiser takes them, with shape (1 or B, tokens, width).
+        keep_embeds: Likewise instead of `keep`.
 
     Yields:
         What was done: the method, how many attentions are guided, and how many tokens each negative has.
@@ -79,49 +86,61 @@ def guided(
             it uses CFG and the method does not, or the method has a window and the steps cannot be counted.
     """
     method = method or VSF()
-    rows = None if negative_prompt is None else _rows(negative_prompt)
-    _check_negative(rows, negative_prompt_embeds, method)
-    if not (method.guides_attention or method.flips_embedding) or (rows is not None and not any(rows)):
+    negative = _given(negative_prompt, negative_prompt_embeds, "negative_prompt")
+    kept = _given(keep, keep_embeds, "keep")
+    if negative is None:
+        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
+    _check(negative, kept, method)
+    if not (method.guides_attention or method.flips_embedding) or _is_empty(negative):
         yield Applied(method, 0, ())
         return
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    encoded = (
-        _given(negative_prompt_embeds) if rows is None else _encode(owner, pipe, family, rows, method, max_sequence_length)
-    )
-    if method.flips_embedding:
-        encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
-    with guided_denoisers(family, denoisers, method, encoded, owner) as blocks:
-        yield Applied(method, blocks, encoded.lengths)
-
-
-def _given(embeds: Tensor | None) -> Encoded:
-    assert embeds is not None
-    return Encoded(embeds, (embeds.shape[1],) * len(embeds))
-
-
-def _encode(
-    owner: Any, pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int | None
-) -> Encoded:
-    if owner is None:
+    if owner is None and not (isinstance(negative, Tensor) and (kept is None or isinstance(kept, Tensor))):
         raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
-    return _encoded(pipe, family, rows, method, max_length or _default_length(pipe))
+    length = max_sequence_length or _default_length(pipe)
+    groups = [_encoded(pipe, family, negative, method, method.special_tokens, length)]
+    if method.flips_embedding:
+        groups = [replace(one, embeddings=-getattr(method, "alpha", 1.0) * one.embeddings) for one in groups]
+    # With a contrast of 0 the kept prompts would have no effect, at their cost.
+    if kept is not None and not _is_empty(kept) and getattr(method, "contrast", 0):
+        groups.append(_encoded(pipe, family, kept, method, False, length))
+    with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
+        yield Applied(method, blocks, *(one.lengths for one in groups))
 
 
-def _check_negative(rows: list[list[Weighted]] | None, embeds: Tensor | None, method: Method) -> None:
-    if (rows is None) == (embeds is None):
-        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
+def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Given | None:
+    """The prompts of a group, or their embeddings, whichever is given."""
+    if prompts is not None and embeds is not None:
+        raise RequestError(f"give one of {name} and {name}_embeds")
     if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
         raise RequestError(
-            f"negative_prompt_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
+            f"{name}_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
         )
-    if rows is not None and not rows:
-        raise RequestError("negative_prompt is an empty list: give one prompt, or one for each prompt of the call")
-    if method.passes_negative_prompt and (rows is None or any(rows)):
+    if prompts is None:
+        return embeds
+    rows = _rows(prompts)
+    if not rows:
+        raise RequestError(f"{name} is an empty list: give one prompt, or one for each prompt of the call")
+    return rows
+
+
+def _is_empty(given: Given | None) -> bool:
+    return given is None or not (isinstance(given, Tensor) or any(given))
+
+
+def _check(negative: Given, kept: Given | None, method: Method) -> None:
+    if method.passes_negative_prompt and not _is_empty(negative):
         raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
-    if method.flips_embedding and rows is not None and any(rows) and not all(rows):
+    if method.flips_embedding and not isinstance(negative, Tensor) and any(negative) and not all(negative):
         raise RequestError(f"{method.label} needs a negative prompt in every row: an empty one still takes attention")
+    if _is_empty(kept):
+        return
+    if _is_empty(negative):
+        raise RequestError("keep says what must stay beside a negative prompt, and there is none: give one, or leave keep out")
+    if not method.keeps:
+        raise RequestError(f"{method} has no use for what is to be kept: choose VSF, or leave keep out")
 
 
 def _default_length(pipe: Any) -> int:
@@ -130,17 +149,19 @@ def _default_length(pipe: Any) -> int:
     return 0 if parameter is None else int(parameter.default)
 
 
-def _encoded(pipe: Any, family: Family, rows: list[list[Weighted]], method: Method, max_length: int) -> Encoded:
-    """The negative prompts of each row, with weights if one of them has any."""
-    if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
+def _encoded(pipe: Any, family: Family, given: Given, method: Method, special: bool, max_length: int) -> Encoded:
+    """The prompts of a group, with weights if one of them has any."""
+    if isinstance(given, Tensor):
+        return Encoded(given, (given.shape[1],) * len(given))
+    if not method.weighs_tokens and any(not prompt.plain for row in given for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
-    special = method.special_tokens
 
     def encode(row: list[Weighted]) -> Any:
         texts = [prompt.text for prompt in row]
         return family.encode_padded(pipe, texts, max_length) if method.padding else family.encode_negative(pipe, texts, special)
 
-    return Encoded.stack(_with_empty([encode(row) if row else None for row in rows]), _row_weights(pipe, family, rows, special))
+    embeddings = _with_empty([encode(row) if row else None for row in given])
+    return Encoded.stack(embeddings, _row_weights(pipe, family, given, special))
 
 
 def _with_empty(embeddings: list[Tensor | None]) -> list[Tensor]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context
+    from vsf_cli.methods.tokens import Context, TextGroup
 
 __all__ = ["Method", "norm"]
 
@@ -32,6 +32,7 @@ class Method(ABC):
             hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
         weighs_tokens: Whether weights of negative prompts and of their words have an effect.
+        keeps: Whether kept prompts have an effect.
         bare: Whether its hyper-parameters are settings under their own names; those of others stand behind the method's name.
         start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
     """
@@ -44,6 +45,7 @@ class Method(ABC):
     copies: ClassVar[int] = 1
     flips_embedding: ClassVar[bool] = False
     weighs_tokens: ClassVar[bool] = False
+    keeps: bool = False
     bare: ClassVar[bool] = False
     padding: bool = False
     special_tokens: bool = True
@@ -139,18 +141,18 @@ class Method(ABC):
             context: What they can attend to.
         """
 
-    def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Attention of some rows to [image, negative], as if the negative prompt were the only one (section 3.2).
+    def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
+        """Attention of a group's rows to [image, group], as if the group were the only text (section 3.2).
 
         Arguments:
-            query: Queries of the negative prompt or of the image, with shape (B, H, Q, D). Rows of padding give values of no
-                meaning.
+            query: The group's queries, with shape (B, H, N, D). Rows of padding give values of no meaning.
             context: What they can attend to.
+            group: One of the context's groups.
         """
-        return self._attend_negative(query, context, context.negative.own_mask)
+        return self._attend_with_image(query, context, group, group.own_mask)
 
     def attend_image_to_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        """The same of the image's rows, under the model's own mask of them."""
+        """Attention of the image's rows, with shape (B, H, I, D), to [image, negative], under the model's own mask of them."""
         mask = context.image_mask
         if mask is not None:
             import torch
@@ -159,14 +161,14 @@ class Method(ABC):
             own = context.negative.mask
             assert own is not None, "a mask is of all keys"
             mask = torch.cat([images, own], dim=-1)
-        return self._attend_negative(query, context, mask)
+        return self._attend_with_image(query, context, context.negative, mask)
 
-    def _attend_negative(self, query: "Tensor", context: "Context", mask: "Tensor | None") -> "Tensor":
+    def _attend_with_image(self, query: "Tensor", context: "Context", group: "TextGroup", mask: "Tensor | None") -> "Tensor":
         from vsf_cli.attention import attention
         from vsf_cli.methods.tokens import key_mask
 
-        keys = context.with_negative
-        seen = context.negative.seen_after(context.image_tokens.key.shape[2])
+        keys = context.with_negative if group is context.negative else context.image_tokens.join(group)
+        seen = group.seen_after(context.image_tokens.key.shape[2])
         return attention(query, keys.key, keys.value, key_mask(mask, seen), context.backend)
 
 

@@ -1,6 +1,6 @@
 """Keys and values of the tokens that one attention sees. The letters of shapes are those of `vsf_cli.attention`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ class TextGroup(KeyValue):
     """Tokens of text that neither the image nor other text sees unless a method says so, padded to N tokens.
 
     Arguments:
-        role: What the group is for, such as "negative".
+        role: What the group is for: "negative" or "kept".
         lengths: How many tokens of each row are real, with shape (B,); None means all of them.
         weights: The weight of each token, with shape (B, N); None means 1 for all of them.
         mask: The model's own mask of the image's rows and these keys, with shape (B or 1, H or 1, I or 1, N); None: no mask.
@@ -79,14 +79,9 @@ class TextGroup(KeyValue):
         """The values, each times its token's weight."""
         return self.value if self.weights is None else self.value * self.weights[:, None, :, None].to(self.value)
 
-    def flipped(self, alpha: "float | Tensor") -> "TextGroup":
-        """The same tokens with their values times :math:`-\\alpha` and their weights."""
-        return TextGroup(self.key, -alpha * self.weighted_value, self.role, self.lengths, None, self.mask, self.own_mask)
-
-    @property
-    def unweighted(self) -> "TextGroup":
-        """The same tokens, each with a weight of 1."""
-        return TextGroup(self.key, self.value, self.role, self.lengths, None, self.mask, self.own_mask)
+    def times(self, factor: "float | Tensor") -> "TextGroup":
+        """The same tokens with their values times a factor and their weights."""
+        return replace(self, value=factor * self.weighted_value, weights=None)
 
     def seen_after(self, before: int, copies: int = 1) -> "Tensor | None":
         """Which keys are real where the group stands behind `before` others, with shape (B, 1, 1, keys); None: all of them."""
@@ -99,12 +94,17 @@ class TextGroup(KeyValue):
         return torch.cat([real.new_ones(len(real), 1, 1, before), *[real] * copies], dim=-1)
 
     def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
-        """Attention to the real tokens, by their weights, with shape (B, H, Q, D), and its log-sum-exp with shape (B, H, Q)."""
+        """Attention of the image's rows to the real tokens, by their weights, and its log-sum-exp.
+
+        The output has shape (B, H, Q, D), the log-sum-exp (B, H, Q).
+        """
         from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
 
-        if self.lengths is None:
+        if self.lengths is None and self.mask is None:
             return attention_with_lse(query, self.key, self.weighted_value)
-        return masked_attention_with_lse(query, self.key, self.weighted_value, self.lengths)
+        mask = key_mask(self.mask, self.seen_after(0))
+        assert mask is not None
+        return masked_attention_with_lse(query, self.key, self.weighted_value, mask)
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Context:
             guidance attends to. In cross attention they are the positive prompt's alone.
         image: Where the image's tokens stand among them; None in cross attention.
         positive: Where the positive prompt's tokens stand among them.
-        groups: The isolated groups of text; the negative prompts are the first.
+        groups: The isolated groups of text, none of which sees another: the negative prompts, then the kept ones if any.
         progress: How much of the steps is done as this one begins: 0 at the first, below 1 at the last.
         backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
@@ -134,6 +134,11 @@ class Context:
     def negative(self) -> TextGroup:
         """The negative prompts' tokens."""
         return self.groups[0]
+
+    @property
+    def kept(self) -> TextGroup | None:
+        """The kept prompts' tokens; None if there are none."""
+        return self.groups[1] if len(self.groups) > 1 else None
 
     def image_rows(self, states: "Tensor") -> "Tensor":
         """The image's rows of queries or outputs, as a view: in cross attention all of them."""

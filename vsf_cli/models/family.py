@@ -22,9 +22,9 @@ __all__ = ["Family", "Order", "PromptTokenizer", "TextPart", "append_text", "pre
 class Order(Enum):
     """How the rows of one attention call stand. N is at an end, so that image and positive prompt are one view."""
 
-    TEXT_FIRST = "N P I"
-    TEXT_LAST = "I P N"
-    CROSS = "P N"
+    TEXT_FIRST = "N K P I"
+    TEXT_LAST = "I P N K"
+    CROSS = "P N K"
 
 
 @dataclass(frozen=True)

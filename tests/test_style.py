@@ -65,7 +65,6 @@ def test_half_of_the_functions_have_eight_lines_at_most() -> None:
     assert statistics.median(lines(node) for _, node in functions()) <= 8
 
 
-@pytest.mark.xfail(strict=True, reason="nine of ten have 23 lines at most; take this mark away once they have 20")
 def test_nine_of_ten_functions_have_twenty_lines_at_most() -> None:
     assert statistics.quantiles((lines(node) for _, node in functions()), n=10)[-1] <= 20
 

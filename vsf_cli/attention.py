@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 QUERY_CHUNK = 1024
-"""Queries whose logits are held at once, where they are written out: it bounds the memory."""
+"""How many queries have their logits in memory at once, where no kernel avoids logits."""
 
 KERNEL_DEVICES = ("cpu", "cuda", "meta")
-"""The devices with kernels that give a log-sum-exp; shapes without numbers, by which costs are counted, go the CPU's way."""
+"""The devices whose kernels give a log-sum-exp. Meta tensors, by which costs are counted, take the CPU's path."""
 
 BACKENDS = frozenset(
     {
@@ -53,7 +53,7 @@ BACKENDS = frozenset(
         "_sage_qk_int8_pv_fp16_triton",
     }
 )
-"""Attention backends of diffusers whose log-sum-exp can be had from its dispatcher. PyTorch's own are called without it."""
+"""The attention backends of diffusers that return a log-sum-exp. PyTorch's own are called directly."""
 
 Path = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -62,14 +62,10 @@ def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = N
     r"""Attention :math:`\mathrm{softmax}(q k^T / \sqrt{D}) v`, by PyTorch's own choice of kernel, or by a backend of diffusers.
 
     Arguments:
-        query: Queries, with shape (B, H, Q, D).
-        key: Keys, with shape (B, H, K, D).
-        value: Values, with shape (B, H, K, D).
+        query: Queries, with shape (B, H, Q, D), which is that of the output too.
+        key, value: Keys and values, with shape (B, H, K, D).
         mask: Which keys may be seen, as booleans that broadcast to (B, H, Q, K), or what is added to the logits; None: all.
         backend: One of `BACKENDS`, for calls without a mask; None means PyTorch's own.
-
-    Returns:
-        The output, with shape (B, H, Q, D).
     """
     if backend is not None and mask is None:
         return _dispatched(query, key, value, backend, False).transpose(1, 2)
@@ -81,8 +77,7 @@ def attention_with_lse(query: Tensor, key: Tensor, value: Tensor, backend: str |
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
-        key: Keys, with shape (B, H, K, D), where K is at least 1.
-        value: Values, with shape (B, H, K, D).
+        key, value: Keys and values, with shape (B, H, K, D), where K is at least 1.
         backend: One of `BACKENDS`, which the model uses; None means PyTorch's own.
 
     Returns:
@@ -100,24 +95,23 @@ def attention_with_lse(query: Tensor, key: Tensor, value: Tensor, backend: str |
 
 
 def has_lse(query: Tensor, backend: str | None = None) -> bool:
-    """Whether a kernel gives the log-sum-exp of such queries; else it costs the logits of all keys once more."""
+    """Whether a kernel returns the log-sum-exp for these queries; without one, all logits are computed a second time."""
     return backend is not None or _path_for(query) is not _fallback
 
 
 def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to a few keys, not all of which each row sees.
+    """Attention to a few keys of which each row sees some.
 
-    Logits are written out, for `QUERY_CHUNK` at a time: meant for the few tokens of negative prompts.
+    It is for the few tokens of negative prompts: the logits of `QUERY_CHUNK` queries are in memory at once.
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
-        key: Keys, with shape (B, H, K, D).
-        value: Values, with shape (B, H, K, D).
+        key, value: Keys and values, with shape (B, H, K, D).
         mask: Which keys are seen, as booleans with shape (B or 1, H or 1, Q or 1, K), or what is added to the logits.
 
     Returns:
-        The output, with shape (B, H, Q, D), which is 0 where a row sees no key, and the log-sum-exp, with shape (B, H, Q), which
-        is minus infinity there.
+        The output, with shape (B, H, Q, D), which is 0 where a query sees no key, and the log-sum-exp, with shape (B, H, Q),
+        which is minus infinity there.
     """
     queries = query.split(QUERY_CHUNK, dim=2)
     masks = [mask] * len(queries) if mask.shape[2] == 1 else mask.split(QUERY_CHUNK, dim=2)
@@ -140,12 +134,11 @@ def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Te
 def lerp_states(first: Tensor, second: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
     r"""Two partial attentions as one, :math:`(1 - w) O_1 + w O_2`.
 
-    Reading and writing each row once, in its own dtype, is all that it costs: the weights are rounded to that dtype, which is
-    an error of the size of the output's own rounding.
+    It reads and writes each row once, in its own dtype. The weights are rounded to that dtype, which is an error of the size of
+    the output's own rounding.
 
     Arguments:
-        first: A partial attention, with shape (B, H, Q, D); without `out` its memory is used, so it must not be needed again.
-        second: The other one, with the same shape.
+        first, second: The attentions, with shape (B, H, Q, D); without `out` the memory of the first is overwritten.
         weight: The share of attention :math:`w` of the second, 0 to 1, with shape (B, H, Q).
         out: Where the result is written, with the same shape as the first.
     """
@@ -160,21 +153,14 @@ def lerp_states(first: Tensor, second: Tensor, weight: Tensor, out: Tensor | Non
 
 
 def merge_attention_states(
-    first: Tensor,
-    second: Tensor,
-    first_lse: Tensor,
-    second_lse: Tensor,
-    bias: float | Tensor = 0.0,
-    out: Tensor | None = None,
+    first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor = 0.0, out: Tensor | None = None
 ) -> Tensor:
     r"""Two partial attentions as one, by :math:`w = \mathrm{sigmoid}(L_2 - \beta - L_1)`; on CUDA as one kernel.
 
     Arguments:
-        first: A partial attention, with shape (B, H, Q, D); without `out` its memory is used, so it must not be needed again.
-        second: The other one, with the same shape.
-        first_lse: The log-sum-exp of the first, with shape (B, H, Q).
-        second_lse: That of the second.
-        bias: The bias :math:`\beta` of the second's logits, in nats; a tensor without axes where other numbers come.
+        first, second: The attentions, with shape (B, H, Q, D); without `out` the memory of the first is overwritten.
+        first_lse, second_lse: Their log-sum-exps, with shape (B, H, Q).
+        bias: The bias :math:`\beta` of the second's logits, in nats; a tensor without axes keeps compiled code.
         out: Where the result is written, with the same shape as the first.
     """
     # Where blocks are compiled, it is compiled with them.
@@ -192,12 +178,11 @@ def _merge(
 @lru_cache(maxsize=1)
 def _compiled_merge() -> Callable[..., Tensor]:
     """The merge as one kernel that reads and writes each row once: five launches less in every block."""
-    compiled: Callable[..., Tensor] = torch.compile(_merge, dynamic=True)
-    return compiled
+    return torch.compile(_merge, dynamic=True)
 
 
 def scalar(value: float, device: torch.device) -> Tensor:
-    """A number as a tensor without axes, as wide as every device of its kind has it: it changes no other tensor's dtype."""
+    """A number as a tensor without axes, as wide as the device allows; it does not change the dtype of other tensors."""
     return torch.tensor(value, dtype=torch.float64 if device.type in KERNEL_DEVICES else torch.float32, device=device)
 
 
@@ -223,20 +208,18 @@ def _path_for(query: Tensor) -> Path:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cuda_choice(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """The kernel that the unguided model gets from PyTorch for such queries: which is fastest depends on the GPU."""
+    """The kernel that PyTorch chooses for these queries in the unguided model; the fastest one depends on the GPU."""
     return _choice(device, dtype, head_dim)
 
 
 @lru_cache(maxsize=64)
 def _choice(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     probe = torch.empty(1, 1, 128, head_dim, dtype=dtype, device=device)
-    name: str = SDPBackend(torch._fused_sdp_choice(probe, probe, probe)).name
-    return name
+    return SDPBackend(torch._fused_sdp_choice(probe, probe, probe)).name
 
 
 def _cpu_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
-    return output, lse
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
 
 
 def _cuda_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,7 +248,7 @@ _CUDA_PATHS: dict[str, Path] = {
 
 
 def _dispatched(query: Tensor, key: Tensor, value: Tensor, backend: str, with_lse: bool) -> Any:
-    """A backend of diffusers, which has heads behind tokens: the output with shape (B, Q, H, D), and its log-sum-exp."""
+    """A backend of diffusers, which has heads after tokens. Returns the output with shape (B, Q, H, D), and its log-sum-exp."""
     from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 
     states = (tensor.transpose(1, 2) for tensor in (query, key, value))

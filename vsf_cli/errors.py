@@ -1,18 +1,18 @@
-"""Every error that a person can mend, and the exit code of each.
+"""Every error that a user can fix, with its exit code.
 
-    VSFError            1    something failed while it ran
-    ├── RequestError    6    what was asked is not legal: a value, a prompt, a combination of options
-    │   └── PresetError 6    a preset does not exist or says something that is not legal
-    ├── PatchError      6    this model cannot be guided by this method
-    ├── ModelError      4    the model is missing, gated, offline, or not what it should be
-    ├── OutOfMemory     5    the device's memory does not suffice
-    ├── PictureError    1    the model ran and made nothing that is worth keeping
-    ├── MediaError      1    a file cannot be written or read
-    │   └── EncodingError 1  a format cannot hold this picture or what is said of it
-    └── PartlyFailed    3    some of the pictures of a batch failed
+    VSFError 1
+    ├── RequestError 6
+    │   └── PresetError 6
+    ├── PatchError 6
+    ├── ModelError 4
+    ├── OutOfMemory 5
+    ├── PictureError 1
+    ├── MediaError 1
+    │   └── EncodingError 1
+    └── PartlyFailed 3
 
-A message is one line: what, where, found, expected, and what to do next. Whoever uses the library catches `VSFError`;
-anything else that escapes is a bug.
+A message is one line: what, where, found, expected, and what to do next. Users of the library catch `VSFError`; any other
+error is a bug.
 """
 
 __all__ = [
@@ -30,19 +30,19 @@ __all__ = [
 
 
 class VSFError(Exception):
-    """Something failed that a person can mend."""
+    """Something failed that a user can fix."""
 
     exit_code = 1
 
 
 class RequestError(VSFError):
-    """What was asked is parsed, but not legal."""
+    """A value, a prompt or a combination of options is not legal."""
 
     exit_code = 6
 
 
 class PresetError(RequestError):
-    """A preset does not exist, or says something that is not legal."""
+    """A preset does not exist, or has a key or value that is not legal."""
 
 
 class PatchError(VSFError):
@@ -58,13 +58,13 @@ class ModelError(VSFError):
 
 
 class OutOfMemory(VSFError):
-    """The device's memory does not suffice."""
+    """The device has too little memory."""
 
     exit_code = 5
 
 
 class PictureError(VSFError):
-    """The model ran and made nothing that is worth keeping."""
+    """The model ran, but its image or video is of no use."""
 
 
 class MediaError(VSFError):
@@ -72,10 +72,10 @@ class MediaError(VSFError):
 
 
 class EncodingError(MediaError):
-    """A format cannot hold this picture, or what is said of it: another picture it can."""
+    """A format cannot hold this image, video or its metadata."""
 
 
 class PartlyFailed(VSFError):
-    """Some of the pictures of a batch failed; the others are there."""
+    """Some items of a batch failed; the others are written."""
 
     exit_code = 3

@@ -14,7 +14,7 @@ import pytest
 
 import vsf_cli.batch.engines as engines
 from tests.processes import run_python
-from vsf_cli.batch.engines import KILLED, MAX_DEATHS, engine_named, local, on_ray, split_work
+from vsf_cli.batch.engines import KILLED, MAX_DEATHS, engine_named, local, on_ray
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.ray_engine import LOST
 from vsf_cli.batch.table import read_table
@@ -44,7 +44,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def test_work_is_of_one_model_and_some_passes() -> None:
     table = "prompt,preset,seed\na red bike,tiny-sd3-turbo,1..9\na red car,tiny-sd3,1..2\n"
     items = items_of("a.csv", read_table(Path("a.csv"), table), {})[0]
-    pieces = split_work(Worker(Path(), batch_size=2), items)
+    pieces = Worker(Path(), batch_size=2).pieces(items)
     assert sorted(item.id for piece in pieces for item in piece) == sorted(item.id for item in items)
     assert all(len({item.request.model for item in piece}) == 1 and len(piece) <= 8 for piece in pieces)
 

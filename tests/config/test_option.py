@@ -78,7 +78,7 @@ assert (preset["sharpness"], preset["fade_rate"], preset.origin("fade_rate").ori
 near = Settings({"preset": "mine.toml"}, {"VSF_SHARPNESS": "0.5", "VSF_FADE_RATE": "2"})
 assert (near["sharpness"], near.origin("sharpness").origin, near["fade_rate"]) == (0.5, "environment", 2.0)
 shown = vsf("image", "--help").stdout
-assert all(word in shown for word in ("--sharpness, --crisp", "VSF_SHARPNESS", "--fade-rate", "[0 to 1;", "fade, nag-original"))
+assert all(word in shown for word in ("--sharpness, --crisp", "VSF_SHARPNESS", "--fade-rate", "[0 to 1;", "vsf, fade, "))
 
 # An axis of a sweep, bounds, metadata, and the names of files.
 bike = "image", "a red bike on a road", "--neg", "wheels", "--seed", "1"
@@ -106,7 +106,8 @@ facts, varying, _ = columns_of(items, rows)
 assert facts[0]["sharpness"] == "0.25" and facts[0]["fade_rate"] == "1" and "sharpness" in varying
 
 # Evaluation and benchmark.
-assert load_variants()[-1].settings == {"method": "fade"} and load_variants()[-1].label == "Fade"
+fade = next(one for one in load_variants() if one.name == "fade")
+assert (fade.settings, fade.label) == ({"method": "fade"}, "Fade")
 assert METHODS["fade"].search() == {"fade_alpha": (0.0, 1.0), "fade_rate": (0.0, 2.0)}
 assert parse_space(["fade_rate=0..1"]) == {"fade_rate": (0.0, 1.0)}
 assert bench_methods()["fade"].label == "Fade" and list(bench_methods())[0] == "none"
@@ -127,10 +128,11 @@ def copy(tmp_path: Path) -> Path:
     (tmp_path / "vsf_cli" / "methods" / "fade.py").write_text(METHOD.lstrip(), "utf-8")
     table = tmp_path / "vsf_cli" / "methods" / "__init__.py"
     source = table.read_text("utf-8")
-    assert source.count('"cfg": CFG}') == 1
+    place = "in (NoGuidance, VSF, "
+    assert source.count(place) == 1
     line = "from vsf_cli.methods.cfg import CFG\n"
     imported = source.replace(line, f"{line}from vsf_cli.methods.fade import Fade\n")
-    table.write_text(imported.replace('"cfg": CFG}', '"cfg": CFG, "fade": Fade}'), "utf-8")
+    table.write_text(imported.replace(place, f"{place}Fade, "), "utf-8")
     return tmp_path
 
 

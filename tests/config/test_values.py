@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from vsf_cli.config.values import chosen_size, parse_path, parse_seeds, parse_size
+from vsf_cli.config.values import choose_seeds, chosen_size, parse_given_seeds, parse_path, parse_size
 from vsf_cli.errors import RequestError
 
 
@@ -20,24 +20,24 @@ from vsf_cli.errors import RequestError
     ],
 )
 def test_seeds(text: str, count: int | None, wanted: list[int]) -> None:
-    assert parse_seeds(text, count) == wanted
+    assert choose_seeds(parse_given_seeds(text), count) == wanted
 
 
-@pytest.mark.parametrize("text", [None, "random", "-1"])
-def test_fresh_seeds_differ(text: str | None) -> None:
-    assert len(set(parse_seeds(text, 50))) == 50
+@pytest.mark.parametrize("given", [None, parse_given_seeds("random"), parse_given_seeds("-1")])
+def test_random_seeds_differ(given: list[int] | None) -> None:
+    assert len(set(choose_seeds(given, 50))) == 50
 
 
 @pytest.mark.parametrize("text", ["", "a", "1..", "1.5", "--2"])
 def test_seeds_that_cannot_be_parsed(text: str) -> None:
     with pytest.raises(ValueError, match="no seed"):
-        parse_seeds(text, None)
+        parse_given_seeds(text)
 
 
 @pytest.mark.parametrize(("text", "count"), [("9..1", None), ("1..99999999", None), ("1,2", 3), ("1", 0)])
 def test_seeds_that_are_not_legal(text: str, count: int | None) -> None:
     with pytest.raises(RequestError):
-        parse_seeds(text, count)
+        choose_seeds(parse_given_seeds(text), count)
 
 
 @pytest.mark.parametrize(

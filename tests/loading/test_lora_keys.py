@@ -1,14 +1,17 @@
 """Names of LoRA files for models of several families, against diffusers' conversion of the whole file."""
 
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 from diffusers.loaders import lora_pipeline
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vsf_cli.loading.lora_keys import match_keys
+from vsf_cli.loading.loras import Lora, load_lora
 
 RANK = 2
 FLUX = {"num_layers": 1, "num_single_layers": 1, "joint_attention_dim": 32, "pooled_projection_dim": 32}
@@ -120,3 +123,47 @@ def test_what_does_not_match_is_reported_beside_what_does() -> None:
     bias = {"lora_unet_double_blocks_0_img_attn_qkv.diff_b": torch.ones(3 * WIDE)}
     state, unmatched = match_keys(good | bad | bias, pipe)
     assert state.keys() == match_keys(good, pipe)[0].keys() and set(unmatched) == bad.keys() | bias.keys()
+
+
+UNET = {
+    "block_out_channels": (32, 64),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 2,
+    "attention_head_dim": (2, 4),
+    "cross_attention_dim": 24,
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+}
+UNET_ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.1.attn2"
+UNET_LAYERS = {f"{UNET_ATTENTION}.to_q": (64, 64), f"{UNET_ATTENTION}.to_k": (24, 64), f"{UNET_ATTENTION}.to_out.0": (64, 64)}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "layers", "matrices"),
+    [
+        pytest.param("unet.{}", UNET_LAYERS, PEFT, id="diffusers"),
+        pytest.param("lora_unet_{}", flat(UNET_LAYERS), KOHYA, id="kohya"),
+        pytest.param(
+            "lora_unet_{}",
+            {key.replace("down_blocks_1_attentions_0", "input_blocks_4_1"): size for key, size in flat(UNET_LAYERS).items()},
+            KOHYA,
+            id="original",
+        ),
+    ],
+)
+def test_layers_of_a_unet_are_found_and_act(
+    tmp_path: Path, pattern: str, layers: dict[str, tuple[int, int]], matrices: tuple[str, str]
+) -> None:
+    unet, raw = diffusers.UNet2DConditionModel(**UNET), file_of(pattern, layers, matrices, True)
+    missing = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
+    pipe: Any = diffusers.StableDiffusionXLPipeline(**dict.fromkeys(missing), unet=unet)  # type: ignore[arg-type]
+    state, unmatched = match_keys(raw | {"lora_unet_nonsense.lora_up.weight": torch.ones(2, 2)}, pipe)
+    assert unmatched == ["lora_unet_nonsense.lora_up.weight"]
+    assert state.keys() == {f"unet.{name}.{part}.weight" for name in UNET_LAYERS for part in PEFT}
+
+    save_file(raw, tmp_path / "lora.safetensors")
+    load_lora(pipe, Lora.parse(f"{tmp_path / 'lora.safetensors'}"), "first", offline=True)
+    for name, layer in zip(UNET_LAYERS, layers, strict=True):
+        down, up = (raw[f"{pattern.format(layer)}.{matrix}.weight"] for matrix in matrices)
+        torch.testing.assert_close(unet.get_submodule(name).get_delta_weight("first"), 0.5 / RANK * up @ down)

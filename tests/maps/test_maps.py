@@ -298,7 +298,7 @@ def test_requests_without_maps_are_refused(small: StableDiffusion3Pipeline) -> N
             Recorder(method, ())
     recorder = Recorder(NoGuidance(), tokens_of(small, NoGuidance()))
     with (
-        pytest.raises(RequestError, match="one picture at a time"),
+        pytest.raises(RequestError, match="one image at a time"),
         recorder.recording(small),
         guided(small, "wheels", recorder),
     ):

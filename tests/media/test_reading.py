@@ -37,8 +37,8 @@ def test_a_image_whose_end_is_zeros_is_one_line(tmp_path: Path, tail: int, forma
     data = path.read_bytes()
     check_whole(path, 1)
     path.write_bytes(data[:-tail] + bytes(tail))
-    if format == "webp" and tail < 700:
-        return  # A lossy stream ends in bits that no pixel needs.
+    if (format == "webp" and tail < 700) or data.endswith(bytes(tail)):
+        return  # A lossy stream ends in bits that no pixel needs, and some formats end in zeros.
     with pytest.raises(MediaError, match=r"cannot be read as an image|cut off"):
         check_whole(path, 1)
 

@@ -1,9 +1,12 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.processes import ROOT
 from vsf_cli.errors import PresetError
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.presets import (
     SETTINGS,
     Settings,
@@ -134,6 +137,16 @@ def test_a_model_of_no_preset_takes_the_familys_defaults_and_not_the_tiny_ones()
     settings = Settings({"model": "owner/name"}, {})
     assert settings["size"] is None and settings["steps"] == 28 and settings["dtype"] == "bfloat16"
     assert settings["beta"] == 0.3 and settings["model"] == "owner/name"
+
+
+def test_a_model_of_no_preset_is_of_the_family_that_its_index_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = replace(FAMILIES["sd3"], name="mine", pipelines=("MyPipeline",), defaults={"num_inference_steps": 3})
+    monkeypatch.setitem(FAMILIES, "mine", mine)
+    for name, family, steps in (("MyPipeline", "mine", 3), ("OtherPipeline", "sd3", 28)):
+        (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+        preset = preset_for_model(str(tmp_path))
+        assert (preset.family, preset.num_inference_steps) == (family, steps)
+    assert preset_for_model(str(tmp_path), video=True).family == "wan"
 
 
 def test_a_model_with_a_preset_keeps_the_presets_settings() -> None:

@@ -73,7 +73,7 @@ def _image(path: Path, item: Item) -> Image.Image | None:
 
 
 def _label_width(grids: Sequence[Grid]) -> int:
-    """Returns the width of the labels of rows in pixels; 0 if there are none."""
+    """Returns the pixels of the labels of rows; 0 if there are none."""
     labels = [label for grid in grids for label in (grid.corner, *(label for label, _ in grid.rows))]
     return min(MAX_LABEL_WIDTH, max(map(text_width, labels))) if any(labels) else 0
 

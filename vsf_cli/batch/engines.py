@@ -6,39 +6,22 @@ outcomes come back. The caller of an engine keeps the journal.
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
 
 from vsf_cli.batch.items import Item
+from vsf_cli.batch.ray_engine import on_ray
 from vsf_cli.batch.worker import Outcome, PipelineCache, RunHooks, Worker
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.media.files import remove_partials
 
-__all__ = ["ENGINES", "Engine", "engine_named", "local", "on_ray", "split_work"]
+__all__ = ["ENGINES", "Engine", "engine_named", "local", "on_ray"]
 
-CHUNKS_OF_A_TASK = 4
-"""Passes through the model in one piece of work: few, so that little is lost when a worker dies."""
+Engine = Callable[[Worker, Sequence[Item], int, str | None, RunHooks], Generator[Outcome, None, None]]
+"""Makes items with a number of workers at an address, and yields the outcome of each. No worker goes on after it is closed."""
 MAX_DEATHS = 5
 """How often workers may die in a row, with nothing made in between, before the run gives up."""
 KILLED = "it killed its worker twice, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
-
-
-class Engine(Protocol):
-    """Makes items in any order, and yields the outcome of each. No worker goes on after it is closed."""
-
-    def __call__(
-        self, worker: Worker, items: Sequence[Item], workers: int, address: str | None, hooks: RunHooks
-    ) -> Generator[Outcome, None, None]: ...
-
-
-def split_work(worker: Worker, items: Sequence[Item]) -> list[list[Item]]:
-    """Returns the items in pieces of work for one worker, each of one model and a few passes through it."""
-    pieces = []
-    for group in worker.groups(items):
-        chunks = list(worker.chunks(group))
-        for start in range(0, len(chunks), CHUNKS_OF_A_TASK):
-            pieces.append([item for chunk in chunks[start : start + CHUNKS_OF_A_TASK] for item in chunk])
-    return pieces
 
 
 def local(
@@ -57,7 +40,7 @@ def local(
         return
     from concurrent.futures.process import BrokenProcessPool
 
-    pending, suspects, deaths = deque(split_work(worker, items)), deque[list[Item]](), 0
+    pending, suspects, deaths = deque(worker.pieces(items)), deque[list[Item]](), 0
     while (pending or suspects) and not hooks.should_stop():
         queue, alone = (suspects, True) if suspects else (pending, False)
         running: dict[Any, list[Item]] = {}
@@ -80,11 +63,7 @@ def local(
 def _run_pool(
     worker: Worker, pending: deque[list[Item]], workers: int, running: dict[Any, list[Item]], hooks: RunHooks
 ) -> Iterator[Outcome]:
-    """Gives the work of a queue to processes, and yields the outcomes; `running` holds the pieces that are being made.
-
-    Raises:
-        BrokenProcessPool: If a process dies.
-    """
+    """Gives the work of a queue to processes, and yields the outcomes; `running` holds the pieces that are being made."""
     from concurrent.futures import FIRST_COMPLETED, wait
 
     pool = _pool(worker, workers)
@@ -143,29 +122,9 @@ def _start_process(worker: Worker, numbers: Any, gpus: Sequence[str]) -> None:
 
 
 def _make(items: list[Item]) -> list[Outcome]:
-    """Returns the outcomes of items that are made in this process, whose loaded model is reused."""
+    """Returns the outcomes of items that are made in this process, which reuses the loaded model."""
     worker, cache = _STATE[0]
     return list(worker.make(items, cache=cache))
-
-
-def on_ray(
-    worker: Worker, items: Sequence[Item], workers: int, address: str | None, hooks: RunHooks
-) -> Generator[Outcome, None, None]:
-    """Makes items on a Ray cluster: Ray Data maps pieces of work over actors that load each model once.
-
-    Arguments:
-        worker: Where and how items are made. All nodes must share its folder.
-        items: The items.
-        workers: How many actors there are.
-        address: The address of the cluster; None starts one on this machine.
-        hooks: Only `should_stop` is called, between pieces of work.
-
-    Raises:
-        RequestError: If Ray is not installed.
-    """
-    from vsf_cli.batch.ray_engine import map_on_ray
-
-    yield from map_on_ray(worker, split_work(worker, items), workers, address, hooks.should_stop)
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": on_ray}

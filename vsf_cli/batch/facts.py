@@ -17,11 +17,9 @@ BEFORE = "before --sr"
 
 
 def columns_of(items: Sequence[Item], rows: Sequence[Row]) -> tuple[list[dict[str, str]], list[str], list[str]]:
-    """Returns the settings of a run's items as texts by name.
+    """Returns the settings and columns of each item as texts by name, the names that differ between items, and the swept ones.
 
-    Returns:
-        The settings and columns of each item; the names of those that differ between items; and the names of those that were
-        swept: the words that `--sr` replaced, and those that differ between items of one row, the seed last.
+    Swept are the words that `--sr` replaced, and what differs between items of one row; the seed is last.
     """
     facts = [{**_settings(item), **_own_columns(rows[item.row], item)} for item in items]
     names = list(dict.fromkeys(name for fact in facts for name in fact))
@@ -31,7 +29,6 @@ def columns_of(items: Sequence[Item], rows: Sequence[Row]) -> tuple[list[dict[st
 
 
 def _is_swept(items: Sequence[Item], facts: Sequence[Mapping[str, str]], name: str) -> bool:
-    """Returns whether a setting was swept: it holds words that `--sr` replaced, or differs between items of one row."""
     values = {(item.row, fact.get(name, "")) for item, fact in zip(items, facts, strict=True)}
     return name.endswith("=>") or len(values) > len({item.row for item in items})
 
@@ -41,7 +38,9 @@ def in_common(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Returns the settings that all items share, and those of them that are not the method's defaults."""
     names = list(dict.fromkeys(name for fact in facts for name in fact))
-    defaults = {name: _text(value) for item in items[:1] for name, value in _method_defaults(item).items()}
+    methods = [item.request.method for item in items[:1]]
+    parameters = [(method, METHODS[method]().parameters) for method in methods]
+    defaults = {setting_name(method, key): _text(value) for method, values in parameters for key, value in values.items()}
     common = {name: facts[0][name] for name in names if name not in varying and facts[0].get(name)} if facts else {}
     return common, {name: value for name, value in common.items() if defaults.get(name) != value}
 
@@ -63,11 +62,6 @@ def _settings(item: Item) -> dict[str, str]:
     order = [*FIRST, *numbers, *(key for key in values if key not in LAST), *LAST]
     texts = {key: _text((values | numbers)[key]) for key in dict.fromkeys(order) if key in values or key in numbers}
     return {key: text for key, text in texts.items() if text}
-
-
-def _method_defaults(item: Item) -> dict[str, Any]:
-    """Returns the default hyper-parameters of the item's method."""
-    return {setting_name(item.request.method, name): value for name, value in METHODS[item.request.method]().parameters.items()}
 
 
 def _own_columns(row: Row, item: Item) -> dict[str, str]:

@@ -31,13 +31,9 @@ QUALITY = 72
 def write_gallery(
     folder: Path, items: Sequence[Item], rows: Sequence[Row], known: Mapping[tuple[str, str], Mapping[str, Any]]
 ) -> Path:
-    """Writes the page beside the images, and returns its path. Thumbnails of unchanged images come from the page before.
+    """Writes the page, and returns its path. Thumbnails of unchanged images are taken from the old page.
 
-    Arguments:
-        folder: The folder of the run.
-        items: All items of the table.
-        rows: The table's rows.
-        known: The last line of the journals for each item, by its key.
+    `known` has the last line of the journals for each item, by its key.
 
     Raises:
         MediaError: If it cannot be written.
@@ -54,15 +50,7 @@ def gallery(
     known: Mapping[tuple[str, str], Mapping[str, Any]],
     before: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
-    """Returns the HTML, which holds thumbnails and links to the full files.
-
-    Arguments:
-        folder: The folder of the run.
-        items: All items of the table.
-        rows: The table's rows.
-        known: The last line of the journals for each item, by its key.
-        before: The cells of an earlier page, by the names of their files.
-    """
+    """Returns the HTML, with thumbnails and links to the full files; `before` has the cells of an old page by file name."""
     shown = items[:MAX_CELLS]
     side = SMALL_SIDE if len(shown) > MANY else SIDE
     facts, varying, swept = columns_of(shown, rows)
@@ -71,19 +59,13 @@ def gallery(
         for item, fact in zip(shown, facts, strict=True)
     ]
     common, changed = in_common(shown, facts, varying)
-    data = {
-        "cells": cells,
-        "varying": varying,
-        "common": common,
-        "told": changed,
-        "axes": axes_of(varying, swept),
-        "side": side,
-    }
+    data = {"cells": cells, "varying": varying, "common": common, "told": changed, "axes": axes_of(varying, swept)}
+    data["side"] = side
     return render("batch.html.j2", title=folder.name or "run", data=data, left_out=len(items) - len(shown))
 
 
 def _cells_before(path: Path) -> dict[str, dict[str, Any]]:
-    """Returns the cells of an earlier page by the names of their files; none if there is no such page, or it is not ours."""
+    """Returns the cells of an old page by file name; none if there is no page of ours."""
     try:
         match = re.search(r"^const data = (.*);$", path.read_text("utf-8"), re.MULTILINE)
         return {cell["name"]: cell for cell in json.loads(match[1])["cells"]} if match else {}

@@ -1,4 +1,4 @@
-"""Arranges the images of a run on contact sheets, as grids with labelled axes. Knows no pixels."""
+"""Arranges the images of a run on contact sheets, as grids with labelled axes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,12 +35,7 @@ class Grid:
 
 
 def sheets_of(facts: Sequence[Facts], axes: Mapping[str, str]) -> list[list[Grid]]:
-    """Returns the grids of each sheet.
-
-    Arguments:
-        facts: The settings of each item, by `vsf_cli.batch.facts.columns_of`.
-        axes: The settings of the axes `across`, `down` and `apart`, by `vsf_cli.batch.facts.axes_of`.
-    """
+    """Returns the grids of each sheet, from the results of `columns_of` and `axes_of` in `vsf_cli.batch.facts`."""
     sheets: list[list[Grid]] = []
     room = 0
     for grid in _grids(facts, axes):

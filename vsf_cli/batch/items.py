@@ -1,4 +1,4 @@
-"""Builds the items of a table: an image or video each, with an id that its own request decides. Needs no torch."""
+"""Builds the items of a table: an image or video each, with an id that depends only on its own request. Needs no torch."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,13 @@ from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.generate import check_size
+from vsf_cli.generation.generate import DEFAULT_FPS, check_size
 from vsf_cli.generation.outputs import Outputs, slug
-from vsf_cli.generation.plan import request_of
-from vsf_cli.generation.run import DEFAULT_FPS, weights_of
+from vsf_cli.generation.plan import prompt_warnings, request_of
+from vsf_cli.generation.run import weights_of
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
-from vsf_cli.methods import METHODS
-from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
@@ -40,6 +38,8 @@ ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {
 OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
 """The names of a run's own files beside its images."""
 MAX_NOTES = 10
+MODEL_KEYS = ("preset", "model")
+"""The options that choose a `Settings`; it can be overlaid with all others."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,12 @@ class Item:
     """An image or video of a batch.
 
     Arguments:
-        id: 16 hexadecimal digits of the hash of its request, its model's weights and its constant rate factor.
+        id: 16 hexadecimal digits, by `identity`.
         request: The request.
         row: The index of its row in the table, from 0.
         name: The path of its file, relative to the folder of the run.
         model: Identifies the weights, as far as they are known before they are downloaded.
-        format: The format of its file, a key of `IMAGE_FORMATS` or `VIDEO_FORMATS`.
+        format: The format of its file, a key of `FORMATS`.
         crf: The constant rate factor of a video; None means the format's default.
     """
 
@@ -90,12 +90,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Shard:
-    """One part of a run, chosen by the ids of the items; 1/1 is the whole run.
-
-    Arguments:
-        number: The number of the part, from 1.
-        count: The number of parts.
-    """
+    """One of `count` parts of a run, chosen by the ids of the items; `number` counts from 1, and 1/1 is the whole run."""
 
     number: int = 1
     count: int = 1
@@ -111,23 +106,25 @@ class Shard:
         if text is None:
             return cls()
         if text == "auto":
-            variables = os.environ if environment is None else environment
-            try:
-                first, step = (int(variables.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
-                index = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
-                return cls(index + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
-            except (KeyError, ValueError) as error:
-                raise RequestError("--shard auto finds no SLURM array: set SLURM_ARRAY_TASK_ID, or give --shard I/N") from error
+            return cls._of_slurm(os.environ if environment is None else environment)
         number, slash, count = text.partition("/")
         if not slash or not number.strip().isdigit() or not count.strip().isdigit():
             raise ValueError(f"'{text}' is no shard: write 2/5 for the second of five, or auto")
         return cls(int(number), int(count))
 
+    @classmethod
+    def _of_slurm(cls, variables: Mapping[str, str]) -> "Shard":
+        try:
+            first, step = (int(variables.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
+            index = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
+            return cls(index + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
+        except (KeyError, ValueError) as error:
+            raise RequestError("--shard auto finds no SLURM array: set SLURM_ARRAY_TASK_ID, or give --shard I/N") from error
+
     def __post_init__(self) -> None:
-        if not 1 <= self.number <= self.count:
-            raise RequestError(
-                f"--shard is {self.number}/{self.count}, but must be one of 1/{self.count} to {self.count}/{self.count}"
-            )
+        number, count = self.number, self.count
+        if not 1 <= number <= count:
+            raise RequestError(f"--shard is {number}/{count}, but must be one of 1/{count} to {count}/{count}")
 
     def holds(self, item: Item) -> bool:
         """Returns whether an item belongs to it."""
@@ -154,9 +151,7 @@ def items_of(
         source: The name of the table, for errors.
         rows: Its rows.
         options: The settings of the command line, by name; those with several values are `ValueList`.
-        negative: The negative prompts of rows without any.
-        seeds: The seeds of rows without any; None or none derives a seed from the request.
-        loras: The LoRA files of rows without any.
+        negative, seeds, loras: Those of rows without any; without seeds, one is derived from each request.
         dump_attn: Whether attention maps are recorded.
 
     Raises:
@@ -173,16 +168,16 @@ def items_of(
             errors.append(f"line {row.line}{_column_of(row, str(error))}: {error}")
         if len(items) > MAX_ITEMS:
             raise RequestError(f"{source} with its sweeps makes more than {MAX_ITEMS} pictures: make fewer at once")
-    errors += name_clashes(items, rows)
+    errors += _name_clashes(items, rows)
     if errors:
         raise TableErrors(source, list(dict.fromkeys(errors)))
-    if builder.crf_unused(items):
+    if options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items):
         raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {source} makes no such clip: leave it out")
     return items, [f"{note} ({count} pictures)" for note, count in builder.notes.most_common(MAX_NOTES)]
 
 
 def _column_of(row: Row, message: str) -> str:
-    """Returns the column of an error as text, if the first word of its message names one."""
+    """Returns the column of an error as text, if the first word of its message is a column."""
     words = message.replace("--", "").split()
     option = usual_name(words[0]) if words else ""
     options = (option, "size") if option in ("width", "height") else (option,)
@@ -190,7 +185,7 @@ def _column_of(row: Row, message: str) -> str:
     return f", column {columns[0]}" if columns else ""
 
 
-def name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
+def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
     """Returns errors of rows whose name is that of another row, of its folder, or of a file of the run itself."""
     taken = {item.name: item.row for item in items}
     errors = []
@@ -223,8 +218,7 @@ class _ItemBuilder:
         self.options, self.negative, self.seeds, self.loras, self.dump_attn = options, negative, seeds, loras, dump_attn
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[str, str | None, tuple[str, ...]], dict[str, Any]] = {}
-        self.vocabularies: dict[str, frozenset[str] | None] = {}
-        self.grids: dict[tuple[str, str | None], Any] = {}
+        self.vocabulary_of, self.grid_of = cache(vocabulary_of), cache(grid_of)
         self.occurrences: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
@@ -244,7 +238,7 @@ class _ItemBuilder:
             raise RequestError(f"it asks for more than {MAX_VALUES} pictures: make fewer at once")
         items: list[Item] = []
         for choice in choices:
-            own = settings.overlaid({name: value for name, value in {**values, **choice}.items() if name not in _NEAR})
+            own = settings.overlaid({key: value for key, value in {**values, **choice}.items() if key not in MODEL_KEYS})
             request = self._request(row, own, settings.preset.video)
             encoded = _encoding(row, own, request)
             added = f"-crf{encoded[1]}" if "crf" in sweeps else ""
@@ -257,50 +251,32 @@ class _ItemBuilder:
         negative = self.negative if row.negative is None else row.negative
         loras = self.loras if row.loras is None else row.loras
         request, _ = request_of(row.prompt, negative, 0, settings, loras, video)
-        self._check_words(request)
-        if self.dump_attn:
-            check_capture(request)
-        self._check_size(request)
-        return request
-
-    def crf_unused(self, items: Sequence[Item]) -> bool:
-        """Returns whether the command line has a constant rate factor that no item uses."""
-        return self.options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items)
-
-    def _check_size(self, request: Request) -> None:
-        """Checks that the model can make the size, if its configuration is on this machine."""
-        key = request.model, request.revision
-        if key not in self.grids:
-            self.grids[key] = grid_of(*key)
-        if self.grids[key] is not None:
-            check_size(request, *self.grids[key])
-
-    def _check_words(self, request: Request) -> None:
-        """Checks that a model of few words knows those of the prompts, and adds warnings to the notes."""
-        if request.model not in self.vocabularies:
-            self.vocabularies[request.model] = vocabulary_of(request.model)
-        vocabulary, texts = self.vocabularies[request.model], [one.text for one in request.negatives]
-        if vocabulary is not None:
-            self.notes.update(check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None))
-        self.notes.update(hints(texts, METHODS[request.method].guides_attention))
+        self.notes.update(prompt_warnings(request, self.vocabulary_of(request.model)))
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])
+        if self.dump_attn:
+            check_capture(request)
+        # A model that is not on this machine has no grid yet.
+        if (grid := self.grid_of(request.model, request.revision)) is not None:
+            check_size(request, *grid)
+        return request
 
     def _settings_of(self, values: Mapping[str, Any]) -> Settings:
         key = values.get("preset"), values.get("model")
         if key not in self.settings:
-            near = {name: values.get(name) for name in _NEAR}
-            video = bool(near["preset"]) and load_preset(str(near["preset"])).video
-            self.settings[key] = Settings({**near, "format": values.get("format")}, video=video)
+            options = {name: values.get(name) for name in (*MODEL_KEYS, "format")}
+            video = bool(options["preset"]) and load_preset(str(options["preset"])).video
+            self.settings[key] = Settings(options, video=video)
         return self.settings[key]
 
     def _seeds(self, request: Request) -> list[int]:
         """Returns a seed that depends on the request, and on how often the same one occurred before."""
         plain = _canonical(request, self._identity(request))
-        occurrence = self.occurrences[_digest({**plain, "seed": None})]
-        self.occurrences[_digest({**plain, "seed": None})] += 1
-        deciding = {key: value for key, value in plain.items() if key not in NOT_IN_SEED}
-        return [int(_digest({**deciding, "occurrence": occurrence})[:8], 16)]
+        seedless = _digest({**plain, "seed": None})
+        of_noise = {key: value for key, value in plain.items() if key not in NOT_IN_SEED}
+        digest = _digest({**of_noise, "occurrence": self.occurrences[seedless]})
+        self.occurrences[seedless] += 1
+        return [int(digest[:8], 16)]
 
     def _item(
         self, number: int, row: Row, request: Request, encoded: tuple[str, int | None], several: bool, added: str
@@ -319,18 +295,15 @@ class _ItemBuilder:
         if key not in self.models:
             # A model of the hub is identified by its revision: its commit is not known before it is downloaded.
             local = source_of(request.model).folder is not None
-            weights = weights_of(request) if local else {"revision": request.revision or "main", **hashes_of(request.loras)}
-            self.models[key] = weights
+            hub = {"revision": request.revision or "main"}
+            self.models[key] = weights_of(request) if local else {**hub, **hashes_of(request.loras)}
         return self.models[key]
-
-
-_NEAR = ("preset", "model")
 
 
 def _encoding(row: Row, settings: Settings, request: Request) -> tuple[str, int | None]:
     """Returns the file format of a request, and its constant rate factor."""
     format = Outputs("", format=settings["format"], formats=_formats(request)).file_format
-    # An option applies to those items of a mixed table that can use it; a cell has to fit its own row.
+    # An option applies to the items that can use it; a cell has to fit its own row.
     crf = settings["crf"] if format in CRF_FORMATS or "crf" in row.settings else None
     check_crf(crf, format)
     check_fps(request.fps, format)
@@ -352,5 +325,4 @@ def _digest(plain: Mapping[str, Any]) -> str:
 
 def identity(request: Request, model: Mapping[str, Any], crf: int | None = None) -> str:
     """Returns the id of a request: the same on every machine, in every row, and for every file name."""
-    encoder = {} if crf is None else {"crf": crf}
-    return _digest({**_canonical(request, model), **encoder})[:16]
+    return _digest({**_canonical(request, model), **({} if crf is None else {"crf": crf})})[:16]

@@ -1,12 +1,10 @@
 """The lock of a run's folder, and its journal with a line for each attempt."""
 
-import csv
-import io
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,18 +12,13 @@ from typing import Any
 from vsf_cli.errors import MediaError
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["MANIFEST", "Journal", "read_journals", "write_table"]
+__all__ = ["MANIFEST", "Journal", "read_journals"]
 
 MANIFEST = "manifest"
 
 
 class Journal:
-    """The journal of a shard, open for as long as the shard runs.
-
-    Arguments:
-        folder: The folder of the run.
-        suffix: The suffix of the names of the shard's own files.
-    """
+    """The journal of a shard in the folder of a run; `suffix` is that of the names of the shard's own files."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self.path = folder / f"{MANIFEST}{suffix}.jsonl"
@@ -45,10 +38,8 @@ class Journal:
             lock = FileLock(self.path.with_suffix(".lock"), timeout=0)
             lock.acquire()
         except Timeout as error:
-            raise MediaError(
-                f"{self.path.parent} is being written by {_describe_owner(owner)}: wait for it, choose another folder with -o,"
-                " or share the work with --shard"
-            ) from error
+            advice = "wait for it, choose another folder with -o, or share the work with --shard"
+            raise MediaError(f"{self.path.parent} is being written by {_describe_owner(owner)}: {advice}") from error
         except OSError as error:
             raise MediaError(f"{self.path.parent} cannot be written: {error.strerror}; choose another place with -o") from error
         try:
@@ -67,9 +58,7 @@ class Journal:
                 file.write(b"\n")
 
     def add(self, line: Mapping[str, Any]) -> None:
-        """Writes a line.
-
-        The line survives this process, but not a crash of the machine: its item is then recognised by its file.
+        """Adds a line. A crash of the machine may lose it: its item is then recognised by its file.
 
         Raises:
             MediaError: If it cannot be written.
@@ -82,7 +71,6 @@ class Journal:
 
 
 def _describe_owner(owner: Path) -> str:
-    """Returns which process holds the lock, in words."""
     try:
         facts = json.loads(owner.read_text("utf-8"))
         return f"process {facts['pid']} on {facts['host']} since {facts['time']}"
@@ -105,18 +93,3 @@ def read_journals(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
             except (ValueError, KeyError, TypeError):
                 continue
     return lines
-
-
-def write_table(folder: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes `manifest.csv`, the cells of the table followed by the results, and returns its path.
-
-    Raises:
-        MediaError: If it cannot be written.
-    """
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    path = folder / f"{MANIFEST}.csv"
-    write_bytes(path, buffer.getvalue().encode())
-    return path

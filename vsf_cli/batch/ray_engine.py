@@ -1,15 +1,15 @@
-"""Runs pieces of work on a Ray cluster with Ray Data: actors load each model once, write the files and return small rows."""
+"""Makes items on a Ray cluster with Ray Data: actors load each model once, write the files and return small rows."""
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.batch.worker import Outcome, PipelineCache, Worker
+from vsf_cli.batch.worker import Outcome, PipelineCache, RunHooks, Worker
 from vsf_cli.errors import RequestError, VSFError
 
-__all__ = ["map_on_ray"]
+__all__ = ["on_ray"]
 
 MAX_RETRIES = 1
 """How often a round tries a piece of work again after its actor died; a second round makes what is left item by item."""
@@ -34,11 +34,6 @@ class _Actor:
 
 
 def _outcomes(ray: Any, worker: Worker, pieces: Sequence[Sequence[Item]], workers: int, gpus: int) -> Iterator[Outcome]:
-    """Yields the outcomes of pieces of work, none if there are no pieces.
-
-    Raises:
-        VSFError: If an actor raised it.
-    """
     if not pieces:
         return
     data = ray.data.from_items([{"work": pickle.dumps(list(piece))} for piece in pieces], override_num_blocks=len(pieces))
@@ -58,12 +53,13 @@ def _outcomes(ray: Any, worker: Worker, pieces: Sequence[Sequence[Item]], worker
         yield outcome
 
 
-def map_on_ray(
-    worker: Worker, work: Sequence[Sequence[Item]], workers: int, address: str | None, should_stop: Callable[[], bool]
-) -> Iterator[Outcome]:
-    """Makes pieces of work, and yields the outcome of each item.
+def on_ray(
+    worker: Worker, items: Sequence[Item], workers: int, address: str | None, hooks: RunHooks
+) -> Generator[Outcome, None, None]:
+    """Makes items on the cluster of an address, whose nodes share the worker's folder; None starts one on this machine.
 
-    If an actor dies, Ray gives its work to another one; an item that kills actor after actor has failed.
+    If an actor dies, Ray gives its work to another one; an item that kills actor after actor has failed. Of the hooks, only
+    `should_stop` is called.
 
     Raises:
         RequestError: If Ray is not installed, or the cluster cannot be reached.
@@ -77,26 +73,21 @@ def map_on_ray(
         gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
         # A piece that fails for good is left out, and does not end the run.
         ray.data.DataContext.get_current().max_errored_blocks = -1
-        left = {item.key: item for piece in work for item in piece}
+        left = {item.key: item for item in items}
         # Items that were lost with others of their piece are made once more, alone.
-        for pieces in (work, None):
-            each = [[item] for item in left.values()] if pieces is None else pieces
-            for outcome in _outcomes(ray, worker, each, workers, gpus):
+        for alone in (False, True):
+            pieces = [[item] for item in left.values()] if alone else worker.pieces(items)
+            for outcome in _outcomes(ray, worker, pieces, workers, gpus):
                 left.pop(outcome.item.key, None)
                 yield outcome
-                if should_stop():
+                if hooks.should_stop():
                     return
         yield from (Outcome(item, LOST, 0.0, VSFError.exit_code) for item in left.values())
 
 
 @contextmanager
 def _connected(ray: Any, address: str | None) -> Iterator[None]:
-    """Connects to a cluster, or starts one, unless the caller has; disconnects if it connected.
-
-    Raises:
-        RequestError: If the cluster cannot be reached.
-        VSFError: If it fails inside the `with`.
-    """
+    """Connects to a cluster, or starts one, unless the caller has; disconnects if it connected."""
     connect = not ray.is_initialized()
     if connect:
         try:

@@ -15,11 +15,7 @@ def apply_replacements(
 ) -> list[Row]:
     """Returns each row with every combination of replacements, and a column for each replacement that holds the choice.
 
-    Arguments:
-        source: The name of the table, for errors.
-        rows: Its rows.
-        replacements: The words that are searched, and their replacements.
-        negative: The negative prompts of rows without any.
+    `source` names the table in errors; `negative` has the negative prompts of rows without any.
 
     Raises:
         TableErrors: If a row has none of the searched words, in its prompt or its negatives.
@@ -27,11 +23,9 @@ def apply_replacements(
     if not replacements:
         return list(rows)
     rows = [replace(row, negative=tuple(negative)) if row.negative is None else row for row in rows]
-    errors = [
-        f"line {row.line}: {message}" for row in rows for message in unfound(row.prompt, row.negative or (), replacements)
-    ]
-    if errors:
-        raise TableErrors(source, errors)
+    messages = [(row.line, text) for row in rows for text in unfound(row.prompt, row.negative or (), replacements)]
+    if messages:
+        raise TableErrors(source, [f"line {line}: {text}" for line, text in messages])
     return [
         _row(row, replacements, choices, prompt, negative)
         for row in rows

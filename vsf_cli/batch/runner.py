@@ -1,4 +1,4 @@
-"""A batch: its items, their states, and its journal. Nothing is made twice."""
+"""A batch: its items, their states, and its journal."""
 
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -21,16 +21,9 @@ State = Literal["done", "failed", "left"]
 
 @dataclass
 class Batch:
-    """The items of a run and their folder.
+    """The items of a whole table, and how the part in `shard` is made.
 
-    Arguments:
-        items: The items of the whole table.
-        worker: Where and how they are made.
-        shard: Which part of the items this run makes.
-        retry_failed: Whether items that failed in an earlier run are tried again.
-        engine: Makes the items.
-        workers: How many workers the engine has.
-        address: The address of the engine's cluster; None if it has none, or starts its own.
+    `retry_failed` is whether items that failed in an earlier run are tried again; `workers` and `address` are for the engine.
     """
 
     items: Sequence[Item]
@@ -43,7 +36,7 @@ class Batch:
 
     @property
     def folder(self) -> Path:
-        """The folder of the images."""
+        """The folder of the run."""
         return self.worker.folder
 
     @property
@@ -52,7 +45,6 @@ class Batch:
         return Journal(self.folder, self.shard.suffix)
 
     def path(self, item: Item) -> Path:
-        """Returns the path of an item's file."""
         return self.folder / item.name
 
     def states(self) -> dict[tuple[str, str], State]:
@@ -76,11 +68,7 @@ class Batch:
                 self._note(item, "found", None)
 
     def run(self, left: Sequence[Item], hooks: RunHooks | None = None) -> Generator[Outcome, None, None]:
-        """Makes items, and writes a line in the journal for each before it is yielded. The lock must be held.
-
-        Arguments:
-            left: The items to make.
-            hooks: Functions that are called while it goes on.
+        """Makes items, and writes a line in the journal for each before its outcome is yielded. The lock must be held.
 
         Raises:
             MediaError: If the folder cannot be written: then no other item can be either.

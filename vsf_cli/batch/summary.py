@@ -1,12 +1,15 @@
 """The table of a run's items, written beside them when the run ends, and durations as text."""
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.batch.journal import read_journals, write_table
+from vsf_cli.batch.journal import MANIFEST, read_journals
 from vsf_cli.batch.table import Row
+from vsf_cli.media.files import write_bytes
 from vsf_cli.methods import setting_name
 
 __all__ = ["duration", "write_manifest"]
@@ -20,26 +23,23 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
     """
     known = read_journals(folder)
     columns = list(dict.fromkeys(name for row in rows for name in row.cells))
-    lines = [_results(item, _current(folder / item.name, known.get(item.key, {}))) for item in items]
+    lines = [_results(item, folder / item.name, known.get(item.key, {})) for item in items]
     names = dict.fromkeys(name for line in lines for name in line)
     named = {name: f"vsf_{name}" if name in columns else name for name in names}
-    return write_table(
-        folder,
-        [*columns, *named.values()],
-        [
-            {**rows[item.row].cells, **{named[name]: value for name, value in line.items()}}
-            for item, line in zip(items, lines, strict=True)
-        ],
-    )
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, [*columns, *named.values()], extrasaction="ignore", restval="")
+    writer.writeheader()
+    for item, line in zip(items, lines, strict=True):
+        writer.writerow({**rows[item.row].cells, **{named[name]: value for name, value in line.items()}})
+    path = folder / f"{MANIFEST}.csv"
+    write_bytes(path, buffer.getvalue().encode())
+    return path
 
 
-def _current(path: Path, line: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the journal's line of an item; an empty one if its file no longer exists."""
-    return {} if line.get("status") == "done" and not path.exists() else line
-
-
-def _results(item: Item, known: Mapping[str, Any]) -> dict[str, Any]:
+def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     request = item.request
+    if known.get("status") == "done" and not path.exists():
+        known = {}
     return {
         "id": item.id,
         "status": known.get("status", "left"),

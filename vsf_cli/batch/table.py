@@ -5,7 +5,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import tomli
 
-from vsf_cli.config.option import Option, read_bool
+from vsf_cli.config.option import read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
 from vsf_cli.config.values import parse_given_seeds
 from vsf_cli.errors import RequestError
@@ -52,10 +52,9 @@ class Row:
     Arguments:
         line: The number of its first line in the file, from 1.
         prompt: The prompt.
-        negative: The negative prompts; None takes those of the command line.
+        negative, loras: The negative prompts and the LoRA files; None takes those of the command line.
         seeds: The seeds; None takes those of the command line, and an empty tuple derives a seed from the request.
         settings: The settings of its cells; those with several values are `ValueList`.
-        loras: The LoRA files; None takes those of the command line.
         name: The name of its images; None derives it from the prompt.
         cells: All cells as they were read, by the names of the columns.
     """
@@ -83,11 +82,9 @@ def read_table(path: Path, text: str) -> list[Row]:
 
 
 def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
-    """Returns the rows of a table that are legal, and the errors of the others.
+    """Returns the legal rows of the text of a table, and the errors of the others.
 
-    Arguments:
-        path: The path of the table, whose suffix decides the format; without one, the text does.
-        text: The text of the table.
+    The suffix of the path decides the format; without one, the text does.
     """
     if len(text) > MAX_TABLE_LENGTH:
         return [], [f"it has {len(text)} characters, but may have {MAX_TABLE_LENGTH}"]
@@ -178,13 +175,13 @@ def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, 
 
 @cache
 def _known() -> Mapping[str, str]:
-    """Returns the option of every known name of a column."""
+    """Returns the key of the option of every known column."""
     names = {**{key: one.column_names for key, one in COLUMNS.items()}, "name": NAME_COLUMNS}
     return {spelled: key for key, known in names.items() for name in known for spelled in (name, name.replace("_", "-"))}
 
 
 def usual_name(column: str) -> str:
-    """Returns the option of a column; "" if it is not one."""
+    """Returns the key of the option of a column; "" if it is not one."""
     return _known().get(_plain(column), "")
 
 
@@ -193,13 +190,11 @@ def _plain(column: str) -> str:
 
 
 def _column(name: str, errors: list[str], line: int) -> str:
-    """Returns the option of a column; "" if it is not one. Adds an error if the name looks misspelled."""
-    known, plain = _known(), _plain(name)
-    if plain in known:
-        return known[plain]
-    if near := difflib.get_close_matches(plain, known, 1, 0.8):
+    """Returns `usual_name`, and adds an error if the name seems misspelled."""
+    key = usual_name(name)
+    if not key and (near := difflib.get_close_matches(_plain(name), _known(), 1, 0.8)):
         errors.append(f"line {line}: the column '{name}' is not known. Did you mean '{near[0]}'? Rename it if not")
-    return ""
+    return key
 
 
 def _numbers(value: Any, type: type) -> ValueList:
@@ -239,38 +234,20 @@ def _seeds(value: Any) -> tuple[int, ...]:
     return tuple(parse_given_seeds(text) or ())
 
 
-@cache
-def _parser(column: str) -> Callable[[Any], Any]:
-    """Returns the function that parses the cells of a column."""
-    special = {"name": _name, "seed": _seeds}
-    return special.get(column) or _parser_of(COLUMNS[column])
-
-
-def _parser_of(one: Option) -> Callable[[Any], Any]:
-    if one.repeatable:
-        return _texts
-    if one.type in (int, float):
-        return lambda value: _numbers(value, one.type)
-    if one.type is bool:
-        return lambda value: read_bool(str(value))
-    return lambda value: _validated(_text(value), one.parse)
-
-
-def _validated(text: str, parse: Callable[[str], object] | None) -> str:
-    if parse is not None:
-        parse(text)
+def _parse_cell(column: str, value: Any) -> Any:
+    if column in ("name", "seed"):
+        return _name(value) if column == "name" else _seeds(value)
+    option = COLUMNS[column]
+    if option.repeatable:
+        return _texts(value)
+    if option.type in (int, float):
+        return _numbers(value, option.type)
+    if option.type is bool:
+        return read_bool(str(value))
+    text = _text(value)
+    if option.parse is not None:
+        option.parse(text)
     return text
-
-
-def _parsed(line: int, used: Mapping[str, Any], written: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
-    """Returns the values of a row's cells by the names of their options. Adds what cannot be parsed to the errors."""
-    values = {}
-    for column in sorted(used):
-        try:
-            values[column] = _parser(column)(used[column])
-        except (ValueError, RequestError) as error:
-            errors.append(f"line {line}, column {written[column]}: {error}")
-    return values
 
 
 def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]) -> Row | None:
@@ -279,7 +256,12 @@ def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors
     used, written = _used(line, cells, columns, errors)
     if not str(used.get("prompt", "")).strip():
         errors.append(f"line {line}, column prompt: there is no prompt")
-    values = _parsed(line, used, written, errors)
+    values = {}
+    for column in sorted(used):
+        try:
+            values[column] = _parse_cell(column, used[column])
+        except (ValueError, RequestError) as error:
+            errors.append(f"line {line}, column {written[column]}: {error}")
     _join_sides(line, values, written, errors)
     if len(errors) > before:
         return None
@@ -291,7 +273,7 @@ def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors
 def _used(
     line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns the cells of options by the names of the options, and the names that the table gives them."""
+    """Returns the cells that are options, and the names of their columns, by the keys of the options."""
     used: dict[str, Any] = {}
     written: dict[str, str] = {}
     for name, value in cells.items():

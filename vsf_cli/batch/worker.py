@@ -1,7 +1,6 @@
-"""Makes items: loads each model once, generates the images and writes them. Knows nothing of journals and processes."""
+"""Makes items: loads each model once, generates the images and writes them."""
 
 import gc
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,24 +12,25 @@ from vsf_cli.batch.items import Item
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch, is_out_of_memory
-from vsf_cli.generation.run import advising, describe_result, encode_result, load_for, weights_of
+from vsf_cli.generation.run import advising, describe_result, load_for, weights_of, write_result
 from vsf_cli.loading.offload import offload_of
 from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
 from vsf_cli.maps.data import EVERYTHING
-from vsf_cli.media.files import write_bytes
-from vsf_cli.media.frames import write_frames
+from vsf_cli.settings.options import FileOptions
 
 __all__ = ["Failure", "Outcome", "PipelineCache", "RunHooks", "Worker", "next_offload"]
 
+CHUNKS_OF_A_PIECE = 4
+"""Passes through the model in one piece of work: few, so that little is lost when a worker dies."""
 MAX_MESSAGE_LENGTH = 300
 
 
 @dataclass(frozen=True)
 class RunHooks:
-    """Functions that a run calls while it goes on.
+    """Functions that a run calls.
 
     Arguments:
-        should_stop: Called before each pass through a model; once it returns True, nothing more is begun.
+        should_stop: Called before each pass through a model; once it returns True, no other pass starts.
         on_load: Called with the first item of each model before the model is loaded, in this process.
         progress: Called after every step, in this process.
     """
@@ -63,12 +63,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something failed; not the error itself, whose traceback would hold the model and its tensors.
+    """The message and the exit code of an error, whose traceback would hold the model and its tensors.
 
-    Arguments:
-        text: What a person reads.
-        code: The exit code of the error.
-        memory: Whether memory did not suffice.
+    `memory` is whether memory did not suffice.
     """
 
     text: str
@@ -134,12 +131,7 @@ class Worker:
     def make(
         self, items: Sequence[Item], hooks: RunHooks | None = None, cache: PipelineCache | None = None
     ) -> Iterator[Outcome]:
-        """Makes items, and writes each before it is yielded.
-
-        Arguments:
-            items: The items.
-            hooks: Functions that are called while it goes on.
-            cache: Keeps the model loaded from call to call; None frees it after this call.
+        """Makes items, and writes each before its outcome is yielded. A cache keeps the model loaded from call to call.
 
         Raises:
             MediaError: If the folder cannot be written: then no other item can be either.
@@ -155,6 +147,15 @@ class Worker:
         """Returns the items by model; in each group, those that can be made in one pass are neighbours."""
         ordered = sorted(items, key=lambda item: (item.load_key, item.pass_key if self._pass_size > 1 else ""))
         return [list(group) for _, group in groupby(ordered, key=lambda item: item.load_key)]
+
+    def pieces(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Returns the items in pieces of work for one process, each of one model and a few passes through it."""
+        pieces = []
+        for group in self.groups(items):
+            chunks = list(self.chunks(group))
+            for start in range(0, len(chunks), CHUNKS_OF_A_PIECE):
+                pieces.append([item for chunk in chunks[start : start + CHUNKS_OF_A_PIECE] for item in chunk])
+        return pieces
 
     def _make_group(
         self, items: list[Item], runtime: Runtime, cache: PipelineCache, hooks: RunHooks, fallback: str = ""
@@ -203,12 +204,7 @@ class Worker:
             yield chunk
 
     def _make_chunk(
-        self,
-        pipe: Any,
-        chunk: list[Item],
-        progress: Progress | None,
-        too_large: list[tuple[Item, Failure]],
-        fallback: str,
+        self, pipe: Any, chunk: list[Item], progress: Progress | None, too_large: list[tuple[Item, Failure]], fallback: str
     ) -> Iterator[Outcome]:
         """Makes items in one pass; adds what does not fit into memory alone to `too_large`.
 
@@ -229,37 +225,25 @@ class Worker:
         if failure.memory:
             free_memory()
         if len(chunk) > 1:
-            yield from self._make_parts(pipe, chunk, progress, too_large, fallback, failure.memory)
+            size = (len(chunk) + 1) // 2 if failure.memory else 1
+            base = fallback.partition(" in a batch of ")[0]
+            for part in (chunk[start : start + size] for start in range(0, len(chunk), size)):
+                yield from self._make_chunk(pipe, part, progress, too_large, f"{base} in a batch of {len(part)}")
         elif failure.memory:
             too_large.append((chunk[0], failure))
         else:
             yield _failed(chunk[0], failure, time.monotonic() - started, fallback.strip())
 
-    def _make_parts(
-        self,
-        pipe: Any,
-        chunk: list[Item],
-        progress: Progress | None,
-        too_large: list[tuple[Item, Failure]],
-        fallback: str,
-        halve: bool,
-    ) -> Iterator[Outcome]:
-        size = (len(chunk) + 1) // 2 if halve else 1
-        base = fallback.partition(" in a batch of ")[0]
-        for start in range(0, len(chunk), size):
-            part = chunk[start : start + size]
-            yield from self._make_chunk(pipe, part, progress, too_large, f"{base} in a batch of {len(part)}")
-
     def _results(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
         if not self.dump_attn:
             return generate_batch(pipe, [item.request for item in chunk], progress)
         (item,) = chunk
-        watched = capture(pipe, item.request, EVERYTHING, progress)
-        write_capture(watched, maps_folder(self.folder / item.name), self._metadata(pipe, item, watched.result), True)
-        return [watched.result]
+        captured = capture(pipe, item.request, EVERYTHING, progress)
+        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, captured.result))
+        return [captured.result]
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
-        # For a model of the hub, the commit that was loaded, which the plan could not know.
+        # The commit of a model of the hub is known only after it is loaded.
         weights = weights_of(item.request) if "revision" in item.model else item.model
         return describe_result(pipe, result, **weights, item=item.id)
 
@@ -267,18 +251,11 @@ class Worker:
         """Writes the files of an item, and returns its outcome."""
         started = time.monotonic()
         try:
-            self._write(self.folder / item.name, item, result, self._metadata(pipe, item, result))
+            metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar)
+            write_result(self.folder / item.name, result, metadata, files, format=item.format, crf=item.crf)
         except Exception as error:
             return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
         return Outcome(item, None, result.seconds + time.monotonic() - started, fallback=fallback, notes=result.notes)
-
-    def _write(self, path: Path, item: Item, result: Result, metadata: dict[str, Any]) -> None:
-        if item.format == "frames":
-            write_frames(path, result.frames, metadata)
-        else:
-            write_bytes(path, encode_result(result, item.format, metadata, item.crf))
-        if self.sidecar:
-            write_bytes(path.with_name(path.name + ".json"), json.dumps(metadata, indent=2, ensure_ascii=False).encode())
 
 
 def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:
@@ -297,9 +274,7 @@ def free_memory() -> None:
 def next_offload(runtime: Runtime, used: str | None) -> Runtime | None:
     """Returns the runtime with the next level of offloading; None after the last, and on a CPU, which has no levels.
 
-    Arguments:
-        runtime: Where and how the model was meant to run.
-        used: The level that it ran with, by `vsf_cli.loading.offload.offload_of`; None if it could not be loaded.
+    `used` is the level that the model ran with, by `offload_of`; None if it could not be loaded.
     """
     levels = [level for level in OFFLOADS if level != "auto"]
     if used is None:

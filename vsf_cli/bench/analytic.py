@@ -4,48 +4,30 @@ Letters as in `vsf_cli.attention`: I image tokens, P positive and N negative tex
 """
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.shapes import Shape
+from vsf_cli.methods import Method
 
 __all__ = ["analytic_flops"]
 
 TIME_CHANNELS = 256
 """The sinusoids of Stable Diffusion 3's timestep."""
-ADDED: Mapping[str, Callable[[int, int, int], int]] = MappingProxyType(
-    {
-        "nasa": lambda images, positives, negatives: images * (images + negatives),
-        "nag": lambda images, positives, negatives: images * (images + negatives),
-        "vsf": lambda images, positives, negatives: images * negatives,
-        "vsf-bias": lambda images, positives, negatives: images * negatives,
-        "vsf-masked": lambda images, positives, negatives: (images + positives) * negatives,
-    }
-)
-"""The pairs of query and key that a method adds to a block of joint attention, as functions of I, P and N."""
 
 
-def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int | None:
-    """Returns the FLOPs of one step; None for a method that has no formula here.
+def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int:
+    """Returns the FLOPs of one step.
 
-    Arguments:
-        shape: The architecture and its number of tokens.
-        method: The method.
-        negatives: The number of tokens of the negative prompt without padding. A method that pads takes as many as the positive
-            prompt has.
+    `negatives` is the number of tokens of the negative prompt without padding.
     """
     implementation = method.implementation
-    if implementation.guides_attention and method.name not in ADDED:
-        return None
     count = shape.positives if implementation.padding else negatives if implementation.guides_attention else 0
     step = _joint if shape.family == "sd3" else _cross
     passes = 2 if implementation.passes_negative_prompt else 1
-    return passes * step(shape, method.name, count)
+    return passes * step(shape, implementation, count)
 
 
-def _joint(shape: Shape, name: str, negatives: int) -> int:
-    """Returns the FLOPs of one call of a transformer with joint attention."""
+def _joint(shape: Shape, method: Method, negatives: int) -> int:
     config, w, images = shape.config, shape.width, shape.images
     text, patch = shape.positives + negatives, math.prod(shape.patch)
     duals = sum(layer < shape.layers for layer in config.get("dual_attention_layers", ()))
@@ -56,25 +38,26 @@ def _joint(shape: Shape, name: str, negatives: int) -> int:
     # The last block has no text output: no output projection, no feed-forward, and two modulations instead of six.
     last = -9 * w * w * text - 4 * w * w
     dual = duals * (4 * w * w * images + 3 * w * w + 2 * w * images**2)
-    pairs = sum(_joint_pairs(name, images, shape.positives, negatives, n == shape.layers - 1) for n in range(shape.layers))
+    pairs = sum(_joint_pairs(method, images, shape.positives, negatives, n == shape.layers - 1) for n in range(shape.layers))
     return 2 * (around + shape.layers * block + last + dual) + 4 * w * pairs
 
 
-def _joint_pairs(name: str, images: int, positives: int, negatives: int, last: bool) -> int:
+def _joint_pairs(method: Method, images: int, positives: int, negatives: int, last: bool) -> int:
     """Returns the pairs of query and key in one block: those without guidance, of the method, and of the negative's rows."""
     base = images + positives
-    added = ADDED[name](images, positives, negatives) if name in ADDED else 0
+    added = method.added_pairs(images, images, positives, negatives) if method.guides_attention else 0
     own = 0 if last else negatives * (images + negatives)
     return base * base + added + own
 
 
-def _cross(shape: Shape, name: str, negatives: int) -> int:
-    """Returns the FLOPs of one call of a transformer with cross attention."""
+def _cross(shape: Shape, method: Method, negatives: int) -> int:
     config, w, images = shape.config, shape.width, shape.images
     text, patch = shape.positives + negatives, math.prod(shape.patch)
     around = images * w * patch * (config["in_channels"] + config["out_channels"])
     around += w * (config["freq_dim"] + w + 6 * w) + text * w * (config["text_dim"] + w)
     # A block: self-attention, the queries and output of cross attention, its keys and values, and the feed-forward.
     block = 6 * w * w * images + 2 * w * w * text + 2 * w * config["ffn_dim"] * images
-    pairs = images * images + images * text
+    pairs = images * (images + shape.positives)
+    if method.guides_attention:
+        pairs += method.added_pairs(images, 0, shape.positives, negatives)
     return 2 * (around + shape.layers * block) + 4 * w * shape.layers * pairs

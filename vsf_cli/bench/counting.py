@@ -28,7 +28,7 @@ class Costs:
 
     Arguments:
         flops: Multiplications and additions of matrix products, convolutions and attention.
-        attention_calls: Calls of an attention kernel.
+        attention_calls: The number of calls of an attention kernel.
         peak_bytes: The peak memory of the tensors that the call made; weights and inputs do not count.
     """
 
@@ -74,14 +74,13 @@ class TensorTracker(TorchDispatchMode):
 
     def _add(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.alive:
+        if storage._cdata in self.alive:
             return
         self.shapes.add(tuple(tensor.shape))
-        self.alive[key] = storage.nbytes()
+        self.alive[storage._cdata] = storage.nbytes()
         self.bytes += storage.nbytes()
         self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._remove, key)
+        weakref.finalize(storage, self._remove, storage._cdata)
 
     def _remove(self, key: int) -> None:
         self.bytes -= self.alive.pop(key, 0)

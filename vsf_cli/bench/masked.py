@@ -30,6 +30,9 @@ class MaskedVSF(VSF):
         """Returns the method itself: its numbers are part of the key of the cached mask."""
         return self
 
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        return (queries + (positives if images else 0)) * negatives
+
     def attend(self, query: "Tensor", context: Context, out: "Tensor") -> None:
         import torch
 
@@ -50,18 +53,9 @@ def forget_mask() -> None:
 
 @lru_cache(maxsize=1)
 def _mask(
-    rows: int,
-    images: tuple[int, int],
-    base: int,
-    negatives: int,
-    beta: float,
-    dtype: "torch.dtype",
-    device: "torch.device",
+    rows: int, images: tuple[int, int], base: int, negatives: int, beta: float, dtype: "torch.dtype", device: "torch.device"
 ) -> "Tensor":
-    """Returns the mask that is added to the logits, with shape (rows, base + negatives).
-
-    `images` are the first image row and the row after the last one.
-    """
+    """Returns the mask that is added to the logits, (rows, base + negatives); `images` are the bounds of the image rows."""
     import torch
 
     mask = torch.zeros(rows, base + negatives, dtype=dtype, device=device)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +32,7 @@ class Row:
         method: The method.
         tokens: The number of tokens of the negative prompt that it uses.
         costs: The counted costs of one step.
-        analytic: The FLOPs of one step by formula; None if there is no formula.
+        analytic: The FLOPs of one step by formula.
         samples: The seconds of each round; empty if nothing was timed.
         memory: The peak memory in bytes, weights included; None if it cannot be measured here.
     """
@@ -40,21 +40,9 @@ class Row:
     method: BenchMethod
     tokens: int
     costs: Costs
-    analytic: int | None
+    analytic: int
     samples: Sequence[Sample] = ()
     memory: int | None = None
-
-
-@dataclass
-class _MemoryMeter:
-    """Measures the peak memory of each run when it is called for the first time."""
-
-    device: torch.device
-    peaks: dict[str, int | None] = field(default_factory=dict)
-
-    def __call__(self, name: str, run: Callable[[], Sample]) -> None:
-        forget_mask()
-        self.peaks[name] = peak_memory(self.device, run)
 
 
 def count(
@@ -62,12 +50,7 @@ def count(
 ) -> list[Row]:
     """Returns the costs of one step of each method, counted with tensors without values: seconds at any size.
 
-    Arguments:
-        shape: The architecture.
-        methods: The methods.
-        dtype: The dtype of weights and inputs.
-        negatives: The number of tokens of the negative prompt without padding.
-        progress: Called with the number of methods that are done and the number of all methods.
+    `negatives` is the number of tokens of the negative prompt without padding.
     """
     model = build(shape, dtype, torch.device("meta"), negatives)
     rows = []
@@ -82,26 +65,15 @@ def count(
 
 def _negative_tokens(shape: Shape, method: BenchMethod, negatives: int) -> int:
     """Returns how many tokens of the negative prompt a method uses, of `negatives` without padding."""
-    implementation = method.implementation
-    if implementation.passes_negative_prompt:
+    if method.implementation.passes_negative_prompt or method.implementation.padding:
         return shape.positives
-    if not implementation.guides_attention:
-        return 0
-    return shape.positives if implementation.padding else negatives
+    return negatives if method.implementation.guides_attention else 0
 
 
 def measure_random(
     model: RandomModel, rows: Sequence[Row], device: torch.device, rounds: int, progress: Progress | None = None
 ) -> list[Row]:
-    """Returns the rows with the times of one step of each method on a transformer with random weights.
-
-    Arguments:
-        model: The transformer.
-        rows: The methods, as `count` returns them.
-        device: The device that it runs on.
-        rounds: The number of times that each is timed.
-        progress: Called with the number of runs that are done and the number of all runs.
-    """
+    """Returns the rows of `count` with the times of one step of each method on a transformer with random weights."""
     runs = {row.method.name: partial(_timed_step, model, row.method, device) for row in rows}
     return _timed(rows, runs, device, rounds, progress)
 
@@ -109,14 +81,9 @@ def measure_random(
 def measure_pipeline(
     pipe: Any, request: Request, rows: Sequence[Row], rounds: int, progress: Progress | None = None
 ) -> list[Row]:
-    """Returns the rows with the times of an image or video by each method on a real pipeline.
+    """Returns the rows of `count` with the times of an image or video by each method on a real pipeline.
 
-    Arguments:
-        pipe: The pipeline.
-        request: The image or video; its method is replaced by those of the rows.
-        rows: The methods, as `count` returns them.
-        rounds: The number of times that each is timed.
-        progress: Called with the number of runs that are done and the number of all runs.
+    The methods of the rows replace that of the request.
     """
     runs = {row.method.name: partial(time_request, pipe, request, row.method) for row in rows}
     return _timed(rows, runs, pipe._execution_device, rounds, progress)
@@ -129,12 +96,17 @@ def _timed(
     rounds: int,
     progress: Progress | None,
 ) -> list[Row]:
-    meter = _MemoryMeter(device)
+    memory: dict[str, int | None] = {}
+
+    def warm_up(name: str, run: Callable[[], Sample]) -> None:
+        forget_mask()
+        memory[name] = peak_memory(device, run)
+
     try:
-        samples = interleave(runs, rounds, meter, progress)
+        samples = interleave(runs, rounds, warm_up, progress)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory("out of memory: pass fewer --layers of --random-weights, or a smaller --size") from error
-    return [replace(row, samples=samples[row.method.name], memory=meter.peaks[row.method.name]) for row in rows]
+    return [replace(row, samples=samples[row.method.name], memory=memory[row.method.name]) for row in rows]
 
 
 def _timed_step(model: RandomModel, method: BenchMethod, device: torch.device) -> Sample:

@@ -14,13 +14,7 @@ UNGUIDED = "none"
 
 @dataclass(frozen=True)
 class BenchMethod:
-    """A method under a name of the benchmark, which has several forms of VSF.
-
-    Arguments:
-        name: The name on the command line.
-        implementation: The method with its hyper-parameters.
-        label: The name in tables.
-    """
+    """A method under its name on the command line; its label stands in tables."""
 
     name: str
     implementation: Method
@@ -30,8 +24,7 @@ class BenchMethod:
 def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]:
     """Returns all methods by name: every method that runs with the model as it is, and three forms of VSF.
 
-    Arguments:
-        preset_method: The method of a preset; if it is VSF, the forms have its alpha and beta, but guide all steps.
+    If the method of the preset is VSF, the forms have its alpha and beta, but guide all steps.
     """
     vsf = preset_method if isinstance(preset_method, VSF) else VSF()
     # Unguided steps would make guidance look cheaper than it is.
@@ -46,17 +39,14 @@ def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]
         BenchMethod("vsf-bias", biased, "VSF with bias"),
         BenchMethod("vsf-masked", MaskedVSF(biased.alpha, biased.beta), "VSF masked"),
     )
+    unguided = others.pop(UNGUIDED)
     inside = [method for method in others.values() if method.implementation.guides_attention]
-    outside = [method for method in others.values() if not method.implementation.guides_attention and method.name != UNGUIDED]
-    return {method.name: method for method in (others[UNGUIDED], *inside, *forms, *outside)}
+    outside = [method for method in others.values() if not method.implementation.guides_attention]
+    return {method.name: method for method in (unguided, *inside, *forms, *outside)}
 
 
 def select_methods(names: str, preset_method: Method) -> list[BenchMethod]:
-    """Returns some methods by their names; the unguided one is always the first.
-
-    Arguments:
-        names: "all", or names joined by commas.
-        preset_method: The method of a preset, as for `bench_methods`.
+    """Returns methods of `bench_methods` by their names, joined by commas, or "all"; the unguided one is always the first.
 
     Raises:
         RequestError: If a name is not known.

@@ -40,14 +40,9 @@ class RandomModel:
 
 
 def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int, seed: int = 0) -> RandomModel:
-    """Returns a transformer with random weights, and random inputs.
+    """Returns a transformer with random weights, and random inputs; modules that the model keeps in float32 stay in it.
 
-    Arguments:
-        shape: The architecture.
-        dtype: The dtype of weights and inputs; modules that the model keeps in float32 stay in it.
-        device: The device that it runs on.
-        negatives: The number of tokens of the negative prompt without padding.
-        seed: The seed of weights and inputs.
+    `negatives` is the number of tokens of the negative prompt without padding.
 
     Raises:
         OutOfMemory: If the weights do not fit.
@@ -63,12 +58,11 @@ def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int
     transformer.to(device).eval().requires_grad_(False)
     normal = partial(torch.randn, dtype=dtype, device=device, generator=generator)
     inputs = _random_inputs(shape, normal, device)
-    negative, padded = normal((1, negatives, shape.text_width)), normal((1, shape.positives, shape.text_width))
+    negative, padded = (normal((1, tokens, shape.text_width)) for tokens in (negatives, shape.positives))
     return RandomModel(shape, transformer, inputs, negative, padded)
 
 
 def _random_inputs(shape: Shape, normal: Callable[[tuple[int, ...]], Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Returns the arguments of the transformer's `forward`."""
     inputs = {
         "hidden_states": normal((1, shape.config["in_channels"], *shape.latent)),
         "timestep": torch.tensor([500.0], device=device),
@@ -90,10 +84,8 @@ def _check_memory(shape: Shape, transformer: nn.Module, dtype: torch.dtype, devi
     else:
         return
     if needed > free:
-        raise OutOfMemory(
-            f"{shape.layers} layers of {shape.model} need {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free:"
-            " pass fewer --layers"
-        )
+        needs = f"{shape.layers} layers of {shape.model} need {needed / 1e9:.1f} GB"
+        raise OutOfMemory(f"{needs}, but {free / 1e9:.1f} GB are free: pass fewer --layers")
 
 
 def _fill(transformer: Any, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> None:
@@ -123,9 +115,8 @@ def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], T
 
     @torch.no_grad()
     def step() -> Tensor:
-        output: Tensor = model.transformer(**inputs, return_dict=False)[0]
-        for _ in range(calls - 1):
-            output = model.transformer(**inputs, return_dict=False)[0]
+        for _ in range(calls):
+            output: Tensor = model.transformer(**inputs, return_dict=False)[0]
         return output
 
     # diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, and those of Wan in two calls.

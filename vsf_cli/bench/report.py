@@ -50,13 +50,7 @@ def conditions(device: torch.device) -> dict[str, Any]:
 
 
 def build_report(rows: Sequence[Row], device: torch.device, measured: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the report of a benchmark as JSON.
-
-    Arguments:
-        rows: The methods, with the unguided one among them.
-        device: The device that it ran on.
-        measured: The shape and the settings of the benchmark.
-    """
+    """Returns the report of a benchmark as JSON; `measured` has its shape and settings."""
     baseline = next(row for row in rows if row.method.name == UNGUIDED)
     head = {"schema": SCHEMA, **conditions(device), **measured}
     return {**head, "methods": [_report_row(row, baseline) for row in rows]}
@@ -65,12 +59,11 @@ def build_report(rows: Sequence[Row], device: torch.device, measured: Mapping[st
 def _report_row(row: Row, baseline: Row) -> dict[str, Any]:
     stages = list(row.samples[0]) if row.samples else []
     compared = [stage for stage in ("step", "total", "cpu") if stage in stages]
-    parameters = row.method.implementation.parameters
-    numbers = {name: value for name, value in parameters.items() if isinstance(value, (int, float))}
+    parameters = row.method.implementation.parameters.items()
     return {
         "name": row.method.name,
         "label": row.method.label,
-        "parameters": {name: value for name, value in numbers.items() if value != float("inf")},
+        "parameters": {name: value for name, value in parameters if not isinstance(value, str) and value != float("inf")},
         "tokens": row.tokens,
         "samples": [dict(sample) for sample in row.samples],
         "seconds": {stage: spread([sample[stage] for sample in row.samples]).to_json() for stage in stages},
@@ -104,7 +97,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         **measured,
         "flops": _gigas(row["flops"]),
-        "analytic": "" if row["flops_analytic"] is None else _gigas(row["flops_analytic"]),
+        "analytic": _gigas(row["flops_analytic"]),
         "flops_times": f"{row['flops_times']:.4f}",
         "calls": str(row["attention_calls"]),
         "tensors": f"{row['tensor_bytes'] / 1e6:.1f} ({row['tensor_times']:.3f})",
@@ -152,15 +145,13 @@ def chart(report: Mapping[str, Any]) -> bytes:
 
 
 def _draw_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Draws a bar, a mark and a number for each method."""
     positions = list(range(len(rows)))
     times = [row["times"]["step"] for row in rows if "step" in row["times"]]
     if times:
         medians = [time["median"] for time in times]
         errors = [[t["median"] - t["low"] for t in times], [t["high"] - t["median"] for t in times]]
-        axes.barh(
-            positions, medians, xerr=errors, color="#4c72b0", height=0.6, ecolor="#222222", capsize=3, label="time, quartiles"
-        )
+        colors = {"color": "#4c72b0", "ecolor": "#222222"}
+        axes.barh(positions, medians, xerr=errors, height=0.6, capsize=3, label="time, quartiles", **colors)
     flops = [row["flops_times"] for row in rows]
     axes.plot(flops, positions, "D", color="#dd8452", markersize=6, markeredgecolor="white", label="FLOPs")
     axes.axvline(1, color="#222222", linewidth=0.8, linestyle="--")

@@ -105,7 +105,6 @@ def shape_of(
 
 
 def _latent_sides(model: str, known: Mapping[str, Any], size: tuple[int, int], frames: int | None) -> tuple[int, ...]:
-    """Returns the sides of the latents of a size in pixels; `known` is by `_configuration`."""
     config, scale = known["transformer"], known["vae_scale"]
     width, height = size
     step = scale * (config["patch_size"] if isinstance(config["patch_size"], int) else config["patch_size"][-1])
@@ -121,8 +120,7 @@ def _latent_sides(model: str, known: Mapping[str, Any], size: tuple[int, int], f
 
 def _configuration(model: str) -> Mapping[str, Any]:
     """Returns what decides the shape: the transformer's configuration, the VAE's scales, and the number of CLIP's tokens."""
-    folder = source_of(model).folder
-    if folder is not None:
+    if (folder := source_of(model).folder) is not None:
         return _read_folder(folder, model)
     shipped = resources.files("vsf_cli") / "bench" / "configs"
     path = shipped / f"{model.replace('/', '--')}.json"
@@ -136,12 +134,11 @@ def _configuration(model: str) -> Mapping[str, Any]:
 
 
 def _read_folder(folder: Path, model: str) -> dict[str, Any]:
-    def read(name: str) -> dict[str, Any]:
+    def read(name: str) -> Any:
         try:
-            config: dict[str, Any] = json.loads((folder / name).read_text("utf-8"))
+            return json.loads((folder / name).read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise RequestError(f"{name} of '{model}' cannot be read: {error}") from error
-        return config
 
     vae = read("vae/config.json")
     known = {"transformer": read("transformer/config.json"), "vae_scale_temporal": vae.get("scale_factor_temporal", 4)}

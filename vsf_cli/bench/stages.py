@@ -39,7 +39,6 @@ def time_request(pipe: Any, request: Request, method: BenchMethod) -> Sample:
 
 
 def _generate(pipe: Any, request: Request, bench_method: BenchMethod) -> Any:
-    """Returns the image, or the frames of the video."""
     method = bench_method.implementation
     options: dict[str, Any] = {"num_frames": request.num_frames} if family_of(pipe).video else {}
     scale = 0.0
@@ -47,18 +46,11 @@ def _generate(pipe: Any, request: Request, bench_method: BenchMethod) -> Any:
         scale = request.guidance_scale if request.guidance_scale > 1 else CFG_SCALE
         options["negative_prompt"] = ", ".join(request.negative)
     guidance = guided(pipe, [list(request.negative)], method, request.max_sequence_length)
+    names = ("prompt", "num_inference_steps", "width", "height", "max_sequence_length")
+    options |= {name: getattr(request, name) for name in names}
+    generator = torch.Generator("cpu").manual_seed(request.seed)
     with guidance if method.guides_attention else nullcontext():
-        return pipe(
-            request.prompt,
-            num_inference_steps=request.num_inference_steps,
-            guidance_scale=scale,
-            width=request.width,
-            height=request.height,
-            max_sequence_length=request.max_sequence_length,
-            generator=torch.Generator("cpu").manual_seed(request.seed),
-            output_type="pil",
-            **options,
-        )[0][0]
+        return pipe(**options, guidance_scale=scale, generator=generator, output_type="pil")[0][0]
 
 
 def _write(frames: Any, request: Request) -> None:
@@ -71,11 +63,7 @@ def _write(frames: Any, request: Request) -> None:
 
 
 def _stages(pipe: Any) -> Mapping[str, list[Any]]:
-    """Returns the modules of each stage."""
-    names = {
-        "text": ("text_encoder", "text_encoder_2", "text_encoder_3"),
-        "denoiser": ("transformer", "transformer_2"),
-    }
+    names = {"text": ("text_encoder", "text_encoder_2", "text_encoder_3"), "denoiser": ("transformer", "transformer_2")}
     modules = {stage: [getattr(pipe, name, None) for name in parts] for stage, parts in names.items()}
     # Hooks do not see the calls of `vae.decode`; the decoder takes nearly all of its time.
     modules["vae"] = [pipe.vae.decoder]

@@ -51,13 +51,8 @@ def interleave(
 ) -> dict[str, list[Sample]]:
     """Calls every run once in each round, after a round of warming up, and returns the samples of each run.
 
-    The first run differs from round to round, so that no run always has the same neighbour.
-
-    Arguments:
-        runs: The runs by name; each returns its own seconds by stage.
-        rounds: The number of rounds.
-        warm_up: Called with the name and the run in the first round; it calls the run.
-        progress: Called with the number of runs that are done and the number of all runs.
+    The first run differs from round to round, so that no run always has the same neighbour. In the round of warming up,
+    `warm_up` is given the name of each run and the run, which it calls.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in runs}
     names, done = list(runs), 0

@@ -1,4 +1,4 @@
-"""`vsf again`: a file of ours once more, from the file alone."""
+"""`vsf again`: makes a file of vsf again, from the file alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +9,8 @@ import typer
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
-from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
+from vsf_cli.cli.options import ConsoleOptions, DryRun, Takes, with_options
 from vsf_cli.cli.plans import run_plan
-from vsf_cli.config.option import OUTPUT
 from vsf_cli.config.values import choose_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import differences, plan_again
@@ -29,9 +28,7 @@ def again(
     file: Annotated[Path, typer.Argument(help="An image or video that vsf made, or its sidecar.")],
     given: Annotated[Given, Takes(without=("crf",))],
     messages: ConsoleOptions,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and stop.", rich_help_panel=OUTPUT)
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Make a file of vsf again."""
     if given.sweeps or len(given.seeds or ()) > 1 or "preset" in given.settings:

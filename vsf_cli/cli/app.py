@@ -1,4 +1,4 @@
-"""The command line: it assembles the commands, whose modules are imported when they are used."""
+"""The command line, which imports the module of a command when the command is used."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ COMMANDS = {
     "bench": ("bench", "Time methods side by side, the paper's Table 2."),
     "eval": ("evaluate", "Compare methods on a prompt set: the paper's experiment."),
 }
-"""The commands by name: their modules in `vsf_cli.cli`, and what they do."""
+"""Each command's module in `vsf_cli.cli`, and its help."""
 
 
 class _Group(LazyGroup):
@@ -39,8 +39,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(value: bool) -> None:
+    if value:
         print(f"vsf {__version__}")
         raise typer.Exit
 

@@ -1,6 +1,7 @@
-"""`vsf attn-map`: where the negative prompt acts."""
+"""`vsf attn-map`: shows where the negative prompt acts."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,14 +10,14 @@ import typer
 from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
-from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
+from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
 from vsf_cli.config.option import FILES, WHAT
 from vsf_cli.config.values import choose_seeds, parse_path
 from vsf_cli.errors import RequestError
-from vsf_cli.generation.capture import PAGE, check_capture, maps_folder, write_capture
+from vsf_cli.generation.capture import PAGE, capture, check_capture, maps_folder, write_capture
 from vsf_cli.generation.plan import plan, plan_again
-from vsf_cli.generation.run import Plan
+from vsf_cli.generation.run import Plan, advising
 from vsf_cli.maps.data import Selection
 from vsf_cli.media.files import check_writable
 from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS
@@ -28,11 +29,7 @@ __all__ = ["app"]
 app = command_app()
 ENDINGS = [ending for formats in (IMAGE_FORMATS, VIDEO_FORMATS) for endings in formats.values() for ending in endings]
 OWN_FILES = (".json", *filter(None, ENDINGS))
-
-
-def _option(*names: str, help: str, panel: str = WHAT) -> typer.models.OptionInfo:
-    found: typer.models.OptionInfo = typer.Option(*names, help=help, rich_help_panel=panel)
-    return found
+_option = partial(command_option, panel=WHAT)
 
 
 @app.command(cls=Command, epilog='Example: vsf attn-map "a person on grass" --neg umbrella')
@@ -55,11 +52,7 @@ def attn_map(
 
 
 def _plan(prompt: str, given: Given) -> Plan:
-    """The plan of one image: of a prompt with its options, or of a file that is to be made again.
-
-    Raises:
-        RequestError: If more than one image is asked for, or it has no maps.
-    """
+    """Returns the plan of one image: of a prompt with its options, or of a file that is made again."""
     if given.sweeps:
         key, numbers = next(iter(given.sweeps.items()))
         raise RequestError(
@@ -78,15 +71,7 @@ def _plan(prompt: str, given: Given) -> Plan:
 
 
 def _run(plan: Plan, selection: Selection, output: str | None, console: Console, as_json: bool) -> None:
-    """Makes an image, records it, and writes the folder with its maps; the path of the page goes to stdout.
-
-    Arguments:
-        plan: A plan of one image.
-        selection: The steps, blocks, heads and words to keep.
-        output: The folder; None puts it beside where the image would be.
-        console: Where messages go.
-        as_json: Whether data are JSON.
-    """
+    """Makes the image of a plan, writes the folder with its maps, and writes the path of the page, or JSON, to stdout."""
     (request,) = plan.requests
     check_capture(request, selection)
     folder = plan.outputs.free(parse_path(output) if output else maps_folder(plan.path(request, 1)))
@@ -96,14 +81,14 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     check_writable(folder / PAGE)
     announce(plan, console)
     pipe = prepare(plan, console)
-    with console.progress("steps") as (progress,):
-        watched = plan.capture(pipe, request, progress, selection)
-    description = plan.describe(pipe, watched.result)
-    say_applied(watched.result, console)
-    for note in watched.result.notes:
+    with console.progress("steps") as (progress,), advising(pipe):
+        captured = capture(pipe, request, selection, progress)
+    description = plan.describe(pipe, captured.result)
+    say_applied(captured.result, console)
+    for note in captured.result.notes:
         console.warn(note)
     with console.progress("drawing"):
-        written = write_capture(watched, folder, description)
-    facts = {"mean_share": round(float(watched.maps.share.mean()), 6), "words": watched.maps.words()}
+        written = write_capture(captured, folder, description)
+    facts = {"mean_share": round(float(captured.maps.share.mean()), 6), "words": captured.maps.words()}
     console.info(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
     console.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))

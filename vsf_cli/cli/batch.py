@@ -1,4 +1,4 @@
-"""`vsf batch`: a table of prompts to images and videos."""
+"""`vsf batch`: makes the images and videos of a table of prompts."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
-from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
+from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_options
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
@@ -38,38 +38,25 @@ from vsf_cli.settings.presets import Settings
 __all__ = ["app"]
 
 app = command_app()
-MOST_LINES = 50
-MOST_TOGETHER = 8
-"""Pictures in one pass with `--batch-size auto`, halved where memory does not suffice: more is hardly faster."""
+MAX_ERRORS = 50
+"""The number of errors of a table that are shown."""
+AUTO_BATCH_SIZE = 8
+"""Images in one pass with `--batch-size auto`, halved where memory does not suffice: more is hardly faster."""
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a table's pictures are made, and by whom.
-
-    Arguments:
-        replacements: Words and what stands in their place.
-        sheet: Whether contact sheets are written.
-        batch_size: Pictures in one pass through the model, or "auto".
-        engine: A key of `vsf_cli.batch.engines.ENGINES`.
-        workers: Processes, or actors.
-        ray_address: The address of a Ray cluster.
-        shard: Which part of the work is done, as `I/N`.
-        retry_failed: Whether what failed in an earlier run is tried again.
-        fail_fast: Whether the first failure stops the run.
-        max_failures: After how many failures the run stops.
-        dry_run: Whether to stop before a model is loaded.
-    """
+    """The options of how the images of a table are made."""
 
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one with each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
     )
     sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
     batch_size: str = run_option(
-        "1", "--batch-size", help="Pictures in one pass through the model, or auto.", panel=WORK, parse=parse_batch_size
+        "1", "--batch-size", help="Images in one pass through the model, or auto.", panel=WORK, parse=parse_batch_size
     )
     engine: str = run_option("local", "--engine", help="local or ray.", panel=WORK)
-    workers: int = run_option(1, "--workers", help="Processes, or actors; one GPU each.", panel=WORK, min=1)
+    workers: int = run_option(1, "--workers", help="Number of processes, or of actors of Ray; one GPU each.", panel=WORK, min=1)
     ray_address: str | None = run_option(
         None, "--ray-address", help="Address of a Ray cluster; one is started if not given.", panel=WORK
     )
@@ -80,13 +67,8 @@ class BatchOptions:
         False, "--retry-failed", off=None, help="Try again what failed in an earlier run.", panel=WORK
     )
     fail_fast: bool = run_option(False, "--fail-fast", off=None, help="Stop at the first failure.", panel=WORK)
-    max_failures: int | None = run_option(None, "--max-failures", help="Stop after that many.", panel=WORK, min=1)
+    max_failures: int | None = run_option(None, "--max-failures", help="Stop after this many failures.", panel=WORK, min=1)
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
-
-    @property
-    def most_failures(self) -> int | None:
-        """After how many failures the run stops; None means never."""
-        return 1 if self.fail_fast else self.max_failures
 
 
 @app.command(cls=Command, epilog="Example: vsf batch prompts.csv --alpha 1..4 -o outputs/run")
@@ -99,16 +81,19 @@ def batch(
     work: BatchOptions,
     messages: ConsoleOptions,
     output: Annotated[
-        str | None,
-        typer.Option("-o", "--output", help="The folder; outputs/TABLE if not given.", rich_help_panel=FILES),
+        str | None, command_option("-o", "--output", help="The folder; outputs/TABLE if not given.", panel=FILES)
     ] = None,
 ) -> None:
     """Make an image of each row of a table."""
     console = Console(messages.quiet, messages.verbose)
     try:
-        planned, rows, notes = _planned(table, output, given, files, work)
+        planned, rows, notes = _plan(table, output, given, files, work)
     except TableErrors as error:
-        _say_errors(table, error, console)
+        # The error boundary writes the first one.
+        for line in error.lines[1:MAX_ERRORS]:
+            console.error(f"{table}, {line}")
+        if len(error.lines) > MAX_ERRORS:
+            console.error(f"{table} has {len(error.lines) - MAX_ERRORS} more: mend these first")
         raise
     for note in notes:
         console.warn(note)
@@ -119,54 +104,45 @@ def batch(
         from vsf_cli.batch.contact_sheet import check_sheets
 
         check_sheets(planned.items, rows)
-    carry_out(planned, rows, work.most_failures, console, messages.as_json, work.sheet)
+    max_failures = 1 if work.fail_fast else work.max_failures
+    carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
 
 
-def _say_errors(table: str, error: TableErrors, console: Console) -> None:
-    """Says all but the first, which is said as the error of the command."""
-    for line in error.lines[1:MOST_LINES]:
-        console.error(f"{table}, {line}")
-    if len(error.lines) > MOST_LINES:
-        console.error(f"{table} has {len(error.lines) - MOST_LINES} more: mend these first")
-
-
-def _planned(
+def _plan(
     table: str, output: str | None, given: Given, files: FileOptions, work: BatchOptions
 ) -> tuple[Batch, list[Row], list[str]]:
-    deciding, machine = _split(given)
-    rows, items, notes = _read(table, given, deciding, files, replacements_of(work.replacements))
+    of_images, of_runtime = _split(given)
+    rows, items, notes = _read(table, given, of_images, files, replacements_of(work.replacements))
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
-    worker = Worker(
-        folder, runtime_of(Settings(machine)), MOST_TOGETHER if size == "auto" else int(size), files.sidecar, files.dump_attn
-    )
-    engine = engine_named(work.engine)
-    shard = Shard.parse(work.shard)
+    per_pass = AUTO_BATCH_SIZE if size == "auto" else int(size)
+    worker = Worker(folder, runtime_of(Settings(of_runtime)), per_pass, files.sidecar, files.dump_attn)
+    engine, shard = engine_named(work.engine), Shard.parse(work.shard)
     return Batch(items, worker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
 
 
 def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What decides the pictures, with all its numbers, and what decides where and how they are made."""
+    """Returns the settings that decide the images, with all values of sweeps, and those of the runtime."""
     keys = {one.key for one in options_of(Runtime)}
-    # Numbers of a method change faster than all others, so that these make the columns of a grid.
+    # The last sweep changes fastest: those of the method come last, so that they make the columns of a grid.
     swept = sorted(given.sweeps.items(), key=lambda sweep: SETTINGS[sweep[0]].panel in (GUIDANCE, METHODS))
     single = {key: value for key, value in given.settings.items() if key not in given.sweeps}
-    deciding = {key: value for key, value in {**single, **dict(swept)}.items() if key not in keys}
-    return deciding, {key: value for key, value in given.settings.items() if key in keys}
+    of_images = {key: value for key, value in {**single, **dict(swept)}.items() if key not in keys}
+    return of_images, {key: value for key, value in given.settings.items() if key in keys}
 
 
 def _read(
-    table: str, given: Given, deciding: Mapping[str, Any], files: FileOptions, replacements: Sequence[Replacement]
+    table: str, given: Given, settings: Mapping[str, Any], files: FileOptions, replacements: Sequence[Replacement]
 ) -> tuple[list[Row], list[Item], list[str]]:
-    """The rows of a table, its items, and what a person should know. Errors of cells and of plans are said together."""
+    """Returns the rows of a table, its items and warnings. Errors of cells and of items are raised together."""
     rows, errors = parse_table(Path(table), _text_of(table))
     items: list[Item] = []
     notes: list[str] = []
     negative, loras = given.negative or (), given.loras or ()
     try:
         rows = apply_replacements(table, rows, replacements, negative)
-        items, notes = items_of(table, rows, deciding, negative, given.seeds or None, loras, files.dump_attn)
+        items, notes = items_of(table, rows, settings, negative, given.seeds or None, loras, files.dump_attn)
     except TableErrors as error:
         errors += error.lines
     if errors:
@@ -175,14 +151,14 @@ def _read(
 
 
 def _check_folder(folder: Path, items: Sequence[Item]) -> None:
-    """Refuses a folder that no system could have, before anything looks into it."""
+    """Refuses a folder that no file system could hold."""
     longest = max((item.name for item in items), key=lambda name: len(name.encode()), default="")
     try:
         (folder / longest).exists()
         check_writable(folder / MANIFEST)
     except (OSError, ValueError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise MediaError(f"'{str(folder)[:80]}' cannot be the folder of the run: {said}; choose another with -o") from error
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"'{str(folder)[:80]}' cannot be the folder of the run: {reason}; choose another with -o") from error
 
 
 def _text_of(table: str) -> str:
@@ -195,10 +171,10 @@ def _text_of(table: str) -> str:
 
 
 def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool) -> None:
-    """Says what a run would do: how many pictures, how many are done, what is loaded, and how long it may take."""
+    """Writes what a run would do: how many images, how many are done, what is loaded, and how long it may take."""
     states = batch.states()
     left = [item for item in batch.items if states.get(item.key) == "left"]
-    counts = {state: sum(found == state for found in states.values()) for state in ("done", "failed", "left")}
+    counts = {state: list(states.values()).count(state) for state in ("done", "failed", "left")}
     weights = dict.fromkeys((item.request.model, item.request.revision) for item in left)
     models = list(dict.fromkeys(model for model, _ in weights))
     seconds = estimate(left)

@@ -1,4 +1,4 @@
-"""`vsf bench`: what methods cost, side by side."""
+"""`vsf bench`: times methods side by side."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,13 @@ from vsf_cli.generation.run import advising, load_for
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.settings.options import SETTINGS, Given
-from vsf_cli.settings.presets import Settings, load_preset
+from vsf_cli.settings.presets import Setting, Settings, load_preset
 from vsf_cli.settings.request import Request
 
 if TYPE_CHECKING:
+    import torch
+
+    from vsf_cli.bench.measure import Row
     from vsf_cli.bench.methods import BenchMethod
 
 __all__ = ["BenchOptions", "app", "measure"]
@@ -37,26 +40,13 @@ NOT_OF_COUNTS = ("compile", "device")
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is measured, and where the results go.
-
-    Arguments:
-        method: "all", or names of methods joined by commas.
-        random_weights: Whether a transformer with random weights is measured.
-        count: Whether FLOPs and bytes are counted, and nothing is timed.
-        layers: How many blocks are built of random weights; None means all.
-        negative_tokens: The tokens of the negative prompt with random weights.
-        rounds: How often each method is timed.
-        output: A file for the results as JSON.
-        plot: A PNG with bars of the times.
-    """
+    """The options of what is measured, and of where the results go."""
 
     method: str = run_option("all", "--method", help="all, or some: none,nasa,nag,vsf,vsf-bias,vsf-masked,cfg.", panel=GUIDANCE)
     random_weights: bool = run_option(
         False, "--random-weights", off=None, help="The real architecture with random weights: no download.", panel=WORK
     )
-    count: bool = run_option(
-        False, "--count", off=None, help="Count FLOPs and bytes of any size on paper; time nothing.", panel=WORK
-    )
+    count: bool = run_option(False, "--count", off=None, help="Count FLOPs and bytes of any size; time nothing.", panel=WORK)
     layers: int | None = run_option(None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK)
     negative_tokens: int | None = run_option(
         None, "--negative-tokens", help="With random weights; 8 if not given.", panel=WORK, min=1
@@ -66,7 +56,7 @@ class BenchOptions:
     plot: str | None = run_option(None, "--plot", help="A PNG with bars of the times.", panel=FILES)
 
     @property
-    def on_paper(self) -> bool:
+    def without_weights(self) -> bool:
         """Whether no real pipeline is measured."""
         return self.random_weights or self.count
 
@@ -74,11 +64,7 @@ class BenchOptions:
 @app.command(cls=Command, epilog="Example: vsf bench --preset sd3.5-large-turbo --random-weights")
 @handle_errors
 @with_options
-def bench(
-    given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)],
-    options: BenchOptions,
-    messages: ConsoleOptions,
-) -> None:
+def bench(given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)], options: BenchOptions, messages: ConsoleOptions) -> None:
     """Time methods side by side."""
     measure(given, options, Console(messages.quiet, messages.verbose), messages.as_json)
 
@@ -99,27 +85,29 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     for path in files.values():
         check_writable(path)
     request, _ = request_of(PROMPT, (NEGATIVE,), 0, settings, (), preset.video)
-    # Shown as it was given: not at all, where it was not.
-    compiled = {"compiled": given.settings.get("compile") or None}
-    measured = _of_shape if options.on_paper else _of_pipeline
-    report = measured(settings, request, methods, options, compiled, console)
-    _write(report, files, as_json, console)
+    measure_model = _measure_random if options.without_weights else _measure_pipeline
+    rows, device, facts = measure_model(settings, request, methods, options, console)
+    # None leaves it out of the line of conditions.
+    facts["settings"]["compiled"] = given.settings.get("compile") or None
+    from vsf_cli.bench.report import build_report
+
+    _write(build_report(rows, device, facts), files, as_json, console)
 
 
 def _check_given(given: Given, options: BenchOptions) -> None:
-    """Refuses what would have no effect."""
+    """Refuses options without effect."""
 
     def flags(keys: tuple[str, ...]) -> list[str]:
         return [SETTINGS[key].flag for key in keys if key in given.settings]
 
     random = {"--layers": options.layers, "--negative-tokens": options.negative_tokens}
-    found = [flag for flag, value in random.items() if value is not None]
-    if not options.on_paper and found:
-        raise RequestError(f"{found[0]} is for --random-weights and --count: add one of them")
-    if options.on_paper and (found := flags(NOT_OF_RANDOM)):
-        raise RequestError(f"{found[0]} is for a real pipeline: one step is measured here. Leave it out")
-    if options.count and (found := flags(NOT_OF_COUNTS)):
-        raise RequestError(f"{found[0]} has no effect on --count, which runs nothing: leave it out")
+    unused = [flag for flag, value in random.items() if value is not None]
+    if not options.without_weights and unused:
+        raise RequestError(f"{unused[0]} is for --random-weights and --count: add one of them")
+    if options.without_weights and (unused := flags(NOT_OF_RANDOM)):
+        raise RequestError(f"{unused[0]} is for a real pipeline: one step is measured here. Leave it out")
+    if options.count and (unused := flags(NOT_OF_COUNTS)):
+        raise RequestError(f"{unused[0]} has no effect on --count, which runs nothing: leave it out")
 
 
 def _settings(given: Given) -> Settings:
@@ -128,41 +116,34 @@ def _settings(given: Given) -> Settings:
     return Settings(settings, video=load_preset(name).video)
 
 
-def _of_shape(
-    settings: Settings,
-    request: Request,
-    methods: "list[BenchMethod]",
-    options: BenchOptions,
-    compiled: Mapping[str, Any],
-    console: Console,
-) -> dict[str, Any]:
+def _measure_random(
+    settings: Settings, request: Request, methods: "list[BenchMethod]", options: BenchOptions, console: Console
+) -> "tuple[list[Row], torch.device, dict[str, Any]]":
     shape = _shape(settings, request, options.layers)
     console.info(str(shape))
     quiet_libraries(console.verbose)
     if shape.layers < shape.depth:
-        console.info(
-            f"{shape.layers} of {shape.depth} layers are built: ratios hold for the blocks, seconds are not the model's"
-        )
+        built = f"{shape.layers} of {shape.depth} layers are built"
+        console.info(f"{built}: ratios hold for the blocks, seconds are not the model's")
     import torch
 
     from vsf_cli.bench.measure import count, measure_random
     from vsf_cli.bench.random_model import build
-    from vsf_cli.bench.report import build_report
     from vsf_cli.loading.runtime import device_named
     from vsf_cli.models.compile import compile_blocks
 
     dtype, negatives = getattr(torch, request.dtype), options.negative_tokens or 8
     device = torch.device("meta") if options.count else device_named(settings["device"])
     model = None if options.count else build(shape, dtype, device, negatives)
-    if model is not None and compiled["compiled"]:
+    if model is not None and settings.origin("compile") == Setting(True, "option"):
         compile_blocks(model.transformer, device)
     with console.progress("counting", "runs") as (counting, running):
         rows = count(shape, methods, dtype, negatives, counting)
         if model is not None:
             rows = measure_random(model, rows, device, options.rounds, running)
     rounds = None if options.count else options.rounds
-    told = {"weights": "random", "dtype": request.dtype, "negative tokens": negatives, "rounds": rounds}
-    return build_report(rows, device, {"shape": str(shape), "settings": {**told, **compiled}})
+    facts = {"weights": "random", "dtype": request.dtype, "negative tokens": negatives, "rounds": rounds}
+    return rows, device, {"shape": str(shape), "settings": facts}
 
 
 def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
@@ -173,16 +154,10 @@ def _shape(settings: Settings, request: Request, layers: int | None) -> Shape:
     return shape_of(request.model, preset.family, (width, height), request.num_frames, request.max_sequence_length, layers)
 
 
-def _of_pipeline(
-    settings: Settings,
-    request: Request,
-    methods: "list[BenchMethod]",
-    options: BenchOptions,
-    compiled: Mapping[str, Any],
-    console: Console,
-) -> dict[str, Any]:
+def _measure_pipeline(
+    settings: Settings, request: Request, methods: "list[BenchMethod]", options: BenchOptions, console: Console
+) -> "tuple[list[Row], torch.device, dict[str, Any]]":
     from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
-    from vsf_cli.bench.report import build_report
     from vsf_cli.models import family_of
 
     if settings["offline"]:
@@ -196,8 +171,8 @@ def _of_pipeline(
     with console.progress("counting", "runs") as (counting, running), advising(pipe):
         rows = count(shape, methods, pipe.transformer.dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, options.rounds, running)
-    told = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}
-    return build_report(rows, pipe._execution_device, {"shape": str(shape), "settings": {**told, **compiled}})
+    facts = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}
+    return rows, pipe._execution_device, {"shape": str(shape), "settings": facts}
 
 
 def _write(report: Mapping[str, Any], files: Mapping[str, Path], as_json: bool, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What a person sees: messages and progress on stderr, data on stdout."""
+"""Writes messages and progress to stderr, and data to stdout."""
 
 import functools
 import json
@@ -17,21 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Console", "as_line"]
 
-
-LONGEST_RUN = 30 * 24 * 3600.0
-"""Seconds of which what was done says how long the rest will take."""
+ESTIMATE_PERIOD = 30 * 24 * 3600.0
+"""Seconds whose progress tells how long the rest will take: Rich's usual 30 seconds are too few if one image takes minutes."""
 
 
 def as_line(value: Any) -> str:
-    """JSON on one line."""
+    """Returns JSON on one line."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 class Console:
-    """Writes messages to stderr.
+    """Writes messages to stderr and data to stdout.
 
     Arguments:
-        quiet: Whether to write errors and warnings alone.
+        quiet: Whether to write only warnings and errors.
         verbose: Whether to write details.
     """
 
@@ -78,20 +77,19 @@ class Console:
             _print_table(RichConsole(stderr=True, highlight=False), heads, rows)
 
     @contextmanager
-    def progress(self, *whats: str) -> "Iterator[Sequence[Callback | None]]":
-        """Bars, each behind the first of which shows once it is moved; none when quiet or piped."""
+    def progress(self, *labels: str) -> "Iterator[Sequence[Callback | None]]":
+        """Shows bars, and yields the function that moves each; None when quiet or piped. Only the first bar shows at once."""
         if self.quiet or not sys.stderr.isatty():
-            yield [None] * len(whats)
+            yield [None] * len(labels)
             return
-        # Imported where it shows: most commands answer before.
+        # Imported here, since most commands need no bar.
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        # Without redirection: data must reach stdout even while a bar stands on stderr.
-        # And with a long memory: of pictures that take minutes, the usual 30 seconds hold none.
-        how: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
-        with Progress(*columns, console=self.stderr, speed_estimate_period=LONGEST_RUN, **how) as bar:
-            tasks = [bar.add_task(escape(what), total=None, visible=what is whats[0]) for what in whats]
+        # Without redirection: data must reach stdout even while a bar is shown on stderr.
+        options: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
+        with Progress(*columns, console=self.stderr, speed_estimate_period=ESTIMATE_PERIOD, **options) as bar:
+            tasks = [bar.add_task(escape(label), total=None, visible=label is labels[0]) for label in labels]
             yield [functools.partial(_move, bar, task) for task in tasks]
 
 

@@ -1,15 +1,14 @@
 """`vsf doctor`: what this machine has, and what a preset would need."""
 
 import platform
+import shutil
 from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
-from vsf_cli.cli.options import Json
+from vsf_cli.cli.options import Json, command_option
 from vsf_cli.config.option import MODEL
 from vsf_cli.errors import ModelError
 from vsf_cli.loading.sources import is_here
@@ -25,7 +24,7 @@ app = command_app()
 @handle_errors
 def doctor(
     preset: Annotated[
-        str | None, typer.Option("--preset", help="A preset's name, or the path of its file.", rich_help_panel=MODEL)
+        str | None, command_option("--preset", help="A preset's name, or the path of its file.", panel=MODEL)
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -40,8 +39,6 @@ def doctor(
 
 
 def _report(settings: Settings) -> dict[str, Any]:
-    import shutil
-
     import torch
     from huggingface_hub import constants
 
@@ -49,7 +46,7 @@ def _report(settings: Settings) -> dict[str, Any]:
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     cache = Path(constants.HF_HUB_CACHE)
-    free = shutil.disk_usage(next(place for place in (cache, *cache.parents) if place.exists())).free
+    free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     return {
         "versions": versions(),
         "platform": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
@@ -77,10 +74,9 @@ def _memory(accelerator: Any) -> str:
 
 def _needs(model: str, preset: Preset) -> str:
     try:
-        ready = is_here(model, preset.revision_of(model))
+        if is_here(model, preset.revision_of(model)):
+            return "nothing: its weights are here"
     except ModelError as error:
         return str(error)
-    if ready:
-        return "nothing: its weights are here"
     size, license = preset.download(model)
     return f"{size} from the hub; licence: {license}"

@@ -1,4 +1,4 @@
-"""Where errors become lines and exit codes: around every command."""
+"""Turns the errors of commands into lines and exit codes."""
 
 import functools
 from collections.abc import Callable

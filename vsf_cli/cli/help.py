@@ -1,4 +1,4 @@
-"""`--help` in panels, and a group whose commands are imported when they are used."""
+"""Writes `--help` in panels, and imports commands only when they are used."""
 
 import shutil
 from importlib import import_module
@@ -12,17 +12,17 @@ from vsf_cli.config.option import OUTPUT, PANELS, WHAT
 
 __all__ = ["SETTINGS_OF_HELP", "Command", "LazyGroup", "command_app"]
 
-WIDEST, NARROW = 100, 64
-"""Columns of a terminal: more are not used, and below the second number, a help text stands under its option."""
+MAX_WIDTH, MIN_TABLE_WIDTH = 100, 64
+"""Columns of the help; in a narrower terminal than the second, each text is below its option."""
 OTHER = "Options"
 SETTINGS_OF_HELP: dict[str, Any] = {
     "help_option_names": ["-h", "--help"],
-    "terminal_width": min(WIDEST, shutil.get_terminal_size().columns),
+    "terminal_width": min(MAX_WIDTH, shutil.get_terminal_size().columns),
 }
 
 
 class Command(TyperCommand):
-    """A command whose options stand in panels, the rare ones last."""
+    """A command whose help has its options in panels, the rare ones last."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         panels: dict[str, list[tuple[str, str]]] = {}
@@ -41,7 +41,7 @@ def _panel(parameter: Any) -> str:
 
 
 def _write_rows(formatter: Any, rows: list[tuple[str, str]]) -> None:
-    if formatter.width >= NARROW:
+    if formatter.width >= MIN_TABLE_WIDTH:
         formatter.write_dl(rows)
         return
     for names, text in rows:
@@ -51,35 +51,29 @@ def _write_rows(formatter: Any, rows: list[tuple[str, str]]) -> None:
 
 
 class LazyGroup(TyperGroup):
-    """A group that imports the module of a command when the command is used, so that `vsf --help` is instant.
-
-    Class attributes:
-        commands_by_name: Each command's module in `vsf_cli.cli`, which has an `app`, and what the command does.
-    """
+    """A group that imports the module of a command when the command is used, so that `vsf --help` is instant."""
 
     commands_by_name: ClassVar[dict[str, tuple[str, str]]] = {}
+    """Each command's module in `vsf_cli.cli`, which has an `app`, and its help."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of the commands."""
         return list(self.commands_by_name)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name; None if there is none."""
         if cmd_name in self.commands_by_name and cmd_name not in self.commands:
             module, summary = self.commands_by_name[cmd_name]
-            found = get_command(import_module(f"vsf_cli.cli.{module}").app)
-            found.name, found.help = cmd_name, summary
-            self.commands[cmd_name] = found
+            command = get_command(import_module(f"vsf_cli.cli.{module}").app)
+            command.name, command.help = cmd_name, summary
+            self.commands[cmd_name] = command
         return self.commands.get(cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Writes the summaries; no command is imported."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.commands_by_name.items()])
 
 
 def command_app(**details: Any) -> typer.Typer:
-    """An app of one command or of several, with our help."""
+    """Returns an app for one command or several."""
     return typer.Typer(
         rich_markup_mode=None,
         pretty_exceptions_enable=False,

@@ -1,4 +1,4 @@
-"""`vsf image`: images from a prompt."""
+"""`vsf image`: makes images from a prompt."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -27,18 +27,11 @@ Prompt = Annotated[str, typer.Argument(help="What you want; - reads stdin, @file
 
 @dataclass(frozen=True)
 class SeriesOptions:
-    """How many images or videos are made, and whether they are made at all.
-
-    Arguments:
-        count: How many, each with its own seed.
-        replacements: Words and what stands in their place.
-        compare: The methods of a comparison, joined by commas.
-        dry_run: Whether to stop before the model is loaded.
-    """
+    """The options of which images or videos are made of a prompt."""
 
     count: int | None = run_option(None, "--seeds", "--count", help="How many, each with its own seed.", panel=WHAT)
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one with each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
     )
     compare: str | None = run_option(
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
@@ -77,31 +70,31 @@ def make(
     """
     seeds = choose_seeds(given.seeds, series.count)
     settings = Settings(given.settings, video=video)
-    console, words = Console(messages.quiet, messages.verbose), read_prompt(prompt)
+    console, text = Console(messages.quiet, messages.verbose), read_prompt(prompt)
     replacements = replacements_of(series.replacements)
     if series.compare is not None:
         names = [name.strip() for name in series.compare.split(",") if name.strip()]
         _check_strip(given, files, series)
-        planned, requests = plan_comparison(names, words, seeds, given, settings, files, video=video, seconds=seconds)
+        planned, requests = plan_comparison(names, text, seeds, given, settings, files, video=video, seconds=seconds)
         run_comparison(planned, requests, console, messages.as_json, series.dry_run)
         return
-    planned = plan(words, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
+    planned = plan(text, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
     run_plan(planned, console, messages.as_json, series.dry_run, drawn=not given.seeds)
 
 
 def replacements_of(texts: tuple[str, ...]) -> list[Replacement]:
-    """What `--sr` says."""
+    """Returns the replacements of `--sr`."""
     return parsed("--sr", lambda: [Replacement.parse(text) for text in texts])
 
 
 def _check_strip(given: Given, files: FileOptions, series: SeriesOptions) -> None:
-    """Refuses what has no meaning where one strip is made."""
-    wrong = {
+    """Refuses options that have no meaning for a strip."""
+    given_options = {
         "--method": "method" in given.settings,
         "--sr": series.replacements,
         "--sidecar": files.sidecar,
         "--dump-attn": files.dump_attn,
         **{SETTINGS[key].flag: True for key in given.sweeps},
     }
-    if extra := [flag for flag, there in wrong.items() if there]:
+    if extra := [flag for flag, value in given_options.items() if value]:
         raise RequestError(f"--compare makes one strip of one file: leave {extra[0]} out, or its range")

@@ -1,4 +1,4 @@
-"""`vsf info`: how an image was made."""
+"""`vsf info`: says how an image was made."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,18 +23,17 @@ app = command_app()
 @handle_errors
 def info(file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")], as_json: Json = False) -> None:
     """Say how an image was made."""
-    found = read_metadata(file)
-    if found.description is None and found.parameters is None:
+    metadata = read_metadata(file)
+    if metadata.description is None and metadata.parameters is None:
         raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
-    prompt, negative, pairs = parse_infotext(found.parameters or "")
+    prompt, negative, pairs = parse_infotext(metadata.parameters or "")
     if as_json:
-        read = {"prompt": prompt, "negative": negative, "pairs": pairs} if found.parameters else {}
-        Console.data(as_line({"vsf": found.description, "parameters": found.parameters, **read}))
+        parsed = {"prompt": prompt, "negative": negative, "pairs": pairs} if metadata.parameters else {}
+        Console.data(as_line({"vsf": metadata.description, "parameters": metadata.parameters, **parsed}))
         return
-    if found.description is not None:
-        request = found.description["request"]
-        facts = {key: value for key, value in found.description.items() if key not in ("request", "schema", "versions")}
-        _say_values({**request, **facts, **found.description["versions"]})
+    if (description := metadata.description) is not None:
+        facts = {key: value for key, value in description.items() if key not in ("request", "schema", "versions")}
+        _say_values({**description["request"], **facts, **description["versions"]})
     else:
         Console().info(f"{file} was not made by vsf; it holds these parameters:")
         _say_values({"prompt": prompt, "negative": negative, **pairs})

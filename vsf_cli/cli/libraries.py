@@ -1,4 +1,4 @@
-"""How other libraries behave while a command runs."""
+"""Keeps other libraries quiet and offline while a command runs."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ def stay_offline() -> None:
 
 
 def quiet_libraries(verbose: bool) -> None:
-    """The libraries' own console is for developers: it is shown with -v only."""
+    """Hides the messages of other libraries, which are for developers, unless verbose."""
     import diffusers
     import transformers
 
@@ -22,7 +22,7 @@ def quiet_libraries(verbose: bool) -> None:
         if not verbose:
             library.utils.logging.set_verbosity_error()
     if not verbose:
-        # Its attempts to reach a network that is not there; what came of them is said by us.
+        # It logs every attempt to reach a network that is not there. Our own error says the outcome.
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,4 +1,4 @@
-"""From the fields of records to the options of commands, and from what was typed back to records."""
+"""Turns the fields of records into options of commands, and the values of options back into records."""
 
 import functools
 import inspect
@@ -16,18 +16,12 @@ from vsf_cli.errors import RequestError
 from vsf_cli.methods import method_options
 from vsf_cli.settings.options import OF_REQUEST, SETTINGS, Given
 
-__all__ = ["ConsoleOptions", "Json", "Takes", "parsed", "with_options"]
+__all__ = ["ConsoleOptions", "DryRun", "Json", "Takes", "command_option", "parsed", "with_options"]
 
 
 @dataclass(frozen=True)
 class ConsoleOptions:
-    """What a command says, and in which form.
-
-    Arguments:
-        as_json: Whether data are JSON.
-        quiet: Whether only warnings and errors are said.
-        verbose: Whether more is said.
-    """
+    """How much a command writes, and in which form."""
 
     as_json: bool = run_option(False, "--json", off=None, help="Write JSON to stdout.", panel=OUTPUT)
     quiet: bool = run_option(False, "-q", "--quiet", off=None, help="Say nothing but warnings and errors.", panel=OUTPUT)
@@ -36,12 +30,12 @@ class ConsoleOptions:
 
 @dataclass(frozen=True)
 class Takes:
-    """Which options of a record a command takes: the metadata of its parameter's annotation.
+    """Metadata of a parameter's annotation: which options of the record the command takes.
 
     Arguments:
         only: The keys of the options; empty means all.
         without: Keys of options that are left out.
-        video: Whether those for videos are among them.
+        video: Whether options for videos are taken.
         sweeps: Whether numbers can be lists and ranges.
     """
 
@@ -51,26 +45,29 @@ class Takes:
     sweeps: bool = True
 
     def options(self, record: type) -> list[Option]:
-        """The record's options that are taken."""
-        every = _of_given() if record is Given else options_of(record)
+        """Returns the options of a record that are taken."""
+        every = {**OF_REQUEST, **SETTINGS}.values() if record is Given else options_of(record)
         taken = [one for one in every if one.names and one.key not in self.without and (self.video or not one.video)]
         return [one for one in taken if not self.only or one.key in self.only]
 
 
-def _of_given() -> list[Option]:
-    """What `Given` holds: whatever decides an image, and all other settings."""
-    return list({**OF_REQUEST, **SETTINGS}.values())
-
-
 Command = Callable[..., None]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout.", rich_help_panel=OUTPUT)]
 Parsed = TypeVar("Parsed")
 
 
+def command_option(*names: str, help: str, panel: str, **details: Any) -> Any:
+    """Returns an option that one command has beside those of its records."""
+    return typer.Option(*names, help=help, rich_help_panel=panel, **details)
+
+
+DryRun = Annotated[bool, command_option("--dry-run", help="Say what would be done, and stop.", panel=OUTPUT)]
+Json = Annotated[bool, command_option("--json", help="Write JSON to stdout.", panel=OUTPUT)]
+
+
 def with_options(command: Command) -> Command:
-    """Gives a command options in the place of each parameter that is a record, and makes the record when it is called."""
+    """Replaces each parameter of a command that is a record by options; a call builds the record from their values."""
     parameters = inspect.signature(command).parameters.values()
-    records = {one.name: found for one in parameters if (found := _record(one.annotation))}
+    records = {one.name: record for one in parameters if (record := _record(one.annotation))}
     own = [one for one in parameters if one.name not in records]
     names = {name for one in own for name in _names(one.annotation)}
     options = [
@@ -81,11 +78,10 @@ def with_options(command: Command) -> Command:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        made = {
-            argument: _made(record, {one.key: values.pop(f"{argument}_{one.key}", None) for one in takes.options(record)})
-            for argument, (record, takes) in records.items()
-        }
-        command(**values, **made)
+        for argument, (record, takes) in records.items():
+            given = {one.key: values.pop(f"{argument}_{one.key}", None) for one in takes.options(record)}
+            values[argument] = _build(record, given)
+        command(**values)
 
     # Typer reads both.
     shown = [*own, *(one for one in options if one is not None)]
@@ -95,7 +91,7 @@ def with_options(command: Command) -> Command:
 
 
 def _record(annotation: Any) -> tuple[type, Takes] | None:
-    """The record of a parameter, and which of its options are taken; None if it is a plain parameter."""
+    """Returns the record of a parameter, and which of its options are taken; None for a plain parameter."""
     kind, *details = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
     if not (isinstance(kind, type) and is_dataclass(kind)):
         return None
@@ -103,7 +99,7 @@ def _record(annotation: Any) -> tuple[type, Takes] | None:
 
 
 def _names(annotation: Any) -> Iterator[str]:
-    """The option names of a parameter that a command has of its own."""
+    """Yields the option names of a plain parameter."""
     for one in get_args(annotation):
         if isinstance(one, typer.models.OptionInfo):
             # Within `Annotated`, Typer keeps the first name where it has the default otherwise.
@@ -111,7 +107,7 @@ def _names(annotation: Any) -> Iterator[str]:
 
 
 def _parameter(name: str, one: Option, taken: set[str], of_given: bool, sweeps: bool) -> inspect.Parameter | None:
-    """An option as Typer reads it; None if the command uses all its names for others."""
+    """Returns an option as Typer reads it; None if plain parameters of the command use all its names."""
     names = [each for each in one.names if each not in taken]
     if not names:
         return None
@@ -119,20 +115,20 @@ def _parameter(name: str, one: Option, taken: set[str], of_given: bool, sweeps: 
         names[-1] = f"{names[-1]}/{one.off or names[-1].replace('--', '--no-', 1)}"
     default = None if of_given or one.repeatable else one.default
     kind, details = _kind(one, sweeps)
-    info = typer.Option(*names, help=_help(one), rich_help_panel=one.panel, show_default=False, **details)
+    info = command_option(*names, help=_help(one), panel=one.panel, show_default=False, **details)
     shown: Any = kind if default is not None else kind | None
     annotation: Any = Annotated[shown, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _kind(one: Option, sweeps: bool) -> tuple[Any, dict[str, Any]]:
-    """The type that Typer reads, and how it reads it."""
+    """Returns the type of an option for Typer, and how its text is parsed."""
     if one.repeatable:
         return list[str], {"metavar": one.metavar or "TEXT"}
     if one.sweep and sweeps:
         return ValueList, {"metavar": one.metavar or "NUMBERS", "parser": functools.partial(_numbers, kind=one.type)}
     if one.parse is not None:
-        return str, {"metavar": one.metavar, "parser": functools.partial(_checked, parse=one.parse)}
+        return str, {"metavar": one.metavar or "TEXT", "parser": functools.partial(_checked, parse=one.parse)}
     return one.type, {"metavar": one.metavar} if one.metavar else {}
 
 
@@ -144,7 +140,7 @@ def _numbers(text: str, kind: type) -> ValueList:
 
 
 def _checked(text: str, parse: Callable[[str], object]) -> str:
-    # What parses and is not legal is refused by the command, with another exit code.
+    # The command refuses values that parse but are not legal, with another exit code.
     with suppress(RequestError):
         try:
             parse(text)
@@ -154,7 +150,7 @@ def _checked(text: str, parse: Callable[[str], object]) -> str:
 
 
 def _help(one: Option) -> str:
-    """The sentence of an option with its bounds, its default and its environment variable."""
+    """Returns the help of an option with its bounds, its default and its environment variable."""
     details = [one.bounds.removeprefix("a finite number of ")] if one.bounds else []
     details += ["repeatable"] if one.repeatable else []
     if default := _default(one):
@@ -164,7 +160,7 @@ def _help(one: Option) -> str:
 
 
 def _default(one: Option) -> str:
-    if one.key in OF_REQUEST and not one.setting:
+    if one.key == "preset" or (one.key in OF_REQUEST and not one.setting):
         return ""
     default = {True: "yes", False: "no"}.get(one.default, one.default) if isinstance(one.default, bool) else one.default
     if one.key in method_options():
@@ -174,7 +170,7 @@ def _default(one: Option) -> str:
     return "" if default in (None, "no", ()) else str(default)
 
 
-def _made(record: type, values: Mapping[str, Any]) -> Any:
+def _build(record: type, values: Mapping[str, Any]) -> Any:
     if record is Given:
         return _given({key: value for key, value in values.items() if value is not None})
     given = {one.field: values[one.key] for one in options_of(record) if values.get(one.key) is not None}
@@ -182,9 +178,8 @@ def _made(record: type, values: Mapping[str, Any]) -> Any:
 
 
 def _given(values: dict[str, Any]) -> Given:
-    """What was given, with one text for the size, whichever way it was given."""
     settings, several = split_sweeps({key: value for key, value in values.items() if key in SETTINGS})
-    sweeps = dict(sorted(several.items(), key=lambda sweep: _turn(sweep[0])))
+    sweeps = dict(sorted(several.items(), key=lambda sweep: _sweep_order(sweep[0])))
     if size := chosen_size(values.get("size"), values.get("width"), values.get("height")):
         settings["size"] = size
     text = values.get("seed")
@@ -193,15 +188,15 @@ def _given(values: dict[str, Any]) -> Given:
     return Given(settings, sweeps, negative, loras, seeds)
 
 
-def _turn(key: str) -> int:
-    """When a setting has its turn among those that are swept, of which the last changes fastest: the method's before steps."""
+def _sweep_order(key: str) -> int:
+    """Returns the rank of a setting among those that are swept, of which the last changes fastest."""
     one = SETTINGS[key]
-    turns = (one.video and one.panel == SIZE, key in method_options(), one.panel == GUIDANCE, one.panel == SIZE)
-    return turns.index(True) if True in turns else len(turns)
+    ranks = (one.video and one.panel == SIZE, key in method_options(), one.panel == GUIDANCE, one.panel == SIZE)
+    return ranks.index(True) if True in ranks else len(ranks)
 
 
 def parsed(option: str, parse: Callable[[], Parsed]) -> Parsed:
-    """A value of the command line; one that cannot be parsed ends with exit code 2."""
+    """Returns a parsed value of the command line; one that cannot be parsed ends with exit code 2."""
     try:
         return parse()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What commands say of a plan, and how they carry it out."""
+"""Carries out the plans of commands, and writes what was done."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result
-from vsf_cli.generation.run import Plan, WrittenFile
+from vsf_cli.generation.run import Plan, WrittenFile, load_for
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.request import Request
@@ -18,7 +18,7 @@ __all__ = ["announce", "prepare", "read_prompt", "run_plan", "say_applied"]
 
 
 def read_prompt(prompt: str) -> str:
-    """The prompt itself, or that of `-` (stdin) or `@file`.
+    """Returns the prompt itself, or that of `-` (stdin) or `@file`.
 
     Raises:
         RequestError: If it cannot be read.
@@ -32,14 +32,14 @@ def read_prompt(prompt: str) -> str:
 
 
 def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
-    """Carries out a plan, and says what was done; paths, or JSON, a line a picture, go to stdout.
+    """Carries out a plan, and writes the path, or the JSON, of each image or video to stdout.
 
     Arguments:
         plan: The plan.
-        console: Where messages go.
-        as_json: Whether data are JSON.
+        console: Writes messages.
+        as_json: Whether to write JSON.
         dry_run: Whether to stop before the model is loaded.
-        drawn: Whether the seeds were drawn, and must be said even when quiet.
+        drawn: Whether the seeds were drawn at random, and are written even when quiet.
     """
     announce(plan, console)
     if dry_run:
@@ -51,16 +51,16 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         return
     pipe = prepare(plan, console)
     with console.progress("steps", "encoding") as (progress, encoding):
-        said: tuple[str, ...] | None = None
-        for made in plan.run(pipe, pending, progress, encoding):
-            if made.result.request.negative != said:
-                said = made.result.request.negative
-                say_applied(made.result, console)
-            _say_made(made, plan, console, as_json, drawn)
+        last: tuple[str, ...] | None = None
+        for written in plan.run(pipe, pending, progress, encoding):
+            if written.result.request.negative != last:
+                last = written.result.request.negative
+                say_applied(written.result, console)
+            _say_written(written, plan, console, as_json, drawn)
 
 
 def prepare(plan: Plan, console: Console) -> Any:
-    """Says what is downloaded and compiled, and loads the model."""
+    """Returns the loaded pipeline of a plan, after messages about downloads and compilation."""
     if plan.runtime.offline:
         stay_offline()
     if download := plan.download():
@@ -69,11 +69,11 @@ def prepare(plan: Plan, console: Console) -> Any:
     if plan.runtime.compile:
         console.info("--compile: the first steps of a size take up to minutes, the others less than without")
     with console.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
-        return plan.load()
+        return load_for(plan.requests[0], plan.runtime)
 
 
 def announce(plan: Plan, console: Console) -> None:
-    """Says what a person should know before a plan is carried out."""
+    """Writes the warnings of a plan, its default preset, and, if verbose, its settings."""
     for warning in plan.warnings:
         console.warn(warning)
     if not plan.settings.chosen:
@@ -84,7 +84,9 @@ def announce(plan: Plan, console: Console) -> None:
     for key in SETTINGS:
         setting = plan.settings.origin(key)
         console.detail(f"{key} = {setting.value} ({setting.origin})")
-    _say_unused(plan, console)
+    request = plan.requests[0]
+    if request.negative and request.method == "none":
+        console.warn(f"negative {_quoted(request)} is not used: the method is none")
 
 
 def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Console) -> None:
@@ -94,36 +96,30 @@ def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Co
             console.info(f"{plan.path(request, number)} exists, skipped")
 
 
-def _say_unused(plan: Plan, console: Console) -> None:
-    request = plan.requests[0]
-    if request.negative and request.method == "none":
-        console.warn(f"negative {_quoted(request)} is not used: the method is none")
-
-
 def _quoted(request: Request) -> str:
     return ", ".join(f"'{text}'" for text in request.negative)
 
 
 def say_applied(result: Result, console: Console) -> None:
-    """Says what the negative prompt did."""
+    """Writes how the negative prompt was applied."""
     request = result.request
     if not request.negative or request.method == "none":
         return
-    how = f"{result.blocks} blocks · {result.tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
-    console.info(f"negative {_quoted(request)} · {request.guidance} · {how}")
+    extent = f"{result.blocks} blocks · {result.tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
+    console.info(f"negative {_quoted(request)} · {request.guidance} · {extent}")
 
 
-def _say_made(made: WrittenFile, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
-    result = made.result
+def _say_written(written: WrittenFile, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
+    result = written.result
     for note in result.notes:
         console.warn(note)
     size = f"{result.image.width}x{result.image.height}"
     frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
-    how = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
-    facts = f"{size}{frames}{how} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
+    method = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
+    facts = f"{size}{frames}{method} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
     (console.always if drawn else console.info)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
-        console.data(as_line(made.to_json()) if as_json else str(made.path))
+        console.data(as_line(written.to_json()) if as_json else str(written.path))
 
 
 def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:

@@ -16,11 +16,11 @@ __all__ = ["app"]
 
 app = command_app(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name, or the path of a file.")]
-SHOWN = (
+FACTS = (
     *("loras", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
     *("download_bytes", "license", "source", "measured"),
 )
-"""What a preset says that is no setting."""
+"""Fields of a preset that are not settings."""
 
 
 @app.command("list", cls=Command, epilog="Example: vsf presets list")
@@ -44,7 +44,7 @@ def show_preset(name: Name, as_json: Json = False) -> None:
     rows = {key: settings.origin(key) for key in SETTINGS}
     rows = {key: setting for key, setting in rows.items() if setting.value is not None}
     preset = settings.preset
-    facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in SHOWN}
+    facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in FACTS}
     if as_json:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))

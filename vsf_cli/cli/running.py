@@ -1,4 +1,4 @@
-"""Carries out a batch, for `vsf batch` and `vsf eval run`: what is said meanwhile, when it stops, and what it leaves."""
+"""Carries out a batch, for `vsf batch` and `vsf eval run`."""
 
 import json
 import signal
@@ -26,26 +26,26 @@ __all__ = ["carry_out"]
 
 
 class _Stop:
-    """Whether a person wants to stop: the first Ctrl-C lets the picture at hand be finished, the second does not."""
+    """Whether Ctrl-C was pressed: the first one lets the current image be finished, the second does not."""
 
     def __init__(self, console: Console) -> None:
-        self.console, self.wanted, self.at_once = console, False, False
+        self.console, self.pressed, self.at_once = console, False, False
 
     def __call__(self) -> bool:
-        return self.wanted
+        return self.pressed
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes Ctrl-C over for the length of a `with` block."""
+        """Handles Ctrl-C inside a `with`."""
 
-        def heard(*_: Any) -> None:
-            if self.wanted:
+        def on_interrupt(*_: Any) -> None:
+            if self.pressed:
                 self.at_once = True
                 raise KeyboardInterrupt
-            self.wanted = True
+            self.pressed = True
             self.console.always("finishing the picture at hand; Ctrl-C again stops at once")
 
-        before = signal.signal(signal.SIGINT, heard)
+        before = signal.signal(signal.SIGINT, on_interrupt)
         try:
             yield
         finally:
@@ -53,13 +53,13 @@ class _Stop:
 
 
 def carry_out(
-    batch: Batch, rows: Sequence[Row], most_failures: int | None, console: Console, as_json: bool, sheet: bool = False
+    batch: Batch, rows: Sequence[Row], max_failures: int | None, console: Console, as_json: bool, sheet: bool = False
 ) -> None:
-    """Runs a batch, and leaves a table of what came out.
+    """Runs a batch, and writes its manifest, its gallery and, if `sheet`, its contact sheets.
 
     Raises:
-        PartlyFailed: If pictures failed, in this run or in one before whose failures are not tried again.
-        KeyboardInterrupt: If a person stopped it.
+        PartlyFailed: If images failed, in this run or in an earlier one whose failures are not tried again.
+        KeyboardInterrupt: If Ctrl-C was pressed.
         MediaError: If the folder cannot be written, or another process is writing it.
     """
     stop = _Stop(console)
@@ -76,44 +76,39 @@ def carry_out(
                     made.append(outcome)
                     states[outcome.item.key] = "failed" if outcome.error else "done"
                     _say(outcome, batch, console, as_json)
-                    if most_failures and sum(one.error is not None for one in made) >= most_failures:
-                        console.warn(f"{most_failures} pictures failed: stopped")
+                    if max_failures and sum(one.error is not None for one in made) >= max_failures:
+                        console.warn(f"{max_failures} pictures failed: stopped")
                         break
         finally:
             if stop.at_once:
                 remove_partials(batch.folder)
             else:
                 remember((one.item, one.seconds) for one in made if one.error is None)
-                written = write_manifest(batch.folder, batch.items, rows)
-                shown = _write_shown(batch, rows, sheet)
-    say_summary(made, console)
+                written = [write_manifest(batch.folder, batch.items, rows), *_write_pages(batch, rows, sheet)]
+    _say_summary(made, console)
     counts = Counter(states.values())
     failed = counts["failed"]
-    files = " · ".join(map(str, [written, *shown]))
+    files = " · ".join(map(str, written))
     console.info(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
-    if stop.wanted:
+    if stop.pressed:
         console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
         again = "the same command tries them again" if batch.retry_failed else "try them again with --retry-failed"
-        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written} says why; {again}")
+        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written[0]} says why; {again}")
 
 
 def _outcomes(
     batch: Batch, states: Mapping[tuple[str, str], str], stop: _Stop, console: Console
 ) -> Generator[Outcome, None, None]:
-    """Makes what is left, and shows how far it is."""
-
     def on_load(item: Item) -> None:
         quiet_libraries(console.verbose)
         model = item.request.model
-        console.info(
-            f"{'loading' if is_here(model, item.request.revision) else 'downloading'} {model.removeprefix('builtin:')}"
-        )
+        action = "loading" if is_here(model, item.request.revision) else "downloading"
+        console.info(f"{action} {model.removeprefix('builtin:')}")
 
     left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
-    done = sum(state == "done" for state in states.values())
-    if done:
+    if done := list(states.values()).count("done"):
         console.info(f"{done} of {len(states)} pictures are done already")
     with (
         console.progress("pictures", "steps") as (whole, steps),
@@ -125,9 +120,9 @@ def _outcomes(
                 whole(number, len(left))
 
 
-def _write_shown(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
-    """Writes what people look at: the gallery, and contact sheets if they are wanted."""
-    # Imported here, since a plan needs neither.
+def _write_pages(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
+    """Writes the gallery and, if `sheet`, contact sheets; returns their paths."""
+    # Imported here, since a dry run needs neither.
     from vsf_cli.batch.contact_sheet import write_sheets
     from vsf_cli.batch.gallery import write_gallery
 
@@ -148,14 +143,14 @@ def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool) -> Non
         console.data(path)
 
 
-def say_summary(made: Sequence[Outcome], console: Console) -> None:
-    """Says how many items each model made by each method, how many failed, and how long one took."""
-    kinds: dict[tuple[str, str], list[Outcome]] = {}
+def _say_summary(made: Sequence[Outcome], console: Console) -> None:
+    """Writes how many items each model made by each method, how many failed, and how long one took."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in made:
-        asked = outcome.item.request
-        kinds.setdefault((asked.to_json()["model"], asked.method), []).append(outcome)
+        request = outcome.item.request
+        groups.setdefault((request.to_json()["model"], request.method), []).append(outcome)
     rows = []
-    for (model, method), outcomes in kinds.items():
+    for (model, method), outcomes in groups.items():
         seconds = [outcome.seconds for outcome in outcomes if outcome.error is None]
         each = f"{statistics.median(seconds):.2f} s" if seconds else ""
         failed = len(outcomes) - len(seconds)

@@ -1,13 +1,11 @@
-"""`vsf video`: videos from a prompt."""
+"""`vsf video`: makes videos from a prompt."""
 
 from typing import Annotated
-
-import typer
 
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import Prompt, SeriesOptions, make
-from vsf_cli.cli.options import ConsoleOptions, with_options
+from vsf_cli.cli.options import ConsoleOptions, command_option, with_options
 from vsf_cli.config.option import SIZE
 from vsf_cli.errors import RequestError
 from vsf_cli.settings.options import FileOptions, Given
@@ -26,9 +24,7 @@ def video(
     files: FileOptions,
     series: SeriesOptions,
     messages: ConsoleOptions,
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", help="Length, instead of --frames.", rich_help_panel=SIZE)
-    ] = None,
+    seconds: Annotated[float | None, command_option("--seconds", help="Length, instead of --frames.", panel=SIZE)] = None,
 ) -> None:
     """Make videos."""
     if "frames" in given.settings and seconds is not None:

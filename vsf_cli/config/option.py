@@ -1,4 +1,4 @@
-"""A field of a dataclass carries its option: its names, help, bounds, and where else it can be set.
+"""Options as fields of dataclasses: each has its names, help, bounds, and where else it can be set.
 
 The options of the command line, the keys of presets, settings and their environment variables, the columns of a batch, the
 fields of file names, the ids of items, the overrides of `vsf again` and the labels of galleries are all derived from these
@@ -40,20 +40,20 @@ __all__ = [
 ]
 
 Value = str | int | float | bool
-"""What a setting can be."""
+"""The value of a setting."""
 
 WHAT, GUIDANCE, SIZE, FILES = "What", "Guidance", "Size and steps", "Files"
 MODEL, WORK, JUDGE, OUTPUT = "Model and device", "Work", "Judge", "Output"
 METHODS, ABLATIONS = "Other methods", "Ablations"
 PANELS = (WHAT, GUIDANCE, SIZE, FILES, MODEL, WORK, JUDGE, OUTPUT, METHODS, ABLATIONS)
-"""The parts of `--help`, in their order."""
+"""The groups of options in `--help`, in their order."""
 
 _OPTION = "option"
 
 
 @dataclass(frozen=True)
 class Option:
-    """How a field is set from outside.
+    """How a field is set.
 
     Arguments:
         field: The field's name.
@@ -64,17 +64,16 @@ class Option:
         names: The names on the command line; empty if it cannot be set there.
         off: The name that turns a bool off; "" derives it, and None means that there is none.
         help: One sentence, without bounds and default.
-        panel: Its part of `--help`.
-        metavar: What stands for the value in `--help`.
-        min, max: The least and the largest legal value.
-        above: A number that must be exceeded.
+        panel: The group of `--help` that shows it.
+        metavar: The placeholder of its value in `--help`.
+        min, max, above: The legal values: at least `min`, at most `max`, more than `above`.
         finite: Whether infinity is illegal.
         parse: Checks a text, and raises `ValueError` if it is not legal.
         sweep: Whether it takes several numbers.
-        video: Whether it is for videos alone.
+        video: Whether it is for videos only.
         setting: Whether the environment and the user's file can set it.
         column: Whether a batch's table can have it as a column.
-        columns: Other names of that column; those on the command line are known.
+        columns: Names of that column, in addition to those of the command line.
         in_name: Whether it is a field of file names.
         label: Whether galleries show it.
         rare: Whether a method's label leaves it out while it has its default.
@@ -112,7 +111,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The name that messages use, such as `--drop-frames`."""
+        """The name in messages, such as `--drop-frames`."""
         return next((name for name in self.names if name.startswith("--")), f"--{self.key.replace('_', '-')}")
 
     @property
@@ -122,7 +121,7 @@ class Option:
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """Every name that a column can have for it, in snake case; the key comes first."""
+        """Every name of its column, in snake case; the key comes first."""
         spelled = [name.removeprefix("--").replace("-", "_") for name in self.names if name.startswith("--")]
         return tuple(dict.fromkeys([self.key, *spelled, *self.columns]))
 
@@ -141,11 +140,7 @@ class Option:
         return f"{kind}{self.min:g} or more" if self.type is float else f"at least {self.min:g}"
 
     def check(self, value: float | None) -> None:
-        """Refuses a value beyond the bounds.
-
-        Raises:
-            RequestError: If it is.
-        """
+        """Raises a `RequestError` if a value is beyond the bounds."""
         if value is None or not self.bounds:
             return
         legal = (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
@@ -153,21 +148,20 @@ class Option:
             raise RequestError(f"{self.key} is {value:.15g}, but must be {self.bounds}")
 
     def convert(self, value: Any) -> Value:
-        """A value of the environment, of a file or of a method as this option's type.
+        """Returns a value of the environment, of a file or of a method in this option's type.
 
         Raises:
-            ValueError: If it cannot be.
+            ValueError: If it cannot be converted.
         """
         if self.type is bool and isinstance(value, str):
             return read_bool(value)
         if self.type is int and not isinstance(value, str) and type(value) is not int:
             raise ValueError(f"{value} is not whole")
-        converted: Value = self.type(value)
-        return converted
+        return self.type(value)
 
 
 def option(default: Any, *names: str, **details: Any) -> Any:
-    """A dataclass's field that carries an `Option`.
+    """Returns a dataclass's field with an `Option`.
 
     Arguments:
         default: The field's default; `MISSING` if it has none.
@@ -178,23 +172,23 @@ def option(default: Any, *names: str, **details: Any) -> Any:
 
 
 def run_option(default: Any, *names: str, setting: bool = False, **details: Any) -> Any:
-    """A field whose option decides how a command runs, but nothing of an image."""
+    """Returns a field whose option decides how a command runs, and not how an image looks."""
     return option(default, *names, **{"setting": setting, "column": False, "in_name": False, "label": False, **details})
 
 
 def unlisted(default: Any, **details: Any) -> Any:
-    """A field that a person cannot set by its own name, with what else its `Option` says, such as its bounds."""
+    """Returns a field that has bounds or other details of an `Option`, but cannot be set by its own name."""
     return option(default, setting=False, column=False, in_name=False, label=False, **details)
 
 
 @cache
 def options_of(record: type, prefix: str = "", every: bool = False) -> tuple[Option, ...]:
-    """The options of a dataclass's fields, in their order.
+    """Returns the options of a dataclass's fields, in their order.
 
     Arguments:
         record: The dataclass.
-        prefix: What stands before the keys of options without names, such as "nag_", and gives them names.
-        every: Whether fields that carry no option have one by their name, type and default.
+        prefix: The prefix of the keys and names of options without names, such as "nag_".
+        every: Whether fields without an option get one from their name, type and default.
     """
     return tuple(_option(record, entry, prefix) for entry in fields(record) if every or _OPTION in entry.metadata)
 
@@ -205,7 +199,7 @@ def _option(record: type, entry: Any, prefix: str) -> Option:
     details.setdefault("panel", METHODS if prefix else GUIDANCE)
     long = [name for name in details.get("names", ()) if name.startswith("--")]
     derived = long[0].removeprefix("--").replace("-", "_") if long else f"{prefix}{entry.name}"
-    found = Option(
+    one = Option(
         field=entry.name,
         key=details.pop("key", derived),
         type=details.pop("type", None) or _value_type(annotation),
@@ -214,52 +208,44 @@ def _option(record: type, entry: Any, prefix: str) -> Option:
         columns=(*(() if prefix else (entry.name,)), *details.pop("columns", ())),
         **details,
     )
-    return replace(found, names=found.names or (found.flag,)) if prefix else found
+    return replace(one, names=one.names or (one.flag,)) if prefix else one
 
 
 def by_key(*options: Option) -> dict[str, Option]:
-    """Options by their keys."""
+    """Returns options by their keys."""
     return {one.key: one for one in options}
 
 
 def check_bounds(record: Any, options: tuple[Option, ...]) -> None:
-    """Refuses a record with a number beyond its bounds.
-
-    Raises:
-        RequestError: If there is one.
-    """
+    """Raises a `RequestError` if a record has a number beyond its bounds."""
     for one in options:
         if one.bounds:
             one.check(getattr(record, one.field))
 
 
 def read_bool(text: str) -> bool:
-    """A truth value as people write it.
+    """Returns the value of "true", "yes", "1", "false", "no" or "0".
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If the text is another one.
     """
-    found = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.strip().lower())
-    if found is None:
+    value = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.strip().lower())
+    if value is None:
         raise ValueError(f"'{text}' is neither true nor false")
-    return found
-
-
-def _members(annotation: Any) -> list[Any]:
-    return [member for member in get_args(annotation) if member not in (NoneType, ...)]
+    return value
 
 
 def _value_type(annotation: Any) -> type:
     """The type of one value: of `float | None` it is `float`, of `tuple[str, ...]` it is `str`."""
-    members = _members(annotation)
+    members = [member for member in get_args(annotation) if member not in (NoneType, ...)]
     return _value_type(members[0]) if members else annotation
 
 
 def fits(annotation: Any, value: Any) -> bool:
-    """Whether a value of a TOML file is legal for a field: an integer is a float, too, and a list a tuple."""
+    """Returns whether a value of a TOML file is legal for a field: an integer is a float, too, and a list a tuple."""
     if get_origin(annotation) is tuple:
         return isinstance(value, list) and all(fits(_value_type(annotation), entry) for entry in value)
-    if get_origin(annotation) is Mapping or str(annotation).startswith("collections.abc.Mapping"):
+    if get_origin(annotation) is Mapping:
         return isinstance(value, dict)
     wanted = _value_type(annotation)
     if isinstance(value, bool) or wanted is bool:
@@ -268,9 +254,5 @@ def fits(annotation: Any, value: Any) -> bool:
 
 
 def type_name(annotation: Any) -> str:
-    """What a field must be, in words."""
-    if get_origin(annotation) is tuple:
-        return "a list of texts"
-    if str(annotation).startswith("collections.abc.Mapping"):
-        return "a table"
-    return _value_type(annotation).__name__
+    """Returns the type of a field in words."""
+    return {tuple: "a list of texts", Mapping: "a table"}.get(get_origin(annotation)) or _value_type(annotation).__name__

@@ -1,4 +1,4 @@
-"""Several numbers in one option or cell: lists and ranges, in our own spelling and in A1111's."""
+"""Lists and ranges of numbers in one option or cell, in our syntax and in A1111's."""
 
 import math
 import re
@@ -32,21 +32,17 @@ class ValueList(tuple[float, ...]):
 
 
 def parse_range(text: str, kind: type = float) -> ValueList:
-    """Returns the numbers that a text stands for; whole numbers are exact, however large.
+    """Returns the numbers of a list or range. Whole numbers are exact, however large.
 
     ======================= ======================================================
     ``1,2,5``               these
     ``0..6/7``              7 numbers from 0 to 6, evenly spaced
     ``1..5``                1, 2, 3, 4, 5
     ``1:5:0.5``             from 1 to 5, 0.5 apart; the last is left out if the steps miss it
-    ``1-5 [5]``, ``1-5 (+2)``, ``1-5``  A1111's spelling of a count, a step, and steps of 1
+    ``1-5 [5]``, ``1-5 (+2)``, ``1-5``  A1111's syntax of a count, a step, and steps of 1
     ======================= ======================================================
 
-    Parts joined by commas may be mixed.
-
-    Arguments:
-        text: The text.
-        kind: `float`, or `int` if only whole numbers are legal.
+    Commas join any of these. With `kind` `int` only whole numbers are legal.
 
     Raises:
         ValueError: If the text cannot be parsed.
@@ -60,17 +56,11 @@ def parse_range(text: str, kind: type = float) -> ValueList:
 
 
 def parse_indices(text: str, noun: str) -> list[int]:
-    """Returns the whole numbers of at least 0 that a text stands for, in the grammar of `parse_range`.
-
-    Ranges without a step or a count must run up.
-
-    Arguments:
-        text: The text.
-        noun: What the numbers count, for messages, such as "seed".
+    """Returns whole numbers of at least 0, in the syntax of `parse_range`; messages name them by a noun, such as "seed".
 
     Raises:
         ValueError: If the text cannot be parsed.
-        RequestError: If a range is empty, or there would be more than `MAX_VALUES`.
+        RequestError: If a range without a step runs down, or there would be more than `MAX_VALUES`.
     """
     indices: list[int] = []
     for part in text.split(","):
@@ -126,7 +116,7 @@ def _stepped(first: Fraction, last: Fraction, step: Fraction | float, part: str)
 
 
 def _tidy(numbers: list[Fraction]) -> list[Fraction]:
-    """Returns numbers with 13 digits, as the largest has them, so that a third is short in names of files."""
+    """Rounds numbers to 13 digits of the largest, so that a third is short in file names."""
     largest = float(max(abs(number) for number in numbers))
     digits = 12 - math.floor(math.log10(largest)) if largest else 0
     return [number if number.denominator == 1 else round(number, digits) for number in numbers]
@@ -145,11 +135,11 @@ def _check_count(count: int, text: str) -> None:
 
 
 def split_sweeps(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, ValueList]]:
-    """Returns the options with the first of their values each, and those that have several values."""
+    """Returns each option with its first value, and the options with several values."""
     plain = {name: value[0] if isinstance(value, ValueList) else value for name, value in options.items()}
     return plain, {name: value for name, value in options.items() if isinstance(value, ValueList) and len(value) > 1}
 
 
 def combinations(sweeps: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Returns every choice of one value for each name; the last name changes fastest."""
+    """Returns every combination of one value for each name; the last name changes fastest."""
     return [dict(zip(sweeps, values, strict=True)) for values in product(*sweeps.values())]

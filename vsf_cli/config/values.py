@@ -1,4 +1,4 @@
-"""Reads values of the command line that are more than a number: seeds, sizes and paths."""
+"""Parses the seeds, sizes and paths of the command line."""
 
 import os
 import random
@@ -18,41 +18,26 @@ __all__ = [
     "parse_given_seeds",
     "parse_numbers",
     "parse_path",
-    "parse_seeds",
     "parse_size",
     "whole_frames",
 ]
 
 FRAMES_OF_A_TOKEN = 4
-"""Of Wan's autoencoder: a clip has 1 more than a multiple of it."""
+"""Frames per token of Wan's autoencoder: a video has 1 frame more than a multiple of it."""
 
 SIDES_OF_CLIPS = 16
-"""The sides of a clip are multiples of it, whatever the autoencoder: Wan's pipeline demands so."""
-
-
-def parse_seeds(text: str | None, count: int | None) -> list[int]:
-    """Returns the seeds of a run.
-
-    Arguments:
-        text: A text for `parse_given_seeds`; "random", -1 or None draws random seeds.
-        count: The number of seeds; None stands for as many as the text has, or one.
-
-    Raises:
-        ValueError: If the text cannot be parsed.
-        RequestError: If there are too many or none.
-    """
-    return choose_seeds(None if text is None else parse_given_seeds(text), count)
+"""Wan's pipeline takes only videos whose sides are multiples of it, whatever the autoencoder is."""
 
 
 def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
-    """The seeds of a run: those that are given, or a row from the one that is, or fresh ones if none is.
+    """Returns the seeds of a run: the given ones, or as many from a single one upwards, or random ones if none is given.
 
     Arguments:
         seeds: The seeds that are given.
-        count: How many are wanted; None means as many as are given, or one.
+        count: The number of seeds; None means as many as are given, or one.
 
     Raises:
-        RequestError: If there are too many, or another number than is wanted.
+        RequestError: If there are too many, or `count` is not the number of several given ones.
     """
     if count is not None and not 1 <= count <= MAX_VALUES:
         raise RequestError(f"--seeds is {count}, but must be 1 to {MAX_VALUES}")
@@ -66,7 +51,7 @@ def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
 
 
 def parse_given_seeds(text: str) -> list[int] | None:
-    """Returns the seeds that a text names, such as "7", "1,2,3", "1..8", "1:5:2" or "1-5 (+2)"; None for "random" and -1.
+    """Returns the seeds of a text such as "7", "1,2,3", "1..8", "1:5:2" or "1-5 (+2)"; None for "random" and -1.
 
     Raises:
         ValueError: If the text cannot be parsed.
@@ -76,7 +61,7 @@ def parse_given_seeds(text: str) -> list[int] | None:
 
 
 def parse_numbers(text: str | None, noun: str) -> tuple[int, ...] | None:
-    """Returns the numbers that are chosen, such as "1,2,5..8", sorted, none twice; None for None and "all".
+    """Returns the numbers of a text such as "1,2,5..8", sorted, each once; None for None and "all".
 
     Raises:
         ValueError: If the text cannot be parsed.
@@ -86,11 +71,7 @@ def parse_numbers(text: str | None, noun: str) -> tuple[int, ...] | None:
 
 
 def parse_batch_size(text: str) -> int | str:
-    """A number of at least 1, or "auto".
-
-    Raises:
-        ValueError: If it is neither.
-    """
+    """Returns a number of at least 1, or "auto"; raises a `ValueError` for any other text."""
     if text.strip() == "auto":
         return "auto"
     if not text.strip().isdigit() or int(text) < 1:
@@ -99,7 +80,7 @@ def parse_batch_size(text: str) -> int | str:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Width and height in pixels, from "WxH", "W*H" or one number for a square.
+    """Returns width and height in pixels, from "WxH", "W*H" or one number for a square.
 
     Raises:
         ValueError: If the text cannot be parsed.
@@ -112,10 +93,10 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def chosen_size(size: str | None, width: int | None, height: int | None) -> str | None:
-    """The size as one text, from `--size` or from `--width` with `--height`.
+    """Returns the size as one text, from `--size` or from `--width` with `--height`.
 
     Raises:
-        RequestError: If one of the two is missing, or both spellings are used.
+        RequestError: If one of the two is missing, or all are given.
     """
     if width is None and height is None:
         return size
@@ -128,11 +109,7 @@ def chosen_size(size: str | None, width: int | None, height: int | None) -> str 
 
 
 def check_sides(width: int | None, height: int | None, multiple: int) -> None:
-    """Refuses sides that are no multiples of what the model takes.
-
-    Raises:
-        RequestError: If one is not; it names the nearest that is.
-    """
+    """Raises a `RequestError` if a side is no multiple of a number; it names the nearest legal side."""
     for name, side in (("width", width), ("height", height)):
         if side is not None and side % multiple:
             near = max(multiple, round(side / multiple) * multiple)
@@ -140,16 +117,16 @@ def check_sides(width: int | None, height: int | None, multiple: int) -> None:
 
 
 def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dropped: int = 0) -> tuple[int | None, str | None]:
-    """The nearest number of frames that a model of clips can make, and what to say if it is another than asked for.
+    """Returns the nearest number of frames that a video model can make, and a note if it differs from the requested one.
 
     Arguments:
-        frames: The frames asked for.
-        seconds: The length asked for instead; it stands before `frames`.
-        fps: Frames in a second.
-        dropped: How many of the first are left out: `seconds` does not count them.
+        frames: The requested frames.
+        seconds: The requested length; it takes precedence over `frames`, and does not count dropped frames.
+        fps: Frames per second.
+        dropped: How many of the first frames are dropped.
 
     Raises:
-        RequestError: If there would be none.
+        RequestError: If there would be no frame.
     """
     if seconds is not None:
         if not 0 < seconds < float("inf"):
@@ -167,5 +144,5 @@ def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dro
 
 
 def parse_path(text: str) -> Path:
-    """A path, in which `~` is the folder of the person who asks; `~name` stays as it is where nobody has that name."""
+    """Returns a path in which `~` is the user's home folder; `~name` stays as it is if there is no such user."""
     return Path(os.path.expanduser(text))

@@ -13,14 +13,7 @@ __all__ = ["gallery"]
 
 
 def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Sequence[Any]) -> str:
-    """Returns the HTML of a run. Images stay in their files, and are loaded when they are scrolled to.
-
-    Arguments:
-        run: The run.
-        judge: The full name of the judge.
-        rows: The table, by `vsf_cli.evaluation.report.tabulate`.
-        judged: The images with the judge's answers.
-    """
+    """Returns the HTML of a run; `judge` is the judge's full name. Images are loaded when they are scrolled to."""
     variants = [row["arm"] for row in rows]
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for one in judged:

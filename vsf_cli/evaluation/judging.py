@@ -31,7 +31,7 @@ class Judgement:
         positive: Whether the main object is shown.
         negative: Whether the negative prompt is absent.
         quality: From 0 to 1, independent of what is missing.
-        reason: The judge's explanation.
+        reason: An explanation for readers.
     """
 
     positive: bool
@@ -58,7 +58,6 @@ class Judge(Protocol):
         Raises:
             VSFError: If the judge cannot answer.
         """
-        ...
 
 
 def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) -> Judgement:
@@ -109,7 +108,7 @@ AnswerKey = tuple[str, str, int, str]
 
 
 def answer_key(sample: Sample) -> AnswerKey:
-    """Returns what identifies an answer: record, variant, seed, and the SHA-256 of the file, since it may be made again.
+    """Returns the key of an answer: record, variant, seed, and the SHA-256 of the file, since it may be made again.
 
     Raises:
         MediaError: If the file cannot be read.
@@ -117,25 +116,23 @@ def answer_key(sample: Sample) -> AnswerKey:
     try:
         digest = hashlib.sha256(sample.path.read_bytes()).hexdigest()
     except OSError as error:
-        raise MediaError(
-            f"{sample.path} cannot be read: {error.strerror}; run 'vsf eval run' again, it makes it anew"
-        ) from error
+        message = f"{sample.path} cannot be read: {error.strerror}; run 'vsf eval run' again, it makes it anew"
+        raise MediaError(message) from error
     return sample.record.id, sample.variant, sample.seed, digest
 
 
 class Answers:
-    """The file of the answers of all judges of one name: a line each, of which the last may be incomplete."""
+    """The file of the answers of all judges of one name: a line each, of which the last may be incomplete.
+
+    Every method raises `MediaError` if the file cannot be read or written.
+    """
 
     def __init__(self, run: Run, judge: str) -> None:
         self.path = run.folder / f"judgements-{judge}.jsonl"
         self.lock = threading.Lock()
 
     def read(self) -> dict[str, dict[AnswerKey, Judgement]]:
-        """Returns the last answer about each image, by the judge's settings as JSON; the judge that was used last is last.
-
-        Raises:
-            MediaError: If the file cannot be read.
-        """
+        """Returns the last answer about each image, by the judge's settings as JSON; the judge that was used last is last."""
         answers: dict[str, dict[AnswerKey, Judgement]] = {}
         for line in _lines(self.path):
             try:
@@ -149,19 +146,11 @@ class Answers:
         return answers
 
     def of(self, judge: Judge) -> dict[AnswerKey, Judgement]:
-        """Returns the answers of a judge with these settings.
-
-        Raises:
-            MediaError: If the file cannot be read.
-        """
+        """Returns the answers of a judge with these settings."""
         return self.read().get(_settings_key(judge.settings), {})
 
     def add(self, judge: Judge, key: AnswerKey, judgement: Judgement) -> None:
-        """Adds an answer to the file.
-
-        Raises:
-            MediaError: If it cannot be written.
-        """
+        """Adds an answer to the file."""
         line = dict(zip(("record", "arm", "seed", "sha256"), key, strict=True))
         with self.lock:
             _append(self.path, {**line, **asdict(judgement), "judge": dict(judge.settings)})
@@ -185,11 +174,7 @@ def _lines(path: Path) -> Iterator[Any]:
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends a line of JSON to a file whose last line may be incomplete, and waits until it is on the disk.
-
-    Raises:
-        MediaError: If it cannot be written.
-    """
+    """Appends a line of JSON to a file whose last line may be incomplete, and waits until it is on the disk."""
     try:
         incomplete = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("ab") as file:

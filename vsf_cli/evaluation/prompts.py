@@ -123,7 +123,7 @@ def _shipped(name: str) -> PromptSet:
 
 
 def _scenes(name: str, triples: Sequence[tuple[str, str, str]]) -> PromptSet:
-    return PromptSet(name, tuple(_scene(f"{name}-{number:03d}", *triples[number]) for number in range(len(triples))))
+    return PromptSet(name, tuple(_scene(f"{name}-{number:03d}", *triple) for number, triple in enumerate(triples)))
 
 
 def _scene(id: str, prompt: str, object: str, part: str) -> Record:
@@ -139,5 +139,5 @@ BUILT_IN = {
     "clips": lambda: _scenes("clips", video_pairs("test", 200)),
     "clips-dev": lambda: _scenes("clips-dev", video_pairs("dev", 200)),
 }
-"""The sets of the package. Scenes and clips are for the embedded models: the test split of the vocabulary, which training
-never saw, and the dev split, on which settings are chosen."""
+"""The sets of the package. Scenes and clips (videos) are for the embedded models: the test split of the vocabulary, which
+training never saw, and the dev split, on which settings are chosen."""

@@ -17,8 +17,7 @@ from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.variants import BASELINE
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["Judged", "judged_samples", "tabulate", "write_report"]
-
+__all__ = ["CONDITIONS", "Judged", "judged_samples", "tabulate", "write_report"]
 
 CONDITIONS = ("positive", "negative", "both")
 
@@ -41,12 +40,8 @@ class Judged:
 def judged_samples(run: Run, judge: str, chosen: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, list[Judged], int]:
     """Returns the judge's full name, the judged images of a run, and the number of images that are not judged.
 
-    An image that changed since it was judged is not judged.
-
-    Arguments:
-        run: The run.
-        judge: The judge's name.
-        chosen: The settings of one of several judges of that name; a value of None matches any.
+    An image that changed since it was judged counts as not judged. `chosen` has the settings of one of several judges of that
+    name; a value of None matches any.
 
     Raises:
         RequestError: If no image is judged, or several judges match.
@@ -121,27 +116,28 @@ def _rates_by_category(answers: Sequence[Judged]) -> dict[str, Any]:
     return {name: _rates([one for one in answers if one.sample.record.category == name]) for name in names if name}
 
 
-def markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table as Markdown, with its conditions."""
-    lines = [
-        f"Judge {judge}. " + conditions(run),
-        "",
-        "| method | positive | negative | both | quality | p against VSF: positive, negative, both |",
-    ]
+def _markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"Judge {judge}. {_describe_conditions(run)}", ""]
+    lines += ["| method | positive | negative | both | quality | p against VSF: positive, negative, both |"]
     lines += ["|---|---|---|---|---|---|"]
     for row in rows:
         rates = " | ".join(_rate(row, kind) for kind in CONDITIONS)
         tests = ", ".join("-" if row[f"{kind}_p"] is None else f"{row[f'{kind}_p']:.2g}" for kind in CONDITIONS)
         lines.append(f"| {row['label']} | {rates} | {row['quality']:.3f} | {tests} |")
+    return "\n".join([*lines, *_category_lines(rows)]) + "\n"
+
+
+def _category_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     categories = sorted({name for row in rows for name in row["categories"]})
-    if categories:
-        lines += ["", "Positive / negative by category:", "", "| category | " + " | ".join(row["label"] for row in rows) + " |"]
-        lines += ["|---" * (len(rows) + 1) + "|"]
-        for name in categories:
-            cells = [row["categories"].get(name) for row in rows]
-            shown = [f"{cell['positive']:.2f} / {cell['negative']:.2f}" if cell else "-" for cell in cells]
-            lines.append(f"| {name} | {' | '.join(shown)} |")
-    return "\n".join(lines) + "\n"
+    if not categories:
+        return []
+    lines = ["", "Positive / negative by category:", "", "| category | " + " | ".join(row["label"] for row in rows) + " |"]
+    lines += ["|---" * (len(rows) + 1) + "|"]
+    for name in categories:
+        cells = [row["categories"].get(name) for row in rows]
+        rates = [f"{cell['positive']:.2f} / {cell['negative']:.2f}" if cell else "-" for cell in cells]
+        lines.append(f"| {name} | {' | '.join(rates)} |")
+    return lines
 
 
 def _rate(row: Mapping[str, Any], kind: str) -> str:
@@ -149,8 +145,7 @@ def _rate(row: Mapping[str, Any], kind: str) -> str:
     return f"{row[kind]:.3f} [{low:.2f}, {high:.2f}]"
 
 
-def conditions(run: Run) -> str:
-    """Returns the conditions of a run's numbers in words."""
+def _describe_conditions(run: Run) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in run.conditions["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in run.conditions["settings"].items())
     count = len(run.prompts.records)
@@ -158,10 +153,9 @@ def conditions(run: Run) -> str:
     return f"Preset {run.preset}, {count} prompts of {run.prompts.name}, {seeds}; {settings}; {versions}."
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table as CSV, a line for each variant and category; the category of the whole set is empty."""
-    numbers = ("pictures", "positive", "negative", "both", "quality")
-    tests = ("positive_p", "negative_p", "both_p")
+    numbers, tests = ("pictures", *CONDITIONS, "quality"), [f"{condition}_p" for condition in CONDITIONS]
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(["arm", "category", *numbers, *tests])
@@ -189,8 +183,8 @@ def write_report(
     full_name, judged, missing = judged_samples(run, judge, chosen)
     rows = tabulate(run, judged)
     path = run.folder / f"report-{judge}.md"
-    write_bytes(path, markdown(run, full_name, rows).encode())
-    write_bytes(path.with_suffix(".csv"), as_csv(rows).encode())
+    write_bytes(path, _markdown(run, full_name, rows).encode())
+    write_bytes(path.with_suffix(".csv"), _csv(rows).encode())
     facts = {key: run.conditions[key] for key in ("set", "sha256", "preset", "seeds", "settings", "versions")}
     report = {"judge": full_name, **facts, "not_judged": missing, "rows": rows}
     write_bytes(path.with_suffix(".json"), json.dumps(report, indent=2, ensure_ascii=False).encode())

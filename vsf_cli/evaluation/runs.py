@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,7 @@ RUN, PROMPTS, IMAGES = "run.json", "prompts.jsonl", "pictures"
 
 @dataclass(frozen=True)
 class Sample:
-    """An image or video of a run.
-
-    Arguments:
-        record: The prompt.
-        variant: The name of the variant.
-        seed: The seed.
-        path: The file.
-    """
+    """An image or video of a run; `variant` is a name."""
 
     record: Record
     variant: str
@@ -41,12 +35,12 @@ class Run:
     """The folder of a run.
 
     Arguments:
-        folder: The folder.
+        folder: Its path.
         prompts: The prompt set.
         variants: The variants that are compared, by name.
         preset: The name of the preset.
         seeds: The number of images of each prompt and variant.
-        conditions: Other settings, and versions.
+        conditions: The other `settings`, and the `versions` of packages.
     """
 
     folder: Path
@@ -79,10 +73,8 @@ class Run:
         """Checks that the run in the folder has the same prompts, preset, seeds and variants."""
         for name, value in facts.items():
             if known.get(name) != value:
-                raise RequestError(
-                    f"{self.folder} holds a run with {name} {known.get(name)}, but {value} is asked for:"
-                    " choose another folder with -o"
-                )
+                found = f"{self.folder} holds a run with {name} {known.get(name)}"
+                raise RequestError(f"{found}, but {value} is asked for: choose another folder with -o")
         for name, variant in known["arms"].items():
             if name in variants and json.loads(json.dumps(variants[name]["settings"])) != variant["settings"]:
                 raise RequestError(f"{self.folder} holds another '{name}': choose another folder with -o")
@@ -99,9 +91,8 @@ class Run:
         facts = _read_json(folder / RUN)
         try:
             prompts = PromptSet(facts["set"], load_prompts(str(folder / PROMPTS)).records)
-            variants = {
-                name: Variant(**{**variant, "presets": tuple(variant["presets"])}) for name, variant in facts["arms"].items()
-            }
+            arms = facts["arms"].items()
+            variants = {name: Variant(**{**fields, "presets": tuple(fields["presets"])}) for name, fields in arms}
             run = cls(folder, prompts, variants, facts["preset"], facts["seeds"], facts)
         except (KeyError, TypeError, AttributeError) as error:
             raise RequestError(f"{folder / RUN} is not what 'vsf eval run' writes: {error!r}") from error
@@ -124,10 +115,11 @@ class Run:
         records = {record.id: record for record in self.prompts.records}
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
-            return [
-                Sample(records[row["record"]], row["arm"], int(row["seed"]), self.image_folder / row["file"]) for row in rows
-            ]
+                return [
+                    Sample(records[row["record"]], row["arm"], int(row["seed"]), self.image_folder / row["file"])
+                    for row in csv.DictReader(file)
+                    if row["status"] == "done"
+                ]
         except (OSError, KeyError, ValueError) as error:
             raise MediaError(f"{path} cannot be read ({error}): run 'vsf eval run' again, it goes on") from error
 
@@ -138,22 +130,15 @@ def rows_of(prompts: PromptSet, variants: Sequence[Variant], seeds: int) -> list
     The k-th image of the n-th prompt has the seed n + k times the number of prompts: all images of a variant have different
     noise, and the same image of two variants has the same.
     """
-    count = len(prompts.records)
-    return [
-        Row(
-            line=number + 1,
-            prompt=record.prompt,
-            negative=(record.negative,),
-            seeds=(number + turn * count,),
-            settings=variant.settings,
-            name=f"{variant.name}/{record.id}-{turn}",
-            cells={"record": record.id, "arm": variant.name, "category": record.category, "prompt": record.prompt}
-            | {"negative": record.negative},
+    rows = []
+    for variant, turn, (number, record) in product(variants, range(seeds), enumerate(prompts.records)):
+        cells = {"record": record.id, "arm": variant.name, "category": record.category}
+        cells |= {"prompt": record.prompt, "negative": record.negative}
+        seed, name = number + turn * len(prompts.records), f"{variant.name}/{record.id}-{turn}"
+        rows.append(
+            Row(number + 1, record.prompt, (record.negative,), (seed,), settings=variant.settings, name=name, cells=cells)
         )
-        for variant in variants
-        for turn in range(seeds)
-        for number, record in enumerate(prompts.records)
-    ]
+    return rows
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Searches the settings of methods with equal budgets on one prompt set. Each trial is stored when it is finished."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -12,7 +12,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Judge, judge_frames
 from vsf_cli.evaluation.prompts import PromptSet, Record
 from vsf_cli.evaluation.variants import Variant
-from vsf_cli.generation.generate import generate_batch
+from vsf_cli.generation.generate import Progress, generate_batch
 from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.settings.options import SETTINGS
@@ -21,15 +21,16 @@ from vsf_cli.settings.request import Request
 
 __all__ = ["SAMPLERS", "Study", "Sweep", "Trial", "parse_space", "space_of", "studies_of"]
 
-SAMPLERS = ("random", "tpe", "nsga2")
+SAMPLERS = {"random": "RandomSampler", "tpe": "TPESampler", "nsga2": "NSGAIISampler"}
+"""The classes of Optuna's samplers by their names in options."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of settings.
+    """A trial of the searched settings.
 
     Arguments:
-        settings: The searched settings.
+        settings: Their values.
         outcomes: For each image whether the object is shown, whether the negative is absent, and the quality.
     """
 
@@ -87,7 +88,7 @@ class Sweep:
                 space = ", ".join(f"{name}={low:g}..{high:g}" for name, (low, high) in self.space.items())
                 raise RequestError(f"method {self.variant.name} cannot be searched over {space}: {error}") from error
 
-    def run(self, pipe: Any, count: int, sampler: str, seed: int, progress: Callable[[int, int], object]) -> Iterator[Trial]:
+    def run(self, pipe: Any, count: int, sampler: str, seed: int, progress: Progress | None = None) -> Iterator[Trial]:
         """Tries settings until `count` trials are finished, including those of earlier runs.
 
         A trial that an earlier run did not finish is tried first, since some of the judge's answers may be stored. Only one
@@ -107,9 +108,7 @@ class Sweep:
             study.tell(trial, [sum(column) / len(column) for column in columns])
             yield Trial(chosen, outcomes)
 
-    def _outcomes(
-        self, pipe: Any, chosen: Mapping[str, float], progress: Callable[[int, int], object]
-    ) -> list[tuple[bool, bool, float]]:
+    def _outcomes(self, pipe: Any, chosen: Mapping[str, float], progress: Progress | None) -> list[tuple[bool, bool, float]]:
         records, outcomes = self.prompts.records, []
         for start in range(0, len(records), self.batch_size):
             part = records[start : start + self.batch_size]
@@ -117,7 +116,8 @@ class Sweep:
             for record, result in zip(part, generate_batch(pipe, requests), strict=True):
                 answer = judge_frames(self.judge, result.frames, record)
                 outcomes.append((answer.positive, answer.negative, answer.quality))
-            progress(len(outcomes), len(records))
+            if progress is not None:
+                progress(len(outcomes), len(records))
         return outcomes
 
 
@@ -145,7 +145,7 @@ def parse_space(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
 
 
 def space_of(variant: Variant, given: Mapping[str, tuple[float, float]]) -> Mapping[str, tuple[float, float]]:
-    """Returns the searched settings of a variant: those that are given, else its own, else those of its method.
+    """Returns the searched settings of a variant: those given, else its own, else those of its method.
 
     Raises:
         RequestError: If there are none.
@@ -173,26 +173,19 @@ def _study(sweep: Sweep, sampler: str, seed: int) -> Any:
     """
     optuna = _optuna()
     sweep.storage.parent.mkdir(parents=True, exist_ok=True)
-    facts = _facts(sweep)
-    study = optuna.create_study(
-        study_name=sweep.variant.name, storage=_url(sweep.storage), directions=["maximize"] * 3, load_if_exists=True
-    )
+    facts, name, url = _facts(sweep), sweep.variant.name, _url(sweep.storage)
+    study = optuna.create_study(study_name=name, storage=url, directions=["maximize"] * 3, load_if_exists=True)
     known = study.user_attrs.get("vsf")
     if known is not None and known != json.loads(json.dumps(facts)):
-        raise RequestError(f"{sweep.storage} has another sweep of '{sweep.variant.name}': choose another file with --storage")
+        raise RequestError(f"{sweep.storage} has another sweep of '{name}': choose another file with --storage")
     study.set_user_attr("vsf", facts)
     # A sampler starts again in each run: with the same seed it would propose the same settings.
-    sampler_seed = seed + len(study.trials)
-    study.sampler = {
-        "random": lambda: optuna.samplers.RandomSampler(seed=sampler_seed),
-        "tpe": lambda: optuna.samplers.TPESampler(seed=sampler_seed),
-        "nsga2": lambda: optuna.samplers.NSGAIISampler(seed=sampler_seed),
-    }[sampler]()
+    study.sampler = getattr(optuna.samplers, SAMPLERS[sampler])(seed=seed + len(study.trials))
     return study
 
 
 def _facts(sweep: Sweep) -> dict[str, Any]:
-    """Returns what has to be equal in all runs of a sweep."""
+    """Returns the facts that all runs of a sweep share."""
     return {
         "set": sweep.prompts.name,
         "sha256": sweep.prompts.digest,
@@ -237,11 +230,11 @@ def studies_of(storage: Path) -> dict[str, Study]:
         studies = {name: optuna.load_study(study_name=name, storage=_url(storage)) for name in names}
     except Exception as error:
         raise RequestError(f"{storage} is not a file of sweeps: {' '.join(str(error).split())[:200]}") from error
-    finished = {
-        name: (study.user_attrs["vsf"], [Trial(trial.params, trial.user_attrs["outcomes"]) for trial in _finished(study)])
-        for name, study in studies.items()
-        if "vsf" in study.user_attrs and _finished(study)
-    }
+    finished: dict[str, Study] = {}
+    for name, study in studies.items():
+        trials = [Trial(trial.params, trial.user_attrs["outcomes"]) for trial in _finished(study)]
+        if trials and "vsf" in study.user_attrs:
+            finished[name] = study.user_attrs["vsf"], trials
     if not finished:
         raise RequestError(f"{storage} has no finished trials: run 'vsf eval sweep' first")
     return finished

@@ -45,10 +45,8 @@ def _check_comparable(storage: Path, name: str, studies: Mapping[str, Study]) ->
     facts, expected = studies[name][0], studies[first][0]
     for fact, label in (("sha256", "prompts"), ("preset", "preset"), ("judge", "judge")):
         if facts[fact] != expected[fact]:
-            raise RequestError(
-                f"{storage}: the sweep of '{name}' has the {label} {facts[fact]},"
-                f" that of '{first}' {expected[fact]}: draw them apart"
-            )
+            found = f"{storage}: the sweep of '{name}' has the {label} {facts[fact]}"
+            raise RequestError(f"{found}, that of '{first}' {expected[fact]}: draw them apart")
 
 
 def front(points: np.ndarray) -> np.ndarray:
@@ -74,16 +72,13 @@ def hypervolume(points: np.ndarray) -> float:
 
 
 def tradeoff(trials: Sequence[Trial], other: str, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
-    """Returns the front of a method's trials over the rate of absence and another rate, with its hypervolume.
+    """Returns the points of trials on the same images, their front, its hypervolume, and its bootstrap interval of 95 %.
 
     Arguments:
-        trials: The trials, all on the same images.
-        other: "positive" or "quality".
-        resamples: Bootstrap samples of the prompts, for the interval of the hypervolume.
+        trials: The trials.
+        other: The rate beside that of absence: "positive" or "quality".
+        resamples: Bootstrap samples of the prompts, for the percentiles of the hypervolume.
         seed: The seed of these samples.
-
-    Returns:
-        All points, the front's numbers, the hypervolume, and its bootstrap interval of 95 % (percentiles).
     """
     outcomes = np.array([trial.outcomes for trial in trials], dtype=float)[:, :, [AXES["negative"], AXES[other]]]
     points = outcomes.mean(1)
@@ -118,15 +113,14 @@ def write_tradeoff(studies: Mapping[str, tuple[Mapping[str, Any], Sequence[Trial
         write_bytes(stem.with_suffix(".json"), json.dumps(curves, indent=1).encode())
         for format in ("png", "svg"):
             write_bytes(stem.with_suffix(f".{format}"), _draw(curves, other, format))
-        names = ("hypervolume", "hypervolume_interval")
         volumes[other] = {
-            name: {"trials": len(curve["points"]), **{key: curve[key] for key in names}} for name, curve in curves.items()
+            name: {"trials": len(curve["points"])} | {key: curve[key] for key in ("hypervolume", "hypervolume_interval")}
+            for name, curve in curves.items()
         }
     return volumes
 
 
 def _draw(curves: Mapping[str, Mapping[str, Any]], other: str, format: str) -> bytes:
-    """Returns a figure of the trials and fronts, as the bytes of its file."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -137,15 +131,13 @@ def _draw(curves: Mapping[str, Mapping[str, Any]], other: str, format: str) -> b
         for curve, marker in zip(curves.values(), "osD^vP*X<>", strict=False):
             x = np.array([point["negative"] for point in curve["points"]])
             y = np.array([point[other] for point in curve["points"]])
-            volume = f"{curve['hypervolume']:.3f}"
             (line,) = axes.plot(x, y, marker, ms=4, alpha=0.35, mew=0)
             order = sorted(curve["front"], key=lambda number: x[number])
             # The label names fixed values in parentheses, which the search replaced.
-            label = f"{curve['facts']['label'].split(' (')[0]}, area {volume}"
+            label = f"{curve['facts']['label'].split(' (')[0]}, area {curve['hypervolume']:.3f}"
             axes.plot(x[order], y[order], f"{marker}-", color=line.get_color(), ms=5, label=label)
-        axes.set_xlabel("negative: what was not wanted is missing")
-        axes.set_ylabel({"positive": "positive: the object is there", "quality": "quality"}[other])
-        axes.set_xlim(0, 1)
+        ylabel = {"positive": "positive: the object is there", "quality": "quality"}[other]
+        axes.set(xlim=(0, 1), xlabel="negative: what was not wanted is missing", ylabel=ylabel)
         axes.set_ylim(top=1.02)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))

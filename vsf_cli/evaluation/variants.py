@@ -10,8 +10,9 @@ import tomli
 
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import METHODS, resolved
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import FAMILY_DEFAULTS, Preset, nearest
+from vsf_cli.settings.presets import Preset, nearest
 
 __all__ = ["BASELINE", "Variant", "choose_variants", "load_variants"]
 
@@ -60,11 +61,9 @@ def load_variants(path: Path | None = None) -> list[Variant]:
         raise RequestError(f"{source} cannot be read as TOML: {error}") from error
     variants = [_variant(source, name, table) for name, table in tables.items()]
     methods = {resolved(str(variant.settings.get("method")))[0] for variant in variants}
-    return (
-        variants
-        if path
-        else [*variants, *(Variant(name, one.label, {"method": name}) for name, one in METHODS.items() if name not in methods)]
-    )
+    if path:
+        return variants
+    return [*variants, *(Variant(name, one.label, {"method": name}) for name, one in METHODS.items() if name not in methods)]
 
 
 def _variant(source: str, name: str, table: Any) -> Variant:
@@ -75,8 +74,8 @@ def _variant(source: str, name: str, table: Any) -> Variant:
     if not isinstance(presets, list):
         raise RequestError(f"{source}: {name}.presets is {presets!r}, but must be a list of presets' names")
     family = settings.pop("family", "")
-    if family not in ("", *FAMILY_DEFAULTS):
-        raise RequestError(f"{source}: {name}.family is {family!r}, but families are {', '.join(FAMILY_DEFAULTS)}")
+    if family not in ("", *FAMILIES):
+        raise RequestError(f"{source}: {name}.family is {family!r}, but families are {', '.join(FAMILIES)}")
     search = settings.pop("search", {})
     if not isinstance(search, dict) or not all(isinstance(span, list) and len(span) == 2 for span in search.values()):
         raise RequestError(f"{source}: {name}.search is {search!r}, but must be a table such as {{ alpha = [0.0, 6.0] }}")
@@ -91,7 +90,7 @@ def choose_variants(variants: Sequence[Variant], names: str, preset: Preset) -> 
     """Returns the variants by their names, joined by commas; "all" takes those of a preset, "everything" the optional ones too.
 
     Raises:
-        RequestError: If a name is not known, or an variant is for another preset.
+        RequestError: If a name is not known, or a variant is for another preset.
     """
     fitting = {variant.name: variant for variant in variants if variant.suits(preset)}
     if names.strip() in ("all", "everything"):

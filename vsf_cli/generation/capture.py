@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.generation.generate import Progress, Request, Result, generate
+from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
 from vsf_cli.maps.data import EVERYTHING, Maps, Selection, check_method, save
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_video, write_image
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["PAGE", "Capture", "capture", "check_capture", "maps_folder", "write_capture"]
 
 PAGE, OVERLAY = "index.html", "overlay.webp"
-DEFAULT_FPS = 16
 MAX_BYTES = 200_000_000
 """The maximum size of the maps, unless blocks are chosen."""
 
@@ -58,16 +57,15 @@ def check_capture(request: Request, selection: Selection = EVERYTHING) -> None:
     """Refuses a request that has no maps. This needs no model.
 
     Raises:
-        RequestError: If there is no negative prompt, the method acts outside of attention, the model is called twice per step,
+        RequestError: If there is no negative prompt, the method acts outside of attention, CFG calls the model twice per step,
             or a selected step is not guided.
     """
     if not request.negative:
         raise RequestError('attention maps show where a negative prompt acts, and there is none: add --neg "wheels"')
     check_method(METHODS[request.method])
     if request.guidance_scale > 1:
-        raise RequestError(
-            f"--guidance is {request.guidance_scale:g}, but maps are of one call of the model a step: pass --guidance 0"
-        )
+        scale = f"--guidance is {request.guidance_scale:g}"
+        raise RequestError(f"{scale}, but maps are of one call of the model a step: pass --guidance 0")
     selection.check_steps(request.num_inference_steps, _guided_steps(request))
 
 
@@ -123,7 +121,6 @@ def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Se
 
 
 def _image_tokens(family: "Family", pipe: Any, request: Request) -> int:
-    """Returns the number of image tokens of a request."""
     default = getattr(pipe, "default_sample_size", 128) * getattr(pipe, "vae_scale_factor", 8)
     rows, columns = ((side or default) // family.pixels_per_token(pipe) for side in (request.height, request.width))
     frames = 1 + ((request.num_frames or 1) - 1) // family.frames_per_token(pipe)
@@ -154,28 +151,15 @@ def _limit_blocks(
 
 
 def write_capture(
-    capture: Capture,
-    folder: Path,
-    description: Mapping[str, Any],
-    metadata: bool = True,
-    before: Sequence[Path] = (),
+    capture: Capture, folder: Path, description: Mapping[str, Any], metadata: bool = True, before: Sequence[Path] = ()
 ) -> list[Path]:
-    """Writes the folder of a run: the images, `maps.npz` with `summary.json`, the figures, and `index.html`.
+    """Writes the images, `maps.npz` with `summary.json`, the figures and `index.html` to a folder; returns their paths.
 
-    A video has the frames at which the maps are, a contact sheet, and the video with its maps over it.
-
-    Arguments:
-        capture: The image or video and its maps.
-        folder: The folder, which is made if it does not exist.
-        description: The JSON of the file of the image or video.
-        metadata: Whether files get metadata.
-        before: The files that the run has already written.
-
-    Returns:
-        The files that were written; the page is the last one.
+    A video has the frames at which the maps are, a contact sheet, and the video with its maps over it. Files have metadata
+    only if `metadata`. Errors name the files that were written before, and those in `before`.
 
     Raises:
-        MediaError: If a file cannot be written. The files that were written before stay, and any error names them.
+        MediaError: If a file cannot be written. The files that were written before are kept.
     """
     from vsf_cli.maps.page import render_page
 
@@ -190,15 +174,16 @@ def write_capture(
         for name, draw in _draws(capture, maps).items():
             write_bytes(folder / name, draw())
             written.append(folder / name)
-        shown = capture.final, capture.unguided, capture.estimates
-        html = render_page(maps, _title(capture.result.request), _facts(capture, description), *shown)
+        shown, request = (capture.final, capture.unguided, capture.estimates), capture.result.request
+        title = f"{request.prompt} \u2212 {', '.join(request.negative)}"
+        html = render_page(maps, title, _facts(capture, description), *shown)
         write_bytes(folder / PAGE, html.encode())
         written.append(folder / PAGE)
     return written[len(before) :]
 
 
 def _draws(capture: Capture, maps: Maps) -> dict[str, Callable[[], bytes]]:
-    """Returns the functions that draw the figures, by the names of their files."""
+    """Returns the functions that draw the figures, by file name."""
     from vsf_cli.maps import plots
 
     def png(figure: Any) -> bytes:
@@ -226,7 +211,7 @@ def _draws(capture: Capture, maps: Maps) -> dict[str, Callable[[], bytes]]:
 
 
 def _images(capture: Capture) -> Iterator[tuple[str, "Image.Image"]]:
-    """Yields the images by the names of their files. A video has a folder with the frames of the maps."""
+    """Yields the images with their file names. A video has folders of the frames at which the maps are."""
     if len(capture.final) == 1:
         yield "picture.png", capture.result.image
         if capture.unguided:
@@ -243,7 +228,7 @@ def _images(capture: Capture) -> Iterator[tuple[str, "Image.Image"]]:
 
 @contextmanager
 def _naming(written: list[Path]) -> Iterator[None]:
-    """Adds the files that were written before to the errors inside, and to an interrupt."""
+    """Adds the written files to errors inside a `with`, and to an interrupt."""
     try:
         yield
     except BaseException as error:
@@ -252,10 +237,6 @@ def _naming(written: list[Path]) -> Iterator[None]:
             error.add_note(note)
             raise
         raise type(error)(f"{error}; {note}" if str(error) else note) from error
-
-
-def _title(request: Request) -> str:
-    return f"{request.prompt} \u2212 {', '.join(request.negative)}"
 
 
 def _facts(capture: Capture, description: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
-from vsf_cli.settings.request import Request, public_place
+from vsf_cli.settings.request import Request, public_source
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -16,8 +16,19 @@ if TYPE_CHECKING:
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
 
-__all__ = ["Progress", "Request", "Result", "can_batch", "check_size", "generate", "generate_batch", "is_out_of_memory"]
+__all__ = [
+    "DEFAULT_FPS",
+    "Progress",
+    "Request",
+    "Result",
+    "can_batch",
+    "check_size",
+    "generate",
+    "generate_batch",
+    "is_out_of_memory",
+]
 
+DEFAULT_FPS = 16
 Progress = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
 
@@ -48,21 +59,11 @@ class Result:
         return self.frames[0]
 
 
-def generate(
-    pipe: Any,
-    request: Request,
-    progress: Progress | None = None,
-    recorder: "Recorder | None" = None,
-) -> Result:
-    """Returns the image or video of a request.
+def generate(pipe: Any, request: Request, progress: Progress | None = None, recorder: "Recorder | None" = None) -> Result:
+    """Returns the image or video of a request by a pipeline of `vsf_cli.loading.load`.
 
-    The same request on the same CPU with the same versions gives the same bits.
-
-    Arguments:
-        pipe: The pipeline, by `vsf_cli.loading.load`.
-        request: The request.
-        progress: Called after every step.
-        recorder: Records the attention of the image, around the request's own method.
+    The same request on the same CPU with the same versions gives the same bits. A recorder records the attention of the
+    request's method.
 
     Raises:
         PatchError: If the model cannot be guided by the method.
@@ -80,23 +81,14 @@ def can_batch(first: Request, second: Request) -> bool:
 
 
 def generate_batch(
-    pipe: Any,
-    requests: Sequence[Request],
-    progress: Progress | None = None,
-    recorder: "Recorder | None" = None,
+    pipe: Any, requests: Sequence[Request], progress: Progress | None = None, recorder: "Recorder | None" = None
 ) -> list[Result]:
-    """Returns the results of requests that run in one pass through the model.
+    """Returns the results of at least one request in one pass through the model.
 
-    Each has its own noise and its own negative prompt, so that it equals, up to rounding, what `generate` returns for it.
-
-    Arguments:
-        pipe: The pipeline, by `vsf_cli.loading.load`.
-        requests: At least one request; all have to pass `can_batch` with the first.
-        progress: Called after every step.
-        recorder: Records the attention of the image.
+    Each has its own noise and its own negative prompt, so that it equals, up to rounding, the result of `generate`.
 
     Raises:
-        RequestError: If the requests cannot run in one batch; and as `generate`.
+        RequestError: If two requests do not pass `can_batch`. Other errors are those of `generate`.
     """
     from vsf_cli.models import family_of
 
@@ -104,14 +96,14 @@ def generate_batch(
     _check_batch(family, pipe, requests)
     started = time.monotonic()
     notes = [_notes(family, pipe, request) for request in requests]
-    made, blocks, tokens = _run(family, pipe, requests, progress, recorder)
+    batch, blocks, tokens = _run(family, pipe, requests, progress, recorder)
     seconds = (time.monotonic() - started) / len(requests)
     results = []
-    for index, (request, pixels) in enumerate(zip(requests, made, strict=True)):
+    for index, (request, pixels) in enumerate(zip(requests, batch, strict=True)):
         frames = _frames(pixels if family.video else pixels[None], request)
-        done = replace(request, width=frames[0].width, height=frames[0].height)
+        sized = replace(request, width=frames[0].width, height=frames[0].height)
         count = tokens[index] if tokens else 0
-        results.append(Result(frames, done, blocks if count else 0, count, seconds, notes[index]))
+        results.append(Result(frames, sized, blocks if count else 0, count, seconds, notes[index]))
     return results
 
 
@@ -138,8 +130,8 @@ def _run(
     if method.passes_negative_prompt and any(negatives):
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
     try:
-        watching = nullcontext() if recorder is None else recorder.recording(pipe)
-        with watching, guided(pipe, negatives, recorder or method, request.max_sequence_length) as applied:
+        recording = nullcontext() if recorder is None else recorder.recording(pipe)
+        with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length) as applied:
             return pipe(**options)[0], applied.blocks, applied.tokens
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
@@ -148,7 +140,6 @@ def _run(
 
 
 def _call(family: "Family", requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
-    """Returns the arguments of the pipeline's call for requests of one batch."""
     import torch
 
     request = requests[0]
@@ -158,22 +149,19 @@ def _call(family: "Family", requests: Sequence[Request], progress: Progress | No
             progress(step + 1, request.num_inference_steps)
         return tensors
 
+    names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
+    names += ["num_frames"] if family.video else []
     return {
         "prompt": [one.prompt for one in requests],
-        "num_inference_steps": request.num_inference_steps,
-        "guidance_scale": request.guidance_scale,
-        "width": request.width,
-        "height": request.height,
-        "max_sequence_length": request.max_sequence_length,
+        **{name: getattr(request, name) for name in names},
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
-        **({"num_frames": request.num_frames} if family.video else {}),
     }
 
 
 def _joined(request: Request) -> str:
-    """Returns the negative prompts as one, for diffusers' own CFG."""
+    """Returns the negative prompts as one text for diffusers' own CFG."""
     return ", ".join(one.text for one in request.negatives)
 
 
@@ -205,12 +193,7 @@ def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
 
 
 def check_size(request: Request, multiple: int, max_count: int | None) -> None:
-    """Checks that the sides are multiples of what the model takes, and not larger than its table of positions.
-
-    Arguments:
-        request: The request.
-        multiple: Pixels that sides are multiples of; for images the side of one token.
-        max_count: How many multiples a side may have; None means any number.
+    """Checks that both sides are multiples of `multiple` pixels, and at most `max_count` of them; None means any number.
 
     Raises:
         RequestError: If the size does not fit.
@@ -225,7 +208,7 @@ def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
     """Checks that a video model makes a video and an image model an image, and that the autoencoder takes the frames."""
     if family.video != (request.num_frames is not None):
         wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
-        raise RequestError(f"model {public_place(request.model)} makes {wanted}")
+        raise RequestError(f"model {public_source(request.model)} makes {wanted}")
     step = family.frames_per_token(pipe)
     if request.num_frames is not None and request.num_frames % step != 1 % step:
         near = max(1, round((request.num_frames - 1) / step) * step + 1)

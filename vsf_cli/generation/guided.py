@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,18 +20,18 @@ from vsf_cli.prompts.prompt_weights import Weighted
 __all__ = ["Applied", "guided"]
 
 Prompts = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
-Given = list[list[Weighted]] | Tensor
+Rows = list[list[Weighted]]
 
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done to a model.
+    """How a model is guided.
 
     Arguments:
         method: The method.
-        blocks: How many attentions are guided; 0 if the negative prompt has no effect.
-        tokens: How many tokens the negative prompt of each row has.
-        kept_tokens: How many the kept prompt of each row has; none if kept prompts have no effect.
+        blocks: The number of guided attentions; 0 if the negative prompt has no effect.
+        tokens: The number of tokens of each row's negative prompt.
+        kept_tokens: That of each row's kept prompt; none if there are no kept prompts.
     """
 
     method: Method
@@ -39,7 +40,7 @@ class Applied:
     kept_tokens: tuple[int, ...] = ()
 
 
-def _rows(prompts: Prompts) -> list[list[Weighted]]:
+def _rows(prompts: Prompts) -> Rows:
     rows = [prompts] if isinstance(prompts, (str, Weighted)) else prompts
     split = [[row] if isinstance(row, (str, Weighted)) else list(row) for row in rows]
     weighted = [[Weighted(prompt) if isinstance(prompt, str) else prompt for prompt in row] for row in split]
@@ -77,7 +78,7 @@ def guided(
         keep_embeds: Likewise instead of `keep`.
 
     Yields:
-        What was done: the method, how many attentions are guided, and how many tokens each negative has.
+        The method, the number of guided attentions, and the number of tokens of each negative prompt.
 
     Raises:
         PatchError: If the model cannot be guided, or is guided already; in a call inside, if another pipeline makes it, or
@@ -88,30 +89,23 @@ def guided(
     method = method or VSF()
     negative = _given(negative_prompt, negative_prompt_embeds, "negative_prompt")
     kept = _given(keep, keep_embeds, "keep")
-    if negative is None:
-        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     _check(negative, kept, method)
-    if not (method.guides_attention or method.flips_embedding) or _is_empty(negative):
+    if _is_empty(negative) or not (method.guides_attention or method.flips_embedding):
         yield Applied(method, 0, ())
         return
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    if owner is None and not (isinstance(negative, Tensor) and (kept is None or isinstance(kept, Tensor))):
-        raise PatchError(f"a {type(pipe).__name__} alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
-    length = max_sequence_length or _default_length(pipe)
-    groups = [_encoded(pipe, family, negative, method, method.special_tokens, length)]
-    if method.flips_embedding:
-        groups = [replace(one, embeddings=-getattr(method, "alpha", 1.0) * one.embeddings) for one in groups]
-    # With a contrast of 0 the kept prompts would have no effect, at their cost.
-    if kept is not None and not _is_empty(kept) and getattr(method, "contrast", 0):
-        groups.append(_encoded(pipe, family, kept, method, False, length))
+    encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
+    groups = [encode(negative, method.special_tokens)]
+    if not _is_empty(kept) and getattr(method, "contrast", 0):
+        groups.append(encode(kept, False))
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
         yield Applied(method, blocks, *(one.lengths for one in groups))
 
 
-def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Given | None:
-    """The prompts of a group, or their embeddings, whichever is given."""
+def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | Tensor | None:
+    """Returns the prompts of a group, or their embeddings, whichever is given."""
     if prompts is not None and embeds is not None:
         raise RequestError(f"give one of {name} and {name}_embeds")
     if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
@@ -126,11 +120,13 @@ def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Given |
     return rows
 
 
-def _is_empty(given: Given | None) -> bool:
+def _is_empty(given: Rows | Tensor | None) -> bool:
     return given is None or not (isinstance(given, Tensor) or any(given))
 
 
-def _check(negative: Given, kept: Given | None, method: Method) -> None:
+def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: Method) -> None:
+    if negative is None:
+        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     if method.passes_negative_prompt and not _is_empty(negative):
         raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
     if method.flips_embedding and not isinstance(negative, Tensor) and any(negative) and not all(negative):
@@ -144,41 +140,51 @@ def _check(negative: Given, kept: Given | None, method: Method) -> None:
 
 
 def _default_length(pipe: Any) -> int:
-    """The `max_sequence_length` that a pipeline's call has by default; 0 if it takes none."""
+    """Returns the default `max_sequence_length` of a pipeline's call; 0 if it takes none."""
     parameter = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
     return 0 if parameter is None else int(parameter.default)
 
 
-def _encoded(pipe: Any, family: Family, given: Given, method: Method, special: bool, max_length: int) -> Encoded:
-    """The prompts of a group, with weights if one of them has any."""
+def _encode(
+    pipe: Any, family: Family, method: Method, max_length: int, given: Rows | Tensor | None, special_tokens: bool
+) -> Encoded:
+    """Returns the embeddings of each row's prompts, with weights if one of them has any."""
     if isinstance(given, Tensor):
-        return Encoded(given, (given.shape[1],) * len(given))
-    if not method.weighs_tokens and any(not prompt.plain for row in given for prompt in row):
+        encoded = Encoded(given, (given.shape[1],) * len(given))
+    else:
+        encoded = _encode_text(pipe, family, method, max_length, given or [], special_tokens)
+    if method.flips_embedding:
+        return replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
+    return encoded
+
+
+def _encode_text(pipe: Any, family: Family, method: Method, max_length: int, rows: Rows, special_tokens: bool) -> Encoded:
+    if pipe is None:
+        raise PatchError("a denoiser alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
+    if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
 
-    def encode(row: list[Weighted]) -> Any:
+    def encode(row: list[Weighted]) -> Tensor:
         texts = [prompt.text for prompt in row]
-        return family.encode_padded(pipe, texts, max_length) if method.padding else family.encode_negative(pipe, texts, special)
+        if method.padding:
+            return family.encode_padded(pipe, texts, max_length)
+        return family.encode_negative(pipe, texts, special_tokens)
 
-    embeddings = _with_empty([encode(row) if row else None for row in given])
-    return Encoded.stack(embeddings, _row_weights(pipe, family, given, special))
-
-
-def _with_empty(embeddings: list[Tensor | None]) -> list[Tensor]:
-    """The embeddings, with ones of no token in the place of None."""
+    embeddings = [encode(row) if row else None for row in rows]
     example = next(tensor for tensor in embeddings if tensor is not None)
-    return [example[:0] if tensor is None else tensor for tensor in embeddings]
+    filled = [example[:0] if tensor is None else tensor for tensor in embeddings]
+    return Encoded.stack(filled, _row_weights(pipe, family, rows, special_tokens))
 
 
-def _row_weights(pipe: Any, family: Family, rows: list[list[Weighted]], special: bool) -> list[Tensor] | None:
-    """The weights of each row's tokens; None if no prompt has any."""
+def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[Tensor] | None:
+    """Returns the weights of each row's tokens; None if no prompt has any."""
     if all(prompt.plain for row in rows for prompt in row):
         return None
     return [torch.tensor([weight for prompt in row for weight in _weights(pipe, family, prompt, special)]) for row in rows]
 
 
 def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:
-    """The weight of each token of one negative prompt."""
+    """Returns the weight of each token of one negative prompt."""
     tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.prompt == "negative"]
     ordered = sorted(tokens, key=lambda token: token.position)
     return [prompt.at(None if token.special else token.start) for token in ordered]

@@ -98,12 +98,7 @@ class Outputs:
         return path.is_dir() and not (self.format == "frames" and holds_frames(path))
 
     def path(self, values: Mapping[str, Any], number: int) -> Path:
-        """Returns the path of an image or video, whether or not it exists.
-
-        Arguments:
-            values: The values of the fields.
-            number: The number of the image in the run, from 1.
-        """
+        """Returns the path of the image or video with these values of fields; `number` is its number in the run, from 1."""
         template = self._with_ending(str(parse_path(self.template)))
         fields = set(self._fields(template))
         missing = [] if "n" in fields else [name for name in self.varying if name not in fields]
@@ -143,11 +138,8 @@ class Outputs:
             return None
         if self.exists == "error":
             raise MediaError(f"{path} exists: choose --exists suffix, skip or overwrite")
-        return next(
-            candidate
-            for count in range(2, 1_000_000)
-            if not (candidate := path.with_name(f"{path.stem}-{count}{path.suffix}")).exists()
-        )
+        candidates = (path.with_name(f"{path.stem}-{count}{path.suffix}") for count in range(2, 1_000_000))
+        return next(candidate for candidate in candidates if not candidate.exists())
 
 
 def _shorten(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""From settings to a plan: everything that is not legal is refused here, before a model is loaded and without torch."""
+"""Turns settings into a plan, and refuses what is not legal before a model is loaded, without torch."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -27,7 +27,7 @@ from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Settings
 from vsf_cli.settings.request import ModelSettings, Request, request_options
 
-__all__ = ["differences", "plan", "plan_again", "request_of", "runtime_of"]
+__all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
 
 _FILES = FileOptions()
 
@@ -43,46 +43,38 @@ def plan(
     video: bool = False,
     seconds: float | None = None,
 ) -> Plan:
-    """Turns settings into requests.
+    """Returns the plan of an image or video for each seed, each value of the sweeps and each choice of the replacements.
 
-    Arguments:
-        prompt: What is wanted.
-        seeds: A picture, or a video, for each.
-        given: What a person gave: negative prompts, LoRA files, and settings with several values, for each of which there is
-            a picture, too.
-        settings: All settings.
-        replacements: Words with several others in their place: there is a picture for each choice of these, too.
-        files: What is written of each.
-        video: Whether videos are made.
-        seconds: How long the videos are; None takes their number of frames from the settings.
+    `given` has the negative prompts, LoRA files and sweeps; `settings` has everything else. If `seconds` is None, the settings
+    have the number of frames.
 
     Raises:
         RequestError: If something is not legal.
     """
     _check_count(seeds, given.sweeps, replacements)
     chosen = _choices(prompt, given, settings, replacements)
-    asked = [
-        request_of(text, left_out, seeds[0], own, given.loras or (), video, seconds) for (_, text, left_out), own in chosen
+    noted = [
+        request_of(text, negative, seeds[0], own, given.loras or (), video, seconds) for (_, text, negative), own in chosen
     ]
-    for request, _ in asked if files.dump_attn else ():
+    for request, _ in noted if files.dump_attn else ():
         check_capture(request)
-    requests = tuple(replace(request, seed=seed) for request, _ in asked for seed in seeds)
-    words = tuple(slug(" ".join(found)) for (found, *_), _ in chosen for _ in seeds) if replacements else ()
+    requests = tuple(replace(request, seed=seed) for request, _ in noted for seed in seeds)
+    words = tuple(slug(" ".join(choice)) for (choice, *_), _ in chosen for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *given.sweeps, *(["seed"] if len(seeds) > 1 else []))
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs, files)
-    return Plan(requests, outputs, runtime_of(settings), settings, _notes(asked), files, crfs, words)
+    return Plan(requests, outputs, runtime_of(settings), settings, _notes(noted), files, crfs, words)
 
 
 def _choices(
     prompt: str, given: Given, settings: Settings, replacements: Sequence[Replacement]
 ) -> list[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], Settings]]:
-    """Every choice of words with the prompt and negatives that it makes, and every choice of swept settings."""
+    """Returns every choice of words, with its prompt and negatives, and every choice of swept settings."""
     negative = tuple(text.strip() for text in given.negative or () if text.strip())
-    if wrong := unfound(prompt, negative, replacements):
-        raise RequestError(wrong[0])
+    if errors := unfound(prompt, negative, replacements):
+        raise RequestError(errors[0])
     return [
         (words, settings.overlaid(choice))
         for words in variants(prompt, negative, replacements)
@@ -105,21 +97,26 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
         check_fps(request.fps, outputs.file_format)
 
 
-def _notes(asked: Sequence[tuple[Request, str | None]]) -> tuple[str, ...]:
-    """What a person should know of requests, said once."""
-    vocabulary = vocabulary_of(asked[0][0].model)
-    warnings = [warning for request, _ in asked for warning in _warnings(request, vocabulary)]
-    return tuple(dict.fromkeys([*warnings, *(note for _, note in asked if note)]))
+def _notes(noted: Sequence[tuple[Request, str | None]]) -> tuple[str, ...]:
+    """Returns the warnings about requests, and the notes of `request_of`, without repetitions."""
+    vocabulary = vocabulary_of(noted[0][0].model)
+    warnings = [warning for request, _ in noted for warning in prompt_warnings(request, vocabulary)]
+    return tuple(dict.fromkeys([*warnings, *(note for _, note in noted if note)]))
 
 
-def _warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
+def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
+    """Returns hints about the negatives, and the words that a model of few words does not know.
+
+    Raises:
+        RequestError: If it does not know a word of a negative, or any word of the prompt.
+    """
     texts = [one.text for one in request.negatives]
     unknown = [] if vocabulary is None else check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None)
     return [*unknown, *hints(texts, METHODS[request.method].guides_attention)]
 
 
 def runtime_of(settings: Settings) -> Runtime:
-    """Where and how the model runs."""
+    """Returns the runtime of settings."""
     return Runtime(**{one.field: settings[one.key] for one in options_of(Runtime)})
 
 
@@ -132,7 +129,7 @@ def request_of(
     video: bool,
     seconds: float | None = None,
 ) -> tuple[Request, str | None]:
-    """The request, and what a person should know of it.
+    """Returns a request, and a note about its frames.
 
     Raises:
         RequestError: If something is not legal.
@@ -163,36 +160,33 @@ def request_of(
 
 
 def _model_settings(settings: Settings, video: bool) -> dict[str, Any]:
-    """The fields that requests and presets share: by the settings if a person can set them, else by the preset.
-
-    Of a model that is not the preset's own, the preset knows neither revision nor variant.
-    """
+    """Returns the fields that requests and presets share: from the settings if they are settings, else from the preset."""
     preset = settings.preset
     values: dict[str, Any] = {entry.name: getattr(preset, entry.name) for entry in fields(ModelSettings)}
     for one in options_of(ModelSettings):
         if one.setting and (video or not one.video):
             values[one.field] = settings[one.key]
     values["width"], values["height"] = _size(settings)
+    # The preset knows the revision and the variant only of its own model.
     if settings["model"] != preset.model:
         values |= {"revision": None, "variant": None}
     return values
 
 
 def _frames(settings: Settings, seconds: float | None) -> tuple[int | None, int, str | None]:
-    """How many frames are made, how many of the first are left out, and what a person should know of it."""
+    """Returns the number of frames, how many of the first are left out, and a note about them."""
     dropped, origin = settings["drop_frames"] or 0, settings.origin("drop_frames").origin
     frames, note = whole_frames(settings["frames"], seconds, settings["fps"], dropped)
     if frames is not None and dropped >= frames and origin != "option":
-        raise RequestError(
-            f"{origin} leaves the first {dropped} frames out, but {frames} are made: ask for more, or pass --drop-frames 0"
-        )
+        left_out = f"{origin} leaves the first {dropped} frames out, but {frames} are made"
+        raise RequestError(f"{left_out}: ask for more, or pass --drop-frames 0")
     return frames, dropped, note
 
 
 def _loras(settings: Settings, given: Sequence[str]) -> tuple[str, ...]:
-    """The preset's LoRA files, then those given; one given under the name of the preset's own file stands in its place.
+    """Returns the LoRA files of the preset, then those given, which replace files of the preset with the same name.
 
-    Whoever names a preset means its LoRA files too, and by `--model` only another place of the model.
+    A preset that was chosen by name has its LoRA files even with another model.
     """
     preset = settings.preset
     if settings["model"] != preset.model and not settings.named:
@@ -209,7 +203,7 @@ def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:
 
 
 def _parameters(settings: Settings) -> dict[str, Any]:
-    """The method's hyper-parameters; an option that is another method's is refused, with the right one's name."""
+    """Returns the method's hyper-parameters, after a check that no option is for another method."""
     method, named = resolved(settings["method"])
     if method not in METHODS:
         raise RequestError(f"--method is '{method}', but methods are {', '.join((*METHODS, *VARIANTS))}")
@@ -220,20 +214,17 @@ def _parameters(settings: Settings) -> dict[str, Any]:
 
 
 def _misplaced(owner: str, one: Option, method: str) -> RequestError:
-    """That an option is another method's, with the name of the right one."""
+    """Returns the error that an option is for another method, with the name of the right option."""
     own = OF_REQUEST.get(setting_name(method, one.field))
     near = f"pass {own.flag}" if own else "leave it out"
     return RequestError(f"{one.flag} is {METHODS[owner].label}'s, but the method is {method}: {near}, or pass --method {owner}")
 
 
 def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
-    """The plan that makes the picture or video of a file again, from the file alone.
+    """Returns the plan that makes an image or video again from its file, or from its sidecar.
 
-    Arguments:
-        file: A picture or video of `vsf`, or its sidecar.
-        given: What a person gave. Files are known to a picture by their names alone: a model or LoRA that was one is given
-            by `model` and `lora`.
-        override: Whether other options of a picture than these two may be given, and stand before what the file says.
+    A file has only the names of a local model and of LoRA files: `given` has their paths. Its other options of requests
+    replace those of the file, if `override`.
 
     Raises:
         MediaError: If the file does not say how it was made.
@@ -242,12 +233,12 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     description = read_metadata(file).description
     if description is None:
         raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
-    extra = [OF_REQUEST[key].flag for key in _of_picture(given) if key not in ("model", "lora")]
+    extra = [OF_REQUEST[key].flag for key in _request_options(given) if key not in ("model", "lora")]
     if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
     if "compared" in description:
         raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
-    request = _overridden(Request.from_json(description["request"]), given)
+    request = _override(Request.from_json(description["request"]), given)
     if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
     video = request.num_frames is not None
@@ -258,36 +249,32 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))
 
 
-def _of_picture(given: Given) -> dict[str, Any]:
-    """What was given of what decides a picture, by key."""
+def _request_options(given: Given) -> dict[str, Any]:
+    """Returns the given options that decide an image, by key."""
     others = {"negative": given.negative, "lora": given.loras, "seed": given.seeds and given.seeds[0]}
     settings = {key: value for key, value in given.settings.items() if key in OF_REQUEST}
     return {**{key: value for key, value in others.items() if value is not None}, **settings}
 
 
 def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
-    """Refuses LoRA files of which a picture knows the names alone, unless the same ones are found by these.
-
-    Raises:
-        RequestError: If one is not here, or is another one.
-    """
-    found = hashes_of(request.loras).get("lora_hashes", [None] * len(request.loras))
+    """Checks that the LoRA files of a request are found by their names, and have the hashes that the image's file has."""
+    here = hashes_of(request.loras).get("lora_hashes", [None] * len(request.loras))
     for number, text in enumerate(request.loras):
         lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
         shipped = lora.source.startswith(BUILTIN)
         known = before is not None or lora.source.endswith(".safetensors")
-        if known and not shipped and (found[number] is None or before not in (None, found[number])):
-            said = f", SHA-256 {before[:12]}" if before else ""
-            raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{said}: say where it is with --lora")
+        if known and not shipped and (here[number] is None or before not in (None, here[number])):
+            digest = f", SHA-256 {before[:12]}" if before else ""
+            raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{digest}: say where it is with --lora")
 
 
-def _overridden(request: Request, given: Given) -> Request:
-    """The request with what was given in the place of what it had."""
-    picture = _of_picture(given)
-    for key in picture:
+def _override(request: Request, given: Given) -> Request:
+    """Returns the request with the given options."""
+    options = _request_options(given)
+    for key in options:
         if OF_REQUEST[key].video and request.num_frames is None:
             raise RequestError(f"{OF_REQUEST[key].flag} is for clips, but the file is a picture: leave it out")
-    changes = {one.field: picture[one.key] for one in request_options() if one.key in picture}
+    changes = {one.field: options[one.key] for one in request_options() if one.key in options}
     if "num_frames" in changes:
         changes["num_frames"] = whole_frames(changes["num_frames"], None, None)[0]
     if size := changes.pop("size", None):
@@ -301,7 +288,7 @@ def _overridden(request: Request, given: Given) -> Request:
 
 
 def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Value]:
-    """The hyper-parameters that were given, all of which must be the method's."""
+    """Returns the given hyper-parameters, all of which must be those of the method."""
     options = {key: owned for key, owned in method_options().items() if key in given}
     for owner, one in options.values():
         if owner != method:
@@ -310,7 +297,7 @@ def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Valu
 
 
 def differences(file: Path, plan: Plan) -> list[str]:
-    """What is not as when a file was made: settings, and what else decides its bits: weights, device and versions."""
+    """Returns what differs from when a file was made: settings, weights, device and versions."""
     description = read_metadata(file).description or {}
     (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
@@ -318,5 +305,5 @@ def differences(file: Path, plan: Plan) -> list[str]:
     bits = {**weights_of(request), "device": device_named(plan.runtime.device).type}
     machine = {key: (description[key], new) for key, new in bits.items() if key in description}
     versions_of = {key: (old, versions().get(key)) for key, old in description.get("versions", {}).items()}
-    found = {**settings, **machine, **versions_of}
-    return [f"{key}: {old} -> {new}" for key, (old, new) in found.items() if old != new]
+    values = {**settings, **machine, **versions_of}
+    return [f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError, OutOfMemory
-from vsf_cli.generation.capture import Capture, capture, maps_folder, write_capture
-from vsf_cli.generation.generate import Progress, Request, Result, generate
+from vsf_cli.generation.capture import capture, maps_folder, write_capture
+from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
 from vsf_cli.loading.loras import hashes_of
@@ -19,7 +19,7 @@ from vsf_cli.loading.offload import offload_of, out_of_memory_advice
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
-from vsf_cli.maps.data import EVERYTHING, Selection
+from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.media.frames import write_frames
@@ -29,9 +29,7 @@ from vsf_cli.settings.options import IN_NAMES, FileOptions
 from vsf_cli.settings.presets import Settings
 from vsf_cli.settings.request import request_options
 
-DEFAULT_FPS = 16
-
-__all__ = ["DEFAULT_FPS", "Plan", "WrittenFile", "advising", "describe_result", "encode_result", "load_for", "weights_of"]
+__all__ = ["Plan", "WrittenFile", "advising", "describe_result", "load_for", "weights_of", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -110,10 +108,6 @@ class Plan:
             check_writable(self.path(request, number))
         return left
 
-    def load(self) -> Any:
-        """Returns the pipeline, loaded."""
-        return load_for(self.requests[0], self.runtime)
-
     def run(
         self,
         pipe: Any,
@@ -121,16 +115,9 @@ class Plan:
         progress: Progress | None = None,
         encoding: Progress | None = None,
     ) -> Iterator[WrittenFile]:
-        """Makes the images or videos; each one is written before the next one starts.
+        """Makes the images or videos of `pending`; yields each after it is written, and before the next one starts.
 
-        Arguments:
-            pipe: The pipeline.
-            pending: The requests, with their numbers.
-            progress: Called after each step with the number of steps that are done and the number of all steps.
-            encoding: Called after each frame of a video that was encoded, with such numbers of frames.
-
-        Yields:
-            Each image or video.
+        `progress` is called after each step, and `encoding` after each encoded frame of a video.
         """
         for number, request in pending:
             with advising(pipe):
@@ -138,15 +125,14 @@ class Plan:
                 result = captured.result if captured else generate(pipe, request, progress)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
-            self._write(path, result, description, encoding, self._crf(number))
+            format, crf = self.outputs.file_format, self._crf(number)
+            if path is None:
+                _write_to_stdout(_encode(result, description if self.files.metadata else None, format, crf, encoding))
+            else:
+                write_result(path, result, description, self.files, format=format, crf=crf, progress=encoding)
             if captured and path:
                 write_capture(captured, maps_folder(path), description, self.files.metadata, [path])
             yield WrittenFile(path, result, description)
-
-    def capture(self, pipe: Any, request: Request, progress: Progress | None, selection: Selection) -> Capture:
-        """Makes an image or video, and returns it with its attention maps."""
-        with advising(pipe):
-            return capture(pipe, request, selection, progress)
 
     def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
         """Returns the JSON of the file of a result."""
@@ -173,25 +159,6 @@ class Plan:
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
         }
 
-    def _write(
-        self,
-        path: Path | None,
-        result: Result,
-        description: Mapping[str, Any],
-        progress: Progress | None,
-        crf: int | None,
-    ) -> None:
-        format, metadata = self.outputs.file_format, description if self.files.metadata else None
-        if path is None:
-            _write_to_stdout(encode_result(result, format, metadata, crf, progress))
-            return
-        if format == "frames":
-            write_frames(path, result.frames, metadata, progress)
-        else:
-            write_bytes(path, encode_result(result, format, metadata, crf, progress))
-        if self.files.sidecar:
-            write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
-
 
 def _write_to_stdout(data: bytes) -> None:
     try:
@@ -207,7 +174,7 @@ def weights_of(request: Request) -> dict[str, Any]:
 
 
 def load_for(request: Request, runtime: Runtime) -> Any:
-    """Returns the pipeline of a request, loaded."""
+    """Returns the loaded pipeline of a request."""
     return load(**request.loading, runtime=runtime)
 
 
@@ -227,10 +194,33 @@ def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
     )
 
 
-def encode_result(
-    result: Result, format: str, metadata: Mapping[str, Any] | None, crf: int | None = None, progress: Progress | None = None
+def write_result(
+    path: Path,
+    result: Result,
+    description: Mapping[str, Any],
+    files: FileOptions,
+    *,
+    format: str,
+    crf: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Writes the file of a result, or its folder of frames, and its sidecar.
+
+    Raises:
+        MediaError: If one cannot be written.
+    """
+    metadata = description if files.metadata else None
+    if format == "frames":
+        write_frames(path, result.frames, metadata, progress)
+    else:
+        write_bytes(path, _encode(result, metadata, format, crf, progress))
+    if files.sidecar:
+        write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
+
+
+def _encode(
+    result: Result, metadata: Mapping[str, Any] | None, format: str, crf: int | None, progress: Progress | None
 ) -> bytes:
-    """Returns an image or video as the bytes of a file."""
     if result.request.num_frames is None:
         return encode_image(result.image, format, metadata)
     return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, metadata, crf, progress)
@@ -238,7 +228,7 @@ def encode_result(
 
 @contextmanager
 def advising(pipe: Any) -> Iterator[None]:
-    """Adds advice to the errors inside about too little memory."""
+    """Adds advice to errors about too little memory inside a `with`."""
     try:
         yield
     except OutOfMemory as error:

@@ -1,4 +1,4 @@
-"""Makes diffusers pipelines ready: weights, LoRA files, schedulers, offload."""
+"""Loads diffusers pipelines: weights, LoRA files, schedulers, offload."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported on first use: what needs a part of this package need not import all of it.
+    # Imported on first use: some modules need only a part of this package.
     if name != "load":
         raise AttributeError(f"module 'vsf_cli.loading' has no attribute '{name}'")
     from vsf_cli.loading.pipelines import load

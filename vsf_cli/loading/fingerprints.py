@@ -1,25 +1,22 @@
-"""Identifies the weights that an image or video was made with."""
+"""Identifies the weights that made an image or video."""
 
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from vsf_cli.loading.sources import Source
+from vsf_cli.loading.sources import Source, cached_file
 
 __all__ = ["identify"]
 
 
 def identify(source: Source, revision: str | None) -> dict[str, str]:
-    """Returns what identifies the weights of a model.
+    """Returns the commit of a hub id as `model_revision`, or the SHA-256 of a folder's transformer as `model_hash`.
 
-    For a hub id it is the commit, as `model_revision`. For a folder it is the SHA-256 of the transformer's weights, as
-    `model_hash`; above a gigabyte that of their headers and sizes, as `model_fingerprint`, since reading them takes minutes.
+    Above a gigabyte it is the SHA-256 of headers and sizes, as `model_fingerprint`, since reading all takes minutes.
     """
     if source.folder is None:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(source.name, "model_index.json", revision=revision)
-        return {"model_revision": Path(cached).parent.name} if isinstance(cached, str) else {}
+        cached = cached_file(source.name, "model_index.json", revision)
+        return {"model_revision": cached.parent.name} if cached else {}
     files = sorted((source.folder / "transformer").glob("*.safetensors"))
     if sum(path.stat().st_size for path in files) > 1e9:
         return {"model_fingerprint": _digest(_header(path) for path in files)}

@@ -1,4 +1,4 @@
-"""Turns errors of loading from folders and from the hub into one line that says what to do."""
+"""Errors of loading from folders and from the hub as one line that says what to do."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,15 +20,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextmanager
 def as_model_error(model: str, offline: bool) -> Iterator[None]:
-    """Raises errors of loading as one line.
-
-    Arguments:
-        model: The name or path that was asked for.
-        offline: Whether the network may not be used.
-
-    Raises:
-        ModelError: For every error of reading files and of the hub.
-    """
+    """Raises every error of reading files and of the hub as a `ModelError` about a model."""
     from safetensors import SafetensorError
 
     try:
@@ -38,14 +30,14 @@ def as_model_error(model: str, offline: bool) -> Iterator[None]:
 
 
 def _transport_error() -> type[Exception]:
-    """Returns the base class of the transport's errors, such as time-outs, of the library that the hub's client uses."""
+    """Returns the base class of the network errors, such as time-outs, of the library that the hub's client uses."""
     from huggingface_hub import errors
 
     return next(kind for kind in errors.HfHubHTTPError.__mro__[1:] if kind.__name__ == "HTTPError")
 
 
 def _explain(model: str, offline: bool, error: BaseException) -> str:
-    """Returns the line for an error: the first message of which the error, or one that led to it, has the class."""
+    """Returns the first message whose classes include the error or one of its causes."""
     causes = list(_causes(error))
     for classes, message in _hub_messages(model, offline):
         if any(isinstance(cause, classes) for cause in causes):
@@ -54,7 +46,7 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
 
 
 def _hub_messages(model: str, offline: bool) -> list[tuple[Errors, str]]:
-    """Returns classes of errors, each group with its message; subclasses stand before their bases."""
+    """Returns classes of errors with their messages; subclasses come before their bases."""
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{model}"

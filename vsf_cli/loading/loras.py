@@ -1,4 +1,4 @@
-"""Names, finds and loads LoRA files; refuses those that do not fit the model."""
+"""Finds and loads LoRA files."""
 
 import hashlib
 import json
@@ -9,14 +9,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.loading.hub import as_model_error
-from vsf_cli.loading.sources import BUILTIN
+from vsf_cli.loading.sources import BUILTIN, builtin_path
 
 if TYPE_CHECKING:
     from vsf_cli.loading.lora_keys import Tensors
@@ -28,7 +27,7 @@ LOG = logging.getLogger(__name__)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 PICKLED = r"\.(bin|pt|pth|th|ckpt|pkl|pickle|lora)$"
 DEFAULT_NAME = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file in a folder or repository of one LoRA."""
+"""The file in a folder or repository of one LoRA by diffusers."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class Lora:
     """A LoRA file: `PATH_OR_ID[:weight_name][:SCALE]`, after `high-noise=` or `low-noise=` for one transformer of Wan 2.2.
 
     Arguments:
-        source: A safetensors file, a folder, a hub id, or `builtin:NAME` for one that ships with the package.
+        source: A safetensors file, a folder, a hub id, or `builtin:NAME` for one in the package.
         weight_name: The file's name in a folder or hub repository.
-        scale: Its strength, by which its deltas are multiplied.
-        stage: "high-noise" or "low-noise", the transformer of Wan 2.2 that it is for; None means all transformers.
+        scale: The factor of its deltas.
+        stage: "high-noise" or "low-noise" for one transformer of Wan 2.2; None means all transformers.
     """
 
     source: str
@@ -49,13 +48,13 @@ class Lora:
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
-        """Returns the LoRA that a text of the command line names.
+        """Parses a text of the command line.
 
         Raises:
             RequestError: If the text is not of that form, or names a file that is not safetensors.
         """
-        found_stage = re.match(r"(high-noise|low-noise)=", text)
-        stage, text = (found_stage[1], text[found_stage.end() :]) if found_stage else (None, text)
+        match = re.match(r"(high-noise|low-noise)=", text)
+        stage, text = (match[1], text[match.end() :]) if match else (None, text)
         # Neither a drive letter of Windows nor our own prefix is a separator.
         start = re.match(r"[A-Za-z]:(?=[\\/])|builtin:", text)
         head, tail = (start[0], text[start.end() :]) if start else ("", text)
@@ -71,7 +70,7 @@ class Lora:
         if self.weight_name is not None and (_is_file(self.source) or not _is_file(self.weight_name)):
             why = "a file has none" if _is_file(self.source) else "it must end in .safetensors, and a scale be a number"
             raise RequestError(f"--lora '{self.source}:{self.weight_name}' names '{self.weight_name}' in it, but {why}")
-        # A name that is not of the hub's form, OWNER/NAME, is a file on this machine.
+        # A name that has not the hub's form, OWNER/NAME, is a file on this machine.
         is_local = self.path.is_file() or (not re.search(r"[\\/]", self.source) and not self.path.is_dir())
         if re.search(PICKLED, self.source, re.IGNORECASE) or (is_local and not _is_file(self.source)):
             raise RequestError(
@@ -80,14 +79,12 @@ class Lora:
 
     @property
     def path(self) -> Path:
-        """The file or folder on this machine, if the source is one."""
-        if self.source.startswith(BUILTIN):
-            return Path(str(resources.files("vsf_cli") / "toy" / "weights" / self.source.removeprefix(BUILTIN)))
-        return parse_path(self.source)
+        """The file or folder on this machine, if the LoRA is one."""
+        return builtin_path(self.source) if self.source.startswith(BUILTIN) else parse_path(self.source)
 
     @property
     def file_name(self) -> str:
-        """The name of the file; of the folder or repository if the text does not name the file."""
+        """The name of the file, or of the folder or repository."""
         return (self.weight_name or self.source).replace("\\", "/").rsplit("/", 1)[-1]
 
     @property
@@ -97,11 +94,7 @@ class Lora:
         return self.path if self.path.is_file() else path if path.is_file() else None
 
     def check(self) -> None:
-        """Checks that a file or folder on this machine exists.
-
-        Raises:
-            ModelError: If it does not.
-        """
+        """Raises a `ModelError` if a file or folder on this machine does not exist."""
         local = _is_file(self.source) or self.source.startswith((".", "~", "/"))
         if local and not self.path.exists():
             raise ModelError(f"--lora '{self.source}': there is no such file")
@@ -112,11 +105,7 @@ def _is_file(name: str) -> bool:
 
 
 def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
-    """Returns what identifies LoRA files by their content, whatever their names and folders are.
-
-    Returns:
-        The SHA-256 of each, as `lora_hashes`, with None for those on the hub; nothing if all are on the hub.
-    """
+    """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub."""
     files = [Lora.parse(text).file for text in loras]
     hashes = [None if file is None else _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {"lora_hashes": hashes} if any(hashes) else {}
@@ -124,25 +113,25 @@ def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
 
 @cache
 def _hash(file: Path, size: int, changed: int) -> str:
-    """Returns the SHA-256 of a file; a file is read once as long as its size and time stay the same."""
+    """Returns the SHA-256 of a file, which is read again if its size or its time changes."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
-    """Loads a LoRA file into a pipeline, as an adapter of that name.
+    """Loads a LoRA file into a pipeline as an adapter.
 
     Raises:
         ModelError: If the file is missing or damaged.
         RequestError: If no key matches the model, or a size does not.
     """
-    from vsf_cli.loading.lora_keys import example_keys, match_keys
+    from vsf_cli.loading.lora_keys import denoiser_name, example_keys, match_keys
 
     file_name = Path(lora.source).name
     if lora.stage and getattr(pipe, "transformer_2", None) is None:
         raise RequestError(f"--lora '{lora.stage}={file_name}' is for models with two transformers, and this has one")
     with as_model_error(lora.source, offline):
-        raw, metadata = _read(_file_of(lora, offline))
+        raw, metadata = _read(_file_of(lora, offline), denoiser_name(pipe))
     state, unmatched = match_keys(raw, pipe)
     first = ", ".join(unmatched[:3])
     if not state:
@@ -160,17 +149,18 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
 
 
 def _add_adapter(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any] | None, stage: str | None) -> None:
-    """Adds the tensors to the transformers and text encoders that they are for."""
-    from vsf_cli.loading.lora_keys import loadable_text_encoders
+    """Adds the tensors to the denoisers and text encoders."""
+    from vsf_cli.loading.lora_keys import denoiser_name, loadable_text_encoders
 
+    denoiser = denoiser_name(pipe)
     options: dict[str, Any] = {"adapter_name": name, "metadata": metadata, "_pipeline": pipe}
     with warnings.catch_warnings():
         # Several adapters in one model are intended.
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
-        for part, part_stage in (("transformer", "high-noise"), ("transformer_2", "low-noise")):
+        for part, part_stage in ((denoiser, "high-noise"), ("transformer_2", "low-noise")):
             model = getattr(pipe, part, None)
             if model is not None and stage in (None, part_stage):
-                model.load_lora_adapter(state, **options)
+                model.load_lora_adapter(state, prefix=denoiser, **options)
         for part in loadable_text_encoders(pipe):
             if any(key.startswith(f"{part}.") for key in state):
                 encoder, scale = getattr(pipe, part), pipe.lora_scale
@@ -178,7 +168,7 @@ def _add_adapter(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any
 
 
 def _file_of(lora: Lora, offline: bool) -> Path:
-    """Returns the path of the file, which is downloaded if it is not on this machine."""
+    """Returns the path of the file, after its download if it is not on this machine."""
     from huggingface_hub import hf_hub_download, list_repo_files
 
     if lora.path.is_file():
@@ -194,7 +184,7 @@ def _file_of(lora: Lora, offline: bool) -> Path:
 
 
 def _only(lora: Lora, names: Sequence[str]) -> str:
-    """Returns the only safetensors file among names, or the one that has diffusers' default name."""
+    """Returns the only safetensors file among names, or the one with diffusers' default name."""
     files = [name for name in names if _is_file(name)]
     if not files:
         raise ModelError(f"--lora '{lora.source}' has no .safetensors file, and no other is loaded")
@@ -203,13 +193,13 @@ def _only(lora: Lora, names: Sequence[str]) -> str:
     return DEFAULT_NAME if DEFAULT_NAME in files else files[0]
 
 
-def _read(path: Path) -> "tuple[Tensors, dict[str, Any] | None]":
-    """Returns the tensors of a file, and the configuration of the adapter if diffusers saved one in it."""
+def _read(path: Path, denoiser: str) -> "tuple[Tensors, dict[str, Any] | None]":
+    """Returns the tensors of a file, and the adapter's configuration if diffusers saved it."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
         text = (file.metadata() or {}).get("lora_adapter_metadata")
     config = json.loads(text) if text else {}
-    parts = ("transformer.", "text_encoder")
-    return tensors, {key if key.startswith(parts) else f"transformer.{key}": value for key, value in config.items()} or None
+    parts = (f"{denoiser}.", "text_encoder")
+    return tensors, {key if key.startswith(parts) else f"{denoiser}.{key}": value for key, value in config.items()} or None

@@ -9,11 +9,7 @@ __all__ = ["move_to_device", "offload_of", "out_of_memory_advice"]
 
 
 def move_to_device(pipe: Any, device: Any, offload: str) -> None:
-    """Moves a pipeline to a device at a level of offloading; on a CPU it is not offloaded.
-
-    Raises:
-        OutOfMemory: If it does not fit.
-    """
+    """Moves a pipeline to a device with a level of offloading, which a CPU ignores; may raise `OutOfMemory`."""
     import torch
 
     if offload == "auto":
@@ -37,14 +33,14 @@ def offload_of(pipe: Any) -> str:
         return "cpu"
     if getattr(pipe, "_all_hooks", None):
         return "model"
-    if any(hasattr(module, "_diffusers_hook") for module in pipe.transformer.modules()):
+    modules = list(pipe.transformer.modules())
+    if any(hasattr(module, "_diffusers_hook") for module in modules):
         return "group"
-    hooked = any(hasattr(module, "_hf_hook") for module in pipe.transformer.modules())
-    return "sequential" if hooked else "none"
+    return "sequential" if any(hasattr(module, "_hf_hook") for module in modules) else "none"
 
 
 def _choose_offload(pipe: Any, device: Any) -> str:
-    """Returns "none" if all weights fit with a quarter to spare, "model" if the largest component does, else "sequential"."""
+    """Returns "none" if all weights fit with a quarter to spare, "model" if the largest component fits, else "sequential"."""
     import torch
 
     if device.type != "cuda":
@@ -61,7 +57,7 @@ def _choose_offload(pipe: Any, device: Any) -> str:
 
 
 def out_of_memory_advice(offload: str) -> str:
-    """Returns a message with the option to try next when memory runs out at a level of offloading."""
+    """Returns the message for a lack of memory at a level of offloading, with the option to try next."""
     if offload == "cpu":
         return "out of memory: try --dtype bfloat16, --vae-tiling, or a smaller --size"
     order = [level for level in OFFLOADS if level != "auto"]

@@ -1,7 +1,4 @@
-"""Loads diffusers pipelines: the only place that reads weights.
-
-Only safetensors are loaded. Every error of loading becomes one line that says what to do.
-"""
+"""Loads diffusers pipelines, only from safetensors. Every error is one line that says what to do."""
 
 import json
 from collections.abc import Sequence
@@ -14,6 +11,8 @@ from vsf_cli.loading.offload import move_to_device
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.schedulers import check_scheduler, set_scheduler
 from vsf_cli.loading.sources import Source, source_of
+from vsf_cli.models import FAMILIES, family_of
+from vsf_cli.models.compile import compile_blocks
 
 __all__ = ["load"]
 
@@ -42,8 +41,8 @@ def load(
         variant: The variant of the weights' files.
         scheduler: A class of `SCHEDULERS`; None keeps the model's own.
         flow_shift: The shift of the scheduler's sigmas; None keeps the model's own.
-        vae_dtype: The dtype of the autoencoder; None stands for `dtype`.
-        vae_tiling: Whether the autoencoder works tile by tile, with less memory and seams that differ a little.
+        vae_dtype: The dtype of the autoencoder; None means `dtype`.
+        vae_tiling: Whether the autoencoder works in tiles, which need less memory and leave faint seams.
 
     Raises:
         ModelError: If the model is missing, gated, not in the cache while offline, or of a class that is not supported.
@@ -64,7 +63,8 @@ def load(
     _add_loras(pipe, parsed, runtime.offline)
     move_to_device(pipe, device, runtime.offload)
     if runtime.compile:
-        _compile(pipe, device)
+        for denoiser in family_of(pipe).denoisers_of(pipe):
+            compile_blocks(denoiser, device)
     return pipe
 
 
@@ -95,19 +95,9 @@ def _add_loras(pipe: Any, loras: Sequence[Lora], offline: bool) -> None:
         pipe.set_adapters(names, [lora.scale for lora in loras])
 
 
-def _compile(pipe: Any, device: Any) -> None:
-    from vsf_cli.models.compile import compile_blocks
-
-    for transformer in (pipe.transformer, getattr(pipe, "transformer_2", None)):
-        if transformer is not None:
-            compile_blocks(transformer, device)
-
-
 def _check_class(source: Source, revision: str | None, offline: bool) -> None:
-    """Refuses a pipeline of another class before its weights are downloaded."""
+    """Raises an error for an unsupported pipeline before its weights are downloaded."""
     from diffusers import DiffusionPipeline
-
-    from vsf_cli.models import FAMILIES
 
     if source.folder is not None:
         index = source.folder / "model_index.json"

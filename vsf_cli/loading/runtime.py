@@ -1,4 +1,4 @@
-"""Where and how a model runs: device, offload, network, dtype."""
+"""The device, offload, network and dtype of a model."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +18,12 @@ class Runtime:
 
     Arguments:
         device: "auto", or a device of torch.
-        offload: One of "auto", "none", "model", "group", "sequential"; each needs less memory than the one before it.
+        offload: One of `OFFLOADS`; each needs less memory than the one before it.
         offline: Whether the network may not be used.
-        compile: Whether the blocks of the transformer are compiled.
+        compile: Whether the blocks of the denoiser are compiled.
 
     Raises:
-        RequestError: If a value is not known.
+        RequestError: If `offload` is not known.
     """
 
     device: str = run_option("auto", "-d", "--device", help="auto, cpu, cuda, cuda:1, mps ...", panel=MODEL, setting=True)
@@ -39,11 +39,7 @@ class Runtime:
 
 
 def check_dtype(dtype: str) -> None:
-    """Checks the name of a dtype.
-
-    Raises:
-        RequestError: If it is not one of `DTYPES`.
-    """
+    """Raises a `RequestError` if a dtype is not one of `DTYPES`."""
     if dtype not in DTYPES:
         raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
 
@@ -62,7 +58,7 @@ def device_named(name: str) -> Any:
     try:
         device = torch.device(name)
         torch.ones(1, device=device).item()
-    # torch raises one of three errors: for an unknown name, a build without the device, or a missing plug-in.
+    # For an unknown name, a build of torch without the device, and a missing plug-in.
     except (RuntimeError, AssertionError, ImportError) as error:
         raise RequestError(f"--device is '{name}', which this machine does not have: see 'vsf doctor'") from error
     return device

@@ -7,15 +7,11 @@ from vsf_cli.errors import RequestError
 __all__ = ["check_scheduler", "set_scheduler"]
 
 SCHEDULERS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
-"""The schedulers of flow matching that can be chosen, with their parameter for the shift of the sigmas."""
+"""The flow matching schedulers, with their parameter for the shift of the sigmas."""
 
 
 def check_scheduler(name: str | None) -> None:
-    """Checks the name of a scheduler; None stands for the model's own.
-
-    Raises:
-        RequestError: If it is not one of `SCHEDULERS`.
-    """
+    """Raises a `RequestError` if a scheduler is not one of `SCHEDULERS`; None means the model's own."""
     if name is not None and name not in SCHEDULERS:
         raise RequestError(f"scheduler is '{name}', but must be one of {', '.join(SCHEDULERS)}")
 

@@ -1,4 +1,4 @@
-"""Finds models: in the package, in folders, on the hub; and reads what their files say without loading them."""
+"""Finds models in the package, in folders and on the hub, and reads their configuration files."""
 
 import json
 import re
@@ -10,7 +10,17 @@ from typing import Any
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError
 
-__all__ = ["BUILTIN", "Source", "grid_of", "is_here", "source_of", "vocabulary_of"]
+__all__ = [
+    "BUILTIN",
+    "Source",
+    "builtin_path",
+    "cached_file",
+    "grid_of",
+    "is_here",
+    "pipeline_of",
+    "source_of",
+    "vocabulary_of",
+]
 
 BUILTIN = "builtin:"
 """The prefix of models and LoRA files that ship with the package."""
@@ -18,12 +28,7 @@ BUILTIN = "builtin:"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model's files are.
-
-    Arguments:
-        name: The model's name as the person wrote it.
-        folder: The folder on this machine; None for a hub id.
-    """
+    """The name of a model, and its folder on this machine, which is None for a hub id."""
 
     name: str
     folder: Path | None
@@ -34,14 +39,19 @@ class Source:
         return str(self.folder) if self.folder else self.name
 
 
+def builtin_path(name: str) -> Path:
+    """Returns the folder or file of `builtin:NAME`, whether it exists or not."""
+    return Path(str(resources.files("vsf_cli") / "toy" / "weights" / name.removeprefix(BUILTIN)))
+
+
 def source_of(model: str) -> Source:
-    """Returns where a model is, by `builtin:NAME`, a folder, or a hub id.
+    """Finds a model by `builtin:NAME`, a folder, or a hub id.
 
     Raises:
         ModelError: If the folder does not exist, or the text is none of these.
     """
     if model.startswith(BUILTIN):
-        folder = Path(str(resources.files("vsf_cli") / "toy" / "weights" / model.removeprefix(BUILTIN)))
+        folder = builtin_path(model)
         if not folder.is_dir():
             raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
         return Source(model, folder)
@@ -56,18 +66,18 @@ def source_of(model: str) -> Source:
 
 
 def vocabulary_of(model: str) -> frozenset[str] | None:
-    """Returns the words that a model knows, from `vocabulary.txt` in its folder; None, for any word, without such a file."""
+    """Returns the words in `vocabulary.txt` of a model's folder; None, if there is no such file, means all words."""
     folder = source_of(model).folder
     path = folder / "vocabulary.txt" if folder else None
     return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
 
 
 def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
-    """Returns the pixels along a token's side, and the largest number of tokens along a side, which may be None.
+    """Returns the side of a token in pixels, and of an image in tokens if it has a maximum, from configuration files.
 
-    Both come from configuration files, before a model is loaded; None if they are not on this machine.
+    None if they are not on this machine.
     """
-    transformer, autoencoder = (_configuration(model, revision, part) for part in ("transformer", "vae"))
+    transformer, autoencoder = (_configuration(model, revision, f"{part}/config.json") for part in ("transformer", "vae"))
     patch = transformer.get("patch_size")
     halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
     if patch is None or halvings < 0:
@@ -76,15 +86,26 @@ def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
     return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
 
 
-def _configuration(model: str, revision: str | None, part: str) -> dict[str, Any]:
-    folder, name = source_of(model).folder, f"{part}/config.json"
-    if folder is None:
-        from huggingface_hub import try_to_load_from_cache
+def pipeline_of(model: str) -> str | None:
+    """Returns the class of a model's pipeline; None if its index is not on this machine."""
+    try:
+        name: str | None = _configuration(model, None, "model_index.json").get("_class_name")
+    except (ModelError, ValueError):
+        return None  # `load` raises it, where it matters.
+    return name
 
-        cached = try_to_load_from_cache(model, name, revision=revision)
-        path = Path(cached) if isinstance(cached, str) else None
-    else:
-        path = folder / name
+
+def cached_file(model: str, name: str, revision: str | None) -> Path | None:
+    """Returns a file of a hub id in the cache; None if it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(model, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _configuration(model: str, revision: str | None, name: str) -> dict[str, Any]:
+    folder = source_of(model).folder
+    path = folder / name if folder else cached_file(model, name, revision)
     try:
         config = json.loads(path.read_text("utf-8")) if path else {}
     except (OSError, ValueError):
@@ -100,11 +121,10 @@ def is_here(model: str, revision: str | None) -> bool:
     """
     if source_of(model).folder is not None:
         return True
-    from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
     try:
-        return any(isinstance(try_to_load_from_cache(model, f"transformer/{name}", revision=revision), str) for name in names)
+        return any(cached_file(model, f"transformer/{name}", revision) for name in names)
     except HFValidationError as error:
         raise ModelError(f"model '{model}' is no name of the hub: {error}") from error

@@ -1,11 +1,9 @@
-"""Attention maps: what the image attends to, at each step, in each block and for each token.
-
-The recorder makes them, and plots and pages show them. This module saves and loads them without torch.
-"""
+"""Saves and loads attention maps, which say what the image attends to at each step and in each block, without torch."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +20,7 @@ __all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "check_method", "
 
 SCHEMA = 1
 ALL, SPECIAL = "all", "special"
-"""The values of `--tokens` that are not words."""
+"""Values of `--tokens` that are not words."""
 ARRAYS, SUMMARY = "maps.npz", "summary.json"
 
 AXES: Mapping[str, tuple[str, ...]] = {
@@ -40,7 +38,7 @@ class Selection:
         steps: The denoising steps.
         blocks: The blocks.
         heads: The heads that are kept separately; None keeps the mean over all heads.
-        words: The words of the prompts whose tokens are kept; "special" means those for beginning and end, "all" every word.
+        words: The words whose tokens are kept; "special" adds the tokens for beginning and end, and "all" means every word.
     """
 
     steps: tuple[int, ...] | None = None
@@ -50,16 +48,12 @@ class Selection:
 
     @classmethod
     def parse(cls, steps: str | None, blocks: str | None, heads: str | None, words: str | None) -> "Selection":
-        """Returns the selection of numbers such as "1,2,5..8" and of words such as "wheels,red".
-
-        Raises:
-            ValueError: If the text cannot be parsed.
-        """
+        """Parses numbers such as "1,2,5..8" and words such as "wheels,red"; raises a `ValueError` for others."""
         names = tuple(word.strip().lower() for word in words.split(",")) if words else None
         return cls(parse_numbers(steps, "step"), parse_numbers(blocks, "block"), parse_numbers(heads, "head"), names)
 
     def tokens(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """Returns the tokens that are kept. The tokens for beginning and end, with "special", have their piece as their word.
+        """Returns the tokens that are kept; special ones get their piece as their word.
 
         Raises:
             RequestError: If a word is in no prompt.
@@ -75,28 +69,12 @@ class Selection:
         return tuple(token for token in named if token.word and (token.special or token.word in chosen or ALL in chosen))
 
     def check(self, blocks: int, heads: int) -> None:
-        """Refuses blocks and heads that the model does not have.
-
-        Arguments:
-            blocks: The number of blocks of the model.
-            heads: The number of heads of the model.
-
-        Raises:
-            RequestError: If the model does not have one of them.
-        """
+        """Raises a `RequestError` if a model with that many blocks and heads lacks a selected one."""
         _check_range("blocks", self.blocks, blocks)
         _check_range("heads", self.heads, heads)
 
     def check_steps(self, steps: int, guided: Sequence[int]) -> None:
-        """Refuses steps that the run does not have or does not guide.
-
-        Arguments:
-            steps: The number of steps of the run.
-            guided: The guided steps in their order.
-
-        Raises:
-            RequestError: If a selected step is not guided.
-        """
+        """Raises a `RequestError` if a selected step is not among those of a run, or not among the guided ones."""
         _check_range("steps", self.steps, steps)
         for number in self.steps or ():
             if number not in guided:
@@ -116,11 +94,7 @@ def _check_range(name: str, chosen: Sequence[int] | None, maximum: int) -> None:
 
 
 def check_method(method: Method | type[Method]) -> None:
-    """Refuses a method that does not act inside attention.
-
-    Raises:
-        RequestError: If it acts outside of attention.
-    """
+    """Raises a `RequestError` if a method acts outside of attention."""
     if method.passes_negative_prompt or method.flips_embedding:
         raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf, nag, nasa or none")
 
@@ -135,12 +109,11 @@ class Maps:
         share: The share :math:`w` of each image token's attention that goes to the negative prompt, 0 to 1, as float32 with
             the axes `AXES["share"]`.
         tokens: The tokens of the token axis.
-        steps: The steps, counted from 1.
+        steps, blocks: The steps and blocks, counted from 1.
         sigmas: The noise level of each step; 1 is pure noise.
-        blocks: The blocks, counted from 1.
         heads: The heads, counted from 1; empty if the head axis has one entry, the mean over all heads.
         head_dim: The width D of a head.
-        settings: How the image or video was made: the JSON of its file.
+        settings: The JSON of the image's or video's file.
     """
 
     logits: "ndarray"
@@ -160,20 +133,15 @@ class Maps:
 
     def words(self, prompt: str = "negative") -> list[str]:
         """Returns the words of a prompt in their order, each once."""
-        ordered = sorted((token for token in self.tokens if token.prompt == prompt and token.word), key=_start)
-        return list(dict.fromkeys(token.word for token in ordered))
+        tokens = [token for token in self.tokens if token.prompt == prompt and token.word]
+        return list(dict.fromkeys(token.word for token in sorted(tokens, key=attrgetter("start"))))
 
     def encoders(self, word: str, prompt: str = "negative") -> list[str]:
         """Returns the text encoders that have tokens of a word."""
         return sorted({token.encoder for token in self.tokens if (token.prompt, token.word) == (prompt, word)})
 
     def word(self, word: str, prompt: str = "negative", encoder: str | None = None) -> "ndarray":
-        """Returns the logits of a word, summed over its tokens, its repetitions in the prompt, and the text encoders.
-
-        Arguments:
-            word: The word.
-            prompt: "positive" or "negative".
-            encoder: A text encoder; None sums over all of them.
+        """Returns the logits of a word, summed over its tokens and repetitions in a prompt, for one or all text encoders.
 
         Returns:
             float32 with the axes (step, block, head, frame, row, column).
@@ -181,26 +149,14 @@ class Maps:
         Raises:
             RequestError: If the prompt has no such word.
         """
-        chosen = [
-            index
-            for index, token in enumerate(self.tokens)
-            if (token.prompt, token.word) == (prompt, word) and encoder in (None, token.encoder)
-        ]
-        if not chosen:
+        same = [(token.prompt, token.word) == (prompt, word) and encoder in (None, token.encoder) for token in self.tokens]
+        if not any(same):
             raise RequestError(f"the {prompt} prompt has no '{word}' in these maps: it has {', '.join(self.words(prompt))}")
-        return self.logits[:, :, :, chosen].astype("float32").sum(3)
-
-
-def _start(token: Token) -> int:
-    return token.start
+        return self.logits[:, :, :, same].astype("float32").sum(3)
 
 
 def save(maps: Maps, folder: Path) -> None:
-    """Writes `maps.npz` and `summary.json`.
-
-    Arguments:
-        maps: The maps.
-        folder: The folder, which is made if it does not exist.
+    """Writes `maps.npz` and `summary.json` to a folder, which is made if it does not exist.
 
     Raises:
         MediaError: If they cannot be written.
@@ -218,7 +174,6 @@ def save(maps: Maps, folder: Path) -> None:
 
 
 def _summary(maps: Maps) -> dict[str, Any]:
-    """Returns the JSON of `summary.json`."""
     return {
         "schema": SCHEMA,
         "axes": AXES,
@@ -241,19 +196,11 @@ def _summary(maps: Maps) -> dict[str, Any]:
 
 def _means(share: "ndarray", axis: int) -> Sequence[float]:
     others = tuple(other for other in range(share.ndim) if other != axis)
-    means: list[float] = share.mean(axis=others, dtype="float64").round(6).tolist()
-    return means
+    return share.mean(axis=others, dtype="float64").round(6).tolist()
 
 
 def load(folder: str | Path) -> Maps:
-    """Returns the maps that a run wrote.
-
-    Arguments:
-        folder: The folder with `maps.npz` and `summary.json`.
-
-    Raises:
-        MediaError: If there are none, or they have another schema.
-    """
+    """Returns the maps in a folder; raises a `MediaError` if there are none, or they have another schema."""
     import numpy as np
 
     folder = Path(folder)
@@ -265,14 +212,7 @@ def load(folder: str | Path) -> Maps:
         raise MediaError(f"{folder} has no maps that can be read: {error}; write some with 'vsf attn-map'") from error
     if summary.get("schema") != SCHEMA:
         raise MediaError(f"{folder / SUMMARY} has schema {summary.get('schema')}, but this version reads {SCHEMA}")
-    return Maps(
-        logits,
-        share,
-        tuple(Token(**token) for token in summary["tokens"]),
-        tuple(summary["steps"]),
-        tuple(summary["sigmas"]),
-        tuple(summary["blocks"]),
-        () if summary["heads"] == "mean" else tuple(summary["heads"]),
-        summary["head_dim"],
-        summary["settings"],
-    )
+    tokens = tuple(Token(**token) for token in summary["tokens"])
+    steps, sigmas, blocks = (tuple(summary[name]) for name in ("steps", "sigmas", "blocks"))
+    heads = () if summary["heads"] == "mean" else tuple(summary["heads"])
+    return Maps(logits, share, tokens, steps, sigmas, blocks, heads, summary["head_dim"], summary["settings"])

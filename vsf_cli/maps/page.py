@@ -1,4 +1,4 @@
-"""The page of a run's maps: one HTML file that contains everything and needs no network."""
+"""The HTML page of a run's maps."""
 
 import base64
 import io
@@ -33,7 +33,7 @@ def _data_url(image: Image.Image, side: int) -> str:
 
 
 def _groups(blocks: Sequence[int]) -> dict[str, list[int]]:
-    """Returns the indices of all blocks, and of each third of them, by names."""
+    """Returns the indices of all blocks, and of each third of them, by name."""
     indices = list(range(len(blocks)))
     groups = {f"all blocks ({blocks[0]}\u2013{blocks[-1]})": indices}
     if len(blocks) >= 3:
@@ -63,19 +63,14 @@ def _layer(values: np.ndarray, unit: str, groups: Mapping[str, list[int]]) -> di
 
 
 def render_page(
-    maps: Maps,
-    title: str,
-    facts: Mapping[str, Any],
-    final: Frames,
-    unguided: Frames | None,
-    estimates: Sequence[Frames],
+    maps: Maps, title: str, facts: Mapping[str, Any], final: Frames, unguided: Frames | None, estimates: Sequence[Frames]
 ) -> str:
     """Returns the HTML of the page.
 
     Arguments:
         maps: The maps.
         title: The heading.
-        facts: The facts of the run that the page shows, by name.
+        facts: Facts of the run, by name.
         final: The image or video, at each frame of the maps.
         unguided: The same with the same seed without guidance; None leaves it out.
         estimates: Its estimate at each step of the maps.

@@ -11,7 +11,7 @@ from PIL import Image
 from vsf_cli.maps.data import Maps
 from vsf_cli.prompts.vocabulary import STOP_WORDS
 
-__all__ = ["COLORS", "Frames", "curves", "frames", "grid", "middle_frame", "overlay", "palette", "words"]
+__all__ = ["COLORS", "Frames", "curves", "frames", "grid", "overlay", "palette", "words"]
 
 Frames = Sequence[Image.Image]
 """An image for each frame of the maps; for images there is one."""
@@ -28,13 +28,16 @@ DPI = 150
 
 def palette() -> np.ndarray:
     """Returns the colour map as bytes with shape (256, 3)."""
-    colors: np.ndarray = (mpl.colormaps[COLORS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    return colors
+    return (mpl.colormaps[COLORS](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 
 
-def middle_frame(values: np.ndarray) -> np.ndarray:
+def _middle_frame(values: np.ndarray) -> np.ndarray:
     """Returns the middle frame of values with the axes (..., frame, row, column)."""
     return values[..., values.shape[-3] // 2, :, :]
+
+
+def _middle_image(images: Frames) -> Image.Image:
+    return images[len(images) // 2]
 
 
 def _remove_ticks(axes: Any) -> None:
@@ -48,42 +51,37 @@ def _spread_indices(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, MAX_COLUMNS)).round().astype(int).tolist()))
 
 
-def middle_image(images: Frames) -> Image.Image:
-    """Returns the image at the middle frame."""
-    return images[len(images) // 2]
-
-
 def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, estimates: Sequence[Frames]) -> Figure:
     r"""Returns Figure 4 of the paper: a column for each step, with the map above and the estimate below.
 
-    Of a video it shows the middle frame.
+    It shows the middle frame of a video, and means over heads and blocks.
 
     Arguments:
-        maps: The maps. The figure has means over heads and blocks, and logits are summed over the words of the negative prompt.
-        quantity: "share" for :math:`w`, or "logits" for :math:`q k^T / \sqrt{D}`, which needs a word of the negative prompt.
+        maps: The maps.
+        quantity: "share" for :math:`w`, or "logits" for :math:`q k^T / \sqrt{D}`, summed over the words of the negative prompt.
         final: The image or video, at the upper left.
         unguided: The same with the same seed without guidance, below it.
         estimates: Its estimate at each step of the maps.
     """
     values, label = _grid_values(maps, quantity)
     shown = _spread_indices(len(maps.steps))
-    # A figure of few columns has wide ones, so that all figures, and their letters, are about the same size.
+    # Few columns are wide, so that all figures and their letters have about the same size.
     width = max(IMAGE_WIDTH, MIN_WIDTH / (len(shown) + 2.1))
     figure = Figure(figsize=(width * (len(shown) + 2.1), width * 2 + 0.7), layout="constrained", dpi=DPI)
     panels = figure.subplots(2, len(shown) + 1, width_ratios=[1.25, *[1] * len(shown)])
     for axes, images, title in ((panels[0, 0], final, "guided"), (panels[1, 0], unguided, "no guidance")):
         _remove_ticks(axes)
-        axes.set_title(title if images else "", fontsize=10)
-        if images is None:
-            axes.axis("off")
+        if images:
+            axes.set_title(title, fontsize=10)
+            axes.imshow(_middle_image(images))
         else:
-            axes.imshow(middle_image(images))
+            axes.axis("off")
     low, high = float(values.min()), float(values.max())
     for column, step in enumerate(shown, 1):
         above, below = panels[0, column], panels[1, column]
         drawn = above.imshow(values[step], cmap=COLORS, vmin=low, vmax=high, interpolation="nearest")
         above.set_title(f"step {maps.steps[step]}\n$\\sigma$ = {maps.sigmas[step]:.2f}", fontsize=10)
-        below.imshow(middle_image(estimates[step]))
+        below.imshow(_middle_image(estimates[step]))
         for axes in (above, below):
             _remove_ticks(axes)
     bar = figure.colorbar(drawn, ax=panels[:, -1].tolist(), shrink=0.9, aspect=30)
@@ -95,17 +93,16 @@ def grid(maps: Maps, quantity: str, final: Frames, unguided: Frames | None, esti
 def _grid_values(maps: Maps, quantity: str) -> tuple[np.ndarray, str]:
     """Returns the values of a grid with the axes (step, row, column), and their label."""
     if quantity == "share":
-        return middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
+        return _middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
     negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative" and not token.special]
     logits = maps.logits[:, :, :, negative].astype(np.float32).sum(3)
-    return middle_frame(logits).mean((1, 2)), r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
+    return _middle_frame(logits).mean((1, 2)), r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
 
 
 def words(maps: Maps, final: Frames) -> Figure:
     """Returns the maps of words over the image: a row for each word, negative ones first, and a column for each text encoder.
 
-    A last column has the sum over text encoders. It has its own scale, since it is larger. The rows leave out articles and
-    prepositions, which are in the page.
+    The last column, the sum over several text encoders, has its own scale. Articles and prepositions have no row.
     """
     rows = _word_rows(maps)
     encoders: list[str | None] = [*sorted({token.encoder for token in maps.tokens})]
@@ -129,7 +126,7 @@ def words(maps: Maps, final: Frames) -> Figure:
 
 
 def _word_rows(maps: Maps) -> list[tuple[str, str]]:
-    """Returns the prompt and the word of each row: all words but articles and prepositions, or those if there are no others."""
+    """Returns the prompt and the word of each row: all words but articles and prepositions, or these if there are no others."""
     words = [(prompt, word) for prompt in ("negative", "positive") for word in maps.words(prompt)]
     return [(prompt, word) for prompt, word in words if word not in STOP_WORDS] or words
 
@@ -143,38 +140,32 @@ def _draw_words(
 ) -> Any:
     """Draws words by some text encoders over the image on one scale, and returns one of the maps for the colour bar."""
     values = {
-        (row, column): middle_frame(maps.word(word, prompt, encoder)).mean((0, 1, 2))
+        (row, column): _middle_frame(maps.word(word, prompt, encoder)).mean((0, 1, 2))
         for row, (prompt, word) in enumerate(rows)
         for column, encoder in enumerate(encoders)
         if encoder is None or encoder in maps.encoders(word, prompt)
     }
-    low, high = (float(extreme(np.stack(list(values.values())))) for extreme in (np.min, np.max))
-    image = _gray(middle_image(final))
+    everything = np.stack(list(values.values()))
+    limits = float(everything.min()), float(everything.max())
+    image = _gray(_middle_image(final))
     extent = (0, image.width, image.height, 0)
     drawn: Any = None
     for index, axes in np.ndenumerate(panels):
         _remove_ticks(axes)
         if index in values:
             axes.imshow(image, extent=extent)
-            drawn = _draw_over(axes, values[index], (low, high), extent)
+            drawn = _draw_over(axes, values[index], limits, extent)
     return drawn
 
 
 def _draw_over(axes: Any, values: np.ndarray, limits: tuple[float, float], extent: tuple[int, int, int, int]) -> Any:
-    """Draws a map with the axes (row, column) over an image."""
     low, high = limits
     return axes.imshow(values, cmap=COLORS, vmin=low, vmax=high, alpha=0.7, extent=extent, interpolation="bilinear")
 
 
-def _mean_share(maps: Maps) -> np.ndarray:
-    """Returns the mean share over steps, blocks and heads, with the axes (frame, row, column)."""
-    mean: np.ndarray = maps.share.mean((0, 1, 2))
-    return mean
-
-
 def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
     """Returns a contact sheet of a video: without guidance, with it, and with the map over it, for each latent frame."""
-    values = _mean_share(maps)
+    values = maps.share.mean((0, 1, 2))  # [frames, rows, columns]
     shown = _spread_indices(len(values))
     rows = [("no guidance", unguided), ("guided", final), ("share $w$", None)][0 if unguided else 1 :]
     size = IMAGE_WIDTH * len(shown) + 1.6, (IMAGE_WIDTH + 0.1) * len(rows) + 0.3
@@ -200,14 +191,8 @@ def frames(maps: Maps, final: Frames, unguided: Frames | None) -> Figure:
 
 
 def overlay(maps: Maps, video: Sequence[Image.Image], dropped: int = 0) -> list[Image.Image]:
-    """Returns the frames of a video with the mean share over them, on one scale for all frames.
-
-    Arguments:
-        maps: The maps of all frames.
-        video: The frames.
-        dropped: The number of frames that were dropped from the start of the video.
-    """
-    values = _mean_share(maps)
+    """Returns the frames of a video, of which the first `dropped` ones are missing, with the mean share over them."""
+    values = maps.share.mean((0, 1, 2))  # [frames, rows, columns]
     low, high = float(values.min()), float(values.max())
     colors = palette()[((values - low) / max(high - low, 1e-12) * 255).round().astype(np.uint8)]
     frames, last = [], max(1, dropped + len(video) - 1)

@@ -1,4 +1,4 @@
-"""Records what image tokens attend to. The recorder wraps a guidance method, and does not change a bit of the image."""
+"""Records what image tokens attend to, by a wrapper around a guidance method that does not change the image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,12 +22,12 @@ COPIED = (
     *("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens", "keeps"),
     *("beta", "start", "stop"),
 )
-"""The attributes that prepare a model; the recorder copies those of its method."""
+"""The attributes that the recorder copies from its method."""
 
 
 @dataclass
 class _Step:
-    """The records of one call of the transformer."""
+    """The records of one call of the denoiser."""
 
     sigma: float
     recorded: bool = False
@@ -37,16 +37,16 @@ class _Step:
 
 
 class Recorder(Method):
-    r"""A method that does what another one does, and records what the image attends to.
+    r"""A method that calls another one, and records what the image attends to.
 
-    In each block it also computes the logits :math:`s = q k^T / \sqrt{D}` of the image to the selected text tokens, and the
-    share of attention that goes to the negative prompt,
+    In each block it records the logits :math:`s = q k^T / \sqrt{D}` of the image to the selected text tokens, and the share of
+    attention that goes to the negative prompt,
 
     .. math:: w = \mathrm{sigmoid}(L_2 - \beta - L_1)
 
     where :math:`L_1` and :math:`L_2` are the log-sum-exps of the image's attention to [image, positive] and to the negative
-    prompt, and :math:`\beta` is the method's bias, or 0 if it has none. With the method `none`, :math:`w` is the share that the
-    negative prompt would have if it were attended to.
+    prompt, and :math:`\beta` is the method's bias, or 0. With the method `none`, :math:`w` is the share that the negative
+    prompt would have.
 
     Arguments:
         method: The method.
@@ -82,7 +82,7 @@ class Recorder(Method):
 
     @contextmanager
     def recording(self, pipe: Any) -> Iterator[None]:
-        """Counts the calls of the pipeline's denoisers as steps inside a `with`; Wan 2.2 has two denoisers."""
+        """Counts the calls of the pipeline's denoisers, of which Wan 2.2 has two, as steps inside a `with`."""
         denoisers = family_of(pipe).denoisers_of(pipe)
         patch_size = denoisers[0].config.patch_size
         train_steps = pipe.scheduler.config.num_train_timesteps
@@ -91,7 +91,7 @@ class Recorder(Method):
             call = bind_call(module, args, kwargs).arguments
             latents, timestep = call["hidden_states"], call["timestep"]
             if len(latents) > 1:
-                raise RequestError(f"maps are of one picture at a time without CFG, but this call has {len(latents)}")
+                raise RequestError(f"maps are of one image at a time without CFG, but this call has {len(latents)}")
             self._grid = _grid(latents.shape, patch_size)
             self._steps.append(_Step(float(timestep.flatten()[0]) / train_steps))
             self._calls = 0
@@ -109,40 +109,32 @@ class Recorder(Method):
             yield
 
     def on(self, device: torch.device) -> "Recorder":
-        """Returns the recorder, with the method's numbers on a device."""
         self._running = self.method.on(device)
         return self
 
     @property
     def follows_progress(self) -> bool:
-        """As for the method."""
         return self.method.follows_progress
 
     @property
     def last_block(self) -> int:
-        """As for the method."""
         return self.method.last_block
 
     def guides_block(self, block: int) -> bool:
-        """As for the method."""
         return self.method.guides_block(block)
 
     def attend(self, query: Tensor, context: Context, out: Tensor) -> None:
-        """Writes the outputs of the method, and records the call."""
         self._running.attend(query, context, out)
         self._count(query, context)
 
     def attend_unguided(self, query: Tensor, context: Context, out: Tensor) -> None:
-        """Writes the outputs of the method, and records the call."""
         self._running.attend_unguided(query, context, out)
         self._count(query, context)
 
     def guide(self, query: Tensor, base: Tensor, context: Context) -> Tensor:
-        """Returns the outputs of the method."""
         return self._running.guide(query, base, context)
 
     def attend_group(self, query: Tensor, context: Context, group: TextGroup) -> Tensor:
-        """Returns the outputs of the method."""
         return self._running.attend_group(query, context, group)
 
     def _count(self, query: Tensor, context: Context) -> None:
@@ -177,10 +169,7 @@ class Recorder(Method):
         return values.mean(0, keepdim=True) if heads is None else values[[head - 1 for head in heads]]
 
     def maps(self, settings: Mapping[str, Any] | None = None) -> Maps:
-        """Returns the maps. They share the memory of the recorder, and later calls return the same arrays.
-
-        Arguments:
-            settings: How the image or video was made: the JSON of its file.
+        """Returns the maps, with the JSON of the image's or video's file as their settings; later calls share the arrays.
 
         Raises:
             RequestError: If nothing was recorded.
@@ -190,18 +179,10 @@ class Recorder(Method):
             raise RequestError("no attention was recorded: the model made no step, or the steps and blocks leave none")
         if self._arrays is None:
             self._arrays = _gather([step.logits for _, step in recorded]), _gather([step.share for _, step in recorded])
-        logits, share = self._arrays
-        return Maps(
-            logits.reshape(*logits.shape[:-1], *self._grid),
-            share.reshape(*share.shape[:-1], *self._grid),
-            tuple(self.tokens),
-            tuple(number for number, _ in recorded),
-            tuple(round(step.sigma, 6) for _, step in recorded),
-            self.selection.blocks or tuple(range(1, self._blocks + 1)),
-            self.selection.heads or (),
-            self._head_dim,
-            settings or {},
-        )
+        logits, share = (array.reshape(*array.shape[:-1], *self._grid) for array in self._arrays)
+        steps, sigmas = zip(*((number, round(step.sigma, 6)) for number, step in recorded), strict=True)
+        blocks, heads = self.selection.blocks or tuple(range(1, self._blocks + 1)), self.selection.heads or ()
+        return Maps(logits, share, tuple(self.tokens), steps, sigmas, blocks, heads, self._head_dim, settings or {})
 
     def estimates(self) -> list[Tensor]:
         r"""Returns the estimates :math:`x_0 = x_t - \sigma v` of the final latents, one for each recorded step."""

@@ -1,11 +1,10 @@
 """Animated GIF and WebP by Pillow."""
 
-import io
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vsf_cli.media.images import exif_of
+from vsf_cli.media.images import encode, exif_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,28 +16,22 @@ Progress = Callable[[int, int], object]
 
 def encode_gif(frames: Sequence["Image"], fps: int, tags: Mapping[str, str], progress: Progress | None) -> bytes:
     """Returns a GIF file that loops, with our JSON as its comment."""
+    first, *rest = _reporting(frames, progress)
     options = {"comment": tags["vsf"].encode()} if tags else {}
     # GIF counts in hundredths of a second.
-    return _encode(frames, "GIF", _durations(len(frames), fps, 10), progress, **options)
+    durations = _durations(len(frames), fps, 10)
+    return encode(first, "GIF", save_all=True, append_images=rest, loop=0, duration=durations, **options)
 
 
 def encode_animated_webp(frames: Sequence["Image"], fps: int, tags: Mapping[str, str], progress: Progress | None) -> bytes:
     """Returns a WebP file that loops, with the tags in its EXIF."""
-    options = {"quality": 95, "method": 4, "exif": exif_of(tags)}
-    return _encode(frames, "WEBP", _durations(len(frames), fps, 1), progress, **options)
-
-
-def _encode(
-    frames: Sequence["Image"], format: str, durations: Sequence[int], progress: Progress | None, **options: Any
-) -> bytes:
-    buffer = io.BytesIO()
     first, *rest = _reporting(frames, progress)
-    first.save(buffer, format, save_all=True, append_images=rest, loop=0, duration=durations, **options)
-    return buffer.getvalue()
+    options = {"duration": _durations(len(frames), fps, 1), "quality": 95, "method": 4, "exif": exif_of(tags)}
+    return encode(first, "WEBP", save_all=True, append_images=rest, loop=0, **options)
 
 
 def _reporting(frames: Sequence["Image"], progress: Progress | None) -> list["Image"]:
-    """Returns copies of frames that report when Pillow encodes them, since Pillow has no such report of its own."""
+    """Returns copies of frames that call `progress` when Pillow encodes them; Pillow has no callback for it."""
     from PIL import Image
 
     left = iter(range(1, len(frames) + 1))
@@ -58,9 +51,6 @@ def _reporting(frames: Sequence["Image"], progress: Progress | None) -> list["Im
 
 
 def _durations(count: int, fps: int, unit: int) -> list[int]:
-    """Returns how long each frame is shown, in milliseconds.
-
-    Each is a multiple of the unit. Their sum is as near to the video's length as the unit allows.
-    """
+    """Returns how long each frame is shown, in milliseconds: multiples of a unit whose sum is the video's length, rounded."""
     ends = [round(1000 / unit * number / fps) * unit for number in range(count + 1)]
     return [end - start for start, end in itertools.pairwise(ends)]

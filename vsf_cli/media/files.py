@@ -1,4 +1,4 @@
-"""Files that are never half there: each is written under another name in its folder and then renamed."""
+"""Files that are never incomplete: each is written under another name in its folder and then renamed."""
 
 import glob
 import os
@@ -14,21 +14,17 @@ __all__ = ["check_writable", "partial_prefix", "remove_partials", "write_atomica
 
 
 def partial_prefix() -> str:
-    """Returns how the names of unfinished files of this machine start; the number of their process follows."""
+    """Returns the prefix of the names of this machine's unfinished files, which the id of their process follows."""
     return f".vsf-{platform.node()}-"
 
 
 def write_error(path: Path, error: OSError) -> MediaError:
-    """Returns the error for a file or folder that cannot be written, with the next step."""
+    """Returns the error for a file or folder that cannot be written."""
     return MediaError(f"{path} cannot be written: {error.strerror or error}; choose another place with -o")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under another name and renames it, so that half a file never stands at its path.
-
-    Arguments:
-        path: The file; its folder is made where it is missing.
-        write: Writes the content to an open binary file.
+    """Makes the folder of a file, writes it under another name, and renames it, so that its path never has half a file.
 
     Raises:
         MediaError: If the folder cannot be made or the file cannot be written.
@@ -72,13 +68,8 @@ def remove_partials(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Checks that a file could be written, and makes nothing: an error is better before the work than after it.
-
-    Raises:
-        MediaError: If it could not.
-    """
+    """Raises a `MediaError` before the work if a file could not be written after it; makes nothing."""
     parent = next(folder for folder in (path.parent, *path.parent.parents, Path()) if folder.exists())
-    if not parent.is_dir():
-        raise MediaError(f"{path} cannot be written: {parent} is not a folder; choose another place with -o")
-    if not os.access(parent, os.W_OK):
-        raise MediaError(f"{path} cannot be written: {parent} may not be written to; choose another place with -o")
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        why = "may not be written to" if parent.is_dir() else "is not a folder"
+        raise MediaError(f"{path} cannot be written: {parent} {why}; choose another place with -o")

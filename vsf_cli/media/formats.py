@@ -39,11 +39,11 @@ class Format:
     Arguments:
         endings: The endings of its files; new files have the first one, and folders have "".
         encode: Returns an image with its tags as the bytes of a file; None if the format is only for videos.
-        animate: Returns frames with their rate and their tags as the bytes of an animation by Pillow; None if Pillow does not.
-        codec: How ffmpeg encodes a video; None if ffmpeg does not.
+        animate: Returns frames with their rate and their tags as the bytes of an animation by Pillow; None if ffmpeg writes it.
+        codec: How ffmpeg encodes a video; None if Pillow writes it.
         read_tags: Returns the tags of an image that Pillow opened.
         end: The last bytes of a complete file, which Pillow does not check.
-        max_fps: The maximum number of frames per second; None if there is no limit.
+        max_fps: The maximum frames per second; None if there is no limit.
     """
 
     endings: tuple[str, ...]
@@ -56,7 +56,7 @@ class Format:
 
     @property
     def is_video(self) -> bool:
-        """Whether it is for videos; folders of frames are."""
+        """Whether it is for videos, as folders of frames are."""
         return bool(self.animate or self.codec or "" in self.endings)
 
 
@@ -85,11 +85,7 @@ VIDEO_ENDINGS = tuple(ending for entry in FORMATS.values() if entry.codec for en
 
 
 def check_crf(crf: int | None, format: str) -> None:
-    """Refuses a constant rate factor that the format's encoder does not take.
-
-    Raises:
-        RequestError: If it is not legal.
-    """
+    """Raises a `RequestError` if the format's encoder does not take a constant rate factor."""
     if crf is None:
         return
     codec = FORMATS[format].codec
@@ -102,11 +98,7 @@ def check_crf(crf: int | None, format: str) -> None:
 
 
 def check_fps(fps: int | None, format: str) -> None:
-    """Refuses more frames per second than the format can hold.
-
-    Raises:
-        RequestError: If there are more.
-    """
+    """Raises a `RequestError` if the format cannot hold as many frames per second."""
     max_fps = FORMATS[format].max_fps
     if max_fps is not None and fps is not None and fps > max_fps:
         raise RequestError(f"--fps is {fps}, but a {format} has at most {max_fps}: choose fewer, or --format webp or mp4")
@@ -146,8 +138,8 @@ def encode_video(
         fps: Frames per second.
         format: A key of `VIDEO_FORMATS`, but not frames.
         metadata: The JSON of the file, by `vsf_cli.media.metadata.describe`; None writes no metadata.
-        crf: The constant rate factor of MP4 and WebM; None means the format's own, at which a loss is hardly seen.
-        progress: Called after each frame with the number of frames that are done and the number of all frames.
+        crf: The constant rate factor of MP4 and WebM; None means the format's default.
+        progress: Called after each frame with the number of encoded frames and of all frames.
 
     Raises:
         EncodingError: If the format cannot hold the video.

@@ -17,12 +17,12 @@ __all__ = ["frame_paths", "holds_frames", "write_frames"]
 
 
 def frame_paths(folder: Path) -> list[Path]:
-    """Returns the files of a folder's frames, in their order."""
+    """Returns the files of a folder's frames, in order."""
     return sorted(folder.glob("*.png"))
 
 
 def holds_frames(folder: Path) -> bool:
-    """Returns whether a folder holds frames by `write_frames` and nothing else."""
+    """Returns whether a folder has only frames by `write_frames`."""
     return all(re.fullmatch(r"\d{4,}\.png", path.name) for path in folder.iterdir())
 
 
@@ -32,13 +32,9 @@ def write_frames(
     metadata: Mapping[str, Any] | None,
     progress: Callable[[int, int], object] | None = None,
 ) -> None:
-    """Writes the frames of a video as numbered PNG files into a folder, which appears when all of them are there.
+    """Writes the frames of a video as numbered PNG files into a new folder, or in place of an old one, once all are encoded.
 
-    Arguments:
-        path: The folder; one that exists is replaced.
-        frames: The frames.
-        metadata: The JSON of each file, by `vsf_cli.media.metadata.describe`; None writes no metadata.
-        progress: Called after each frame with the number of frames that are done and the number of all frames.
+    The other arguments are those of `encode_video`.
 
     Raises:
         MediaError: If the folder cannot be written.

@@ -1,4 +1,4 @@
-"""Pages: each is one HTML file that opens from disk, needs no network, and extends `templates/base.html.j2`."""
+"""HTML pages of one file, which need no network. Their templates extend `templates/base.html.j2`."""
 
 from typing import Any
 
@@ -8,12 +8,7 @@ __all__ = ["render"]
 
 
 def render(template: str, **values: Any) -> str:
-    """Returns the HTML of a page.
-
-    Arguments:
-        template: The name of its template.
-        values: The variables of the template; text is escaped.
-    """
+    """Returns the HTML of a template with values for its variables; text is escaped."""
     environment = Environment(
         loader=PackageLoader("vsf_cli.media"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

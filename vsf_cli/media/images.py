@@ -1,17 +1,24 @@
-"""Images by Pillow: how each format is encoded, and where it carries the tags of `vsf_cli.media.metadata.tags_of`."""
+"""Images by Pillow: how each format is encoded, and where it holds the tags of `vsf_cli.media.metadata.tags_of`."""
 
 import io
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # Plans start without Pillow.
     from PIL.Image import Exif, Image
 
-__all__ = ["encode_jpeg", "encode_png", "encode_webp", "exif_of", "read_comment", "read_exif", "read_png_text"]
+__all__ = ["encode", "encode_jpeg", "encode_png", "encode_webp", "exif_of", "read_comment", "read_exif", "read_png_text"]
 
 IMAGE_DESCRIPTION, EXIF_IFD, USER_COMMENT = 0x010E, 0x8769, 0x9286
 UNICODE = b"UNICODE\0"
 """The prefix of a user comment, which EXIF stores as UTF-16."""
+
+
+def encode(image: "Image", format: str, **options: Any) -> bytes:
+    """Returns an image as the bytes of a file in one of Pillow's formats."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
 
 
 def encode_png(image: "Image", tags: Mapping[str, str]) -> bytes:
@@ -21,23 +28,17 @@ def encode_png(image: "Image", tags: Mapping[str, str]) -> bytes:
     info = PngInfo()
     for key in sorted(tags):
         info.add_text(key, tags[key])
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
+    return encode(image, "PNG", pnginfo=info)
 
 
 def encode_jpeg(image: "Image", tags: Mapping[str, str]) -> bytes:
     """Returns a JPEG file with the tags in its EXIF, and colours at full resolution."""
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", exif=exif_of(tags), quality=95, subsampling=0)
-    return buffer.getvalue()
+    return encode(image, "JPEG", exif=exif_of(tags), quality=95, subsampling=0)
 
 
 def encode_webp(image: "Image", tags: Mapping[str, str]) -> bytes:
     """Returns a WebP file with the tags in its EXIF."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", exif=exif_of(tags), quality=95, method=6)
-    return buffer.getvalue()
+    return encode(image, "WEBP", exif=exif_of(tags), quality=95, method=6)
 
 
 def exif_of(tags: Mapping[str, str]) -> "Exif":

@@ -1,4 +1,4 @@
-"""The metadata of files, which say how they were made: our own JSON, and the text that other tools read.
+"""The metadata of files, which record how they were made: our own JSON, and the text that other tools read.
 
 The JSON, under the key `vsf`, holds everything. The text, under the key `parameters`, follows A1111's grammar in the form that
 Civitai's scanner reads too: `Steps` first on the last line, and values of one word or a number.
@@ -24,12 +24,7 @@ PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of a file.
-
-    Arguments:
-        description: Our own JSON; None if the file has none.
-        parameters: The text in A1111's grammar; None if the file has none.
-    """
+    """The metadata of a file: our own JSON, and the text in A1111's grammar; each is None if the file has none."""
 
     description: dict[str, Any] | None
     parameters: str | None
@@ -44,7 +39,7 @@ def tags_of(metadata: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def metadata_of(tags: Mapping[str, str]) -> Metadata:
-    """Returns the metadata that a file has as its tags; somebody else's image description is not ours."""
+    """Returns the metadata in the tags of a file; a description by another tool is no metadata of ours."""
     try:
         own = json.loads(tags.get("vsf") or "null")
     except ValueError:
@@ -78,7 +73,7 @@ def describe(request: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
 
 
 def _plain(text: str) -> str:
-    """Returns text whose lines no reader takes for the negative prompt or the parameters."""
+    """Changes the lines of a prompt that would be read as the negative prompt or as parameters."""
     lines = (line.strip() for line in text.splitlines())
     joined = "\n".join(line for line in lines if line)
     joined = re.sub(r"(?i)negative prompt:", "negative prompt -", joined)
@@ -118,7 +113,7 @@ def infotext(metadata: Mapping[str, Any]) -> str:
 
 
 def _unquoted(value: str) -> str:
-    """Returns a value of the grammar; one that is quoted by other rules stays as it is."""
+    """Removes the quotes of a value in JSON; others stay."""
     try:
         return str(json.loads(value)) if value.startswith('"') else value
     except ValueError:

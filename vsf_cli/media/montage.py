@@ -22,7 +22,7 @@ LINE_HEIGHT = 16
 FONT_SIZE = 12
 MAX_LINES = 8
 MISSING = (228, 228, 228)
-"""The colour in the place of an image that is missing."""
+"""The colour of a missing image."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -31,10 +31,10 @@ class Montage:
     """Rows of images and lines of text on white, drawn from top to bottom.
 
     Arguments:
-        image_size: The width and height of the place of each image, in pixels.
-        columns: How many images a row has.
-        label_width: The width of the rows' labels to the left of the images, in pixels; 0 leaves the margin alone.
-        centered: Whether a caption is one centred line, cut off where it is too long; else it is wrapped from the left.
+        image_size: The width and height of an image's cell, in pixels.
+        columns: The number of images in a row.
+        label_width: The width of the rows' labels to the left of the images, in pixels.
+        centered: Whether a caption is one centred line, shortened to fit; else it is wrapped.
     """
 
     def __init__(self, image_size: tuple[int, int], columns: int, label_width: int = 0, centered: bool = False) -> None:
@@ -57,7 +57,7 @@ class Montage:
         _write(draw, lines, MARGIN, MARGIN, color)
 
     def add_heads(self, heads: Sequence[str], corner: str = "") -> None:
-        """Adds the labels of the columns, and at the corner what the labels of the rows are."""
+        """Adds the labels of the columns, and the title of the rows' labels."""
         texts = [wrap(head, self.image_size[0]) for head in heads]
         _, draw = self._add_strip(max(map(len, texts)) * LINE_HEIGHT + MARGIN)
         _write(draw, wrap(corner, self.left), MARGIN, MARGIN, "gray")
@@ -65,12 +65,9 @@ class Montage:
             _write(draw, lines, self._x(column), MARGIN)
 
     def add_row(self, images: Sequence[Image.Image | None], captions: Sequence[str | None], label: str = "") -> None:
-        """Adds images with their captions below them.
+        """Adds images with captions below them and a label to their left.
 
-        Arguments:
-            images: The images, none larger than its place; grey stands for those that are None.
-            captions: Their captions; None leaves a place empty.
-            label: The text to the left of the row.
+        An image that is None becomes gray, and a caption that is None leaves its cell empty.
         """
         width = self.image_size[0]
         texts = [self._fit(caption or "") for caption in captions]
@@ -103,14 +100,7 @@ class Montage:
 
 
 def draw_montage(images: Sequence[Image.Image], labels: Sequence[str], columns: int, scale: int = 1) -> Image.Image:
-    """Returns images in rows, each with its label below it.
-
-    Arguments:
-        images: The images; they are drawn at the size of the first.
-        labels: A line for each image.
-        columns: How many images a row has.
-        scale: Every pixel becomes `scale` x `scale` pixels, with smooth edges.
-    """
+    """Returns images in rows, each with its label below it, at `scale` times the size of the first image."""
     size = images[0].width * scale, images[0].height * scale
     montage = Montage(size, columns, centered=True)
     larger = [image.convert("RGB").resize(size, Image.Resampling.BICUBIC) for image in images]
@@ -122,7 +112,7 @@ def draw_montage(images: Sequence[Image.Image], labels: Sequence[str], columns: 
 
 @cache
 def _font() -> Font:
-    """Returns Matplotlib's font, which has more letters than Pillow's own."""
+    """Matplotlib's font, which has more letters than Pillow's own."""
     import matplotlib as mpl
 
     return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), FONT_SIZE)
@@ -130,7 +120,7 @@ def _font() -> Font:
 
 @cache
 def _plain_font() -> Font:
-    """Returns Pillow's own font, which is narrower: one line holds more of a caption."""
+    """Pillow's own font, which is narrower."""
     return ImageFont.load_default(FONT_SIZE)
 
 
@@ -145,10 +135,7 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, colo
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Returns text as lines of at most a width in pixels.
-
-    A word that is too long is cut off, and so is the text after eight lines.
-    """
+    """Returns text as at most eight lines of a width in pixels; longer words and texts are cut off."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -160,14 +147,14 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def shorten(text: str, width: int, measure: Callable[[str], float] = text_width) -> str:
-    """Returns text that is cut off where it is wider than a width in pixels."""
+    """Returns text that is cut off at a width in pixels."""
     while len(text) > 1 and measure(text) > width:
         text = text.removesuffix("…")[:-1] + "…"
     return text
 
 
 def label_of(description: dict[str, Any] | None, field: str) -> str:
-    """Returns the label of an image: fields of its request, or of its method's hyper-parameters, joined by commas."""
+    """Returns the label of an image: fields of its request or hyper-parameters of its method, joined by commas."""
     if "," in field:
         return ", ".join(label_of(description, name.strip()) for name in field.split(","))
     if description is None:
@@ -181,11 +168,6 @@ def label_of(description: dict[str, Any] | None, field: str) -> str:
         value = request["parameters"].get(field)
         return request["method"] if value is None else f"{field} {value:g}" if isinstance(value, float) else f"{field} {value}"
     return f"{field} {request.get(field, '?')}" if field != "prompt" else str(request["prompt"])
-
-
-def _read_image(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.copy()
 
 
 def main() -> None:
@@ -203,7 +185,7 @@ def main() -> None:
         parser.error("--columns and --scale must be at least 1")
     try:
         labels = [label_of(read_metadata(path).description, options.label) for path in options.images]
-        images = [_read_image(path) for path in options.images]
+        images = [Image.open(path) for path in options.images]
         write_image(options.output, draw_montage(images, labels, options.columns, options.scale), "png", None)
     except MediaError as error:
         parser.exit(error.exit_code, f"error: {error}\n")

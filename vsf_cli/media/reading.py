@@ -19,11 +19,7 @@ __all__ = ["check_whole", "read_frames", "read_metadata", "read_middle"]
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns the errors of a file that is missing or damaged into ours.
-
-    Raises:
-        MediaError: For each of them.
-    """
+    """Raises the errors of a missing or damaged file as `MediaError`."""
     from PIL.Image import DecompressionBombError
 
     try:
@@ -35,16 +31,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _is_video(path: Path) -> bool:
-    """Returns whether ffmpeg reads a file."""
     return path.suffix.lower() in VIDEO_ENDINGS
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Returns the metadata of an image, of a video, of a sidecar, or of the first frame of a folder.
-
-    Raises:
-        MediaError: If the file cannot be read.
-    """
+    """Returns the metadata of an image, video, sidecar or folder of frames; raises a `MediaError` if it cannot be read."""
     from PIL import Image
 
     with _reading(path):
@@ -59,13 +50,12 @@ def read_metadata(path: Path) -> Metadata:
             return metadata_of(read_tags(path))
         with Image.open(path) as image:
             image.load()
-            # Other tools write formats that are not ours.
-            entry = FORMATS.get((image.format or "").lower(), FORMATS["jpeg"])
-            return metadata_of(entry.read_tags(image))
+            # Formats of other tools have EXIF, as JPEG has.
+            return metadata_of(FORMATS.get((image.format or "").lower(), FORMATS["jpeg"]).read_tags(image))
 
 
 def read_frames(path: Path) -> list["Image.Image"]:
-    """Returns the frames of a video or of a folder of frames; an image is one frame.
+    """Returns the frames of a video or of a folder of frames, or an image as one frame.
 
     Raises:
         MediaError: If they cannot be read.
@@ -82,14 +72,12 @@ def read_frames(path: Path) -> list["Image.Image"]:
 
 
 def check_whole(path: Path, count: int) -> None:
-    """Decodes all of an image, a video or a folder of frames.
+    """Decodes all of an image, a video or a folder with `count` frames.
 
-    Arguments:
-        path: The file or folder.
-        count: How many frames it has. Those of GIF and WebP are not counted, since equal frames are kept as one there.
+    Frames of GIF and WebP are not counted, since these formats join equal frames.
 
     Raises:
-        MediaError: If it is not whole.
+        MediaError: If it is not complete.
     """
     if path.is_dir():
         for number in range(count):
@@ -105,11 +93,7 @@ def check_whole(path: Path, count: int) -> None:
 
 
 def read_middle(path: Path, seconds: float = 0.0) -> "Image.Image":
-    """Returns an image, or the middle frame of a video or of a folder of frames.
-
-    Arguments:
-        path: The file or folder.
-        seconds: When the middle of an MP4 or WebM file is shown, from its start.
+    """Returns an image, or the middle frame of a video or of a folder of frames; of MP4 and WebM the frame at `seconds`.
 
     Raises:
         MediaError: If it cannot be read.

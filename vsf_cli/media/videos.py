@@ -1,16 +1,13 @@
-"""MP4 and WebM by ffmpeg, which imageio runs.
+"""MP4 and WebM by ffmpeg.
 
-imageio writes and reads the frames. ffmpeg is run directly for what imageio does not have:
-
-- the tags of a file: imageio reads the size, the rate and the codec alone;
-- whether a file is whole: imageio counts frames, but drops ffmpeg's messages about those that are damaged;
-- why a file could not be written: imageio drops ffmpeg's exit code and its messages.
+imageio writes and reads the frames. ffmpeg is run directly for what imageio does not return: the tags of a file, messages about
+damaged frames, and why a file could not be written.
 """
 
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,9 +30,8 @@ class Codec:
     Arguments:
         container: The container, which is the ending of its files without the dot.
         encoder: The name of ffmpeg's encoder.
-        crf: The constant rate factor at which a loss is hardly seen.
-        min_crf: The smallest constant rate factor, which gives the best and largest files.
-        max_crf: The largest constant rate factor.
+        crf: The default constant rate factor, at which a loss is hardly seen.
+        min_crf, max_crf: The legal constant rate factors; the smallest gives the best and largest files.
         params: More options of ffmpeg.
     """
 
@@ -48,22 +44,9 @@ class Codec:
 
 
 def encode_by_ffmpeg(
-    frames: Sequence["Image"],
-    fps: int,
-    codec: Codec,
-    tags: Mapping[str, str],
-    crf: int | None,
-    progress: Progress | None,
+    frames: Sequence["Image"], fps: int, codec: Codec, tags: Mapping[str, str], crf: int | None, progress: Progress | None
 ) -> bytes:
-    """Returns a video as the bytes of a file.
-
-    Arguments:
-        frames: The frames, all of one size.
-        fps: Frames per second.
-        codec: How they are encoded.
-        tags: The tags of the file.
-        crf: The constant rate factor; None means the codec's own.
-        progress: Called after each frame with the number of frames that are done and the number of all frames.
+    """Returns a video as the bytes of a file, with tags; the other arguments are those of `vsf_cli.media.formats.encode_video`.
 
     Raises:
         MediaError: If ffmpeg wrote fewer frames.
@@ -71,34 +54,23 @@ def encode_by_ffmpeg(
     import imageio.v3 as iio
 
     params = _output_params(frames[0].size, codec, tags, crf)
-    options: dict[str, Any] = {
-        "plugin": "FFMPEG",
-        "is_batch": True,
-        "fps": fps,
-        "codec": codec.encoder,
-        "pixelformat": "yuv420p",
-        "macro_block_size": 1,
-        "output_params": [*params],
-        "ffmpeg_log_level": "quiet",
-    }
+    options: Any = {"is_batch": True, "fps": fps, "codec": codec.encoder, "pixelformat": "yuv420p", "macro_block_size": 1}
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         path = Path(folder) / f"video.{codec.container}"
-        # Where ffmpeg ends early, the number of frames says so.
+        # If ffmpeg ends early, with or without an error, as on a full disk, the number of frames shows it.
+        written = 0
         with suppress(OSError):
-            pixels: Any = _pixels(frames, progress)
-            iio.imwrite(path, pixels, **options)
-        # ffmpeg may end without an error and leave half a file when the disk is full.
-        written = _count_written(path)
+            pixels = _pixels(frames, progress)
+            iio.imwrite(path, pixels, plugin="FFMPEG", output_params=[*params], ffmpeg_log_level="quiet", **options)
+        with suppress(MediaError):
+            written = count_frames(path)
         if written != len(frames):
-            raise _incomplete(path, written, len(frames), codec, _reason(frames[0], fps, codec, params, Path(folder)))
+            reason = _reason(frames[0], fps, codec, params, Path(folder))
+            raise MediaError(
+                f"the video cannot be written as {codec.container}: ffmpeg wrote {written} of {len(frames)} frames: {reason};"
+                f" look for space in {path.parent.parent}, or set TMPDIR"
+            )
         return path.read_bytes()
-
-
-def _incomplete(path: Path, written: int, count: int, codec: Codec, reason: str) -> MediaError:
-    return MediaError(
-        f"the video cannot be written as {codec.container}: ffmpeg wrote {written} of {count} frames: {reason};"
-        f" look for space in {path.parent.parent}, or set TMPDIR"
-    )
 
 
 def _output_params(size: tuple[int, int], codec: Codec, tags: Mapping[str, str], crf: int | None) -> list[str]:
@@ -108,8 +80,8 @@ def _output_params(size: tuple[int, int], codec: Codec, tags: Mapping[str, str],
     return [*even, "-crf", str(codec.crf if crf is None else crf), *codec.params, *pairs]
 
 
-def _pixels(frames: Sequence["Image"], progress: Progress | None) -> Iterator[Any]:
-    """Yields the pixels of each frame with shape (height, width, 3); a frame is encoded when the next is asked for."""
+def _pixels(frames: Sequence["Image"], progress: Progress | None) -> Any:
+    """Yields the pixels of each frame with shape (height, width, 3); imageio encodes a frame before it takes the next one."""
     import numpy as np
 
     for number, frame in enumerate(frames, 1):
@@ -118,15 +90,8 @@ def _pixels(frames: Sequence["Image"], progress: Progress | None) -> Iterator[An
             progress(number, len(frames))
 
 
-def _count_written(path: Path) -> int:
-    try:
-        return count_frames(path)
-    except MediaError:
-        return 0
-
-
 def _reason(frame: "Image", fps: int, codec: Codec, params: Sequence[str], folder: Path) -> str:
-    """Returns ffmpeg's messages when it writes one frame into the folder, since imageio drops those of the whole video."""
+    """Returns ffmpeg's messages when it writes one frame into a folder, since imageio drops those of the video."""
     size = f"{frame.width}x{frame.height}"
     source = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(fps), "-i", "-"]
     output = ["-vcodec", codec.encoder, "-pix_fmt", "yuv420p", *params, str(folder / f"frame.{codec.container}")]
@@ -141,12 +106,12 @@ def _run(arguments: Sequence[str], data: bytes | None = None) -> "subprocess.Com
 
 
 def _message(output: bytes) -> str:
-    """Returns ffmpeg's messages as one line, without the addresses of its modules."""
+    """Returns ffmpeg's messages as one line, without the addresses of modules."""
     return " ".join(re.sub(r"\[[^]]* @ 0x\w+\]", "", output.decode(errors="replace")).split())[:200]
 
 
 def _read_by_ffmpeg(path: Path, output: Sequence[str]) -> tuple[bytes, str]:
-    """Returns what ffmpeg writes to stdout, and its messages about errors that did not stop it."""
+    """Returns ffmpeg's output, and its messages about errors that did not stop it."""
     # A name with a colon would be a protocol.
     done = _run(["-i", str(path.absolute()), *output])
     if done.returncode:
@@ -159,7 +124,7 @@ def _unreadable(path: Path, reason: str) -> MediaError:
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Returns the tags `vsf` and `parameters` of an MP4 or WebM file, where it has them.
+    """Returns the tags `vsf` and `parameters` of an MP4 or WebM file, if it has them.
 
     Raises:
         MediaError: If it cannot be read as a video.
@@ -171,7 +136,7 @@ def read_tags(path: Path) -> dict[str, str]:
 
 
 def count_frames(path: Path) -> int:
-    """Returns how many frames an MP4 or WebM file has; all of them are decoded.
+    """Decodes an MP4 or WebM file, and returns its number of frames.
 
     Raises:
         MediaError: If one of them cannot be decoded.

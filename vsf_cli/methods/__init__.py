@@ -1,8 +1,7 @@
 """Guidance methods: how the attention of image tokens to a positive and a negative prompt is combined.
 
 Each method is a frozen dataclass. Its fields are its hyper-parameters: the keys of `[method]` in a preset, the options of the
-command line, the entries of the metadata and the axes of a sweep all come from them. This module can be read without
-importing torch; only its arithmetic needs it.
+command line, the entries of the metadata and the axes of a sweep all come from them. Only the arithmetic imports torch.
 
 The letters of shapes are those of `vsf_cli.attention`.
 """
@@ -42,22 +41,22 @@ __all__ = [
     "setting_name",
 ]
 
-METHODS: dict[str, type[Method]] = {"none": NoGuidance, "vsf": VSF, "nasa": NASA, "nag": NAG, "wef": WEF, "cfg": CFG}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (NoGuidance, VSF, NASA, NAG, WEF, CFG)}
 
 
 @cache
 def method_options() -> dict[str, tuple[str, Option]]:
-    """The options of all methods by their keys, each with its method's name."""
+    """Returns the options of all methods by their keys, each with its method's name."""
     return {one.key: (name, one) for name, method in METHODS.items() for one in method.options()}
 
 
 def setting_name(method: str, parameter: str) -> str:
-    """The key of a method's hyper-parameter: VSF's own name as it is, that of another method behind the method's name."""
+    """Returns the key of a method's hyper-parameter, such as "nag_scale"; those of VSF have no prefix."""
     return parameter if METHODS[method].bare else f"{method}_{parameter}"
 
 
 def method_named(name: str, parameters: dict[str, Any] | None = None) -> Method:
-    """The method of that name with those hyper-parameters.
+    """Returns a method with hyper-parameters.
 
     Raises:
         RequestError: If there is no such method, or it has no such hyper-parameter.

@@ -1,4 +1,4 @@
-"""What every guidance method has."""
+"""The base class of guidance methods."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,20 +21,19 @@ class Method(ABC):
 
     Class attributes:
         name: The name in presets, on the command line and in metadata.
-        label: The name as the paper writes it.
+        label: The name in the paper.
         guides_attention: Whether the method acts inside attention, so that the model has to be patched.
         accepts_guidance_scale: Whether it may run with `guidance_scale` above 1, diffusers' own CFG.
-        passes_negative_prompt: Whether the pipeline itself is given the negative prompt.
+        passes_negative_prompt: Whether the pipeline itself gets the negative prompt.
         copies: How often the negative prompt joins the text; of two copies the first counts as part of the positive.
         flips_embedding: Whether the negative prompt joins the text with its embedding flipped; attention is the model's own.
-        padding: Whether the negative prompt is padded as the positive is; a method may have it as a hyper-parameter.
-        special_tokens: Whether the tokens for beginning and end of the negative prompt take part; a method may have it as a
-            hyper-parameter.
-        beta: What is subtracted from the logits of the negative prompt, in nats; 0 where a method has no such bias.
+        padding: Whether the negative prompt is padded as the positive is; it may be a hyper-parameter.
+        special_tokens: Whether the negative prompt's tokens for beginning and end take part; it may be a hyper-parameter.
+        beta: What is subtracted from the logits of the negative prompt, in nats.
         weighs_tokens: Whether weights of negative prompts and of their words have an effect.
         keeps: Whether kept prompts have an effect.
-        bare: Whether its hyper-parameters are settings under their own names; those of others stand behind the method's name.
-        start, stop: The window of the steps that are guided, as fractions of all; the others are the unguided model's own.
+        bare: Whether the keys of its hyper-parameters have no prefix with the method's name.
+        start, stop: The part of the steps that is guided, as fractions of all.
     """
 
     name: ClassVar[str]
@@ -77,15 +76,26 @@ class Method(ABC):
         return asdict(self)  # type: ignore[call-overload]
 
     def __str__(self) -> str:
-        words = (f"{one.field}={_written(getattr(self, one.field))}" for one in self.options() if self._is_told(one))
-        return f"{self.label} {' '.join(words)}".strip()
+        words = [self.label]
+        for one in self.options():
+            value = getattr(self, one.field)
+            # Switches and rare numbers are shown only if they differ from their default.
+            if value != one.default or not (one.type is bool or one.rare):
+                words.append(f"{one.field}={_format(value)}")
+        return " ".join(words)
 
-    def _is_told(self, one: Option) -> bool:
-        """Whether the label has a hyper-parameter: what is on or off, or rare, only where it has not its default."""
-        return not (one.type is bool or one.rare) or getattr(self, one.field) != one.default
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        """How many pairs of query and key it adds to an attention: here those of `attend_image_to_negative`.
+
+        Arguments:
+            queries: The image's queries.
+            images: The image's keys; 0 in cross attention.
+            positives, negatives: The keys of the prompts.
+        """
+        return queries * (images + negatives)
 
     def keep_unguided_rows(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
-        """The guided output, but the unguided one for batch rows without a negative prompt."""
+        """Returns the guided output, but the unguided one for batch rows without a negative prompt."""
         lengths = context.negative.lengths
         if lengths is None:
             return guided
@@ -94,25 +104,25 @@ class Method(ABC):
         return torch.where((lengths > 0).view(-1, 1, 1, 1), guided, base)
 
     def acts_at(self, progress: float) -> bool:
-        """Whether a step is guided, by how much of all steps is done as it begins: 0 at the first, below 1 at the last."""
+        """Whether a step is guided, by the fraction of all steps before it: 0 at the first, below 1 at the last."""
         return self.start <= progress < self.stop
 
     @property
     def follows_progress(self) -> bool:
-        """Whether what it does depends on the step."""
+        """Whether the method depends on the step."""
         return self.start > 0 or self.stop < 1
 
     def on(self, device: "torch.device") -> "Method":
-        """The same method for a device, with numbers that compiled code need not be compiled anew for."""
+        """Returns the method with numbers as tensors of a device, so that other numbers do not recompile the model."""
         return self
 
     def guides_block(self, block: int) -> bool:
-        """Whether it acts in a block, counted from 1."""
+        """Whether it guides a block, counted from 1."""
         return True
 
     @property
     def last_block(self) -> int:
-        """The largest number of a block that it names; 0 if it names none."""
+        """The largest block number among its hyper-parameters; 0 if there is none."""
         return 0
 
     def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
@@ -120,47 +130,39 @@ class Method(ABC):
 
         Arguments:
             query: The queries, with shape (B, H, rows, D), in the order of `context.base`; in cross attention the image's.
-            context: What they can attend to.
-            out: The outputs of the same rows, with shape (B, H, rows, D), not yet initialized.
+            context: The keys and values.
+            out: The outputs of the same rows, with the same shape, not yet initialized.
         """
         base, rows = context.attend_base(query), context.image_rows
         out.copy_(base)
         rows(out).copy_(self.guide(rows(query), rows(base), context))
 
     def attend_unguided(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
-        """Writes the outputs of the unguided model, for the blocks in which the method does not act, into `out`."""
+        """Writes the outputs of the unguided model into `out`, for the blocks in which the method does not act."""
         out.copy_(context.attend_base(query))
 
     @abstractmethod
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
-        """The guided output of the image's rows.
+        """Returns the guided output of the image's rows.
 
         Arguments:
             query: The image's queries, with shape (B, H, I, D).
             base: The unguided output of these rows, with the same shape.
-            context: What they can attend to.
+            context: The keys and values.
         """
 
     def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
-        """Attention of a group's rows to [image, group], as if the group were the only text (section 3.2).
+        """Returns the attention of a group's rows, with shape (B, H, N, D), to [image, group] (section 3.2).
 
-        Arguments:
-            query: The group's queries, with shape (B, H, N, D). Rows of padding give values of no meaning.
-            context: What they can attend to.
-            group: One of the context's groups.
+        The outputs of padding have no meaning.
         """
         return self._attend_with_image(query, context, group, group.own_mask)
 
     def attend_image_to_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Attention of the image's rows, with shape (B, H, I, D), to [image, negative], under the model's own mask of them."""
+        """Returns the attention of the image's rows, with shape (B, H, I, D), to [image, negative]."""
         mask = context.image_mask
         if mask is not None:
-            import torch
-
-            images = mask[..., :0] if context.image is None else context.image.keys_of(mask)
-            own = context.negative.mask
-            assert own is not None, "a mask is of all keys"
-            mask = torch.cat([images, own], dim=-1)
+            mask = context.with_negative_mask(mask[..., :0] if context.image is None else context.image.keys_of(mask))
         return self._attend_with_image(query, context, context.negative, mask)
 
     def _attend_with_image(self, query: "Tensor", context: "Context", group: "TextGroup", mask: "Tensor | None") -> "Tensor":
@@ -172,13 +174,13 @@ class Method(ABC):
         return attention(query, keys.key, keys.value, key_mask(mask, seen), context.backend)
 
 
-def _written(value: Value) -> str:
+def _format(value: Value) -> str:
     if isinstance(value, str):
         return value
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
 
 
 def norm(output: "Tensor") -> "Tensor":
-    """The L1 norm of each token over all heads, from shape (B, H, L, D) to (B, 1, L, 1), in float32 or more."""
+    """Returns the L1 norm of each token over all heads, from shape (B, H, L, D) to (B, 1, L, 1), in float32 or more."""
     wide = output if output.element_size() > 4 else output.float()
     return wide.abs().sum((1, 3), keepdim=True).clamp_min(1e-7)

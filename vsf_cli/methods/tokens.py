@@ -12,26 +12,21 @@ __all__ = ["Context", "KeyValue", "Span", "TextGroup", "key_mask"]
 
 @dataclass(frozen=True)
 class Span:
-    """Where some tokens stand among others. The compiler knows a `slice` by its numbers, and would recompile for others.
-
-    Arguments:
-        start: The first.
-        stop: The one behind the last.
-    """
+    """The positions of some tokens, as for a `slice`, which the compiler would recompile for other numbers."""
 
     start: int
     stop: int
 
     def of(self, states: "Tensor") -> "Tensor":
-        """These tokens of states with shape (B, H, L, D), as a view."""
+        """Returns these tokens of states with shape (B, H, L, D), as a view."""
         return states[:, :, self.start : self.stop]
 
     def keys_of(self, mask: "Tensor") -> "Tensor":
-        """These keys of a mask with shape (B or 1, H or 1, Q or 1, K), as a view."""
+        """Returns these keys of a mask with shape (B or 1, H or 1, Q or 1, K), as a view."""
         return mask[..., self.start : self.stop]
 
     def rows_of(self, mask: "Tensor") -> "Tensor":
-        """These rows of a mask with shape (B or 1, H or 1, Q or 1, K), as a view."""
+        """Returns these rows of a mask with shape (B or 1, H or 1, Q or 1, K), as a view."""
         return mask if mask.shape[2] == 1 else self.of(mask)
 
 
@@ -43,25 +38,22 @@ class KeyValue:
     value: "Tensor"
 
     def join(self, other: "KeyValue") -> "KeyValue":
-        """These tokens, then the others."""
+        """Returns these tokens, then the others."""
         import torch
 
-        return KeyValue(
-            torch.cat([self.key, other.key], dim=2),
-            torch.cat([self.value, other.value], dim=2),
-        )
+        return KeyValue(torch.cat([self.key, other.key], dim=2), torch.cat([self.value, other.value], dim=2))
 
     def part(self, span: Span) -> "KeyValue":
-        """Some of the tokens, as views."""
+        """Returns some of the tokens, as views."""
         return KeyValue(span.of(self.key), span.of(self.value))
 
 
 @dataclass(frozen=True)
 class TextGroup(KeyValue):
-    """Tokens of text that neither the image nor other text sees unless a method says so, padded to N tokens.
+    """Tokens of text, padded to N tokens, to which only a method lets the image or other text attend.
 
     Arguments:
-        role: What the group is for: "negative" or "kept".
+        role: The purpose of the group: "negative" or "kept".
         lengths: How many tokens of each row are real, with shape (B,); None means all of them.
         weights: The weight of each token, with shape (B, N); None means 1 for all of them.
         mask: The model's own mask of the image's rows and these keys, with shape (B or 1, H or 1, I or 1, N); None: no mask.
@@ -80,11 +72,11 @@ class TextGroup(KeyValue):
         return self.value if self.weights is None else self.value * self.weights[:, None, :, None].to(self.value)
 
     def times(self, factor: "float | Tensor") -> "TextGroup":
-        """The same tokens with their values times a factor and their weights."""
+        """Returns the tokens with their values times a factor and their weights."""
         return replace(self, value=factor * self.weighted_value, weights=None)
 
     def seen_after(self, before: int, copies: int = 1) -> "Tensor | None":
-        """Which keys are real where the group stands behind `before` others, with shape (B, 1, 1, keys); None: all of them."""
+        """Returns which keys are real if the group follows `before` others, with shape (B, 1, 1, keys); None means all."""
         if self.lengths is None:
             return None
         import torch
@@ -94,10 +86,7 @@ class TextGroup(KeyValue):
         return torch.cat([real.new_ones(len(real), 1, 1, before), *[real] * copies], dim=-1)
 
     def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
-        """Attention of the image's rows to the real tokens, by their weights, and its log-sum-exp.
-
-        The output has shape (B, H, Q, D), the log-sum-exp (B, H, Q).
-        """
+        """Returns the weighted attention of the image's rows, with shape (B, H, Q, D), and its log-sum-exp, (B, H, Q)."""
         from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
 
         if self.lengths is None and self.mask is None:
@@ -109,15 +98,15 @@ class TextGroup(KeyValue):
 
 @dataclass(frozen=True)
 class Context:
-    """What the queries of one attention can attend to.
+    """The keys and values of one attention.
 
     Arguments:
-        base: The tokens of image and positive prompt in the model's own order, padding included: all that the model without
-            guidance attends to. In cross attention they are the positive prompt's alone.
-        image: Where the image's tokens stand among them; None in cross attention.
-        positive: Where the positive prompt's tokens stand among them.
+        base: The tokens to which the unguided model attends, in its own order, padding included: those of image and positive
+            prompt, or in cross attention those of the positive prompt.
+        image: The positions of the image's tokens in `base`; None in cross attention.
+        positive: The positions of the positive prompt's tokens in `base`.
         groups: The isolated groups of text, none of which sees another: the negative prompts, then the kept ones if any.
-        progress: How much of the steps is done as this one begins: 0 at the first, below 1 at the last.
+        progress: The fraction of all steps before this one: 0 at the first, below 1 at the last.
         backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
     """
@@ -141,11 +130,11 @@ class Context:
         return self.groups[1] if len(self.groups) > 1 else None
 
     def image_rows(self, states: "Tensor") -> "Tensor":
-        """The image's rows of queries or outputs, as a view: in cross attention all of them."""
+        """Returns the image's rows of queries or outputs, as a view: in cross attention all of them."""
         return states if self.image is None else self.image.of(states)
 
     def positive_rows(self, states: "Tensor") -> "Tensor":
-        """The positive prompt's rows of queries or outputs, as a view: in cross attention none."""
+        """Returns the positive prompt's rows of queries or outputs, as a view: in cross attention none."""
         return states[:, :, :0] if self.image is None else self.positive.of(states)
 
     @property
@@ -164,14 +153,21 @@ class Context:
         return self.base.part(self.image or Span(0, 0))
 
     def attend_base(self, query: "Tensor") -> "Tensor":
-        """The output of the unguided model for all rows of image and positive prompt, by the very call that it makes."""
+        """Returns the unguided output for the rows of image and positive prompt, by the call that the model itself makes."""
         from vsf_cli.attention import attention
 
         return attention(query, self.base.key, self.base.value, self.mask, self.backend)
 
+    def with_negative_mask(self, mask: "Tensor") -> "Tensor":
+        """Returns a mask of the image's rows with the negative prompt's keys as its last."""
+        import torch
+
+        assert self.negative.mask is not None, "a mask is of all keys"
+        return torch.cat([mask, self.negative.mask], dim=-1)
+
 
 def key_mask(mask: "Tensor | None", seen: "Tensor | None") -> "Tensor | None":
-    """A mask, and which keys are seen, as one mask: boolean, or what is added to the logits."""
+    """Joins a mask, which is boolean or is added to the logits, and which keys are real, into one mask."""
     import torch
 
     if mask is None or seen is None:

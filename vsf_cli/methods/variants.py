@@ -1,4 +1,4 @@
-"""Named settings of methods, as others have published them."""
+"""Published settings of methods, by name."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -13,7 +13,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, float]]] = MappingProxyType(
         "nag-quality": ("nag", {"scale": 3.0, "tau": 2.5, "alpha": 0.125}),
     }
 )
-r"""Names that `--method` takes beside those of methods, with the method and its numbers.
+r"""Names for `--method`, with their method and its hyper-parameters.
 
 `nag-original` and `nag++` are NAG as published and as the paper tuned it anew, by the paper's :math:`\phi`. `nag-strong` and
 `nag-quality` are what the demonstration of the paper's public code offers as 11 and 4: it calls NAG's own code, whose scale is
@@ -22,5 +22,5 @@ r"""Names that `--method` takes beside those of methods, with the method and its
 
 
 def resolved(name: str) -> tuple[str, Mapping[str, float]]:
-    """The method behind a name, and the numbers that the name stands for; those of a method's own name are none."""
+    """Returns the method and the hyper-parameters of a name; none if it is that of a method."""
     return VARIANTS.get(name, (name, {}))

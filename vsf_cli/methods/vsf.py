@@ -51,29 +51,29 @@ class VSF(Method):
         alpha: The flip strength :math:`\alpha \geq 0`. 0 is not the same as no guidance: the negative prompt still takes its
             share of attention (section 3.3).
         beta: The bias :math:`\beta` subtracted from the logits of the negative prompt, in nats. Infinity turns guidance off.
-        contrast: How much of the kept prompts' attention is spared, :math:`c`, 0 to 1; without kept prompts it has no effect.
-        special_tokens: Whether the tokens for beginning and end of the negative prompt are among its tokens, as in the paper.
-            They mean nothing of their own, and yet take a share of attention: subtracting them takes away what was not meant.
-        mask: Whether the flipped tokens are seen by the image alone. For the paper's ablation (section 4.8): without it, all
-            rows see all tokens, and there is no bias. In joint attention only.
-        duplication: Whether an unflipped copy of the negative prompt goes on through the blocks. For the ablation: without it,
-            and without the mask, all rows see the flipped tokens alone.
-        reference_layout: Whether another unflipped copy stands among the positive prompt, as in the paper's public code. For
-            comparison: the flip has to cancel that copy first.
-        start, stop: The window of the steps that are guided, as fractions of all (not in the paper). The first steps decide
-            what is there; without guidance in the last ones the picture is cleaner.
-        slope: How the flip strength changes over the window, -1 to 1 (not in the paper): from :math:`\alpha (1 - s)` at its
-            begin to :math:`\alpha (1 + s)` at its end. 0 is a constant.
-        tau: The greatest ratio of the L1 norms of a token's guided and unguided output, over all heads, to which the guided one
-            is held, as in NAG (the paper's future work). Infinity does not limit it.
-        blend: How much of the guided output is taken, the rest being the unguided one, as in NAG. 1 takes all.
-        guided_blocks: Which attentions are guided, from 1, such as "1..4,8"; in the others the image does not see the negative
-            prompt, which yet evolves through them. "all" are.
+        contrast: The part of the kept prompts' attention that is not subtracted, :math:`c`, 0 to 1; without kept prompts it has
+            no effect (not in the paper).
+        special_tokens: Whether the negative prompt has its tokens for beginning and end, as in the paper. They have no meaning
+            of their own, but a share of attention, so that subtracting them also removes what was not meant.
+        mask: Whether only the image attends to the flipped tokens. For the paper's ablation (section 4.8): without it, all rows
+            attend to all tokens, and there is no bias. In joint attention only.
+        duplication: Whether an unflipped copy of the negative prompt goes through the blocks. For the ablation: without it,
+            and without the mask, all rows attend to the flipped tokens only.
+        reference_layout: Whether the positive prompt has another unflipped copy, as in the paper's public code. For comparison:
+            the flip has to cancel that copy first.
+        start, stop: The part of the steps that is guided, as fractions of all (not in the paper). The first steps decide what
+            is in the image; without guidance in the last ones it is cleaner.
+        slope: How the flip strength changes from `start` to `stop`, -1 to 1 (not in the paper): from :math:`\alpha (1 - s)` to
+            :math:`\alpha (1 + s)`. 0 keeps it.
+        tau: The maximum ratio of the L1 norms of a token's guided and unguided output, over all heads, as in NAG (the paper's
+            future work). Infinity does not limit it.
+        blend: The weight of the guided output, as in NAG; the unguided one has the rest.
+        guided_blocks: The blocks that are guided, from 1, such as "1..4,8", or "all"; in the others the image does not attend
+            to the negative prompt.
 
     Raises:
-        RequestError: If `alpha` is negative or not finite, `beta` is not a number or minus infinity, the window is empty or
-            beyond 0 to 1, another number is out of its range, the blocks cannot be parsed, a mask is asked for without
-            duplication, or blocks, `tau` or `blend` without a mask.
+        RequestError: If a number is out of its range, `start` is not below `stop`, the blocks cannot be parsed, there is a
+            `mask` without `duplication`, or `guided_blocks`, `tau` or `blend` without a `mask`.
     """
 
     name: ClassVar[str] = "vsf"
@@ -131,12 +131,12 @@ class VSF(Method):
     @cached_property
     def _blocks(self) -> tuple[int, ...] | None:
         try:
-            found = parse_numbers(self.guided_blocks, "block")
+            blocks = parse_numbers(self.guided_blocks, "block")
         except ValueError as error:
             raise RequestError(f"guided_blocks: {error}, or all") from error
-        if found is not None and found[0] < 1:
+        if blocks is not None and blocks[0] < 1:
             raise RequestError(f"guided_blocks is '{self.guided_blocks}', but blocks are counted from 1")
-        return found
+        return blocks
 
     def guides_block(self, block: int) -> bool:
         return self._blocks is None or block in self._blocks
@@ -155,22 +155,25 @@ class VSF(Method):
         return super().follows_progress or self.slope != 0
 
     def on(self, device: "torch.device") -> "VSF":
-        """The same with its alpha and beta as tensors: a float would be part of what is compiled."""
+        """Returns the method with alpha and beta as tensors: a float would be part of the compiled code."""
         from vsf_cli.attention import KERNEL_DEVICES, scalar
 
         other = copy.copy(self)
         for name in ("alpha", "beta", "contrast"):
-            # Where no kernel gives a log-sum-exp, a bias of 0 is known to be one that needs no mask.
+            # Where no kernel returns a log-sum-exp, a bias of 0 needs no mask, and must be known to be 0.
             if name != "beta" or self.beta != 0 or device.type in KERNEL_DEVICES:
                 object.__setattr__(other, name, scalar(getattr(self, name), device))
         return other
 
     def alpha_at(self, progress: "float | Tensor") -> "float | Tensor":
-        """The flip strength of a step, by how much of all steps is done as it begins."""
+        """Returns the flip strength of a step, by the fraction of all steps before it."""
         if self.slope == 0:
             return self.alpha
         done = (progress - self.start) / (self.stop - self.start)
         return self.alpha * (1 + self.slope * (2 * done - 1))
+
+    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
+        return queries * negatives
 
     @property
     def copies(self) -> int:  # type: ignore[override]
@@ -197,7 +200,7 @@ class VSF(Method):
 
         base, rows, text = context.base, context.image_rows, context.positive_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
-        # The flip is that of a few values, before their attention, and not of all rows behind it.
+        # It is cheaper to flip the few values than the output of all rows.
         alpha = self.alpha_at(context.progress)
         added, added_lse = context.negative.times(-alpha).attend(rows(query))
         if (spared := self._spared(rows(query), context, alpha)) is not None:
@@ -210,7 +213,7 @@ class VSF(Method):
             rows(out).copy_(self._limit(guided, image, context))
 
     def _attend_at_once(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
-        """The same where there is no log-sum-exp: image and positive prompt apart, which need no further mask between them."""
+        """The same without a log-sum-exp: one call each for the rows of image and positive prompt, which see other keys."""
         from vsf_cli.attention import attention
 
         base, rows, text = context.base, context.image_rows, context.positive_rows
@@ -270,9 +273,7 @@ class VSF(Method):
         bias[..., before:] -= self.beta
         seen = context.negative.seen_after(before)
         if mask is not None:
-            own = context.negative.mask
-            assert own is not None, "a mask is of all keys"
-            mask = torch.cat([mask, own], dim=-1)
+            mask = context.with_negative_mask(mask)
             bias = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
         return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
@@ -283,7 +284,7 @@ class VSF(Method):
             return self._attend_everything(query, context)
         if context.mask is not None or not has_lse(query, context.backend):
             return super().attend_group(query, context, group)
-        # In two parts, so that the image's keys and values need not be copied to stand beside the group's.
+        # In two parts, since joining the image's keys and values with the group's would copy them.
         image = context.image_tokens
         output, lse = attention_with_lse(query, image.key, image.value, context.backend)
         own, own_lse = replace(group, weights=None, mask=None).attend(query)

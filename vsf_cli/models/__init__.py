@@ -1,6 +1,6 @@
-"""Families of models: where the rows of their attention stand, how their inputs take a negative prompt, how they encode it.
+"""Families of models: the order of tokens in their attention, how a negative prompt joins their inputs, how they encode it.
 
-The families are data, and reading them needs no torch.
+The families are data, and importing them needs no torch.
 """
 
 from vsf_cli.models.family import Family, Order

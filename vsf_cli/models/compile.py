@@ -1,7 +1,6 @@
-"""Compiles the blocks of a transformer, which are all alike, so that it takes seconds and not minutes.
+"""Compiles the blocks of a denoiser, which are alike, so that it takes seconds and not minutes.
 
-Guidance is compiled with them: neither another alpha nor another beta compiles anew, and another length of the prompts does
-once.
+Guidance is compiled with them: another alpha or beta does not recompile them, and another length of the prompts does once.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["compile_blocks", "compiled_blocks"]
 
 MOST_VARIANTS = 64
-"""How often a block may be compiled for other shapes before it runs as it is: each of the last block, an unguided step, ..."""
+"""The maximum number of compiled variants of a block, for other shapes, for the last block, for unguided steps, and so on."""
 
 
 def compile_blocks(transformer: Any, device: "torch.device", backend: str = "inductor") -> None:
-    """Lets the blocks of a transformer compile themselves when they are first called. For a model of one's own.
-
-    Arguments:
-        transformer: A transformer of a family that is supported.
-        device: Where it runs.
-        backend: The compiler, as `torch.compile` names it.
+    """Lets the blocks of a supported denoiser be compiled at their first call, by a backend of `torch.compile`.
 
     Raises:
         RequestError: If the device's compiler is missing.
@@ -39,14 +33,14 @@ def compile_blocks(transformer: Any, device: "torch.device", backend: str = "ind
 
 
 def compiled_blocks(pipe: Any) -> int:
-    """How many blocks of a pipeline's first denoiser are compiled."""
+    """Returns how many blocks of a pipeline's first denoiser are compiled."""
     family = family_of(pipe)
     blocks = family.blocks_of(family.denoisers_of(pipe)[0])
     return sum(getattr(block, "_compiled_call_impl", None) is not None for block in blocks)
 
 
 def _check_compiler(device: "torch.device") -> None:
-    """Refuses before the model runs what would fail in its first step."""
+    """Raises an error that would else come in the first step."""
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler

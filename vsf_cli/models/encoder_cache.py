@@ -1,4 +1,4 @@
-"""Encodes each text once, however many pictures are made of it."""
+"""Encodes each text once, however many images are made from it."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -9,20 +9,13 @@ from vsf_cli.models.patching import replaced_forward
 
 __all__ = ["caching_encoders"]
 
-MOST = 64
-"""How many texts each encoder's cache holds: 128 MB of the largest encoder's embeddings, in two bytes each."""
+MAX_TEXTS = 64
+"""The size of each encoder's cache: 128 MB of the largest encoder's embeddings in half precision."""
 
 
 @contextmanager
-def caching_encoders(pipe: Any, most: int = MOST) -> Iterator[None]:
-    """Keeps what a pipeline's text encoders gave for the last texts, for the length of a `with` block.
-
-    What is given back for a text is the same tensor as before, so that no bit changes.
-
-    Arguments:
-        pipe: A diffusers pipeline.
-        most: How many texts are kept for each encoder.
-    """
+def caching_encoders(pipe: Any, most: int = MAX_TEXTS) -> Iterator[None]:
+    """Lets a pipeline's text encoders return the same outputs for the last `most` texts, inside a `with` block."""
     with ExitStack() as stack:
         for name, module in pipe.components.items():
             if name.startswith("text_encoder") and module is not None:
@@ -31,26 +24,22 @@ def caching_encoders(pipe: Any, most: int = MOST) -> Iterator[None]:
 
 
 def _cached(forward: Callable[..., Any], most: int) -> Callable[..., Any]:
-    """A `forward` that is called once for each text."""
     import torch
 
-    kept: OrderedDict[Any, Any] = OrderedDict()
+    outputs: OrderedDict[Any, Any] = OrderedDict()
 
-    def key(value: Any) -> Any:
-        return (
-            (str(value.device), value.shape, tuple(value.flatten().tolist()))
-            if isinstance(value, torch.Tensor)
-            else repr(value)
-        )
+    def key_of(value: Any) -> Any:
+        is_tensor = isinstance(value, torch.Tensor)
+        return (str(value.device), value.shape, tuple(value.flatten().tolist())) if is_tensor else repr(value)
 
     def cached(*args: Any, **kwargs: Any) -> Any:
-        asked = tuple(map(key, args)), tuple((name, key(value)) for name, value in sorted(kwargs.items()))
-        if asked in kept:
-            kept.move_to_end(asked)
-            return kept[asked]
-        kept[asked] = output = forward(*args, **kwargs)
-        if len(kept) > most:
-            kept.popitem(last=False)
+        key = tuple(map(key_of, args)), tuple((name, key_of(value)) for name, value in sorted(kwargs.items()))
+        if key in outputs:
+            outputs.move_to_end(key)
+            return outputs[key]
+        outputs[key] = output = forward(*args, **kwargs)
+        if len(outputs) > most:
+            outputs.popitem(last=False)
         return output
 
     return cached

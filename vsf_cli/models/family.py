@@ -1,7 +1,4 @@
-"""What a family of models is: data, and a few functions. Reading it needs no torch.
-
-A family knows nothing of files, of presets or of the names of methods.
-"""
+"""A family of models: data and a few functions, without files, presets or names of methods. Importing it needs no torch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,11 +13,11 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-__all__ = ["Family", "Order", "PromptTokenizer", "TextPart", "append_text", "prepend_text", "unwrap"]
+__all__ = ["Arguments", "Family", "Order", "PromptTokenizer", "TextPart", "append_text", "prepend_text", "unwrap"]
 
 
 class Order(Enum):
-    """How the rows of one attention call stand. N is at an end, so that image and positive prompt are one view."""
+    """The order of image, positive and negative prompt in an attention. N is at an end, so that the others are one view."""
 
     TEXT_FIRST = "N K P I"
     TEXT_LAST = "I P N K"
@@ -29,7 +26,7 @@ class Order(Enum):
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """A tokenizer, and where its tokens stand in the text of the transformer.
+    """A tokenizer, and the position of its tokens in the denoiser's text.
 
     Arguments:
         name: The text encoder's name.
@@ -46,7 +43,7 @@ class PromptTokenizer:
 
 @dataclass(frozen=True)
 class TextPart:
-    """What one text encoder makes of a prompt.
+    """The output of one text encoder for a prompt.
 
     Arguments:
         embeddings: The embeddings, with shape (tokens, width).
@@ -62,21 +59,21 @@ Arguments = Mapping[str, Any]
 
 
 def append_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
-    """The arguments with the negative prompt, of shape (B, N, width), behind the positive prompt."""
+    """Returns the arguments with the negative prompt, of shape (B, N, width), after the positive prompt."""
     import torch
 
     return {**arguments, "encoder_hidden_states": torch.cat([arguments["encoder_hidden_states"], negative], dim=1)}
 
 
 def prepend_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
-    """The arguments with the negative prompt, of shape (B, N, width), before the positive prompt."""
+    """Returns the arguments with the negative prompt, of shape (B, N, width), before the positive prompt."""
     import torch
 
     return {**arguments, "encoder_hidden_states": torch.cat([negative, arguments["encoder_hidden_states"]], dim=1)}
 
 
 def runs_cfg(pipe: Any) -> bool:
-    """Whether the call of a pipeline that is running uses classifier-free guidance, as most pipelines decide it."""
+    """Returns whether a running pipeline uses classifier-free guidance, by the rule of most pipelines."""
     return getattr(pipe, "_guidance_scale", None) is not None and pipe._guidance_scale > 1
 
 
@@ -86,27 +83,27 @@ class Family:
 
     Arguments:
         name: Its name in presets.
-        models: The classes of its denoisers, by name; their subclasses belong to it too.
-        pipelines: The pipelines of diffusers that `vsf` loads, by name; the one that takes text alone first.
-        attentions: How the rows stand in each guided attention, by a pattern of the module's name.
-        tokenizers: The tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text; the one
-            that takes most of a prompt last.
-        encode: What each text encoder makes of one prompt, alone and without padding.
-        encode_padded: Prompts encoded as the pipeline encodes a positive prompt with a `max_sequence_length`; with shape
+        models: The names of its denoisers' classes; subclasses belong to it too.
+        pipelines: The names of the pipelines of diffusers that `vsf` loads; the first one takes only text.
+        attentions: The order of tokens in each guided attention, by a pattern of the module's name.
+        tokenizers: Returns the tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text;
+            the one that takes most of a prompt is the last.
+        encode: Encodes one prompt, alone and without padding, by each text encoder.
+        encode_padded: Encodes prompts as the pipeline encodes a positive prompt with a `max_sequence_length`, with shape
             (tokens, width).
-        decode: The images, or the frames of one video, that latents of a pipeline show.
-        pixels_per_token: The side of what one token covers, in pixels.
-        size_multiple: What sides are multiples of, in pixels: whole tokens, or more.
-        frames_per_token: How many frames a token covers, but for the first of a video, which covers one; 1 for images.
-        extend: The arguments of the denoiser's `forward` with the negative prompt, of shape (B, N, width), beside the positive
-            one: embeddings, positions and masks.
-        denoisers: The attributes of a pipeline that hold its denoisers.
-        blocks: The attributes of a denoiser that hold its blocks, in the order in which they run.
-        drops_text: Whether a guided attention's output for the text is not used.
-        calls_once: Whether an attention calls its attention function once, where the processor's code has several calls.
-        clean: A prompt as the pipeline cleans it.
-        runs_cfg: Whether the call of a pipeline that is running uses classifier-free guidance.
-        defaults: What a preset of the family has where it says nothing else.
+        decode: Returns the images, or the frames of one video, of a pipeline's latents.
+        pixels_per_token: Returns the side of a token in pixels.
+        size_multiple: Returns the number of pixels that sides are multiples of: a token's side, or more.
+        frames_per_token: Returns how many frames a token has; the first one of a video has one.
+        extend: Returns the arguments of the denoiser's `forward` with the negative prompt, of shape (B, N, width), in
+            embeddings, positions and masks.
+        denoisers: The attributes of a pipeline with its denoisers.
+        blocks: The attributes of a denoiser with its blocks, in the order in which they run.
+        drops_text: Returns whether a guided attention's output for the text is unused.
+        calls_once: Returns whether an attention calls its attention function once, although the code has several calls.
+        clean: Cleans a prompt as the pipeline does.
+        runs_cfg: Returns whether a running pipeline uses classifier-free guidance.
+        defaults: The default keys of the family's presets.
         video: Whether it makes videos.
     """
 
@@ -136,38 +133,33 @@ class Family:
         return any(kind.__name__ in self.models for kind in type(unwrap(model)).__mro__)
 
     def denoisers_of(self, pipe: Any) -> list[Any]:
-        """The denoisers of a pipeline, or the one that is given itself."""
-        if self.owns(pipe):
-            return [pipe]
-        found = (getattr(pipe, name, None) for name in self.denoisers)
-        return [model for model in found if model is not None and self.owns(model)]
+        """Returns the denoisers of a pipeline, or a denoiser itself."""
+        models = [pipe, *(getattr(pipe, name, None) for name in self.denoisers)]
+        return [model for model in models if model is not None and self.owns(model)]
 
     def attentions_of(self, model: Any) -> "Iterator[tuple[str, nn.Module, Order]]":
-        """The guided attentions of a denoiser, in the order of its blocks: their names, modules and orders of rows."""
+        """Yields the names, modules and orders of tokens of a denoiser's guided attentions, in the order of its blocks."""
         for name, module in unwrap(model).named_modules():
             for pattern, order in self.attentions.items():
                 if fnmatchcase(name, pattern) and hasattr(module, "processor"):
                     yield name, module, order
 
     def blocks_of(self, model: Any) -> "list[nn.Module]":
-        """The blocks of a denoiser, in the order in which they run."""
+        """Returns the blocks of a denoiser, in the order in which they run."""
         return [block for name in self.blocks for block in getattr(unwrap(model), name)]
 
     def main_tokenizer(self, pipe: Any, max_length: int) -> tuple[Any, int]:
-        """The tokenizer that takes most of a prompt, and how many tokens it takes with that `max_sequence_length`."""
+        """Returns the tokenizer that takes most of a prompt, and how many tokens it takes with a `max_sequence_length`."""
         last = self.tokenizers(pipe, max_length)[-1]
         return last.tokenizer, last.max_length
 
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> "Tensor":
-        """Prompts, each encoded alone and without padding, joined (section 3.4).
+        """Encodes prompts, each alone and without padding, and joins their embeddings with shape (tokens, width) (section 3.4).
 
         Arguments:
             pipe: The pipeline.
             prompts: The prompts; none of them empty.
-            special_tokens: Whether the tokens for beginning and end stay, once the encoders have seen them.
-
-        Returns:
-            The embeddings as the denoiser takes them, with shape (tokens, width).
+            special_tokens: Whether the embeddings of the tokens for beginning and end are kept.
 
         Raises:
             PatchError: If the pipeline was loaded without its text encoders.
@@ -188,34 +180,26 @@ class Family:
         return kept
 
     def tokens(
-        self,
-        pipe: Any,
-        prompt: str,
-        negative: Sequence[str],
-        special_tokens: bool,
-        max_length: int,
-        padding: bool = False,
+        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, max_length: int, padding: bool = False
     ) -> list[Token]:
-        """The tokens of a call's positive and negative prompts, special ones too, with their positions in the text.
+        """Returns the tokens of positive and negative prompts, except padding, with their positions in the text.
 
         Arguments:
             pipe: The pipeline.
             prompt: The prompt.
             negative: The negative prompts, joined as `encode_negative` joins them.
-            special_tokens: Whether those of the negative prompts are among its tokens.
+            special_tokens: Whether the negative prompts have their special tokens.
             max_length: The call's `max_sequence_length`.
-            padding: Whether the negative prompts are encoded by `encode_padded`; tokens of padding are left out.
+            padding: Whether the negative prompts are encoded by `encode_padded`.
         """
         from vsf_cli.models.prompt_tokens import prompt_tokens
 
         tokenizers = self.tokenizers(pipe, max_length)
 
         def padded(kind: str, text: str) -> list[Token]:
-            return [
-                replace(token, position=one.start + token.position)
-                for one in tokenizers
-                for token in prompt_tokens(one.tokenizer, one.name, kind, self.clean(text), one.max_length)
-            ]
+            text = self.clean(text)
+            parts = [(one.start, prompt_tokens(one.tokenizer, one.name, kind, text, one.max_length)) for one in tokenizers]
+            return [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
 
         positive = padded("positive", prompt)
         if padding:
@@ -232,5 +216,5 @@ class Family:
 
 
 def unwrap(model: Any) -> Any:
-    """A model itself, where `torch.compile` has wrapped it."""
+    """Returns a model without the wrapper of `torch.compile`."""
     return getattr(model, "_orig_mod", model)

@@ -1,4 +1,4 @@
-"""The attention function of a guided model: it slices the rows of one call, and lets the method combine them."""
+"""The attention function of a guided model: it splits the tokens of one call, and calls the method with them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,23 +20,19 @@ ROLES = "negative", "kept"
 
 
 class RunningCall:
-    """The call of a guided model that is running.
-
-    Attributes:
-        state: What the attentions of that model share; None if no call is running.
-    """
+    """The running call of a guided model: the state that its attentions share, or None if no call is running."""
 
     state: GuidanceState | None = None
 
 
 def guided_attention(running: RunningCall, order: Order, guides: bool = True, drops_text: bool = False) -> Attend:
-    """An attention function for some attentions of guided models.
+    """Returns an attention function for guided models.
 
     Arguments:
-        running: The call that is running.
-        order: How the rows stand.
-        guides: Whether the method acts; without it the negative prompt's own rows alone are computed.
-        drops_text: Whether the outputs for the text are not used, so that the negative prompt's need not be computed.
+        running: The running call.
+        order: The order of tokens.
+        guides: Whether the method acts; else only the negative prompt's own rows are computed.
+        drops_text: Whether the outputs for the text are unused, so that those of the negative prompt are 0.
     """
 
     def attend(
@@ -65,7 +61,7 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
         context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend))
-        # Heads behind tokens in memory: the code behind the call joins them without a copy.
+        # With heads after tokens in memory, the processor joins the heads without a copy.
         out = value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
         write = state.method.attend if guides else state.method.attend_unguided
         write(rows.queries.of(query), context, rows.queries.of(out))
@@ -92,7 +88,7 @@ def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor |
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The tensors as PyTorch's own function takes them: of one dtype, with as many heads, and with its usual scale."""
+    """Returns tensors of one dtype, with equal numbers of heads, and for PyTorch's default scale."""
     device = query.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
@@ -107,13 +103,13 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where tokens stand in one call.
+    """The positions of tokens in one call.
 
     Arguments:
         queries: Image and positive prompt, or in cross attention the image, among the queries.
         base: Image and positive prompt, or in cross attention the positive prompt, among the keys.
-        image: The image among the base; None in cross attention.
-        positive: The positive prompt among the base.
+        image: The image in the base; None in cross attention.
+        positive: The positive prompt in the base.
         groups: The negative and the kept prompts among the keys, and in joint attention among the queries.
     """
 
@@ -125,15 +121,15 @@ class _Rows:
 
     @classmethod
     def of(cls, order: Order, queries: int, keys: int, positives: int, *groups: int) -> "_Rows":
-        """The rows by the lengths of queries, keys, the positive prompt and each group.
+        """Returns the positions by the numbers of queries, keys and tokens of the positive prompt and of each group.
 
         Raises:
-            PatchError: If they do not fit each other.
+            PatchError: If the numbers contradict each other.
         """
         grouped = sum(groups)
         text = positives + grouped
         if not (keys == text if order is Order.CROSS else keys == queries and keys > text):
-            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: it cannot be told where they stand")
+            raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: their positions are unknown")
         if order is Order.CROSS:
             return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), _spans(positives, groups))
         base, images = keys - grouped, keys - text
@@ -153,7 +149,11 @@ def _spans(start: int, lengths: Sequence[int]) -> tuple[Span, ...]:
 
 
 def _whole(mask: Tensor | None) -> Tensor | None:
-    """The model's own mask with shape (B or 1, H or 1, Q or 1, K)."""
+    """Returns the model's own mask with shape (B or 1, H or 1, Q or 1, K).
+
+    Raises:
+        PatchError: If the mask has another number of axes.
+    """
     if mask is None or mask.ndim == 4:
         return mask
     if mask.ndim == 2:
@@ -162,7 +162,7 @@ def _whole(mask: Tensor | None) -> Tensor | None:
 
 
 def _masks_of(mask: Tensor | None, rows: _Rows, group: Span) -> tuple[Tensor | None, Tensor | None]:
-    """A group's parts of a mask with shape (B or 1, H or 1, Q or 1, K): of the image's rows, and of its own."""
+    """Returns a group's parts of a mask with shape (B or 1, H or 1, Q or 1, K): of the image's rows, and of its own rows."""
     if mask is None:
         return None, None
     of_base = rows.queries.rows_of(mask)

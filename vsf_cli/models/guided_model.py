@@ -1,4 +1,4 @@
-"""Guides denoisers for the length of a `with`: twins of their attention processors, and a hook that extends their inputs."""
+"""Guides denoisers inside a `with`, by twins of their attention processors and a hook that extends their inputs."""
 
 import inspect
 import sys
@@ -24,9 +24,9 @@ __all__ = ["bind_call", "guided_denoisers"]
 
 
 class _Twins(threading.local):
-    """The classes of twins of a thread, and its call of a guided model that is running.
+    """The classes of a thread's twins, and its running call of a guided model.
 
-    Compiled code is bound to the class of a processor: another class for each `with` would compile every block anew.
+    Compiled code depends on the class of a processor: another class for each `with` would recompile every block.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class _Twins(threading.local):
         self.classes: dict[Any, type] = {}
 
     def class_of(self, processor: type, *kind: Any) -> type:
-        """The class of the twins of a processor in attentions of a kind, by the arguments of `guided_attention`."""
+        """Returns the twin class of a processor's class for some arguments of `guided_attention`."""
         key = processor, *kind
         if key not in self.classes:
             self.classes[key] = twin_class(processor, guided_attention(self.running, *kind))
@@ -48,23 +48,22 @@ _TWINS = _Twins()
 def guided_denoisers(
     family: Family, denoisers: Sequence[Any], method: Method, groups: Sequence[Encoded], pipe: Any = None
 ) -> Iterator[int]:
-    """Guides models for the length of a `with` block; the same processors come back, whatever happens inside.
+    """Guides models inside a `with` block, and then restores their processors, whatever happens inside.
 
     Arguments:
         family: The family of the models.
         denoisers: The models.
         method: The method.
         groups: The negative prompts, then the kept ones if there are any.
-        pipe: The pipeline that will call the models; None means that any may, or none.
+        pipe: The pipeline that will call the models; None means any caller.
 
     Yields:
-        How many attentions are guided.
+        The number of guided attentions.
 
     Raises:
         PatchError: If an attention cannot be guided, or is guided already.
-        RequestError: If the method names a block that the model does not have. Also in a call of a model, if the pipeline that
-            calls uses classifier-free guidance and the method is not for that, or the method has a window and the steps cannot
-            be counted.
+        RequestError: If the model does not have a block of `guided_blocks`. Also in a call of a model, if the pipeline uses
+            classifier-free guidance without a method for it, or the method depends on steps that cannot be counted.
     """
     for model in denoisers:
         _check_attentions(family, model)
@@ -73,18 +72,15 @@ def guided_denoisers(
     everything = {module: twin for of_model in twins for module, twin in of_model.items()}
     steps = StepCounter()
     with ExitStack() as stack:
-        if not method.flips_embedding:
-            stack.enter_context(patched(everything))
+        stack.enter_context(patched(everything))
         for model, of_model in zip(denoisers, twins, strict=True):
             call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
-            # Functions, and not methods: a copy of the model keeps them as they are, and they know it for a copy.
-            begin, end = call.hooks()
-            stack.enter_context(hooked(model, begin, end))
+            stack.enter_context(hooked(model, *call.hooks()))
         yield len(everything)
 
 
 def _check_attentions(family: Family, model: Any) -> None:
-    """Refuses what cannot be guided, by name."""
+    """Raises an error with the name of the first attention that cannot be guided."""
     for name, module, _ in family.attentions_of(model):
         processor = module.processor
         if is_twin(processor):
@@ -103,12 +99,7 @@ def _check_attentions(family: Family, model: Any) -> None:
 
 
 def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
-    """The twin of each guided attention's processor.
-
-    Raises:
-        PatchError: If there is no attention that can be guided.
-        RequestError: If the method names a block that the model does not have.
-    """
+    """Returns the twin of each guided attention's processor."""
     attentions = list(family.attentions_of(model))
     if not attentions:
         raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
@@ -123,7 +114,7 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
 
 @dataclass
 class _GuidedCall:
-    """What happens around each call of a model."""
+    """The hooks of a guided model's calls, and their state."""
 
     family: Family
     model: Any
@@ -135,7 +126,10 @@ class _GuidedCall:
     running: RunningCall
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
-        """The hooks before and behind the model's `forward`."""
+        """Returns the hooks before and after the model's `forward`.
+
+        They are functions, and not methods: a copy of the model keeps them as they are, so that they recognize the copy.
+        """
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if module is not self.model:
@@ -158,7 +152,7 @@ class _GuidedCall:
         if method.follows_progress:
             progress = self.steps.progress(getattr(caller or self.pipe, "scheduler", None))
             if not method.acts_at(progress):
-                state.begin_unguided()
+                state.counts = None
                 return args, kwargs
         call = bind_call(self.model, args, kwargs)
         text = call.arguments.get("encoder_hidden_states")
@@ -177,7 +171,7 @@ class _GuidedCall:
         return call.args, call.kwargs
 
     def _check(self, caller: Any) -> None:
-        """Refuses a call in which the negative prompt would be lost, or would be subtracted twice."""
+        """Raises an error if the negative prompt would be lost, or would be subtracted twice."""
         if any(module.processor is not twin for module, twin in self.twins.items()):
             raise PatchError(
                 "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
@@ -198,14 +192,14 @@ class _GuidedCall:
 
 
 def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-    """The arguments of a call of a model, by the names in the stock `forward`."""
+    """Returns the arguments of a model's call by their names in the stock `forward`."""
     signature = inspect.signature(type(unwrap(model)).forward)
     parameters = list(signature.parameters.values())[1:]
     return signature.replace(parameters=parameters).bind(*args, **kwargs)
 
 
 def _calling_pipeline() -> Any:
-    """The pipeline whose call is running; None in a loop of one's own."""
+    """Returns the pipeline that calls the model; None if it is called by other code."""
     from diffusers import DiffusionPipeline
 
     frame = sys._getframe(1)

@@ -1,8 +1,8 @@
-"""The twin of a stock attention processor: the same processor, whose code finds another attention function.
+"""The twin of a stock attention processor: the same processor, but its code calls another attention function.
 
-Every processor of diffusers ends in one call: `dispatch_attention_fn(query, key, value, ...)` with tokens before heads, or
+Every processor of diffusers has one call: `dispatch_attention_fn(query, key, value, ...)` with tokens before heads, or
 `F.scaled_dot_product_attention(query, key, value, ...)` with heads before tokens. Projections, norms, rotary embeddings, gates
-and adapters stand around that call and stay the library's own.
+and adapters around that call stay the library's own.
 """
 
 import dis
@@ -21,14 +21,14 @@ from vsf_cli.errors import PatchError
 __all__ = ["Attend", "attention_calls", "is_twin", "twin_class", "twin_of"]
 
 Attend = Callable[..., Tensor | None]
-"""Called with query, key and value of shape (B, H, L, D) and the call's options; None means to call the stock function."""
+"""Takes query, key and value of shape (B, H, L, D) and the call's options; returns None to call the stock function."""
 
 _NUMBERS = count()
 DISPATCH, SDPA = "dispatch_attention_fn", "scaled_dot_product_attention"
 
 
 class _Functional:
-    """`torch.nn.functional`, but for its attention."""
+    """`torch.nn.functional` with another attention."""
 
     def __init__(self, attention: Callable[..., Tensor]) -> None:
         self.scaled_dot_product_attention = attention
@@ -38,21 +38,17 @@ class _Functional:
 
 
 def attention_calls(processor: type) -> int:
-    """How many calls of a known attention function the code of a processor has; 0 if none can be found."""
+    """Returns how many calls of a known attention function the code of a processor has."""
     code = getattr(processor.__call__, "__code__", None)
-    if code is None:
-        return 0
-    return sum(
-        instruction.argval in (DISPATCH, SDPA) and instruction.opname.startswith("LOAD")
-        for instruction in dis.get_instructions(code)
-    )
+    instructions = dis.get_instructions(code) if code else ()
+    return sum(one.argval in (DISPATCH, SDPA) and one.opname.startswith("LOAD") for one in instructions)
 
 
 def twin_class(processor: type, attend: Attend) -> type:
-    """A subclass of a processor's class whose code calls `attend`. Copies of its instances are of the stock class.
+    """Returns a subclass of a processor's class whose code calls `attend`. Copies of its instances are of the stock class.
 
     Raises:
-        PatchError: If the processor calls no attention function that is known.
+        PatchError: If the processor calls no known attention function.
     """
     stock: Any = processor.__call__
     code: Any = getattr(stock, "__code__", None)
@@ -64,8 +60,8 @@ def twin_class(processor: type, attend: Attend) -> type:
     else:
         raise PatchError(f"{processor.__name__} calls no attention function that can be guided")
 
-    # The compiler looks the names of code up in the module that its `__name__` says: without one of our own it would run the
-    # stock attention in silence.
+    # The compiler looks up the names of code in the module of its `__name__`: without a module of our own it would silently
+    # run the stock attention.
     module = ModuleType(f"{__name__}.{processor.__name__}_{next(_NUMBERS)}")
     vars(module).update({**stock.__globals__, **replaced, "__name__": module.__name__})
     call = FunctionType(code, vars(module), stock.__name__, stock.__defaults__, stock.__closure__)
@@ -82,12 +78,12 @@ def twin_class(processor: type, attend: Attend) -> type:
 
 
 def twin_of(processor: Any, kind: type) -> Any:
-    """A twin that shares the state of a processor: what is set on one, such as a backend, is set on both."""
+    """Returns a twin with the attributes of a processor: what is set on one, such as a backend, is set on both."""
     return _sharing_state(kind, processor)
 
 
 def is_twin(processor: Any) -> bool:
-    """Whether a processor is the twin of another one."""
+    """Returns whether a processor is the twin of another one."""
     return getattr(type(processor), "_is_vsf_twin", False)
 
 

@@ -1,4 +1,4 @@
-"""The tokens of prompts: their ids, and the words that they belong to."""
+"""The tokens of prompts: their ids and their words."""
 
 import re
 import string
@@ -14,14 +14,14 @@ __all__ = ["prompt_tokens", "token_ids", "word_tokens"]
 
 MARKS = re.escape(string.punctuation + "\u201c\u201d\u201e\u2018\u2019\u2026\u3001\u3002\uff0c\uff01\uff1f")
 WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
-"""A word: letters and what else is neither space nor punctuation, apostrophes and hyphens inside it included."""
+"""A word: anything but spaces and punctuation, with apostrophes and hyphens inside it."""
 
 
 def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
-    """The tokens of one negative prompt without padding, with shape (1, tokens).
+    """Returns the token ids of a negative prompt without padding, with shape (1, tokens).
 
     Raises:
-        RequestError: If there are more than the text encoder takes.
+        RequestError: If the text encoder takes fewer.
     """
     ids: Tensor = tokenizer(prompt, return_tensors="pt").input_ids
     if ids.shape[-1] > tokenizer.model_max_length:
@@ -33,19 +33,18 @@ def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
 
 
 def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_length: int | None = None) -> list[Token]:
-    """The tokens of one text; pieces and copies of the same word have the same `start`.
-
-    Tokenizers split words each in its own way, and some leave punctuation at them: words are found by the letters of the text.
+    """Returns the tokens of a text; all tokens of a word have the same `start`.
 
     Arguments:
         tokenizer: The tokenizer.
         encoder: The text encoder's name.
         prompt: "positive" or "negative".
         text: The text.
-        max_length: How many tokens the encoder gets, the end among them; None means all.
+        max_length: The maximum number of tokens, the end included; None means no limit.
     """
+    # Words are searched in the text, since some tokenizers join them with punctuation.
     encoding = tokenizer(text, truncation=max_length is not None, max_length=max_length, verbose=False)
-    words = [(match.start(), match.end()) for match in WORD.finditer(text)]
+    words = [match.span() for match in WORD.finditer(text)]
     tokens, special_ids = [], _special_ids(tokenizer)
     for position, number in enumerate(encoding.input_ids):
         special, chars = number in special_ids, encoding.token_to_chars(position)
@@ -57,7 +56,7 @@ def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_leng
 
 
 def word_tokens(tokenizer: Any, ids: "Tensor") -> "Tensor":
-    """Which tokens are neither beginning, end nor padding, with shape (tokens,)."""
+    """Returns which tokens are neither beginning, end nor padding, with shape (tokens,)."""
     import torch
 
     return ~torch.isin(ids[0], torch.tensor(sorted(_special_ids(tokenizer)), device=ids.device))

@@ -1,7 +1,7 @@
 """Stable Diffusion 3 and 3.5: joint attention of image and text.
 
-The negative prompt joins the text behind the positive prompt, and evolves through every block as N(0) of the paper (section
-3.2). Blocks with a second attention (SD3.5-Medium) leave it out: it sees the image alone.
+The negative prompt follows the positive prompt, and evolves through every block as N(0) of the paper (section 3.2). The second
+attention of blocks in SD3.5-Medium is not guided, since it has no text.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,14 @@ __all__ = ["SD3"]
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     clip = PromptTokenizer("clip", pipe.tokenizer, 0, pipe.tokenizer_max_length)
-    if pipe.text_encoder_3 is None:
-        return [clip]
-    return [clip, PromptTokenizer("t5", pipe.tokenizer_3, pipe.tokenizer_max_length, max_length)]
+    t5 = PromptTokenizer("t5", pipe.tokenizer_3, pipe.tokenizer_max_length, max_length)
+    return [clip] if pipe.text_encoder_3 is None else [clip, t5]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
-    """The embeddings of both CLIP encoders side by side, and those of the T5.
+    """Returns the joined embeddings of both CLIP encoders, and those of the T5.
 
-    The T5 runs without an attention mask in this family, so that this is not the same as cutting the padding off.
+    The pipeline's T5 has no attention mask, so that these differ from its embeddings without those of the padding.
     """
     import torch
     import torch.nn.functional as F
@@ -39,11 +38,8 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
         raise PatchError("the pipeline has no CLIP text encoders, so a negative prompt cannot be encoded")
     width = pipe.transformer.config.joint_attention_dim
     ids = [token_ids(tokenizer, prompt, pipe) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
-    clip = [
-        encoder(row, output_hidden_states=True).hidden_states[-2][0]
-        for encoder, row in zip((pipe.text_encoder, pipe.text_encoder_2), ids, strict=True)
-    ]
-    joined = torch.cat(clip, dim=-1)
+    encoders = zip((pipe.text_encoder, pipe.text_encoder_2), ids, strict=True)
+    joined = torch.cat([encoder(row, output_hidden_states=True).hidden_states[-2][0] for encoder, row in encoders], dim=-1)
     parts = [TextPart(F.pad(joined, (0, width - joined.shape[-1])), word_tokens(pipe.tokenizer, ids[0]))]
     if pipe.text_encoder_3 is not None:
         t5_ids = token_ids(pipe.tokenizer_3, prompt, pipe)
@@ -54,11 +50,9 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
 def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
     import torch
 
+    options = {"do_classifier_free_guidance": False, "max_sequence_length": max_length}
     with torch.no_grad():
-        text: Tensor = pipe.encode_prompt(
-            ", ".join(prompts), None, None, do_classifier_free_guidance=False, max_sequence_length=max_length
-        )[0]
-    return text[0]
+        return pipe.encode_prompt(", ".join(prompts), None, None, **options)[0][0]
 
 
 def _decode(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
@@ -68,13 +62,11 @@ def _decode(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
     vae = pipe.vae
     scaled = latents.to(pipe._execution_device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
     with torch.no_grad():
-        images: list[Image.Image] = pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
-    return images
+        return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
 
 
 def _pixels_per_token(pipe: Any) -> int:
-    side: int = pipe.vae_scale_factor * pipe.transformer.config.patch_size
-    return side
+    return pipe.vae_scale_factor * pipe.transformer.config.patch_size
 
 
 SD3 = Family(
@@ -88,7 +80,7 @@ SD3 = Family(
     decode=_decode,
     pixels_per_token=_pixels_per_token,
     size_multiple=_pixels_per_token,
-    # The last block makes no text.
+    # The last block has no output for the text.
     drops_text=attrgetter("context_pre_only"),
     defaults=MappingProxyType(
         {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}}

@@ -1,4 +1,4 @@
-"""What the attentions of a model share while it is guided."""
+"""The state that the attentions of a guided model share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Encoded:
 
     @classmethod
     def stack(cls, rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> "Encoded":
-        """Pads rows of shape (tokens, width), and their weights of shape (tokens,), to the longest."""
+        """Pads rows of shape (tokens, width), and their weights of shape (tokens,), to the longest row."""
         padded = None if weights is None else pad_sequence(list(weights), batch_first=True, padding_value=1.0)
         return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded)
 
@@ -41,7 +41,7 @@ class Encoded:
         return len(set(self.lengths)) == 1
 
     def expand(self, batch: int) -> "Encoded":
-        """The same for a batch in which each row comes `batch / rows` times in a row, as `num_images_per_prompt` has it.
+        """Returns the prompts with each row repeated to the size of a batch, as `num_images_per_prompt` repeats rows.
 
         Raises:
             PatchError: If the batch is not a multiple of the rows.
@@ -60,19 +60,18 @@ class Encoded:
 
 
 class GuidanceState:
-    """The method, and where the negative and the kept prompts of the call that is running stand.
+    """The method, and the sizes of the prompts in the running call.
 
-    Compiled code knows plain numbers by their value, and is recompiled for another. So what changes from prompt to prompt, or
-    from step to step, is a tensor, or follows from a tensor's shape.
+    Compiled code is recompiled for other plain numbers. So what changes with the prompt or the step is a tensor, or a shape.
 
     Attributes:
         method: The method.
-        counts: An empty tensor with shape (P, N, ..., 0): how many tokens of text are in no group, and how many the longest row
-            of each group has; None in a call that is not guided.
-        lengths: For each group, how many tokens are real in each row; None means all of them.
-        weights: For each group, the weight of each token; None means 1 for all of them.
-        progress: How much of the steps is done as this one begins.
-        default_backend: The attention backend of diffusers where a processor names none.
+        counts: An empty tensor with shape (P, N, ..., 0), for P tokens of text before those of each group; None if the call is
+            not guided.
+        lengths: How many tokens of each row are real, for each group; None means all of them.
+        weights: The weight of each token, for each group; None means 1 for all of them.
+        progress: The fraction of all steps before this one.
+        default_backend: The attention backend of diffusers for processors without one of their own.
     """
 
     def __init__(self, method: Method) -> None:
@@ -84,17 +83,10 @@ class GuidanceState:
         self.default_backend: str | None = None
         self._device: torch.device | None = None
 
-    def begin_unguided(self) -> None:
-        """Prepares for a call of the model without guidance."""
-        self.counts = None
-
     def begin(self, groups: Sequence[Encoded], text: Tensor, progress: float) -> None:
-        """Prepares for a call of the model.
+        """Prepares for a guided call of the model with positive prompts of shape (B, P, width).
 
-        Arguments:
-            groups: The negative prompts, then the kept ones if there are any.
-            text: The positive prompts, with shape (B, P, width).
-            progress: How much of the steps is done.
+        `groups` are the negative prompts, then the kept ones if there are any.
         """
         device = text.device
         if self._device != device:
@@ -111,11 +103,7 @@ class GuidanceState:
         self.default_backend = _active_backend()
 
     def backend(self, chosen: Any) -> str | None:
-        """The backend by whose own call our attention has to go; None means PyTorch's own choice.
-
-        Arguments:
-            chosen: The backend that a processor names; None means the default.
-        """
+        """Returns the backend for our attention, by that of a processor; None means PyTorch's own choice."""
         name = self.default_backend if chosen is None else getattr(chosen, "value", chosen)
         return name if name in BACKENDS else None
 

@@ -1,4 +1,4 @@
-"""Which step of a run a call of the model is."""
+"""Counts the steps of a run."""
 
 from typing import Any
 
@@ -8,14 +8,14 @@ __all__ = ["StepCounter"]
 
 
 class StepCounter:
-    """Counts the steps of runs by a scheduler's own count, within the steps that really run: image to image begins late."""
+    """Counts steps by a scheduler's `step_index`, from the first one that runs: image to image skips some."""
 
     def __init__(self) -> None:
         self._timesteps: Any = None
         self._begin = 0
 
     def progress(self, scheduler: Any) -> float:
-        """How much of the steps is done as the one that calls the model begins: 0 at the first, below 1 at the last.
+        """Returns the fraction of all steps before this one: 0 at the first, below 1 at the last.
 
         Raises:
             RequestError: If there is no scheduler, it does not count its steps, or the caller does not use it.
@@ -37,7 +37,7 @@ class StepCounter:
         return (index - self._begin) / max(1, len(timesteps) - self._begin)
 
     def _start(self, scheduler: Any) -> None:
-        """The first step of a run: a scheduler that is not told where it begins knows only once it has made a step."""
+        """Begins a run. A scheduler without a `begin_index` finds its first step only as it makes it."""
         if self._timesteps is scheduler.timesteps:
             raise RequestError(
                 "start, stop and slope are of the steps of a run, but the model was called twice before the scheduler made a"

@@ -1,4 +1,4 @@
-"""The families that are supported."""
+"""The supported families."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (SD3, WAN)}
 
 
 def family_of(pipe: Any) -> Family:
-    """The family of a diffusers pipeline by its denoiser, or that of a denoiser itself.
+    """Returns the family of a denoiser, or of a diffusers pipeline by its denoiser.
 
     Raises:
-        PatchError: If no family knows the denoiser.
+        PatchError: If no family has the denoiser.
     """
     for family in FAMILIES.values():
         if family.denoisers_of(pipe):

@@ -1,11 +1,12 @@
 """Wan 2.1 and 2.2: cross attention of the video's tokens to the text.
 
-The negative prompt stands behind the positive prompt and its zero padding (paper, equation 6). Its keys and values do not
-evolve: in every block they are projections of the same embeddings.
+The negative prompt follows the positive prompt and its zero padding (paper, equation 6). Its keys and values do not evolve: in
+every block they are projections of the same embeddings.
 """
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -36,14 +37,11 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
 
 
 def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
-    """The padding is zeros, as the pipeline has it."""
     import torch
 
+    options = {"do_classifier_free_guidance": False, "max_sequence_length": max_length}
     with torch.no_grad():
-        text: Tensor = pipe.encode_prompt(
-            ", ".join(prompts), do_classifier_free_guidance=False, max_sequence_length=max_length
-        )[0]
-    return text[0]
+        return pipe.encode_prompt(", ".join(prompts), **options)[0][0]
 
 
 def _decode(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
@@ -57,35 +55,27 @@ def _decode(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
     )
     with torch.no_grad():
         video = vae.decode(latents.to(mean) * std + mean, return_dict=False)[0]
-        frames: list[Image.Image] = pipe.video_processor.postprocess_video(video, output_type="pil")[0]
-    return frames
+        return pipe.video_processor.postprocess_video(video, output_type="pil")[0]
 
 
 def _clean(prompt: str) -> str:
     from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
-    cleaned: str = prompt_clean(prompt)
-    return cleaned
+    return prompt_clean(prompt)
 
 
 def _pixels_per_token(pipe: Any) -> int:
     denoiser = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
-    side: int = pipe.vae_scale_factor_spatial * denoiser.config.patch_size[1]
-    return side
+    return pipe.vae_scale_factor_spatial * denoiser.config.patch_size[1]
 
 
 def _size_multiple(pipe: Any) -> int:
-    """Whole tokens, and what the pipeline demands whatever its parts are."""
+    """Whole tokens, and the multiple that every pipeline of Wan requires."""
     return math.lcm(_pixels_per_token(pipe), SIDES_OF_CLIPS)
 
 
-def _frames_per_token(pipe: Any) -> int:
-    count: int = pipe.vae_scale_factor_temporal
-    return count
-
-
 def _calls_once(attention: Any) -> bool:
-    """Image to video of Wan 2.1 attends to its image's own tokens, which it finds by a text of 512 tokens."""
+    """Not in Wan 2.1's image to video: it also attends to tokens of its image, which it splits off by 512 tokens of text."""
     return attention.add_k_proj is None
 
 
@@ -100,7 +90,7 @@ WAN = Family(
     decode=_decode,
     pixels_per_token=_pixels_per_token,
     size_multiple=_size_multiple,
-    frames_per_token=_frames_per_token,
+    frames_per_token=attrgetter("vae_scale_factor_temporal"),
     denoisers=("transformer", "transformer_2"),
     blocks=("blocks",),
     calls_once=_calls_once,

@@ -1,1 +1,1 @@
-"""What stands in prompts: weights, vocabulary, search and replace."""
+"""The text of prompts: weights, vocabulary, search and replace."""

@@ -1,11 +1,11 @@
 r"""Weights inside the text of prompts: `wheels:2`, `a hat (with feathers:0.5)`, and NegPip's `(wheels:-1.5)` in a prompt.
 
-The grammar, which is read and never guessed:
+The grammar:
 
-- A negative that ends on `:NUMBER` has that weight; without one it weighs 1.
-- `(words:NUMBER)` inside a negative weighs these words by it, beside the weight of the whole.
-- A digit before the colon makes it text, as in `ratio 3:2`, and so does a backslash: `\:`, `\(` and `\)` stand for themselves.
-- In a positive prompt only `(words:-NUMBER)` is read: the words are taken out, and become a negative of that weight.
+- A negative that ends with `:NUMBER` has that weight; its default is 1.
+- `(words:NUMBER)` inside a negative multiplies the weight of these words.
+- A colon after a digit is text, as in `ratio 3:2`, and so is what follows a backslash: `\:`, `\(` and `\)`.
+- In a positive prompt only `(words:-NUMBER)` is read: the words are removed, and become a negative of that weight.
 """
 
 import re
@@ -27,9 +27,9 @@ class Weighted:
     """A negative prompt with its weights.
 
     Arguments:
-        text: What is encoded, without weights.
-        weight: That of the whole.
-        parts: Spans of the text, each with its first character, the one behind its last, and its weight.
+        text: The text without weights, which is encoded.
+        weight: The weight of the whole text.
+        parts: The start, the end and the weight of spans of the text.
     """
 
     text: str
@@ -41,9 +41,9 @@ class Weighted:
         """Whether everything weighs 1."""
         return self.weight == 1 and not self.parts
 
-    def at(self, place: int | None) -> float:
-        """The weight of a token by its word's first character; None for one that is no word's."""
-        inner = 1.0 if place is None else next((weight for start, end, weight in self.parts if start <= place < end), 1.0)
+    def at(self, index: int | None) -> float:
+        """The weight of a token whose word starts at a character of the text; None for a token without a word."""
+        inner = 1.0 if index is None else next((weight for start, end, weight in self.parts if start <= index < end), 1.0)
         return self.weight * inner
 
 
@@ -54,35 +54,30 @@ def parse_weights(negative: str) -> Weighted:
         RequestError: If a weight is negative.
     """
     text, weight = " ".join(negative.split()), 1.0
-    if found := _WHOLE.search(text):
-        text, weight = text[: found.start()], float(found[1])
-    pieces: list[str] = []
+    if whole := _WHOLE.search(text):
+        text, weight = text[: whole.start()], float(whole[1])
+    plain, end = "", 0
     parts: list[tuple[int, int, float]] = []
-    place = 0
-    for found in _PART.finditer(text):
-        pieces.append(_unescaped(text[place : found.start()]))
-        start = sum(map(len, pieces))
-        pieces.append(_unescaped(found[1]))
-        parts.append((start, sum(map(len, pieces)), float(found[2])))
-        place = found.end()
-    pieces.append(_unescaped(text[place:]))
+    for part in _PART.finditer(text):
+        plain += _unescaped(text[end : part.start()])
+        words, end = _unescaped(part[1]), part.end()
+        parts.append((len(plain), len(plain) + len(words), float(part[2])))
+        plain += words
     if weight < 0 or any(inner < 0 for _, _, inner in parts):
         raise RequestError(f"negative '{negative}' has a weight below 0: what is wanted belongs into the prompt")
-    return Weighted("".join(pieces), weight, tuple(parts))
+    return Weighted(plain + _unescaped(text[end:]), weight, tuple(parts))
 
 
 def move_negatives(prompt: str) -> tuple[str, tuple[str, ...]]:
-    """A prompt without its `(words:-NUMBER)`, and these as negatives with their weights.
+    """Returns a prompt without its `(words:-NUMBER)`, and these as negatives with their weights.
 
     ::
 
         move_negatives("a bike (wheels:-1.5) on a road")  # ("a bike on a road", ("wheels:1.5",))
     """
-    moved = tuple(f"{found[1].strip()}:{found[2]}" for found in _MOVED.finditer(prompt))
-    if not moved:
-        return prompt, ()
-    left = _MOVED.sub(" ", prompt)
-    return re.sub(r"\s+([,.;])", r"\1", " ".join(left.split())).strip(" ,"), moved
+    moved = tuple(f"{match[1].strip()}:{match[2]}" for match in _MOVED.finditer(prompt))
+    rest = " ".join(_MOVED.sub(" ", prompt).split())
+    return (re.sub(r"\s+([,.;])", r"\1", rest).strip(" ,") if moved else prompt), moved
 
 
 def _unescaped(text: str) -> str:

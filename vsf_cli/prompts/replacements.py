@@ -10,11 +10,11 @@ __all__ = ["Replacement", "unfound", "variants"]
 
 @dataclass(frozen=True)
 class Replacement:
-    """A word, or some in a row, and what stands in its place.
+    """Words to search for, and what replaces them.
 
     Arguments:
-        searched: What is searched, as whole words, in whichever case.
-        choices: What stands in its place, one after the other; the searched words themselves may be among them.
+        searched: Whole words; their case is ignored.
+        choices: What replaces them, in turn; the searched words themselves may be among them.
     """
 
     searched: str
@@ -28,18 +28,18 @@ class Replacement:
             ValueError: If it cannot be parsed.
         """
         searched, arrow, choices = text.partition("=>")
-        found = tuple(choice.strip() for choice in choices.split(",") if choice.strip())
-        if not arrow or not searched.strip() or not found:
+        parsed = tuple(choice.strip() for choice in choices.split(",") if choice.strip())
+        if not arrow or not searched.strip() or not parsed:
             raise ValueError(f"'{text}' is no replacement: write 'wheels=>doors,windows'")
-        return cls(searched.strip(), found)
+        return cls(searched.strip(), parsed)
 
     def apply(self, text: str, choice: str) -> str:
-        """A text with a choice in the place of what is searched."""
+        """Returns a text in which a choice replaces the searched words."""
         return re.sub(rf"(?<!\w){re.escape(self.searched)}(?!\w)", lambda _: choice, text, flags=re.IGNORECASE)
 
 
 def unfound(prompt: str, negative: Sequence[str], replacements: Sequence[Replacement]) -> list[str]:
-    """What is wrong with replacements whose searched words are neither in a prompt nor in its negatives."""
+    """Returns a message for each replacement whose searched words are neither in a prompt nor in its negatives."""
     return [
         f"'{one.searched}' of --sr is neither in its prompt nor in its negative"
         for one in replacements
@@ -50,7 +50,7 @@ def unfound(prompt: str, negative: Sequence[str], replacements: Sequence[Replace
 def variants(
     prompt: str, negative: Sequence[str], replacements: Sequence[Replacement]
 ) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Every combination of choices, with the prompt and the negatives that it makes; the last replacement changes fastest."""
+    """Yields every combination of choices, with its prompt and negatives; the last replacement changes fastest."""
     for choices in product(*(one.choices for one in replacements)):
         replaced, left_out = prompt, tuple(negative)
         for one, choice in zip(replacements, choices, strict=True):

@@ -1,4 +1,4 @@
-"""The tokens of prompts, as a person reads them."""
+"""The tokens of prompts."""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ __all__ = ["Token"]
 
 @dataclass(frozen=True)
 class Token:
-    """A token of a prompt, as a person reads it.
+    """A token of a prompt, with its word.
 
     Arguments:
         prompt: "positive" or "negative".
         encoder: The text encoder that it comes from: "clip" or "t5".
-        position: Its place among the prompt's tokens as the transformer takes them, from 0.
-        piece: The tokenizer's own writing of it.
-        word: The word that it belongs to; empty for a special token, and for punctuation.
-        start: Where the word begins, as characters of all prompts of its kind in a row.
+        position: Its index in the text that the transformer gets, from 0.
+        piece: Its spelling in the tokenizer's vocabulary.
+        word: The word that it belongs to; empty for special tokens and punctuation.
+        start: The index of the word's first character in all prompts of its kind, joined.
         special: Whether it is a beginning, an end or padding.
     """
 

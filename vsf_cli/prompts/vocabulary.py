@@ -1,4 +1,4 @@
-"""Looks at the words of prompts before anything is loaded: words that a model does not know, and negatives that cannot work."""
+"""Checks the words of prompts before a model is loaded: words that it does not know, and negatives that cannot work."""
 
 import difflib
 import re
@@ -30,44 +30,28 @@ def _unknown(text: str, vocabulary: Collection[str]) -> list[str]:
     return list(dict.fromkeys(word for word in _words(text) if word not in vocabulary))
 
 
-def _suggest(words: Sequence[str], vocabulary: Collection[str]) -> str:
-    near = [difflib.get_close_matches(word, vocabulary, 1) for word in words]
-    found = [matches[0] for matches in near if matches]
-    return f" Did you mean {', '.join(repr(word) for word in found)}?" if found else ""
+def _advice(unknown: Sequence[str], vocabulary: Collection[str], video: bool) -> str:
+    near = [match for word in unknown for match in difflib.get_close_matches(word, vocabulary, 1)]
+    suggestion = f"Did you mean {', '.join(map(repr, near))}? " if near else ""
+    real = REAL_VIDEO_PRESET if video else REAL_PRESET
+    return f"{suggestion}It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {real}"
 
 
 def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collection[str], video: bool = False) -> list[str]:
-    """Holds the words of a request against those that a model was trained on.
-
-    Arguments:
-        prompt: What is wanted.
-        negative: What is not wanted.
-        vocabulary: The words that the model knows, in lower case.
-        video: Whether it makes clips.
-
-    Returns:
-        Warnings, a line each.
+    """Returns warnings about words of a prompt that are not in the vocabulary of a model, which is in lower case.
 
     Raises:
-        RequestError: If a negative has an unknown word, or nothing of the prompt is known.
+        RequestError: If a negative has an unknown word, or no word of the prompt is known.
     """
-    real = REAL_VIDEO_PRESET if video else REAL_PRESET
-    advice = f"It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {real}"
     for text in negative:
         if unknown := _unknown(text, vocabulary):
-            if doubled := list(_double_negations([text])):
-                raise RequestError(doubled[0])
-            raise RequestError(
-                f"negative '{text}' has words that this model does not know: {', '.join(unknown)}."
-                f"{_suggest(unknown, vocabulary)} {advice}"
-            )
+            message = f"negative '{text}' has words that this model does not know: {', '.join(unknown)}."
+            raise RequestError(next(_double_negations([text]), f"{message} {_advice(unknown, vocabulary, video)}"))
     unknown = _unknown(prompt, vocabulary)
+    advice = _advice(unknown, vocabulary, video)
     if not any(word in vocabulary and word not in STOP_WORDS for word in _words(prompt)):
-        raise RequestError(f"prompt '{prompt}' has no word that this model knows.{_suggest(unknown, vocabulary)} {advice}")
-    if unknown:
-        named = ", ".join(unknown)
-        return [f"this model does not know {named} and takes no notice.{_suggest(unknown, vocabulary)} {advice}"]
-    return []
+        raise RequestError(f"prompt '{prompt}' has no word that this model knows. {advice}")
+    return [f"this model does not know {', '.join(unknown)} and takes no notice. {advice}"] if unknown else []
 
 
 def _double_negations(negative: Sequence[str]) -> Iterator[str]:
@@ -77,13 +61,13 @@ def _double_negations(negative: Sequence[str]) -> Iterator[str]:
 
 
 def hints(negative: Sequence[str], guides_attention: bool = True) -> Iterator[str]:
-    """What is likely to be meant otherwise in negative prompts, a line each.
+    """Yields hints about negative prompts that are likely to have no effect.
 
     Arguments:
-        negative: What is not wanted.
+        negative: The negative prompts.
         guides_attention: Whether the method acts inside attention, where words of quality have little effect.
     """
     yield from _double_negations(negative)
     flaws = sorted({word for text in negative for word in _words(text)} & QUALITY)
     if flaws and guides_attention:
-        yield f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the picture better"
+        yield f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the image better"

@@ -15,14 +15,7 @@ __all__ = ["COLUMNS", "DEFAULTS", "IN_NAMES", "OF_REQUEST", "SETTINGS", "FileOpt
 
 @dataclass(frozen=True)
 class OutputSettings:
-    """Where files go, and in which format.
-
-    Arguments:
-        output: A file, a folder with a slash at its end, or a template; "-" is stdout.
-        exists: What happens if a file exists.
-        format: The format of the files; None takes it from the ending.
-        crf: The constant rate factor of a video's encoder; None means the format's own.
-    """
+    """The options of where files go, and in which format."""
 
     output: str = run_option(
         "outputs/{slug}-{seed}",
@@ -38,7 +31,7 @@ class OutputSettings:
     crf: int | None = option(
         None,
         "--crf",
-        help="Quality of mp4 and webm: less is better and larger.",
+        help="Quality of mp4 and webm: lower is better and larger.",
         panel=FILES,
         sweep=True,
         video=True,
@@ -48,13 +41,7 @@ class OutputSettings:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What is written of each image.
-
-    Arguments:
-        metadata: Whether files say how they were made.
-        sidecar: Whether a JSON file is written beside each file.
-        dump_attn: Whether a folder with attention maps is written beside each file.
-    """
+    """The options of what is written for each image."""
 
     metadata: bool = run_option(True, "--metadata", help="Whether files say how they were made.", panel=FILES)
     sidecar: bool = run_option(False, "--sidecar", off=None, help="Write a JSON file beside each file.", panel=FILES)
@@ -63,14 +50,14 @@ class FileOptions:
 
 @dataclass(frozen=True)
 class Given:
-    """What a person gave on the command line of what decides images and how they are made.
+    """The options that were given on the command line.
 
     Arguments:
-        settings: The settings that were given, by key; of several numbers the first.
-        sweeps: The settings that were given several numbers.
-        negative: The negative prompts; None means none were given.
-        loras: The LoRA files, likewise.
-        seeds: The seeds; None means none were given, and empty that fresh ones are wanted.
+        settings: The settings, by key; the first value of a sweep.
+        sweeps: The settings with several values.
+        negative: The negative prompts; None means that none were given.
+        loras: The LoRA files; None means that none were given.
+        seeds: The seeds; None means that none were given, and empty that random ones are wanted.
     """
 
     settings: Mapping[str, Value] = field(default_factory=dict)
@@ -90,16 +77,16 @@ _OF_OUTPUTS = options_of(OutputSettings)
 _ALL = (*request_options(), *options_of(Runtime), *_OF_OUTPUTS, *_OF_METHODS, _VIDEO_PRESET)
 
 OF_REQUEST: Mapping[str, Option] = MappingProxyType(by_key(*request_options(), *_OF_METHODS))
-"""What decides an image."""
+"""The options of a request."""
 
 SETTINGS: Mapping[str, Option] = MappingProxyType(by_key(*(one for one in _ALL if one.setting)))
-"""What the environment and the user's file can set."""
+"""The options that the environment and the user's file can set."""
 
 DEFAULTS: Mapping[str, Value | None] = MappingProxyType({one.key: one.default for one in (*options_of(Runtime), *_OF_OUTPUTS)})
-"""The values of settings that neither a person nor a preset sets."""
+"""The values of settings that are not set anywhere."""
 
 COLUMNS: Mapping[str, Option] = MappingProxyType(by_key(*(one for one in _ALL if one.column)))
-"""What a table of prompts can have as a column."""
+"""The options that a table of prompts can have as columns."""
 
 IN_NAMES: Mapping[str, Option] = MappingProxyType(by_key(*(one for one in _ALL if one.in_name)))
-"""What the template of a file name can have as a field."""
+"""The options that the template of a file name can have as fields."""

@@ -1,4 +1,4 @@
-"""Presets: what to load and the settings that suit it; and which layer each setting comes from.
+"""Presets of models and their settings, and the layers that settings come from.
 
 A setting is taken from the first layer that has it: an option of the command line, the environment (`VSF_STEPS`), the user's
 file (`config.toml`), the preset, the family's default.
@@ -19,13 +19,14 @@ import tomli
 
 from vsf_cli.config.option import Value, fits, type_name
 from vsf_cli.errors import PresetError
+from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.options import DEFAULTS, SETTINGS
 from vsf_cli.settings.request import ModelSettings, request_options
 
 __all__ = [
     "DEFAULT_PRESET",
-    "FAMILY_DEFAULTS",
     "SETTINGS",
     "Preset",
     "Setting",
@@ -43,7 +44,7 @@ DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "tiny-wan-causvid"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(ModelSettings):
-    """A model and the settings that suit it. The fields are the legal keys of a preset's file.
+    """A model and its settings. The fields are the keys of a preset's file.
 
     Arguments:
         name: The name of the file, without its ending.
@@ -53,9 +54,8 @@ class Preset(ModelSettings):
         license: The licence of the weights, and where it can be read.
         download_bytes: About how much is downloaded; None if nothing is, or it is not known.
         source: Where the settings come from.
-        measured: What they reached, or that nothing was measured.
+        measured: Measured results, if there are any.
         method: The method's name and its hyper-parameters.
-        others: As `ModelSettings` has them.
     """
 
     name: str
@@ -72,47 +72,27 @@ class Preset(ModelSettings):
 
     @property
     def video(self) -> bool:
-        """Whether its model makes clips."""
-        return self.family in VIDEO_FAMILIES
+        """Whether its model makes videos."""
+        return FAMILIES[self.family].video
 
     def guidance(self) -> Method:
-        """The preset's own method, with its hyper-parameters."""
+        """Returns the preset's method."""
         parameters = dict(self.method)
         return method_named(parameters.pop("name", "vsf"), parameters)
 
     def download(self, model: str) -> tuple[str, str]:
-        """How much a model's download takes, and under which licence: what the preset says of its own, unknown of others."""
+        """Returns the size and the licence of a model's download, which are known for the preset's own model only."""
         own = model == self.model
         size = f"about {self.download_bytes / 1e9:.1f} GB" if own and self.download_bytes else "an unknown number of bytes"
         return size, self.license if own else f"see https://huggingface.co/{model}"
 
     def revision_of(self, model: str) -> str | None:
-        """The revision of the preset's own model; None for another."""
+        """Returns the revision of the preset's own model; None for another model."""
         return self.revision if model == self.model else None
 
 
-VIDEO_FAMILIES = frozenset({"wan"})
-
-FAMILY_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "sd3": {"source": "the defaults of the family sd3", "method": {"name": "vsf", "alpha": 3.0, "beta": 0.3}},
-        "wan": {
-            "source": "the defaults of the family wan",
-            "method": {"name": "vsf", "alpha": 1.7, "beta": 0.2},
-            "width": 832,
-            "height": 480,
-            "num_frames": 81,
-            "fps": 16,
-            "max_sequence_length": 512,
-            "vae_dtype": "float32",
-        },
-    }
-)
-"""Settings for a model that no preset names."""
-
-
 def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str]]:
-    """Each key that is not legal, with the legal ones and the place."""
+    """Yields each key that is not legal, the legal ones, and the method that they belong to."""
     legal = [entry.name for entry in fields(Preset) if entry.name != "name"]
     for key in table:
         if key not in legal:
@@ -127,47 +107,48 @@ def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], st
 
 
 def nearest(word: str, legal: list[str]) -> str:
-    """ " Did you mean ...?", or nothing."""
-    found = difflib.get_close_matches(word, legal, 1)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    """Returns " Did you mean ...?" if a legal word is similar, else ""."""
+    matches = difflib.get_close_matches(word, legal, 1)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
 
 
-def _parse(name: str, place: str, text: str) -> Preset:
-    try:
-        table = tomli.loads(text)
-    except tomli.TOMLDecodeError as error:
-        raise PresetError(f"{place}: not TOML: {error}") from error
-
+def _load(name: str, path: Any, source: str) -> Preset:
+    """Returns the preset of a file; `source` names the file in errors."""
+    table = _read_toml(path, source)
     for entry in fields(Preset):
         if entry.name in table and not fits(entry.type, table[entry.name]):
-            raise PresetError(f"{place}: '{entry.name}' is {table[entry.name]!r}, but must be {type_name(entry.type)}")
+            raise PresetError(f"{source}: '{entry.name}' is {table[entry.name]!r}, but must be {type_name(entry.type)}")
     for key, legal, of in _illegal_keys(table):
-        raise PresetError(f"{place}: unknown key '{key}'.{nearest(key, legal)} Legal keys{of}: {', '.join(legal)}")
+        raise PresetError(f"{source}: unknown key '{key}'.{nearest(key, legal)} Legal keys{of}: {', '.join(legal)}")
     for key in ("family", "model"):
         if key not in table:
-            raise PresetError(f"{place}: '{key}' is missing: a preset names its family and its model")
-    if table["family"] not in FAMILY_DEFAULTS:
-        raise PresetError(f"{place}: family is '{table['family']}', but families are {', '.join(FAMILY_DEFAULTS)}")
+            raise PresetError(f"{source}: '{key}' is missing: a preset names its family and its model")
+    if table["family"] not in FAMILIES:
+        raise PresetError(f"{source}: family is '{table['family']}', but families are {', '.join(FAMILIES)}")
     if ("width" in table) != ("height" in table):
-        raise PresetError(f"{place}: give both width and height, or neither for the model's own size")
-    method = table.get("method", {})
-    if method.get("name", "vsf") not in METHODS:
-        near = nearest(str(method["name"]), list(METHODS))
-        raise PresetError(f"{place}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
-    kinds = METHODS[method.get("name", "vsf")].field_types()
-    for key, value in method.items():
-        if key != "name" and not fits(kinds[key], value):
-            wanted = {bool: "true or false", str: "a text"}.get(kinds[key], "a number")
-            raise PresetError(f"{place}: 'method.{key}' is {value!r}, but must be {wanted}")
+        raise PresetError(f"{source}: give both width and height, or neither for the model's own size")
+    _check_method(table.get("method", {}), source)
     return Preset(name=name, **{**table, "loras": tuple(table.get("loras", ()))})
 
 
-def _read(path: Any, place: str) -> str:
+def _check_method(method: Mapping[str, Any], source: str) -> None:
+    if method.get("name", "vsf") not in METHODS:
+        near = nearest(str(method["name"]), list(METHODS))
+        raise PresetError(f"{source}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
+    types = METHODS[method.get("name", "vsf")].field_types()
+    for key, value in method.items():
+        if key != "name" and not fits(types[key], value):
+            expected = {bool: "true or false", str: "a text"}.get(types[key], "a number")
+            raise PresetError(f"{source}: 'method.{key}' is {value!r}, but must be {expected}")
+
+
+def _read_toml(path: Any, source: str) -> dict[str, Any]:
     try:
-        text: str = path.read_text("utf-8")
+        return tomli.loads(path.read_text("utf-8"))
+    except tomli.TOMLDecodeError as error:
+        raise PresetError(f"{source}: not TOML: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise PresetError(f"{place} cannot be read: {error}") from error
-    return text
+        raise PresetError(f"{source} cannot be read: {error}") from error
 
 
 def _shipped() -> Any:
@@ -175,28 +156,21 @@ def _shipped() -> Any:
     return packed if packed.is_dir() else Path(__file__).parents[2] / "presets"
 
 
-def user_folder() -> Path:
-    """The folder of the user's own file and presets."""
-    return Path(os.environ.get("VSF_CONFIG") or Path(platformdirs.user_config_dir("vsf")) / "config.toml").parent
-
-
 def user_file() -> Path:
-    """The user's own settings."""
-    return Path(os.environ.get("VSF_CONFIG") or user_folder() / "config.toml")
+    """Returns the file of the user's settings; the user's presets are in the folder `presets` beside it."""
+    return Path(os.environ.get("VSF_CONFIG") or Path(platformdirs.user_config_dir("vsf")) / "config.toml")
 
 
 def preset_names() -> list[str]:
-    """The names of the presets: those that ship with the package, then the user's own."""
+    """Returns the names of the presets: those that ship with the package, then the user's own."""
     shipped = sorted(entry.name.removesuffix(".toml") for entry in _shipped().iterdir() if entry.name.endswith(".toml"))
-    folder = user_folder() / "presets"
+    folder = user_file().parent / "presets"
     own = sorted(path.stem for path in folder.glob("*.toml")) if folder.is_dir() else []
     return [*shipped, *(name for name in own if name not in shipped)]
 
 
 def load_preset(name: str) -> Preset:
-    """Reads a preset, by its name or by the path of its file.
-
-    A file in the user's folder `presets` stands before a shipped one of the same name.
+    """Returns a preset by its name, or by the path of its file. The user's own take precedence over shipped ones.
 
     Raises:
         PresetError: If there is none, or it has a key or a value that is not legal.
@@ -205,29 +179,29 @@ def load_preset(name: str) -> Preset:
     if path.suffix == ".toml" or path.parent != Path("."):
         if not path.is_file():
             raise PresetError(f"preset '{name}': there is no such file")
-        return _parse(path.stem, name, _read(path, name))
-
-    own = user_folder() / "presets" / f"{name}.toml"
+        return _load(path.stem, path, name)
+    own = user_file().parent / "presets" / f"{name}.toml"
     if own.is_file():
-        return _parse(name, str(own), _read(own, str(own)))
+        return _load(name, own, str(own))
     shipped = _shipped() / f"{name}.toml"
     if not shipped.is_file():
         names = preset_names()
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
-    return _parse(name, f"presets/{name}.toml", _read(shipped, name))
+    return _load(name, shipped, f"presets/{name}.toml")
 
 
 def preset_for_model(model: str, video: bool = False) -> Preset:
-    """The preset that names this model, else one made of its family's defaults."""
+    """Returns the preset of a model, or one of its family's defaults."""
     for name in preset_names():
         try:
             preset = load_preset(name)
         except PresetError:
-            continue  # A broken file of one's own must not stand in the way of other models.
+            continue  # A broken file of the user does not matter to other models.
         if preset.model == model:
             return preset
-    family = "wan" if video else "sd3"
-    return Preset(name=f"defaults for {Path(model).name}", family=family, model=model, **FAMILY_DEFAULTS[family])
+    pipeline = pipeline_of(model)
+    families = sorted(FAMILIES.values(), key=lambda family: (family.video != video, pipeline not in family.pipelines))
+    return Preset(name=f"defaults for {Path(model).name}", family=families[0].name, model=model, **families[0].defaults)
 
 
 @dataclass(frozen=True)
@@ -238,23 +212,19 @@ class Setting:
     origin: str
 
 
-def _option(options: Mapping[str, Any], name: str) -> Setting | None:
-    return None if options.get(name) is None else Setting(options[name], "option")
-
-
 class Settings:
     """All settings of a run, each with its origin.
 
     Arguments:
         options: The options of the command line, by name; None means not given.
-        environment: The environment's variables.
-        video: Whether they are of clips, which have a preset of their own in every layer.
+        environment: The environment variables.
+        video: Whether they are for videos, which have a default preset of their own.
 
     Attributes:
         preset: The preset.
-        preset_place: What it was asked for by: its name, or the path of its file.
-        chosen: Whether a person chose a preset or a model.
-        named: Whether a person named the preset: it is meant whatever the model.
+        preset_source: Its name, or the path of its file, as it was given.
+        chosen: Whether a preset or a model was chosen.
+        named: Whether the preset was chosen by name, and so counts whatever the model.
 
     Raises:
         PresetError: If a layer has a key or value that is not legal.
@@ -266,11 +236,12 @@ class Settings:
             ("environment", _environment(os.environ if environment is None else environment)),
             ("user file", _user_settings()),
         ]
-        # What a person writes behind --preset is meant for the command at hand.
-        named = _option(options, "preset") or self._find("video_preset" if video else "preset")
+        # The option is --preset for videos, too; all other layers have a key for each.
+        given = Setting(options["preset"], "option") if options.get("preset") is not None else None
+        named = given or self._find("video_preset" if video else "preset")
         model = self._find("model")
         if named is not None and model is not None and model.origin != "option" and self._rank(named) <= self._rank(model):
-            # Whoever chooses a preset means its model, whatever a farther layer says.
+            # The model of a chosen preset counts before a model of a later layer.
             self._layers = [(origin, {**layer, "model": None}) for origin, layer in self._layers]
             model = None
         self.chosen = named is not None or model is not None
@@ -280,19 +251,19 @@ class Settings:
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
 
-    def _choose_preset(self, named: "Setting | None", model: "Setting | None", video: bool) -> "Setting | None":
-        """Loads the preset, and returns where it comes from; None if nobody chose it."""
-        # A model that is named nearer to the command line than a preset decides alone.
+    def _choose_preset(self, named: Setting | None, model: Setting | None, video: bool) -> Setting | None:
+        """Loads the preset, and returns its origin; None if it is the default."""
+        # A model of an earlier layer than the preset's decides alone.
         if model is not None and (named is None or self._rank(model) < self._rank(named)):
             self.preset = preset_for_model(model.value, video)
-            self.preset_place = self.preset.name
+            self.preset_source = self.preset.name
             return Setting(None, f"{model.origin}, by its model")
-        self.preset_place = str(named.value) if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET
-        self.preset = load_preset(self.preset_place)
+        self.preset_source = str(named.value) if named else DEFAULT_VIDEO_PRESET if video else DEFAULT_PRESET
+        self.preset = load_preset(self.preset_source)
         return named
 
     def overlaid(self, options: Mapping[str, Any]) -> "Settings":
-        """These settings with other options of the command line, neither preset nor model among them."""
+        """Returns these settings with other options of the command line, neither preset nor model among them."""
         other = copy.copy(self)
         (origin, given), *others = self._layers
         other._layers = [(origin, {**given, **options}), *others]
@@ -308,11 +279,10 @@ class Settings:
         return [origin for origin, _ in self._layers].index(setting.origin)
 
     def __getitem__(self, key: str) -> Any:
-        """The value of a setting."""
         return self.origin(key).value
 
     def origin(self, key: str) -> Setting:
-        """The value of a setting, and where it comes from.
+        """Returns the value of a setting with its origin.
 
         Raises:
             PresetError: If there is no such setting.
@@ -324,22 +294,20 @@ class Settings:
         return self._find(key) or Setting(None, "nowhere")
 
     def parameters(self, method: str, named: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-        """The hyper-parameters of a method: the preset's own if it is for this method, else the method's defaults.
+        """Returns the hyper-parameters of a method that are set; those of the preset only if its method is this one.
 
-        Arguments:
-            method: The method.
-            named: Those that stand before the preset's, and behind what a person sets.
+        `named` replaces those of the preset, but not those of earlier layers.
         """
-        found: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         for origin, layer in reversed(self._layers):
             of_preset = origin.startswith("preset")
             if not of_preset or self.preset.method.get("name", "vsf") == method:
                 for one in METHODS[method].options():
                     if (value := layer.get(one.key)) is not None:
-                        found[one.field] = one.convert(value)
+                        parameters[one.field] = one.convert(value)
             if of_preset:
-                found |= named
-        return found
+                parameters |= named
+        return parameters
 
 
 def _of_preset(preset: Preset) -> dict[str, Any]:
@@ -349,12 +317,11 @@ def _of_preset(preset: Preset) -> dict[str, Any]:
     return {**own, "method": name, **{setting_name(name, key): value for key, value in method.items()}}
 
 
-def _convert(key: str, value: Any, place: str) -> Value:
-    one = SETTINGS[key]
+def _convert(key: str, value: Any, source: str) -> Value:
     try:
-        return one.convert(value)
+        return SETTINGS[key].convert(value)
     except (ValueError, TypeError) as error:
-        raise PresetError(f"{place} is '{value}', but must be {one.type.__name__}") from error
+        raise PresetError(f"{source} is '{value}', but must be {SETTINGS[key].type.__name__}") from error
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
@@ -367,12 +334,7 @@ def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
 
 def _user_settings() -> dict[str, Any]:
     path = user_file()
-    if not path.is_file():
-        return {}
-    try:
-        table = tomli.loads(_read(path, str(path)))
-    except tomli.TOMLDecodeError as error:
-        raise PresetError(f"{path}: not TOML: {error}") from error
+    table = _read_toml(path, str(path)) if path.is_file() else {}
     for key in table:
         if key not in SETTINGS:
             raise PresetError(f"{path}: unknown key '{key}'.{nearest(key, list(SETTINGS))} Legal keys: {', '.join(SETTINGS)}")
@@ -380,10 +342,7 @@ def _user_settings() -> dict[str, Any]:
 
 
 def remember_preset(name: str) -> Path:
-    """Makes a preset the default from now on, and leaves the rest of the user's file as it is.
-
-    Returns:
-        The user's file.
+    """Makes a preset the default in the user's file, and returns the file.
 
     Raises:
         PresetError: If there is no such preset.
@@ -394,11 +353,11 @@ def remember_preset(name: str) -> Path:
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
     kept = [line for line in lines if line.split("=")[0].strip() != key]
     quoted = value.replace("\\", "\\\\").replace('"', '\\"')
-    beside = path.with_suffix(".partial")
+    partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text("\n".join([f'{key} = "{quoted}"', *kept]) + "\n", "utf-8")
-        beside.replace(path)
+        partial.write_text("\n".join([f'{key} = "{quoted}"', *kept]) + "\n", "utf-8")
+        partial.replace(path)
     except OSError as error:
         raise PresetError(f"{path} cannot be written: {error.strerror}; name another file by VSF_CONFIG") from error
     return path

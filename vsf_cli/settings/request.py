@@ -1,4 +1,4 @@
-"""A request: everything that decides an image, and, in its fields, how each of these is set from outside."""
+"""A request: all that decides an image, in fields that carry their options."""
 
 import math
 import re
@@ -16,7 +16,7 @@ from vsf_cli.loading.sources import BUILTIN
 from vsf_cli.methods import METHODS, VARIANTS, Method, method_named
 from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
 
-__all__ = ["ModelSettings", "Request", "public_place", "request_options"]
+__all__ = ["ModelSettings", "Request", "public_source", "request_options"]
 
 SIZE_OPTION = Option(
     field="size",
@@ -29,29 +29,23 @@ SIZE_OPTION = Option(
     parse=parse_size,
     in_name=False,
 )
-"""Width and height as one text, as `Request.size` has it."""
+"""Width and height as one text, as in `Request.size`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """How a model is loaded and run: what a preset sets, and a request has.
+    """The settings of a model, which presets and requests have.
 
     Arguments:
-        num_inference_steps: Steps, at least 1.
         guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
         width, height: Pixels; None means the model's own size.
-        max_sequence_length: Tokens of the T5.
-        num_frames: The frames of a video that are made; None for an image.
-        drop_frames: How many of its first frames are left out of the file.
-        fps: Frames in a second of a video, as its file is played.
-        dtype: A dtype of torch.
+        max_sequence_length: The number of tokens of T5.
+        num_frames: The number of frames that are generated; None for an image.
         loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` ships with the package.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files, such as "fp16".
-        scheduler: The class of the scheduler, if not the model's own.
-        flow_shift: How far its sigmas are shifted towards noise, if not as the model's own.
-        vae_dtype: The dtype of the autoencoder, if another one.
-        vae_tiling: Whether the autoencoder works tile by tile, which takes less memory, and changes the seams a little.
+        scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
+        vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
     """
 
     num_inference_steps: int = option(
@@ -115,17 +109,16 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Request(ModelSettings):
-    """Everything that decides an image, as plain values: it can be written as JSON and read back.
+    """All that decides an image, as plain values that can be written as JSON.
 
     Arguments:
-        prompt: What is wanted.
+        prompt: The prompt.
         model: `builtin:NAME`, a hub id, or a folder.
-        seed: The seed of the noise, 0 to 2^64 - 1; it is drawn on the CPU, so that the device does not matter.
-        negative: What is not wanted; none, one or several, with weights as `vsf_cli.prompts.prompt_weights` has them.
+        seed: The seed of the noise, 0 to 2^64 - 1. Noise is drawn on the CPU, so that it does not depend on the device.
+        negative: The negative prompts, with weights as in `vsf_cli.prompts.prompt_weights`.
         method: A key of `vsf_cli.methods.METHODS`.
         parameters: The method's hyper-parameters.
-        preset: The preset that the settings came from, for the record.
-        others: As `ModelSettings` has them.
+        preset: The name of the preset that the settings came from.
 
     Raises:
         RequestError: If a value is not legal.
@@ -172,57 +165,50 @@ class Request(ModelSettings):
     def _check_method(self) -> None:
         method, steps = self.guidance, self.num_inference_steps
         if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
-            raise RequestError(
-                f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one: leave it"
-                " out, or write \\: for a colon"
-            )
+            weighted = f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one"
+            raise RequestError(f"{weighted}: leave it out, or write \\: for a colon")
         if not any(method.acts_at(step / steps) for step in range(steps)):
             raise RequestError(
                 f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
             )
         if self.negative and self.guidance_scale > 1 and not method.accepts_guidance_scale:
-            raise RequestError(
-                f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG:"
-                " pass --guidance 0, or --method cfg"
-            )
+            only = f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG"
+            raise RequestError(f"{only}: pass --guidance 0, or --method cfg")
         if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
-            raise RequestError(
-                f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}:"
-                " pass --guidance above 1, or --method vsf"
-            )
+            unused = f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}"
+            raise RequestError(f"{unused}: pass --guidance above 1, or --method vsf")
 
     @property
     def guidance(self) -> Method:
-        """The method."""
+        """The method with its hyper-parameters."""
         return method_named(self.method, dict(self.parameters))
 
     @property
     def negatives(self) -> tuple[Weighted, ...]:
-        """What is not wanted, with the weights that its texts say."""
+        """The negative prompts with their weights."""
         return tuple(map(parse_weights, self.negative))
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What decides which pipeline is loaded: the arguments of `vsf_cli.loading.pipelines.load`, but for the machine's."""
+        """The arguments of `vsf_cli.loading.pipelines.load`, except the runtime."""
         names = "model", "dtype", "loras", "revision", "variant", "scheduler", "flow_shift", "vae_dtype", "vae_tiling"
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values. A folder of this machine is named by its last part alone."""
+        """Returns plain values; of a path on this machine only the last part."""
         numbers = {
             key: value if isinstance(value, str) or math.isfinite(value) else str(value)
             for key, value in self.parameters.items()
         }
-        # What was asked stands before how it is made.
-        asked = dict.fromkeys(("prompt", "model", "seed", "negative", "method", "parameters"))
-        plain = asked | asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
-        plain["model"] = public_place(self.model)
+        first = dict.fromkeys(("prompt", "model", "seed", "negative", "method", "parameters"))
+        plain = first | asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
+        plain["model"] = public_source(self.model)
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
         return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Request":
-        """The request that was written.
+        """Returns the request of `to_json`.
 
         Raises:
             RequestError: If a key is not known or a value is not legal.
@@ -232,9 +218,9 @@ class Request(ModelSettings):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
             tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
-            kinds = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
+            types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
-                key: value if isinstance(value, bool) or kinds.get(key) is str else float(value)
+                key: value if isinstance(value, bool) or types.get(key) is str else float(value)
                 for key, value in plain.get("parameters", {}).items()
             }
             return cls(**{**plain, **tuples, "parameters": numbers})
@@ -242,25 +228,25 @@ class Request(ModelSettings):
             raise RequestError(f"the request is not one that vsf wrote: {error}") from error
 
 
-def public_place(place: str) -> str:
-    """A hub id as it is; a place on this machine by its last part alone."""
-    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", place) and not place.lower().endswith(".safetensors")
-    shipped = place.startswith(BUILTIN)
-    return place if shipped or (hub and not Path(place).is_dir()) else re.split(r"[/\\]", place.rstrip("/\\"))[-1]
+def public_source(source: str) -> str:
+    """Returns a hub id as it is, and only the last part of a path on this machine."""
+    hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", source) and not source.lower().endswith(".safetensors")
+    if source.startswith(BUILTIN) or (hub and not Path(source).is_dir()):
+        return source
+    return re.split(r"[/\\]", source.rstrip("/\\"))[-1]
 
 
 def _public_lora(text: str) -> str:
-    """A LoRA's text with its place likewise."""
     try:
-        place = Lora.parse(text).source
+        source = Lora.parse(text).source
     except RequestError:
-        return public_place(text)
-    return text.replace(place, public_place(place), 1)
+        return public_source(text)
+    return text.replace(source, public_source(source), 1)
 
 
 @cache
 def request_options() -> tuple[Option, ...]:
-    """The options of a request: its own, then those of the model's settings, in which `size` stands before the width."""
+    """Returns the options of a request: its own, then those of `ModelSettings`, with `size` before the width."""
     shared = options_of(ModelSettings)
-    place = next(number for number, one in enumerate(shared) if one.field == "width")
-    return (*options_of(Request)[len(shared) :], *shared[:place], SIZE_OPTION, *shared[place:])
+    index = next(index for index, one in enumerate(shared) if one.field == "width")
+    return (*options_of(Request)[len(shared) :], *shared[:index], SIZE_OPTION, *shared[index:])

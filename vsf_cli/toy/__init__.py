@@ -1,1 +1,1 @@
-"""The embedded models as they run: scenes, drawings, sizes, the judge and the weights. The library knows nothing of them."""
+"""The embedded models: their scenes, drawings, sizes, judge and weights. No package before it uses them."""

@@ -1,4 +1,4 @@
-"""Draws scenes with Pillow: flat shapes at three times the size, reduced."""
+"""Draws scenes with Pillow: flat shapes at three times the size, which is then reduced."""
 
 import math
 import random
@@ -29,10 +29,7 @@ GLASS: Color = (198, 228, 240)
 
 
 class Pen:
-    """Draws shapes in the object's own coordinates: -40 to 40 in both directions, y downwards.
-
-    A shape whose colour is None is not drawn. So a part is left out.
-    """
+    """Draws shapes in the object's coordinates: -40 to 40, y downwards. A shape without a colour is left out."""
 
     def __init__(self, image: Image.Image, scene: Scene) -> None:
         self.canvas = ImageDraw.Draw(image)
@@ -265,7 +262,7 @@ def _background(scene: Scene, rng: random.Random) -> Image.Image:
 
 
 def draw(scene: Scene, side: int = SIDE) -> Image.Image:
-    """An RGB image of a scene, with side x side pixels. The same scene always gives the same image."""
+    """Returns an RGB image of a scene, with side x side pixels. The same scene always gives the same image."""
     rng = random.Random(scene.jitter)
     image = _background(scene, rng)
 
@@ -279,11 +276,10 @@ def draw(scene: Scene, side: int = SIDE) -> Image.Image:
 
 
 def part_map(scene: Scene) -> np.ndarray:
-    """A map of the part that each pixel of a scene shows, at three times the size.
+    """Returns the part that each pixel of a scene shows, at three times the size.
 
-    Returns:
-        Bytes with shape (3 `SIDE`, 3 `SIDE`): 0 is the background, 1 the body, 2 and above are the object's parts in
-        their order. Details with a colour of their own count as the body.
+    Bytes with shape (3 `SIDE`, 3 `SIDE`): 0 is the background, 1 the body with its details, 2 and above are the object's parts
+    in their order.
     """
     image = Image.new("RGB", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
     colors: dict[str, Color] = dict.fromkeys(OBJECTS[scene.object])

@@ -1,30 +1,21 @@
-"""The sizes of the embedded image models, and their parts before training.
-
-Every part is one of the classes that Stable Diffusion 3.5 is made of, so that the code that runs these models is the code
-that runs the large ones.
-"""
+"""The sizes of the embedded image models, and their untrained parts, which have the classes of Stable Diffusion 3.5."""
 
 import json
 import math
 import string
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
 __all__ = [
     "IMAGE_TOKENS_SIDE",
     "LATENT_CHANNELS",
     "LATENT_SIDE",
+    "T5_SIZES",
     "TEXT_LENGTH",
     "WIDTH",
     "build_autoencoder",
@@ -45,9 +36,22 @@ IMAGE_TOKENS_SIDE = LATENT_SIDE // PATCH
 TEXT_LENGTH = 20
 """Tokens of each encoder, padding included: a caption has 15 words at most."""
 
+T5_SIZES: dict[str, Any] = {
+    "d_model": WIDTH,
+    "d_kv": 32,
+    "d_ff": 2 * WIDTH,
+    "num_layers": 2,
+    "num_heads": 4,
+    "relative_attention_num_buckets": 16,
+    "relative_attention_max_distance": 32,
+    "dropout_rate": 0.0,
+    "feed_forward_proj": "gated-gelu",
+}
+"""The sizes of the T5 of the image models, and of the UMT5 of the video model."""
+
 
 def build_autoencoder() -> AutoencoderKL:
-    """An autoencoder that turns 96 x 96 pixels into 24 x 24 latents of 4 channels."""
+    """Returns an autoencoder that turns 96 x 96 pixels into 24 x 24 latents of 4 channels."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -67,7 +71,7 @@ def build_autoencoder() -> AutoencoderKL:
 
 
 def build_transformer(heads: int = 4) -> SD3Transformer2DModel:
-    """A transformer of 6 joint blocks with heads of 32 channels, over 144 image tokens and 40 text tokens."""
+    """Returns a transformer of 6 joint blocks with heads of 32 channels, for 144 image tokens and 40 text tokens."""
     model = SD3Transformer2DModel(
         sample_size=LATENT_SIDE,
         patch_size=PATCH,
@@ -93,10 +97,10 @@ def build_transformer(heads: int = 4) -> SD3Transformer2DModel:
 
 
 def build_clip(vocab_size: int, pad_token_id: int, bos_token_id: int, eos_token_id: int) -> CLIPTextModelWithProjection:
-    """One of the two CLIP text encoders, whose pooled vector is zero.
+    """Returns one of the two CLIP text encoders.
 
-    With an informative pooled vector a small model takes everything from its normalisation layers and never reads the
-    words, so the text projection is zero and stays zero.
+    Its text projection is zero and stays zero: with an informative pooled vector, a small model would read only its
+    normalisation layers, and never the words.
     """
     model = CLIPTextModelWithProjection(
         CLIPTextConfig(
@@ -104,7 +108,7 @@ def build_clip(vocab_size: int, pad_token_id: int, bos_token_id: int, eos_token_
             hidden_size=WIDTH // 2,
             intermediate_size=WIDTH,
             projection_dim=WIDTH // 2,
-            # Stable Diffusion 3 reads the last layer but one, so a single layer is read.
+            # Stable Diffusion 3 uses the output of the last layer but one.
             num_hidden_layers=2,
             num_attention_heads=2,
             max_position_embeddings=TEXT_LENGTH,
@@ -119,42 +123,29 @@ def build_clip(vocab_size: int, pad_token_id: int, bos_token_id: int, eos_token_
 
 
 def build_t5(vocab_size: int) -> T5EncoderModel:
-    """The T5 text encoder: 2 layers of width 128."""
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=vocab_size,
-            d_model=WIDTH,
-            d_kv=32,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=32,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    """Returns the T5 text encoder: 2 layers of width 128."""
+    return T5EncoderModel(T5Config(vocab_size=vocab_size, **T5_SIZES))
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The base model's scheduler: evenly spaced sigmas."""
+    """Returns the base model's scheduler: evenly spaced sigmas."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
 
 
 def build_student_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The student's scheduler: 8 steps from sigma 1 to 1/8, and then to 0.
+    """Returns the student's scheduler: 8 steps from sigma 1 to 1/8, and then to 0.
 
-    Without a terminal sigma the last step but one would end on 0.001, and the last be wasted.
+    Without a terminal sigma the last step would begin at 0.001, and be wasted.
     """
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0, shift_terminal=0.125)
 
 
 def build_clip_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
-    """A byte-pair tokenizer trained on captions, with CLIP's special tokens; the same captions give the same ids."""
+    """Returns a byte-pair tokenizer trained on captions, with CLIP's special tokens; the same captions give the same ids."""
     trained = json.loads(CLIPTokenizer().train_new_from_iterator(captions, vocab_size=1024).backend_tokenizer.to_str())
     merges = [tuple(merge) for merge in trained["model"]["merges"]]
     merged = [first + second for first, second in merges]
-    # The trainer numbers single letters in no fixed order.
+    # The trainer's order of single letters differs between runs.
     single = sorted(set(trained["model"]["vocab"]) - set(merged) - {"<|startoftext|>", "<|endoftext|>"})
     tokens = dict.fromkeys(["<|startoftext|>", "<|endoftext|>", *single, *merged])
     return CLIPTokenizer(
@@ -163,9 +154,9 @@ def build_clip_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
 
 
 def build_t5_tokenizer(captions: Iterable[str]) -> T5Tokenizer:
-    """A unigram tokenizer of the words of captions, by their frequency, and of single letters, with T5's special tokens.
+    """Returns a unigram tokenizer of the words of captions and of single letters, with T5's special tokens.
 
-    The usual training prunes a vocabulary of some sixty words down to syllables; here each word stays whole.
+    The usual training would split a vocabulary of some sixty words into syllables; here each word stays whole.
     """
     counts = Counter(word for caption in captions for word in caption.split())
     total = counts.total()

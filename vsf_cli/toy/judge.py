@@ -1,4 +1,4 @@
-"""The judge: a small network that classifies the object of an image and the states of its parts, and scores its quality."""
+"""The judge: a small network that classifies the object and the parts of an image, and scores its quality."""
 
 import json
 from collections.abc import Sequence
@@ -23,20 +23,20 @@ __all__ = ["CARD", "CELLS", "CLASSES", "FILE", "NOTHING", "STATES", "Judge", "Ve
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)
 STATES = ("present", "absent", "damaged")
-"""The states of a part. A part that is faded, smeared, bent or incomplete is damaged, and does not count as absent."""
+"""The states of a part. A faded, smeared, bent or incomplete part is damaged, and not absent."""
 
 CELLS = 24
-"""The judge's map of parts has this many places along each side."""
+"""The side of the judge's map of parts, in cells."""
 
 FOLDER = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "judge"
 FILE = FOLDER / "model.safetensors"
 CARD = FOLDER / "agreement.json"
-"""The agreement of this judge with labels by eye, as JSON. `training.labels` writes it."""
+"""The agreement of the judge with human labels, as JSON. `training.labels` writes it."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's answer about an image.
+    """The judge's answer for an image.
 
     Arguments:
         object: A key of `OBJECTS`, or `NOTHING`.
@@ -49,7 +49,7 @@ class Verdict:
     quality: float
 
     def state(self, part: str) -> str:
-        """The most probable of `STATES`."""
+        """Returns the most probable of `STATES`."""
         return STATES[max(range(len(STATES)), key=self.parts[part].__getitem__)]
 
 
@@ -58,10 +58,10 @@ def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
 
 
 class Judge(nn.Module):
-    """A convolutional network: 96 x 96 pixels to logits of objects, of the parts' states and of the quality.
+    """A convolutional network from 96 x 96 pixels to logits of objects, of the parts' states and of the quality.
 
-    It also classifies each of `CELLS` x `CELLS` places of the image. Training has a loss for that, since an incomplete part is
-    easier to learn where it is than from a label of the whole image.
+    It also classifies each of `CELLS` x `CELLS` cells of the image. Training has a loss for that, since incomplete parts are
+    easier to learn from their cells than from a label of the whole image.
     """
 
     def __init__(self) -> None:
@@ -78,11 +78,10 @@ class Judge(nn.Module):
         self.quality = nn.Linear(192, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Classifies pixels of -1 to 1, with shape (B, 3, 96, 96).
+        """Returns logits for pixels of -1 to 1, with shape (B, 3, 96, 96).
 
-        Returns:
-            Logits of classes (B, classes), of the parts' states (B, parts, states), of the quality (B,), and of the classes of
-            each place (B, 1 + 2 parts, cells, cells): no part, each part whole, each part damaged.
+        They are of classes (B, classes), of the parts' states (B, parts, states), of the quality (B,), and of the classes of
+        each cell (B, 1 + 2 parts, cells, cells): no part, each part whole, each part damaged.
         """
         levels = []
         for layer in self.down:
@@ -100,7 +99,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
-        """The verdicts on images. Other sizes are resized to 96 x 96; enlarged images of 64 x 64 were part of the training."""
+        """Returns the verdicts on images, resized to 96 x 96; the training had enlarged images of 64 x 64."""
         arrays = [np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
         objects, parts, quality, _ = self(pixels)
@@ -111,13 +110,12 @@ class Judge(nn.Module):
 
 
 def load_judge() -> Judge:
-    """The judge that ships with the package."""
+    """Returns the judge in the package."""
     judge = Judge()
     judge.load_state_dict({key: tensor.float() for key, tensor in load_file(FILE).items()})
     return judge.eval()
 
 
 def read_card() -> dict[str, Any]:
-    """The agreement of the shipped judge with labels by eye, as `training.labels.agreement` returns it."""
-    card: dict[str, Any] = json.loads(CARD.read_text("utf-8"))
-    return card
+    """Returns the agreement of the judge with human labels, by `training.labels.agreement`."""
+    return json.loads(CARD.read_text("utf-8"))

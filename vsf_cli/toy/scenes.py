@@ -1,12 +1,12 @@
-"""The scenes that the embedded models know: objects, their parts, colours and grounds, and captions of them.
+"""The scenes of the embedded models: objects, their parts, colours and grounds, and captions of them.
 
-A scene is one object in front of a ground and a sky. It records which parts of the object are there, so that guidance can be
+A scene is one object in front of a ground and a sky. It records the visible parts of the object, so that guidance can be
 measured. Captions never say that something is missing, so that a model trained on them fails at negation as large models do.
 """
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -49,7 +49,7 @@ OBJECTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
         "flower": ("petals", "leaves", "pot"),
     }
 )
-"""The objects, each with the parts that it has or lacks."""
+"""The objects, each with its possible parts."""
 
 PARTS = tuple(sorted({part for parts in OBJECTS.values() for part in parts}))
 """Every part of any object, sorted."""
@@ -86,29 +86,13 @@ SKIES: MappingProxyType[str, tuple[int, int, int]] = MappingProxyType(
 
 NATURAL = MappingProxyType({"leaves": "green", "carrot": "orange", "apples": "red", "cherries": "red"})
 
-SINGULAR = frozenset(
-    [
-        "basket",
-        "flag",
-        "umbrella",
-        "hat",
-        "roof",
-        "door",
-        "chimney",
-        "scarf",
-        "carrot",
-        "sail",
-        "tail",
-        "bow",
-        "propeller",
-        "pot",
-    ]
-)
+SINGULAR = frozenset(part for part in PARTS if not part.endswith("s"))
+"""The parts that captions name with an article."""
 
 FILLERS = ("a", "an", "the", "with", "and", "on", "at", "over", "under", "sun", "clouds")
 
 MAX_WORDS = 18
-"""The words that fit the text encoders, next to their tokens for beginning and end."""
+"""The words that fit into the text encoders, which also take tokens for beginning and end."""
 
 PART_ABSENT = 0.2
 PART_NAMED = 0.45
@@ -126,7 +110,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Scene:
-    """The description from which an image or a video of the training set is drawn.
+    """The description of an image, or of a frame of a video, in the training set.
 
     Arguments:
         object: A key of `OBJECTS`.
@@ -138,7 +122,7 @@ class Scene:
         clouds: Whether clouds are in the sky.
         x, y: The object's displacement, as a fraction of the image's side.
         scale: The object's size; 1 fills about four fifths of the side.
-        mirrored: Whether the object looks to the left.
+        mirrored: Whether the object faces left.
         jitter: A seed for shades, the positions of sun and clouds, and the height of the horizon.
         moment: Seconds since the start of a video; clouds, flames and tails move with it.
     """
@@ -163,7 +147,7 @@ class Scene:
 
 
 def split_of(name: str, color: str, ground: str) -> Split:
-    """The split that a combination of object, colour and ground belongs to: 7 of 10 train, 1 dev, 2 test."""
+    """Returns the split of a combination of object, colour and ground: 7 of 10 are train, 1 dev, 2 test."""
     digest = hashlib.sha256(f"{name}/{color}/{ground}".encode()).digest()
     return ("dev", "test", "test", *["train"] * 7)[digest[0] % 10]  # type: ignore[return-value]
 
@@ -189,13 +173,7 @@ def _surroundings(rng: random.Random) -> dict[str, object]:
 
 
 def sample_scene(rng: random.Random, split: Split = "train", absent: float = PART_ABSENT) -> Scene:
-    """Samples a scene whose combination of object, colour and ground belongs to `split`.
-
-    Arguments:
-        rng: The source of random numbers.
-        split: The split to sample from.
-        absent: The probability that a part is missing.
-    """
+    """Samples a scene of a split, in which each part is missing with the probability `absent`."""
     while True:
         name, color, ground = rng.choice(list(OBJECTS)), rng.choice(list(COLORS)), rng.choice(list(GROUNDS))
         if split_of(name, color, ground) == split:
@@ -206,14 +184,14 @@ def sample_scene(rng: random.Random, split: Split = "train", absent: float = PAR
 
 
 def sample_part_alone(rng: random.Random) -> Scene:
-    """Samples a scene that shows one part and no object, so that the word alone has a meaning."""
+    """Samples a scene with one part and no object, which gives the word alone a meaning."""
     name = rng.choice(list(OBJECTS))
     part = _pick_part(rng, rng.choice(OBJECTS[name]), None)
     return Scene(name, None, (part,), rng.choice(list(GROUNDS)), **_surroundings(rng))  # type: ignore[arg-type]
 
 
 def article(words: str) -> str:
-    """The words with their indefinite article."""
+    """Returns words with their indefinite article."""
     return ("an " if words[0] in "aeiou" else "a ") + words
 
 
@@ -235,13 +213,7 @@ def _surrounding_phrases(scene: Scene, rng: random.Random) -> Iterator[str]:
 
 
 def caption(scene: Scene, rng: random.Random, named: float = PART_NAMED) -> str:
-    """A caption of a scene. It names some of the visible parts, and never one that is missing.
-
-    Arguments:
-        scene: The scene.
-        rng: The source of random numbers.
-        named: The probability that a visible part is named. At most two are.
-    """
+    """Returns a caption of a scene. It names each visible part with the probability `named`, but at most two."""
     if scene.color is None:
         (part,) = scene.parts
         phrase = _part_phrase(part, rng.random() < PART_COLORED)
@@ -262,43 +234,35 @@ def caption(scene: Scene, rng: random.Random, named: float = PART_NAMED) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word of any caption, sorted."""
+    """Returns every word of any caption, sorted."""
     return sorted({*OBJECTS, *COLORS, *GROUNDS, *PARTS, *FILLERS, "sunset", "night"})
 
 
-def plain_prompt(name: str, color: str, ground: str) -> str:
-    """A prompt that names an object, its colour and its ground, and no part."""
-    return f"{article(f'{color} {name}')} on {_ground_phrase(ground)}"
+def plain_prompt(name: str, color: str, ground: str, verb: str = "") -> str:
+    """Returns a prompt that names an object, its colour and its ground, and no part."""
+    return " ".join([article(f"{color} {name}"), *verb.split(), "on", _ground_phrase(ground)])
 
 
 def _ground_phrase(ground: str) -> str:
     return article(ground) if ground == "road" else ground
 
 
-def pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
-    """Pairs of a prompt and a part of its object that the prompt does not name.
-
-    Arguments:
-        split: The split of the prompts' combinations.
-        count: The number of pairs. All are different.
-
-    Returns:
-        Triples of prompt, object and part, in a fixed order.
+def pairs(split: Split, count: int, verbs: Mapping[str, str] | None = None) -> list[tuple[str, str, str]]:
+    """Returns different triples of a prompt of a split, its object, and a part that it does not name, in a fixed order.
 
     Raises:
-        ValueError: If the split has fewer pairs.
+        ValueError: If the split has fewer pairs of a prompt and a part.
     """
     triples = [
-        (plain_prompt(name, color, ground) + sky, name, part)
+        (plain_prompt(name, color, ground, verb) + sky, name, part)
         for sky in ("", " at sunset", " at night")
-        for name, parts in OBJECTS.items()
+        for name, verb in (verbs or dict.fromkeys(OBJECTS, "")).items()
         for color in COLORS
         for ground in GROUNDS
         if split_of(name, color, ground) == split
-        for part in parts
+        for part in OBJECTS[name]
     ]
     if count > len(triples):
         raise ValueError(f"the {split} split has {len(triples)} pairs, which is fewer than {count}")
-
-    random.Random(f"{split} pairs").shuffle(triples)
+    random.Random(f"{split} {'clips' if verbs else 'pairs'}").shuffle(triples)
     return triples[:count]

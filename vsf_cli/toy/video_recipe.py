@@ -1,9 +1,10 @@
-"""The sizes of the embedded video model, and its parts before training: the classes that Wan 2.1 is made of."""
+"""The sizes of the embedded video model, and its untrained parts, which have the classes of Wan 2.1."""
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from transformers import UMT5Config, UMT5EncoderModel
 
+from vsf_cli.toy.image_recipe import T5_SIZES
 from vsf_cli.toy.video_scenes import FRAMES, SIDE
 
 __all__ = [
@@ -33,11 +34,11 @@ TEXT_LENGTH = 24
 """Tokens of the positive prompt, zero padding included: a caption has at most 19 words and an end token."""
 LORA_RANK = 32
 SHIFT = 2.0
-"""Moves the times towards noise, in training and in sampling."""
+"""The shift of the sigmas, in training and in sampling."""
 
 
 def build_autoencoder(base_dim: int = 12) -> AutoencoderKLWan:
-    """A causal autoencoder that turns 17 frames of 64 x 64 pixels into 5 of 16 x 16 latents with 8 channels."""
+    """Returns a causal autoencoder that turns 17 frames of 64 x 64 pixels into 5 of 16 x 16 latents with 8 channels."""
     return AutoencoderKLWan(
         base_dim=base_dim,
         z_dim=CHANNELS,
@@ -51,7 +52,7 @@ def build_autoencoder(base_dim: int = 12) -> AutoencoderKLWan:
 
 
 def build_transformer(heads: int = 4) -> WanTransformer3DModel:
-    """A transformer of 6 blocks with heads of 32 channels, over 5 x 8 x 8 tokens of the video and 24 of the text."""
+    """Returns a transformer of 6 blocks with heads of 32 channels, for 5 x 8 x 8 tokens of video and 24 of text."""
     model = WanTransformer3DModel(
         patch_size=(1, PATCH, PATCH),
         num_attention_heads=heads,
@@ -77,28 +78,15 @@ def build_transformer(heads: int = 4) -> WanTransformer3DModel:
 
 
 def build_encoder(vocab_size: int) -> UMT5EncoderModel:
-    """The text encoder: 2 layers of width 128."""
-    return UMT5EncoderModel(
-        UMT5Config(
-            vocab_size=vocab_size,
-            d_model=WIDTH,
-            d_kv=32,
-            d_ff=2 * WIDTH,
-            num_layers=2,
-            num_heads=4,
-            relative_attention_num_buckets=16,
-            relative_attention_max_distance=32,
-            dropout_rate=0.0,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    """Returns the text encoder: 2 layers of width 128."""
+    return UMT5EncoderModel(UMT5Config(vocab_size=vocab_size, **T5_SIZES))
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The base model's scheduler."""
+    """Returns the base model's scheduler."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT)
 
 
 def build_student_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """The scheduler of base and LoRA together: 8 steps from sigma 1 to 0.2, and then to 0."""
+    """Returns the scheduler of base and LoRA together: 8 steps from sigma 1 to 0.2, and then to 0."""
     return FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=SHIFT, shift_terminal=0.2)

@@ -1,7 +1,6 @@
-"""Scenes in motion, which the embedded video model knows, and captions of them.
+"""Scenes in motion, of the embedded video model, and captions of them.
 
-The objects are some of those of the images, with their parts. Cars and bikes drive, boats sail and bob, planes fly, candles
-flicker, the tail of a cat swings, clouds drift.
+Cars and bikes drive, boats sail and bob, planes fly, candles flicker, the tail of a cat swings, clouds drift.
 """
 
 import math
@@ -13,19 +12,7 @@ import numpy as np
 
 from vsf_cli.toy import scenes
 from vsf_cli.toy.drawing import draw
-from vsf_cli.toy.scenes import (
-    COLORS,
-    GROUNDS,
-    OBJECTS,
-    PARTS,
-    Scene,
-    Split,
-    article,
-    caption,
-    sample_part_alone,
-    sample_scene,
-    split_of,
-)
+from vsf_cli.toy.scenes import OBJECTS, PARTS, Scene, Split, caption, sample_part_alone, sample_scene
 
 __all__ = [
     "FPS",
@@ -47,24 +34,22 @@ FRAMES, FPS = 17, 8
 SPAN = 0.22
 """The distance that a vehicle moves during a video, as a fraction of the side."""
 
-VERBS: MappingProxyType[str, str] = MappingProxyType(
-    {"car": "drives", "bike": "rides", "boat": "sails", "plane": "flies", "cake": "stands", "cat": "sits"}
-)
+VERBS = MappingProxyType({"car": "drives", "bike": "rides", "boat": "sails", "plane": "flies", "cake": "stands", "cat": "sits"})
 """The objects of videos, with their verbs."""
 
 VERB_NAMED = 0.7
 PART_ABSENT = 0.15
 NO_PART_NAMED, PART_NAMED = 0.5, 0.8
-"""The probability that a caption names no part at all, and that another caption names a given part.
+"""The probability that a caption names no part, and that another caption names a given part.
 
-If each part were named with a probability of its own, an unnamed part would be absent more often than parts are. CFG amplifies
-that: an unguided model would leave out half of the unnamed parts.
+If each part were named independently, an unnamed part would be absent more often than parts are. CFG amplifies that: an
+unguided model would leave out half of the unnamed parts.
 """
 PREPOSITIONS = frozenset({"on", "over", "at", "under"})
 
 
 def sample_video(rng: random.Random, split: Split = "train") -> Scene:
-    """Samples the first moment of a video whose combination of object, colour and ground belongs to `split`."""
+    """Samples the first frame of a video of a split."""
     while True:
         scene = sample_scene(rng, split, PART_ABSENT)
         if scene.object in VERBS:
@@ -72,7 +57,7 @@ def sample_video(rng: random.Random, split: Split = "train") -> Scene:
 
 
 def sample_part(rng: random.Random) -> Scene:
-    """Samples a scene that shows one part of an object of videos, and not the object, so that the word alone has a meaning."""
+    """Samples a scene with one part of an object of videos and no object, which gives the word alone a meaning."""
     while True:
         scene = sample_part_alone(rng)
         if scene.object in VERBS:
@@ -80,7 +65,7 @@ def sample_part(rng: random.Random) -> Scene:
 
 
 def animate(scene: Scene, frames: int = FRAMES) -> list[Scene]:
-    """The scene at each frame of a video. An object that looks to the left moves to the left."""
+    """Returns the scene at each frame of a video. An object that faces left moves left."""
     moments = []
     for number in range(frames):
         moment, progress = number / FPS, number / max(1, frames - 1) - 0.5
@@ -95,12 +80,12 @@ def animate(scene: Scene, frames: int = FRAMES) -> list[Scene]:
 
 
 def draw_video(scene: Scene, frames: int = FRAMES) -> np.ndarray:
-    """The frames of a video as bytes, with shape (frames, `SIDE`, `SIDE`, 3)."""
+    """Returns the frames of a video as bytes, with shape (frames, `SIDE`, `SIDE`, 3)."""
     return np.stack([np.asarray(draw(each, SIDE)) for each in animate(scene, frames)])
 
 
 def video_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption of a video: that of its scene, often with the object's verb."""
+    """Returns the caption of a video's scene, often with the object's verb."""
     words = caption(scene, rng, 0.0 if rng.random() < NO_PART_NAMED else PART_NAMED).split()
     if scene.color is not None and rng.random() < VERB_NAMED:
         index = next((number for number, word in enumerate(words) if word in PREPOSITIONS), len(words))
@@ -109,28 +94,16 @@ def video_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def video_vocabulary() -> list[str]:
-    """Every word of any caption of a video, sorted."""
+    """Returns every word of any caption of a video, sorted."""
     known = {part for name in VERBS for part in OBJECTS[name]}
     unknown = {*OBJECTS, *PARTS} - {*VERBS, *known}
     return sorted({*scenes.vocabulary(), *VERBS.values()} - unknown)
 
 
 def video_pairs(split: Split, count: int) -> list[tuple[str, str, str]]:
-    """Pairs of a prompt and a part of its object that the prompt does not name, as `vsf_cli.toy.scenes.pairs` returns them.
+    """Returns the triples of `vsf_cli.toy.scenes.pairs` for videos.
 
     Raises:
         ValueError: If the split has fewer pairs.
     """
-    triples = [
-        (f"{article(f'{color} {name}')} {verb} on {article(ground) if ground == 'road' else ground}{sky}", name, part)
-        for sky in ("", " at sunset", " at night")
-        for name, verb in VERBS.items()
-        for color in COLORS
-        for ground in GROUNDS
-        if split_of(name, color, ground) == split
-        for part in OBJECTS[name]
-    ]
-    if count > len(triples):
-        raise ValueError(f"the {split} split has {len(triples)} pairs of videos, which is fewer than {count}")
-    random.Random(f"{split} clips").shuffle(triples)
-    return triples[:count]
+    return scenes.pairs(split, count, VERBS)

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from PIL import Image
@@ -32,8 +31,7 @@ not lower it because the element of question 2 is missing, nor because the scene
 
 KEY = "OPENAI_API_KEY"
 MAX_ATTEMPTS = 3
-"""How often it is asked if its answers cannot be parsed."""
-
+"""How often a question is sent if the answers cannot be parsed."""
 
 PROPERTIES = {
     "reasoning": {"description": "what is seen, in one or two sentences", "title": "Reasoning", "type": "string"},
@@ -49,7 +47,8 @@ SCHEMA = {
     "type": "object",
     "additionalProperties": False,
 }
-"""The JSON schema of an answer."""
+FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
+"""The form of an answer, for the endpoint."""
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,6 @@ class MllmJudge:
         self._client = openai.OpenAI(api_key=key, base_url=base_url, max_retries=retries, timeout=timeout)
         self._model = model
 
-    @cached_property
-    def _format(self) -> dict[str, Any]:
-        return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
-
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.
 
@@ -145,9 +140,8 @@ class MllmJudge:
         url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         content = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": url}}]
         messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
-        format: Any = self._format
         reply = self._client.chat.completions.with_raw_response.create(
-            model=self._model, messages=messages, response_format=format, temperature=0
+            model=self._model, messages=messages, response_format=FORMAT, temperature=0
         )
         return reply.text
 

@@ -98,7 +98,7 @@ def guided(
     owner = None if pipe is denoisers[0] else pipe
     encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
     groups = [encode(negative, method.special_tokens)]
-    if not _is_empty(kept) and getattr(method, "contrast", 0):
+    if not _is_empty(kept) and getattr(method, "contrast", 0) != 0:
         groups.append(encode(kept, False))
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
         yield Applied(method, blocks, *(one.lengths for one in groups))

@@ -94,7 +94,14 @@ class VSF(Method):
         search=(0.0, 2.0),
     )
     contrast: float = option(
-        0.7, "--contrast", help="How much of what --keep names is spared.", min=0, max=1, sweep=True, rare=True
+        0.7,
+        "--contrast",
+        help="How much of what --keep names is spared.",
+        min=0,
+        max=1,
+        sweep=True,
+        rare=True,
+        newer=True,
     )
     special_tokens: bool = option(True, "--special-tokens", help="Whether VSF uses the negative's begin and end tokens.")
     mask: bool = option(True, "--mask", help="Whether the image alone sees the flip.", panel=ABLATIONS)

@@ -135,7 +135,7 @@ def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: M
         return
     if _is_empty(negative):
         raise RequestError("keep says what must stay beside a negative prompt, and there is none: give one, or leave keep out")
-    if not method.keeps:
+    if (method.guides_attention or method.flips_embedding) and not method.keeps:
         raise RequestError(f"{method} has no use for what is to be kept: choose VSF, or leave keep out")
 
 

@@ -48,11 +48,7 @@ class Replacement:
 
 def unfound(texts: Texts, replacements: Sequence[Replacement]) -> list[str]:
     """Returns a message for each replacement whose searched words are in none of the texts."""
-    return [
-        f"'{one.searched}' of --sr is neither in its prompt nor in its negative"
-        for one in replacements
-        if one.apply_to(texts, "\0") == texts
-    ]
+    return [f"'{one.searched}' of --sr is in none of its texts" for one in replacements if one.apply_to(texts, "\0") == texts]
 
 
 def variants(texts: Texts, replacements: Sequence[Replacement]) -> Iterator[tuple[tuple[str, ...], Texts]]:

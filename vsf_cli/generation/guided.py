@@ -60,10 +60,7 @@ def guided(
 ) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
-    ::
-
-        with guided(pipe, negative_prompt="wheels", method=VSF(alpha=3, beta=0.3)):
-            pipe("a bike", guidance_scale=0, num_inference_steps=8)
+    `with guided(pipe, "wheels", VSF(alpha=3, beta=0.3)): pipe("a bike", guidance_scale=0, num_inference_steps=8)`
 
     Afterwards the pipeline holds the same objects as before. Copies made inside are not guided.
 
@@ -73,9 +70,8 @@ def guided(
             prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
         max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
-        keep: What must stay although it is like the negative prompt, in the forms that `negative_prompt` has; for VSF.
-        negative_prompt_embeds: Embeddings instead of a text, as the denoiser takes them, with shape (1 or B, tokens, width).
-        keep_embeds: Likewise instead of `keep`.
+        keep: What must stay although it is like the negative prompt, in the same forms; VSF alone has a use for it.
+        negative_prompt_embeds, keep_embeds: Embeddings instead of texts, with shape (1 or B, tokens, width).
 
     Yields:
         The method, the number of guided attentions, and the number of tokens of each negative prompt.
@@ -97,9 +93,8 @@ def guided(
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
     encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
-    groups = [encode(negative, method.special_tokens)]
-    if not _is_empty(kept) and getattr(method, "contrast", 0) != 0:
-        groups.append(encode(kept, False))
+    spares = not _is_empty(kept) and getattr(method, "contrast", 0) != 0
+    groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
         yield Applied(method, blocks, *(one.lengths for one in groups))
 

@@ -57,8 +57,6 @@ def plan(
     noted = [request_of(texts, seeds[0], own, given.loras or (), video, seconds) for (_, texts), own in chosen]
     for request, _ in noted if files.dump_attn else ():
         check_capture(request)
-    if "contrast" in given.settings and not given.texts(prompt).keep:
-        raise RequestError("--contrast is for what --keep names, and it names nothing: add --keep, or leave --contrast out")
     requests = tuple(replace(request, seed=seed) for request, _ in noted for seed in seeds)
     words = tuple(slug(" ".join(choice)) for (choice, _), _ in chosen for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *given.sweeps, *(["seed"] if len(seeds) > 1 else []))
@@ -74,6 +72,8 @@ def _choices(
 ) -> list[tuple[tuple[tuple[str, ...], Texts], Settings]]:
     """Returns every choice of words, with its texts, and every choice of swept settings."""
     texts = given.texts(prompt)
+    if "contrast" in given.settings and not texts.keep:
+        raise RequestError("--contrast is for what --keep names, and it names nothing: add --keep, or leave --contrast out")
     if errors := unfound(texts, replacements):
         raise RequestError(errors[0])
     return [

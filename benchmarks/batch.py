@@ -1,6 +1,6 @@
 """Measures the overhead of `vsf batch` over the model's own time: python benchmarks/batch.py [--items N --size N --rounds N]
 
-Makes the same images of the embedded model in three ways: by calls of the library, which write nothing; by a batch, one by one;
+Makes the same images of the built-in model in three ways: by calls of the library, which write nothing; by a batch, one by one;
 and by a batch, several in one pass. The three take turns, since the speed of a machine changes. A batch writes its images with
 their metadata, and its journal. Writes benchmarks/results/batch.json, and a table as Markdown to stdout.
 """

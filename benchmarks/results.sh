@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes every table and figure of docs/results.md again, on the embedded image model: about an hour on two cores.
+# Makes every table and figure of docs/results.md again, on the built-in image model: about an hour on two cores.
 # It goes on where it was stopped. Needs the extra: pip install -e ".[sweep]"
 set -eu
 out=${1:-outputs/results}

@@ -32,8 +32,8 @@ FIGURE = re.compile(r"(<!-- figure: (\S+) (\S+) (\S+) -->).*?(<!-- end -->)")
 TITLES = {
     "count-sd3.5-large": "Stable Diffusion 3.5 Large, 1024 px, counted",
     "count-wan-1.3b": "Wan 2.1 1.3B, 81 frames of 832 x 480, counted",
-    "embedded": "The embedded image model, timed",
-    "embedded-clip": "The embedded video model, timed",
+    "embedded": "The built-in image model, timed",
+    "embedded-clip": "The built-in video model, timed",
     "cpu-sd3.5-large": "Two blocks of Stable Diffusion 3.5 Large on a CPU, timed",
     "cpu-wan-1.3b": "One block of Wan 2.1 1.3B on a CPU, timed",
     "gpu-sd3.5-large": "Stable Diffusion 3.5 Large on a GPU, timed",
@@ -79,7 +79,7 @@ def spread(value: float, interval: Iterable[float], digits: int = 2) -> str:
 
 
 def front() -> str:
-    """The README's table: what each method reaches on the embedded models, and what a step costs at full size."""
+    """The README's table: what each method reaches on the built-in models, and what a step costs at full size."""
     images, videos = result("table")["rows"], result("video")["rows"]
     costs = result("count-sd3.5-large")["methods"]
     methods = {"none": ("none", "none"), "CFG": ("cfg", "cfg"), "NASA": ("nasa", "nasa"), "NAG": ("nag", "nag")}
@@ -90,7 +90,7 @@ def front() -> str:
         moving = [f"{video[kind]:.3f}" if video else "" for kind in ("positive", "negative")]
         still = [f"{image[kind]:.3f}" for kind in ("positive", "negative", "quality")]
         rows.append([label, *still, *moving, f"{entry(costs, costed)['flops_times']:.3f} x"])
-    kinds = ["images: object kept", "part gone", "quality", "videos: object kept", "part gone"]
+    kinds = ["images: object right", "part absent", "quality", "videos: object right", "part absent"]
     return table(["method", *kinds, "FLOPs a step, SD3.5-Large"], rows)
 
 
@@ -126,7 +126,7 @@ def searched(space: Mapping[str, tuple[float, float]]) -> str:
 
 
 def score() -> str:
-    """The benchmark of the embedded image model."""
+    """The benchmark of the built-in image model."""
     runs = {name: result("score")[name] for name in ("none", "vsf")}
     rows = [[run["conditions"]["method"], *scored(run["rates"])] for run in runs.values()]
     return table(["method", "object right", "part absent", "part damaged", "both right", "quality"], rows)

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the table and the strips of docs/video.md again, on the embedded video model: about ten minutes on two cores.
+# Makes the table and the strips of docs/video.md again, on the built-in video model: about ten minutes on two cores.
 # It goes on where it was stopped.
 set -eu
 out=${1:-outputs/clips}

@@ -6,12 +6,14 @@ import functools
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -182,7 +184,7 @@ def test_what_is_left_is_told_even_where_one_takes_minutes(monkeypatch: pytest.M
     [
         (["missing.png"], 1, "there is no such file"),
         (["x.png", "--nag-scale", "2"], 6, "--nag-scale is NAG's"),
-        (["x.png", "--alpha", "1,2"], 6, "makes one picture"),
+        (["x.png", "--alpha", "1,2"], 6, "makes one file"),
         (["x.png", "--steps", "0"], 6, "steps is 0"),
         (["plain.png"], 1, "does not say how vsf made it"),
     ],
@@ -242,6 +244,20 @@ def test_words_in_the_place_of_others_make_a_picture_each(here: Path) -> None:
     assert missing.exit_code == 6 and "'roof' of --sr is in none of its texts" in missing.stderr
     assert vsf(*BIKE[:2], "--sr", "roof").exit_code == 2
     assert vsf(*BIKE[:2], "--neg", "wheels", "--sr", "wheels=>flag", "--compare", "none,vsf").exit_code == 6
+
+
+def test_a_command_leaves_logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    import diffusers
+
+    # The handlers of the tests would keep `--verbose` from adding one.
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log, hub = diffusers.utils.logging, logging.getLogger("huggingface_hub")
+    before = logging.root.level, hub.level, log.get_verbosity(), log.is_progress_bar_enabled()
+    for talk in ("--verbose", "--quiet", "--verbose"):
+        assert vsf(*BIKE, "--steps", "2", "-o", "x.png", talk).exit_code == 0
+        assert not logging.root.handlers
+        after = logging.root.level, hub.level, log.get_verbosity(), log.is_progress_bar_enabled()
+        assert after == before
 
 
 def test_bytes_go_to_stdout() -> None:
@@ -458,11 +474,46 @@ print("torch" in sys.modules, file=sys.stderr)
 
 def commands(group: Any, start: str = "") -> list[str]:
     """The commands and groups below a group, such as `presets` and `presets list`."""
-    below = {f"{start} {name}".strip(): command for name, command in getattr(group, "commands", {}).items()}
+    if not hasattr(group, "list_commands"):
+        return []
+    context = group.context_class(group)
+    # By `get_command`, since a group loads its commands when they are used.
+    below = {f"{start} {name}".strip(): group.get_command(context, name) for name in group.list_commands(context)}
     return [*below, *(name for start, command in below.items() for name in commands(command, start))]
 
 
 COMMANDS = commands(get_command(app))
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_can_be_copied_and_is_whole(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert {"image", "eval sweep", "presets use"} <= {*COMMANDS}
+    for command in ["", *COMMANDS]:
+        lines = vsf(*command.split(), "--help").stdout.splitlines()
+        assert lines == [line.rstrip() for line in lines], command
+        long = [line for line in lines if len(line) > columns]
+        assert all(" " not in line.strip() for line in long), "only a long value leaves the page"
+        below = [after.strip() for before, after in pairwise(lines) if before.endswith("-")]
+        assert not below, "a word is broken at its hyphen"
+    assert "nag-original, nag++," in vsf("image", "--help").stdout
+    for group in ("eval", "presets"):
+        assert "..." not in vsf(group, "--help").stdout.replace("[ARGS]...", ""), "no text is cut"
+
+
+def test_help_names_what_differs_between_commands() -> None:
+    texts = {name: " ".join(vsf(name, "--help").stdout.split()) for name in ("batch", "bench", "image", "video")}
+    assert "[default: from the prompt]" in texts["batch"] and "Seed of the noise. [default: random]" in texts["image"]
+    assert "env: VSF_VIDEO_PRESET]" in texts["video"] and "env: VSF_PRESET]" in texts["image"]
+    assert "vsf-masked,cfg. [default: all]" in texts["bench"], "it is an option of its own, not that of a request"
+
+
+def test_help_of_again_names_the_defaults_of_the_file() -> None:
+    text = " ".join(vsf("again", "--help").stdout.split())
+    assert "--alpha, --scale NUMBER VSF's strength. [0 or more; default: the file's]" in text
+    assert "--seed SEED Seed of the noise. [default: the file's]" in text
+    assert "by preset" not in text and "--preset" not in text and "VSF_ALPHA" not in text and "NUMBERS" not in text
+    assert vsf("again", "x.png", "--preset", "tiny-sd3").exit_code == 6
 
 
 def test_help_of_every_command_imports_no_torch() -> None:
@@ -616,7 +667,7 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--blocks", "0"], 6, "--blocks has 0, but there are blocks 1 to 6"),
         ([*MAP, "--neg", "wheels", "--heads", "5"], 6, "--heads has 5, but there are heads 1 to 4"),
         ([*MAP, "--neg", "wheels", "--heads", "x"], 2, "'x' is no head"),
-        ([*MAP, "--neg", "wheels", "--seed", "1,2"], 6, "vsf attn-map makes one picture"),
+        ([*MAP, "--neg", "wheels", "--seed", "1,2"], 6, "vsf attn-map makes one image"),
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
         ([*MAP, "--neg", "wheels", "--method", "wef"], 6, "wef acts outside of attention"),
         (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),

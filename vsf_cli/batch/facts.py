@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.batch.table import Row, usual_name
+from vsf_cli.batch.table import Row, key_of
 from vsf_cli.methods import METHODS, setting_name
 from vsf_cli.settings.request import request_options
 
@@ -70,7 +70,7 @@ def _own_columns(row: Row, item: Item) -> dict[str, str]:
     own = {name: value for name, value in row.cells.items() if name.lower() not in used and value}
     if not any(name.endswith("=>") for name in own):
         return own
-    return {BEFORE: next(value for name, value in row.cells.items() if usual_name(name) == "prompt"), **own}
+    return {BEFORE: next(value for name, value in row.cells.items() if key_of(name) == "prompt"), **own}
 
 
 def _text(value: Any) -> str:

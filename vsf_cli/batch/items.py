@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.batch.table import Row, TableErrors, usual_name
+from vsf_cli.batch.table import Row, TableErrors, key_of
 from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import RequestError, VSFError
@@ -180,9 +180,9 @@ def items_of(
 def _column_of(row: Row, message: str) -> str:
     """Returns the column of an error as text, if the first word of its message is a column."""
     words = message.replace("--", "").split()
-    option = usual_name(words[0]) if words else ""
+    option = key_of(words[0]) if words else ""
     options = (option, "size") if option in ("width", "height") else (option,)
-    columns = [name for name in row.cells if option and usual_name(name) in options]
+    columns = [name for name in row.cells if option and key_of(name) in options]
     return f", column {columns[0]}" if columns else ""
 
 

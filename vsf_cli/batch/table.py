@@ -20,10 +20,10 @@ from vsf_cli.errors import RequestError
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import COLUMNS, Given
 
-__all__ = ["Row", "TableErrors", "parse_table", "read_table", "usual_name"]
+__all__ = ["Row", "TableErrors", "key_of", "parse_table", "read_table"]
 
 NAME_COLUMNS = ("name", "id", "file_name", "filename", "output")
-"""The names of the column that names a row's images; other columns are options."""
+"""Spellings of the column of image names; other columns are options."""
 MAX_CELL_LENGTH = 100_000
 MAX_TABLE_LENGTH = 200_000_000
 MAX_NAME_BYTES, MAX_PATH_BYTES = 200, 1000
@@ -54,7 +54,7 @@ class Row:
         line: The number of its first line in the file, from 1.
         prompt: The prompt.
         negative, keep, loras: The negative prompts, the kept prompts and the LoRA files; None takes those of the command line.
-        seeds: The seeds; None takes those of the command line, and an empty tuple derives a seed from the request.
+        seeds: The seeds; None takes those of the command line, and () draws one from the request.
         settings: The settings of its cells; those with several values are `ValueList`.
         name: The name of its images; None derives it from the prompt.
         cells: All cells as they were read, by the names of the columns.
@@ -100,14 +100,14 @@ def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
     errors: list[str] = []
     rows = []
     columns: dict[str, str] = {}
-    for line, named, cells in _records(path, text, errors):
+    for line, header, cells in _records(path, text, errors):
         for name in cells:
             if name not in columns:
-                columns[name] = _column(name, errors, named)
+                columns[name] = _column(name, errors, header)
         if row := _row(line, cells, columns, errors):
             rows.append(row)
     if not errors and not rows:
-        errors.append("it has no rows: write a line 'prompt', and a prompt on each line below")
+        errors.append("it has no rows: give at least one prompt")
     return rows, errors
 
 
@@ -156,18 +156,18 @@ def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, An
 
 def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
     csv.field_size_limit(MAX_TABLE_LENGTH)
-    header = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = "\t" if tabs else max(",;\t", key=header.count)
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    delimiter = "\t" if tabs else max(",;\t", key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] | None = None
-    line = named = 1
+    line = header = 1
     try:
         for record in reader:
             if not any(cell.strip() for cell in record):
                 line = reader.line_num + 1
                 continue
             if names is None:
-                names, named = [name.strip() for name in record], line
+                names, header = [name.strip() for name in record], line
                 repeated = {name for name in names if names.count(name) > 1}
                 if repeated:
                     errors.append(f"line {line}: the column '{sorted(repeated)[0]}' is there more than once")
@@ -175,7 +175,7 @@ def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, 
             elif len(record) > len(names):
                 errors.append(f"line {line}: it has {len(record)} cells, but the table has {len(names)} columns: quote a cell")
             else:
-                yield line, named, dict(zip(names, record, strict=False))
+                yield line, header, dict(zip(names, record, strict=False))
             line = reader.line_num + 1
     except csv.Error as error:
         errors.append(f"line {line}: {error}: look for a quote that is not closed")
@@ -188,7 +188,7 @@ def _known() -> Mapping[str, str]:
     return {spelled: key for key, known in names.items() for name in known for spelled in (name, name.replace("_", "-"))}
 
 
-def usual_name(column: str) -> str:
+def key_of(column: str) -> str:
     """Returns the key of the option of a column; "" if it is not one."""
     return _known().get(_plain(column), "")
 
@@ -198,8 +198,8 @@ def _plain(column: str) -> str:
 
 
 def _column(name: str, errors: list[str], line: int) -> str:
-    """Returns `usual_name`, and adds an error if the name seems misspelled."""
-    key = usual_name(name)
+    """Returns `key_of`, and adds an error if the name seems misspelled."""
+    key = key_of(name)
     if not key and (near := difflib.get_close_matches(_plain(name), _known(), 1, 0.8)):
         errors.append(f"line {line}: the column '{name}' is not known. Did you mean '{near[0]}'? Rename it if not")
     return key
@@ -229,7 +229,7 @@ def _name(value: Any) -> str:
     text = _text(value)
     parts = Path(text).parts
     if Path(text).is_absolute() or not parts or ".." in parts or any(char in "\\:" or ord(char) < 32 for char in text):
-        raise ValueError(f"'{text[:80]}' leads out of the folder of the run: give a plain name")
+        raise ValueError(f"'{text[:80]}' is no plain path inside the run's folder")
     if any(part.startswith(".") or len(part.encode()) > MAX_NAME_BYTES for part in parts):
         raise ValueError(f"'{text[:80]}' has a part that begins with a dot, or is longer than {MAX_NAME_BYTES} bytes")
     if len(text.encode()) > MAX_PATH_BYTES:

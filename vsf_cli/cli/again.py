@@ -1,4 +1,4 @@
-"""`vsf again`: makes a file of vsf again, from the file alone."""
+"""`vsf again`: remakes a file from its metadata."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from vsf_cli.settings.options import Given
 __all__ = ["app"]
 
 app = command_app()
+OF_FILE = Takes(without=("crf",), single=True, of_file=True, hidden=("preset",))
 
 
 @app.command(cls=Command, epilog="Example: vsf again outputs/a-red-bike-1.png --alpha 2")
@@ -26,13 +27,13 @@ app = command_app()
 @with_options
 def again(
     file: Annotated[Path, typer.Argument(help="An image or video that vsf made, or its sidecar.")],
-    given: Annotated[Given, Takes(without=("crf",))],
+    given: Annotated[Given, OF_FILE],
     messages: ConsoleOptions,
     dry_run: DryRun = False,
 ) -> None:
-    """Make a file of vsf again."""
+    """Remake a file from its metadata."""
     if given.sweeps or len(given.seeds or ()) > 1 or "preset" in given.settings:
-        raise RequestError("vsf again makes one picture, of the file's own preset: give single numbers, and no --preset")
+        raise RequestError("vsf again makes one file, with the file's own preset: give single numbers, and no --preset")
     if given.seeds == ():
         given = replace(given, seeds=tuple(choose_seeds(None, None)))
     console = Console(messages.quiet, messages.verbose)

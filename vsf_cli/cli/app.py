@@ -12,16 +12,23 @@ __all__ = ["COMMANDS", "app"]
 COMMANDS = {
     "image": ("image", "Make images from a prompt, without what you don't want."),
     "video": ("video", "Make videos from a prompt, without what you don't want."),
-    "batch": ("batch", "Make an image or video of each row of a table, and go on where a run was stopped."),
-    "again": ("again", "Make a file of vsf again from the file alone; options override."),
+    "batch": ("batch", "Make an image or video of each row of a table; a stopped run continues."),
+    "again": ("again", "Remake a file from its metadata; options change it."),
     "attn-map": ("attn_map", "Show where the negative prompt acts."),
-    "info": ("info", "Say how an image was made."),
+    "info": ("info", "Say how a file was made."),
     "presets": ("presets", "List presets, show their values, and choose one."),
-    "doctor": ("doctor", "Report versions, device, memory, attention paths and cache, and what a preset would need."),
-    "bench": ("bench", "Time methods side by side, the paper's Table 2."),
+    "doctor": ("doctor", "Report versions, device, memory, attention kernels, cache, and what a preset needs."),
+    "bench": ("bench", "Time methods and count FLOPs and memory."),
     "eval": ("evaluate", "Compare methods on a prompt set: the paper's experiment."),
 }
 """Each command's module in `vsf_cli.cli`, and its help."""
+
+
+EPILOG = """\
+Example: vsf image "a red bike on a road" --neg wheels
+Without --preset, a small built-in model makes images of 96 px; 'vsf presets list' has the large ones.
+Environment variables set options, too: VSF_STEPS is --steps. The guides are in docs/ of the source.
+"""
 
 
 class _Group(LazyGroup):
@@ -31,7 +38,7 @@ class _Group(LazyGroup):
 app = typer.Typer(
     cls=_Group,
     help="Say what you don't want, and few-step models obey: negative guidance by value sign flip (VSF).",
-    epilog='Example: vsf image "a red bike on a road" --neg wheels',
+    epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -37,12 +37,12 @@ _option = partial(command_option, panel=WHAT)
 @with_options
 def attn_map(
     prompt: Annotated[str, typer.Argument(help="What you want; or an image that vsf made, to be made again.")],
-    given: Annotated[Given, Takes(without=("output", "format", "compile", "width", "height"), video=False)],
+    given: Annotated[Given, Takes(without=("output", "format", "compile", "width", "height"), video=False, single=True)],
     messages: ConsoleOptions,
-    kept_steps: Annotated[str | None, _option("--steps", help="Steps to keep, from 1: 1,2,5..8; all if not given.")] = None,
-    blocks: Annotated[str | None, _option("--blocks", help="Blocks to keep, from 1.")] = None,
-    heads: Annotated[str | None, _option("--heads", help="Heads to keep each on its own, instead of their mean.")] = None,
-    tokens: Annotated[str | None, _option("--tokens", help="Words to keep: wheels,red; also all, special.")] = None,
+    kept_steps: Annotated[str | None, _option("--steps", help="Which steps to map, from 1: 1,2,5..8. [default: all]")] = None,
+    blocks: Annotated[str | None, _option("--blocks", help="Which blocks to map, from 1. [default: all, up to 200 MB]")] = None,
+    heads: Annotated[str | None, _option("--heads", help="Heads to map one by one, instead of their mean.")] = None,
+    tokens: Annotated[str | None, _option("--tokens", help="Words to map: wheels,red; also all, special.")] = None,
     output: Annotated[str | None, _option("-o", "--output", help="The folder to write.", panel=FILES)] = None,
 ) -> None:
     """Show where the negative prompt acts."""
@@ -56,7 +56,7 @@ def _plan(prompt: str, given: Given) -> Plan:
     if given.sweeps:
         key, numbers = next(iter(given.sweeps.items()))
         raise RequestError(
-            f"vsf attn-map makes one picture, but {SETTINGS[key].flag} names {len(numbers)}: use vsf image with --dump-attn"
+            f"vsf attn-map makes one image, but {SETTINGS[key].flag} names {len(numbers)}: use vsf image with --dump-attn"
         )
     # Not `Path.is_file`, which raises if the prompt is longer than the name of a file may be.
     if prompt.lower().endswith(OWN_FILES) or os.path.isfile(prompt):
@@ -65,7 +65,7 @@ def _plan(prompt: str, given: Given) -> Plan:
         return planned
     seeds = choose_seeds(given.seeds, None)
     if len(seeds) > 1:
-        raise RequestError(f"vsf attn-map makes one picture, but --seed names {len(seeds)}: use vsf image with --dump-attn")
+        raise RequestError(f"vsf attn-map makes one image, but --seed names {len(seeds)}: use vsf image with --dump-attn")
     settings = Settings(given.settings)
     return plan(prompt, seeds, given, settings, files=FileOptions(dump_attn=True), video=settings.preset.video)
 

@@ -49,7 +49,7 @@ class BatchOptions:
     """The options of how the images of a table are made."""
 
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="'wheels=>doors,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
     )
     sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
     batch_size: str = run_option(
@@ -76,7 +76,7 @@ class BatchOptions:
 @with_options
 def batch(
     table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
-    given: Annotated[Given, Takes(without=("output", "exists"))],
+    given: Annotated[Given, Takes(without=("output", "exists"), seed="from the prompt")],
     files: Annotated[FileOptions, Takes(without=("metadata",))],
     work: BatchOptions,
     messages: ConsoleOptions,
@@ -84,16 +84,12 @@ def batch(
         str | None, command_option("-o", "--output", help="The folder; outputs/TABLE if not given.", panel=FILES)
     ] = None,
 ) -> None:
-    """Make an image of each row of a table."""
+    """Make an image or video of each row of a table."""
     console = Console(messages.quiet, messages.verbose)
     try:
         planned, rows, notes = _plan(table, output, given, files, work)
     except TableErrors as error:
-        # The error boundary writes the first one.
-        for line in error.lines[1:MAX_ERRORS]:
-            console.error(f"{table}, {line}")
-        if len(error.lines) > MAX_ERRORS:
-            console.error(f"{table} has {len(error.lines) - MAX_ERRORS} more: mend these first")
+        _say_errors(table, error.lines, console)
         raise
     for note in notes:
         console.warn(note)
@@ -106,6 +102,14 @@ def batch(
         check_sheets(planned.items, rows)
     max_failures = 1 if work.fail_fast else work.max_failures
     carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
+
+
+def _say_errors(table: str, lines: Sequence[str], console: Console) -> None:
+    """Writes the errors of a table but the first, which the error boundary writes."""
+    for line in lines[1:MAX_ERRORS]:
+        console.error(f"{table}, {line}")
+    if len(lines) > MAX_ERRORS:
+        console.error(f"{table} has {len(lines) - MAX_ERRORS} more: mend these first")
 
 
 def _plan(

@@ -1,4 +1,4 @@
-"""`vsf bench`: times methods side by side."""
+"""`vsf bench`: times methods, and counts their FLOPs and memory."""
 
 import json
 from collections.abc import Mapping
@@ -50,7 +50,7 @@ class BenchOptions:
     count: bool = run_option(False, "--count", off=None, help="Count FLOPs and bytes of any size; time nothing.", panel=WORK)
     layers: int | None = run_option(None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK)
     negative_tokens: int | None = run_option(
-        None, "--negative-tokens", help="With random weights; 8 if not given.", panel=WORK, min=1
+        None, "--negative-tokens", help="Length of the negative in tokens; 8 if not given.", panel=WORK, min=1
     )
     rounds: int = run_option(5, "--rounds", help="How often each method is timed, in turn.", panel=WORK, min=1)
     output: str | None = run_option(None, "-o", "--output", help="A file for the results as JSON.", panel=FILES)
@@ -66,7 +66,7 @@ class BenchOptions:
 @handle_errors
 @with_options
 def bench(given: Annotated[Given, Takes(only=OF_MODEL, sweeps=False)], options: BenchOptions, messages: ConsoleOptions) -> None:
-    """Time methods side by side."""
+    """Time methods and count FLOPs and memory."""
     measure(given, options, Console(messages.quiet, messages.verbose), messages.as_json)
 
 

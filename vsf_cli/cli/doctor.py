@@ -28,7 +28,7 @@ def doctor(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Report versions, device, memory, attention paths and cache, and what a preset would need."""
+    """Report versions, device, memory, attention kernels, cache, and what a preset needs."""
     report = _report(Settings({"preset": preset}))
     if as_json:
         Console.data(as_line(report))

@@ -17,6 +17,7 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         from vsf_cli.cli.console import Console
+        from vsf_cli.cli.libraries import restore_libraries
 
         try:
             command(*args, **kwargs)
@@ -26,5 +27,7 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             Console().error(f"interrupted; what was finished is kept{'; ' * bool(str(error))}{error}")
             raise typer.Exit(130) from error
+        finally:
+            restore_libraries()
 
     return run

@@ -15,7 +15,7 @@ from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
-from vsf_cli.cli.help import Command, command_app
+from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.running import carry_out
@@ -57,7 +57,7 @@ class MethodOptions:
 class JudgeOptions:
     """The options of the judge."""
 
-    name: str = run_option("scenes", "--judge", help="scenes, mllm or clip.", panel=JUDGE)
+    name: str = run_option("scenes", "--judge", help="scenes (for built-in models), mllm, or clip (CLIP).", panel=JUDGE)
     model: str | None = run_option(
         None, "--judge-model", help="For mllm, a name at the endpoint; for clip, a hub id.", panel=JUDGE
     )
@@ -91,16 +91,18 @@ WHICH_JUDGE = Takes(only=("judge", "judge_model", "base_url"))
 @handle_errors
 @with_options
 def run(
-    prompts: Annotated[str, typer.Argument(help="negation-200, scenes[-dev], clips[-dev], or a file of JSON lines.")],
+    prompts: Annotated[str, typer.Argument(help="Prompt set: negation-200, scenes[-dev], clips[-dev] (videos), or a file.")],
     given: Annotated[Given, OF_RUN],
     methods: MethodOptions,
     messages: ConsoleOptions,
     method: Annotated[
-        str, command_option("--method", help="all, everything, or some: none,vsf,nag++.", panel=GUIDANCE)
+        str, command_option("--method", help="all, everything (ablations too), or some: none,vsf,nag++.", panel=GUIDANCE)
     ] = "none,vsf,nag,nasa",
-    seeds: Annotated[int, command_option("--seeds", min=1, help="Images of each prompt and method.", panel=WHAT)] = 2,
+    seeds: Annotated[
+        int, command_option("--seeds", min=1, help="How many images of each prompt and method.", panel=WHAT, metavar=NUMBER)
+    ] = 2,
     batch_size: Annotated[
-        int, command_option("--batch-size", min=1, help="Images in one pass through the model.", panel=WORK)
+        int, command_option("--batch-size", min=1, help="Images in one pass through the model.", panel=WORK, metavar=NUMBER)
     ] = 8,
     output: Annotated[str | None, command_option("-o", "--output", help="The folder of the run.", panel=FILES)] = None,
 ) -> None:
@@ -188,7 +190,7 @@ def report(
     judge: Annotated[JudgeOptions, WHICH_JUDGE],
     messages: Annotated[ConsoleOptions, Takes(without=("verbose",))],
 ) -> None:
-    """Write the tables of a run, and a page with its images side by side."""
+    """Write a run's tables and a page of its images."""
     console = Console(messages.quiet)
     rows, path, missing = write_report(Run.read(folder), judge.name, {"model": judge.model, "base_url": judge.base_url})
     if missing:
@@ -237,9 +239,9 @@ def sweep(
     storage: Annotated[Path, command_option("--storage", help="The SQLite file of the trials, by Optuna.", panel=FILES)] = Path(
         "outputs/sweep.db"
     ),
-    limit: Annotated[int | None, command_option("--limit", help="Only the first prompts.", panel=WHAT)] = 100,
+    limit: Annotated[int | None, command_option("--limit", help="Only the first prompts.", panel=WHAT, metavar=NUMBER)] = 100,
 ) -> None:
-    """Search the settings of each method, with equal budgets; an interrupted search goes on."""
+    """Search each method's settings; a stopped search continues."""
     if search.sampler not in SAMPLERS:
         raise RequestError(f"--sampler is '{search.sampler}', but samplers are {', '.join(SAMPLERS)}")
     console, space = Console(messages.quiet, messages.verbose), parsed("--space", lambda: parse_space(search.space))
@@ -290,11 +292,12 @@ def tradeoff(
         str | None, command_option("--method", help="Some of the methods; all if not given.", panel=GUIDANCE)
     ] = None,
     first: Annotated[
-        int | None, command_option("--first", min=1, help="Only the first trials of each, for equal budgets.", panel=WHAT)
+        int | None,
+        command_option("--first", min=1, help="Only the first trials of each, for equal budgets.", panel=WHAT, metavar=NUMBER),
     ] = None,
     output: Annotated[str | None, command_option("-o", "--output", help="The folder of the figures.", panel=FILES)] = None,
 ) -> None:
-    """Draw how much of the object and the quality each method loses for the negative's absence."""
+    """Plot what each method loses in removing."""
     console = Console(messages.quiet)
     folder = parse_path(output) if output else storages[0].with_suffix("")
     studies = comparable(storages, [name.strip() for name in method.split(",")] if method else None)

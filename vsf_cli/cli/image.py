@@ -29,9 +29,9 @@ Prompt = Annotated[str, typer.Argument(help="What you want; - reads stdin, @file
 class SeriesOptions:
     """The options of which images or videos are made of a prompt."""
 
-    count: int | None = run_option(None, "--seeds", "--count", help="How many, each with its own seed.", panel=WHAT)
+    count: int | None = run_option(None, "--seeds", "--count", help="How many to make, with a seed each.", panel=WHAT)
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="wheels=>doors,windows: one image for each of these words.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="'wheels=>doors,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
     )
     compare: str | None = run_option(
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
@@ -49,7 +49,10 @@ def image(
     series: SeriesOptions,
     messages: ConsoleOptions,
 ) -> None:
-    """Make images."""
+    """Make images.
+
+    --neg, --alpha and --preset are enough for most of them.
+    """
     make(prompt, given, files, series, messages)
 
 

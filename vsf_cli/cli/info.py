@@ -1,4 +1,4 @@
-"""`vsf info`: says how an image was made."""
+"""`vsf info`: says how a file was made."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ app = command_app()
 @app.command(cls=Command, epilog="Example: vsf info outputs/a-red-bike-1.png")
 @handle_errors
 def info(file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")], as_json: Json = False) -> None:
-    """Say how an image was made."""
+    """Say how a file was made."""
     metadata = read_metadata(file)
     if metadata.description is None and metadata.parameters is None:
         raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")

@@ -3,8 +3,12 @@
 import logging
 import os
 import warnings
+from contextlib import ExitStack
 
-__all__ = ["quiet_libraries", "stay_offline"]
+__all__ = ["quiet_libraries", "restore_libraries", "stay_offline"]
+
+_CHANGES = ExitStack()
+"""Restores the logging that `quiet_libraries` changed, when it is closed."""
 
 
 def stay_offline() -> None:
@@ -13,18 +17,34 @@ def stay_offline() -> None:
 
 
 def quiet_libraries(verbose: bool) -> None:
-    """Hides the messages of other libraries, which are for developers, unless verbose."""
+    """Hides the messages of other libraries, which are for developers, unless verbose, until `restore_libraries`."""
     import diffusers
     import transformers
 
     for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
+        log = library.utils.logging
+        _CHANGES.callback(log.set_verbosity, log.get_verbosity())
+        if log.is_progress_bar_enabled():
+            _CHANGES.callback(log.enable_progress_bar)
+            log.disable_progress_bar()
         if not verbose:
-            library.utils.logging.set_verbosity_error()
-    if not verbose:
-        # It logs every attempt to reach a network that is not there. Our own error says the outcome.
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+            log.set_verbosity_error()
+    root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
+    for logger in (root, hub):
+        _CHANGES.callback(_restore, logger, list(logger.handlers), logger.level)
     if verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-    else:
-        warnings.filterwarnings("ignore")
+        return
+    # It logs every attempt to reach a network that is not there. Our own error says the outcome.
+    hub.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
+def _restore(logger: logging.Logger, handlers: list[logging.Handler], level: int) -> None:
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
+def restore_libraries() -> None:
+    """Restores the logging that `quiet_libraries` changed, for a second command in the same process."""
+    _CHANGES.close()

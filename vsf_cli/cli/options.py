@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
+from vsf_cli.cli.help import NUMBER, NUMBERS, TEXT
 from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Option, options_of, run_option
 from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
 from vsf_cli.config.values import chosen_size, parse_given_seeds
@@ -17,6 +18,9 @@ from vsf_cli.methods import method_options
 from vsf_cli.settings.options import OF_REQUEST, SETTINGS, Given
 
 __all__ = ["ConsoleOptions", "DryRun", "Json", "Takes", "command_option", "parsed", "with_options"]
+
+PRESET = "a small built-in model"
+"""What `--preset` is by default, in the help."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,22 @@ class Takes:
         without: Keys of options that are left out.
         video: Whether options for videos are taken.
         sweeps: Whether numbers can be lists and ranges.
+        single: Whether the command refuses them with an error of its own, so that the help speaks of one number.
+        of_file: Whether the options replace those of a file, so that their defaults are the file's.
+        seed: What the seed is by default, in words.
+        preset: The setting that `--preset` replaces.
+        hidden: Keys of options that the command refuses with an error of its own, and that the help leaves out.
     """
 
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     video: bool = True
     sweeps: bool = True
+    single: bool = False
+    of_file: bool = False
+    seed: str = "random"
+    preset: str = "preset"
+    hidden: tuple[str, ...] = ()
 
     def options(self, record: type) -> list[Option]:
         """Returns the options of a record that are taken."""
@@ -55,9 +69,9 @@ Command = Callable[..., None]
 Parsed = TypeVar("Parsed")
 
 
-def command_option(*names: str, help: str, panel: str, **details: Any) -> Any:
+def command_option(*names: str, help: str, panel: str, metavar: str = TEXT, **details: Any) -> Any:
     """Returns an option that one command has beside those of its records."""
-    return typer.Option(*names, help=help, rich_help_panel=panel, **details)
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar, **details)
 
 
 DryRun = Annotated[bool, command_option("--dry-run", help="Say what would be done, and stop.", panel=OUTPUT)]
@@ -71,7 +85,7 @@ def with_options(command: Command) -> Command:
     own = [one for one in parameters if one.name not in records]
     names = {name for one in own for name in _names(one.annotation)}
     options = [
-        _parameter(f"{argument}_{one.key}", one, names, record is Given, takes.sweeps)
+        _parameter(f"{argument}_{one.key}", one, names, record is Given, takes)
         for argument, (record, takes) in records.items()
         for one in takes.options(record)
     ]
@@ -106,7 +120,7 @@ def _names(annotation: Any) -> Iterator[str]:
             yield from (name for name in (one.default, *(one.param_decls or ())) if isinstance(name, str))
 
 
-def _parameter(name: str, one: Option, taken: set[str], of_given: bool, sweeps: bool) -> inspect.Parameter | None:
+def _parameter(name: str, one: Option, taken: set[str], of_given: bool, takes: Takes) -> inspect.Parameter | None:
     """Returns an option as Typer reads it; None if plain parameters of the command use all its names."""
     names = [each for each in one.names if each not in taken]
     if not names:
@@ -114,22 +128,27 @@ def _parameter(name: str, one: Option, taken: set[str], of_given: bool, sweeps: 
     if one.type is bool and one.off is not None:
         names[-1] = f"{names[-1]}/{one.off or names[-1].replace('--', '--no-', 1)}"
     default = None if of_given or one.repeatable else one.default
-    kind, details = _kind(one, sweeps)
-    info = command_option(*names, help=_help(one), panel=one.panel, show_default=False, **details)
+    kind, details = _kind(one, takes)
+    details |= {"show_default": False, "hidden": one.key in takes.hidden}
+    info = command_option(*names, help=_help(one, takes), panel=one.panel, **details)
     shown: Any = kind if default is not None else kind | None
     annotation: Any = Annotated[shown, info]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _kind(one: Option, sweeps: bool) -> tuple[Any, dict[str, Any]]:
-    """Returns the type of an option for Typer, and how its text is parsed."""
+def _kind(one: Option, takes: Takes) -> tuple[Any, dict[str, Any]]:
+    """Returns the type of an option for Typer, how its text is parsed, and what stands for its value in the help."""
+    metavar = one.metavar or (NUMBER if one.type in (int, float) else TEXT)
+    if takes.single:
+        metavar = metavar.replace("SEEDS", "SEED")
     if one.repeatable:
-        return list[str], {"metavar": one.metavar or "TEXT"}
-    if one.sweep and sweeps:
-        return ValueList, {"metavar": one.metavar or "NUMBERS", "parser": functools.partial(_numbers, kind=one.type)}
+        return list[str], {"metavar": metavar}
+    if one.sweep and takes.sweeps:
+        several = metavar if takes.single else NUMBERS
+        return ValueList, {"metavar": several, "parser": functools.partial(_numbers, kind=one.type)}
     if one.parse is not None:
-        return str, {"metavar": one.metavar or "TEXT", "parser": functools.partial(_checked, parse=one.parse)}
-    return one.type, {"metavar": one.metavar} if one.metavar else {}
+        return str, {"metavar": metavar, "parser": functools.partial(_checked, parse=one.parse)}
+    return one.type, {"metavar": metavar}
 
 
 def _numbers(text: str, kind: type) -> ValueList:
@@ -149,25 +168,34 @@ def _checked(text: str, parse: Callable[[str], object]) -> str:
     return text
 
 
-def _help(one: Option) -> str:
+def _help(one: Option, takes: Takes) -> str:
     """Returns the help of an option with its bounds, its default and its environment variable."""
+    of_file = takes.of_file and _is_of_request(one)
     details = [one.bounds.removeprefix("a finite number of ")] if one.bounds else []
     details += ["repeatable"] if one.repeatable else []
-    if default := _default(one):
+    if default := "the file's" if of_file else _default(one, takes):
         details.append(f"default: {default}")
-    details += [one.variable] if one.setting else []
+    # A file's own values count before those of the environment.
+    if one.setting and not of_file:
+        setting = SETTINGS[takes.preset] if one.key == "preset" else one
+        details.append(f"env: {setting.variable}")
     return f"{one.help} [{'; '.join(details)}]" if details else one.help
 
 
-def _default(one: Option) -> str:
-    if one.key == "preset" or (one.key in OF_REQUEST and not one.setting):
-        return ""
-    default = {True: "yes", False: "no"}.get(one.default, one.default) if isinstance(one.default, bool) else one.default
+def _is_of_request(one: Option) -> bool:
+    # Commands have options of their own with the same keys.
+    return OF_REQUEST.get(one.key) == one
+
+
+def _default(one: Option, takes: Takes) -> str:
+    default = {True: "yes", False: "no"}[one.default] if isinstance(one.default, bool) else one.default
+    if not _is_of_request(one):
+        return "" if default in (None, "no", ()) else str(default)
+    if one.key == "preset" or not one.setting:
+        return {"preset": PRESET, "seed": takes.seed}.get(one.key, "")
     if one.key in method_options():
         return f"by preset, else {default:g}" if isinstance(default, float) else f"by preset, else {default}"
-    if one.key in OF_REQUEST:
-        return "by preset"
-    return "" if default in (None, "no", ()) else str(default)
+    return "by preset"
 
 
 def _build(record: type, values: Mapping[str, Any]) -> Any:

@@ -39,7 +39,7 @@ def list_presets(as_json: Json = False) -> None:
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
 @handle_errors
 def show_preset(name: Name, as_json: Json = False) -> None:
-    """Show the values that a run with this preset would have, and where each comes from."""
+    """Show the preset's values, and where each comes from."""
     settings = Settings({"preset": name})
     rows = {key: settings.origin(key) for key in SETTINGS}
     rows = {key: setting for key, setting in rows.items() if setting.value is not None}

@@ -139,5 +139,5 @@ BUILT_IN = {
     "clips": lambda: _scenes("clips", video_pairs("test", 200)),
     "clips-dev": lambda: _scenes("clips-dev", video_pairs("dev", 200)),
 }
-"""The sets of the package. Scenes and clips (videos) are for the embedded models: the test split of the vocabulary, which
+"""The sets of the package. Scenes and clips (videos) are for the built-in models: the test split of the vocabulary, which
 training never saw, and the dev split, on which settings are chosen."""

@@ -44,7 +44,7 @@ class NAG(Method):
     label: ClassVar[str] = "NAG"
 
     scale: float = option(4.0, help="NAG's phi.", min=0, sweep=True, search=(0.0, 16.0))
-    tau: float = option(2.5, help="NAG's greatest ratio of norms.", above=0, finite=False, sweep=True, search=(1.0, 8.0))
+    tau: float = option(2.5, help="NAG's limit on norm growth.", above=0, finite=False, sweep=True, search=(1.0, 8.0))
     alpha: float = option(0.125, help="NAG's blend.", min=0, max=1, sweep=True, search=(0.0, 1.0))
     padding: bool = option(True, help="Whether NAG pads the negative prompt.")
 

@@ -87,7 +87,7 @@ class VSF(Method):
     beta: float = option(
         0.3,
         *("--beta", "--offset"),
-        help="VSF's bias in nats; inf turns VSF off.",
+        help="VSF's bias in nats: more weakens VSF, inf is off.",
         above=-math.inf,
         finite=False,
         sweep=True,
@@ -104,9 +104,9 @@ class VSF(Method):
         newer=True,
     )
     special_tokens: bool = option(True, "--special-tokens", help="Whether VSF uses the negative's begin and end tokens.")
-    mask: bool = option(True, "--mask", help="Whether the image alone sees the flip.", panel=ABLATIONS)
+    mask: bool = option(True, "--mask", help="Whether only the image sees the flipped negative.", panel=ABLATIONS)
     duplication: bool = option(
-        True, "--duplication", help="Whether an unflipped copy goes on through the blocks.", panel=ABLATIONS
+        True, "--duplication", help="Keep an unflipped copy of the negative in the blocks.", panel=ABLATIONS
     )
     reference_layout: bool = option(
         False, "--reference-layout", off="--paper-layout", help="VSF as in the paper's public code.", panel=ABLATIONS
@@ -114,12 +114,12 @@ class VSF(Method):
     start: float = option(0.0, "--start", help="Guide from this fraction of the steps on.", sweep=True, rare=True)
     stop: float = option(1.0, "--stop", help="Guide until this fraction of the steps.", sweep=True, rare=True)
     slope: float = option(
-        0.0, "--slope", help="VSF's strength falls or rises over the steps.", min=-1, max=1, sweep=True, rare=True
+        0.0, "--slope", help="Alpha over the steps: -1 falls to 0, 1 rises from 0.", min=-1, max=1, sweep=True, rare=True
     )
     tau: float = option(
-        math.inf, "--tau", help="Hold VSF to a ratio of norms, as NAG.", above=0, finite=False, sweep=True, rare=True
+        math.inf, "--tau", help="The most VSF may multiply a token's norm by.", above=0, finite=False, sweep=True, rare=True
     )
-    blend: float = option(1.0, "--blend", help="How much of VSF is taken.", min=0, max=1, sweep=True, rare=True)
+    blend: float = option(1.0, "--blend", help="Share of VSF: 1 is all, 0 is none.", min=0, max=1, sweep=True, rare=True)
     guided_blocks: str = option("all", "--guided-blocks", help="Which blocks VSF guides, from 1: 1..4,8.", rare=True)
 
     def __post_init__(self) -> None:

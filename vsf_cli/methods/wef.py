@@ -33,5 +33,5 @@ class WEF(NoGuidance):
     accepts_guidance_scale: ClassVar[bool] = False
     flips_embedding: ClassVar[bool] = True
 
-    alpha: float = option(1.0, help="WEF's strength.", min=0, sweep=True, search=(0.0, 3.0))
+    alpha: float = option(1.0, help="Strength of WEF, whole-embedding flip.", min=0, sweep=True, search=(0.0, 3.0))
     padding: bool = option(True, help="Whether WEF pads the negative prompt.")

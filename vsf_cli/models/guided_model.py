@@ -33,11 +33,11 @@ class _Twins(threading.local):
         self.running = RunningCall()
         self.classes: dict[Any, type] = {}
 
-    def class_of(self, processor: type, *kind: Any) -> type:
+    def class_of(self, processor: type, *arguments: Any) -> type:
         """Returns the twin class of a processor's class for some arguments of `guided_attention`."""
-        key = processor, *kind
+        key = processor, *arguments
         if key not in self.classes:
-            self.classes[key] = twin_class(processor, guided_attention(self.running, *kind))
+            self.classes[key] = twin_class(processor, guided_attention(self.running, *arguments))
         return self.classes[key]
 
 
@@ -68,15 +68,16 @@ def guided_denoisers(
     for model in denoisers:
         _check_attentions(family, model)
     state = GuidanceState(method)
+    # An embedding that is flipped before the model needs no twins: attention stays the model's own.
     twins = [{} if method.flips_embedding else _twins(family, model, method) for model in denoisers]
-    everything = {module: twin for of_model in twins for module, twin in of_model.items()}
+    all_twins = {module: twin for of_model in twins for module, twin in of_model.items()}
     steps = StepCounter()
     with ExitStack() as stack:
-        stack.enter_context(patched(everything))
+        stack.enter_context(patched(all_twins))
         for model, of_model in zip(denoisers, twins, strict=True):
             call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
             stack.enter_context(hooked(model, *call.hooks()))
-        yield len(everything)
+        yield len(all_twins)
 
 
 def _check_attentions(family: Family, model: Any) -> None:
@@ -85,13 +86,13 @@ def _check_attentions(family: Family, model: Any) -> None:
         processor = module.processor
         if is_twin(processor):
             raise PatchError("the model is guided already: leave the first `with` before entering another")
-        kind = type(processor).__name__
+        type_name = type(processor).__name__
         calls = attention_calls(type(processor))
         if calls == 0:
-            raise PatchError(f"{name} has a {kind}, which calls no attention function that can be guided: set another one")
+            raise PatchError(f"{name} has a {type_name}, which calls no attention function that can be guided: set another one")
         if calls > 1 and not family.calls_once(module):
             raise PatchError(
-                f"{name} has a {kind}, which calls attention more than once, for an image of its own perhaps: such a model"
+                f"{name} has a {type_name}, which calls attention more than once, for an image of its own perhaps: such a model"
                 " cannot be guided; unload the adapter that set it, or choose a model without it"
             )
         if getattr(processor, "_parallel_config", None) is not None:
@@ -107,8 +108,8 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
         raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {len(attentions)}")
     twins = {}
     for block, (_, module, order) in enumerate(attentions, 1):
-        kind = order, method.guides_block(block), family.drops_text(module)
-        twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *kind))
+        arguments = order, method.guides_block(block), family.drops_text(module)
+        twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
     return twins
 
 
@@ -128,7 +129,7 @@ class _GuidedCall:
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         """Returns the hooks before and after the model's `forward`.
 
-        They are functions, and not methods: a copy of the model keeps them as they are, so that they recognize the copy.
+        They are functions, and not methods: a deep copy of the model shares them, so that they can skip the copy.
         """
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

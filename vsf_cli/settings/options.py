@@ -21,7 +21,7 @@ class OutputSettings:
     output: str = run_option(
         "outputs/{slug}-{seed}",
         *("-o", "--output"),
-        help="A file, a folder/, a template with {seed} {alpha} {slug} ..., or - for stdout.",
+        help="File, folder/, - for stdout, or template: {alpha}, {slug} (the prompt) ...",
         panel=FILES,
         setting=True,
     )

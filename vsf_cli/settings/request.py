@@ -1,4 +1,7 @@
-"""A request: all that decides an image, in fields that carry their options."""
+"""A request: all that decides an image or video, in fields that carry their options.
+
+`vsf_cli.config.option.Option` says what the details of a field mean, such as `noise=False`.
+"""
 
 import math
 import re
@@ -41,7 +44,7 @@ class ModelSettings:
         width, height: Pixels; None means the model's own size.
         max_sequence_length: The number of tokens of T5.
         num_frames: The number of frames that are generated; None for an image.
-        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` ships with the package.
+        loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` is a built-in one.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files, such as "fp16".
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
@@ -54,7 +57,7 @@ class ModelSettings:
     guidance_scale: float = option(
         0.0,
         *("--guidance", "--cfg-scale"),
-        help="Scale of CFG; 0 is none.",
+        help="Scale of CFG; 0 or 1 is none.",
         min=0,
         sweep=True,
         columns=("cfg", "cfgs"),
@@ -109,7 +112,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class Request(ModelSettings):
-    """All that decides an image, as plain values that can be written as JSON.
+    """All that decides an image or video, as plain values that can be written as JSON.
 
     Arguments:
         prompt: The prompt.
@@ -131,7 +134,7 @@ class Request(ModelSettings):
         MISSING,
         *("-s", "--seed"),
         type=str,
-        help="7, or 1,2,3, or 1..8; random if not given.",
+        help="Seed of the noise.",
         panel=WHAT,
         metavar="SEEDS",
         setting=False,
@@ -141,7 +144,7 @@ class Request(ModelSettings):
         (),
         *("-n", "--neg", "--negative-prompt", "--negative"),
         key="negative",
-        help="What you don't want, such as wheels, or wheels:2.",
+        help="What you don't want: wheels; wheels:2 doubles its strength.",
         panel=WHAT,
         columns=("negative_prompts",),
         setting=False,
@@ -222,7 +225,7 @@ class Request(ModelSettings):
         return {name: getattr(self, name) for name in names}
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values; of a path on this machine only the last part."""
+        """Returns plain values; local paths are cut to their last part."""
         numbers = {
             key: value if isinstance(value, str) or math.isfinite(value) else str(value)
             for key, value in self.parameters.items()

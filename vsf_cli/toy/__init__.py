@@ -1,1 +1,1 @@
-"""The embedded models: their scenes, drawings, sizes, judge and weights. No package before it uses them."""
+"""The built-in models: their scenes, drawings, sizes, judge and weights. No package before it uses them."""

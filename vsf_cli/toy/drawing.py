@@ -12,7 +12,7 @@ from vsf_cli.toy.scenes import COLORS, GROUNDS, OBJECTS, SKIES, Scene
 __all__ = ["SIDE", "draw", "part_map"]
 
 SIDE = 96
-"""The side of the embedded models' images, in pixels."""
+"""The side of the built-in models' images, in pixels."""
 
 OVERSAMPLING = 3
 CLOUD_SPEED = 0.08

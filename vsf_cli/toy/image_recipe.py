@@ -1,4 +1,4 @@
-"""The sizes of the embedded image models, and their untrained parts, which have the classes of Stable Diffusion 3.5."""
+"""The sizes of the built-in image models, and their untrained parts, which have the classes of Stable Diffusion 3.5."""
 
 import json
 import math

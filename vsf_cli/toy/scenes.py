@@ -1,4 +1,4 @@
-"""The scenes of the embedded models: objects, their parts, colours and grounds, and captions of them.
+"""The scenes of the built-in models: objects, their parts, colours and grounds, and captions of them.
 
 A scene is one object in front of a ground and a sky. It records the visible parts of the object, so that guidance can be
 measured. Captions never say that something is missing, so that a model trained on them fails at negation as large models do.

@@ -1,4 +1,4 @@
-"""The sizes of the embedded video model, and its untrained parts, which have the classes of Wan 2.1."""
+"""The sizes of the built-in video model, and its untrained parts, which have the classes of Wan 2.1."""
 
 import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel

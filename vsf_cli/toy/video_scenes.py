@@ -1,4 +1,4 @@
-"""Scenes in motion, of the embedded video model, and captions of them.
+"""Scenes in motion, of the built-in video model, and captions of them.
 
 Cars and bikes drive, boats sail and bob, planes fly, candles flicker, the tail of a cat swings, clouds drift.
 """
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 SIDE = 64
-"""The side of the embedded model's frames, in pixels."""
+"""The side of the built-in model's frames, in pixels."""
 FRAMES, FPS = 17, 8
 SPAN = 0.22
 """The distance that a vehicle moves during a video, as a fraction of the side."""

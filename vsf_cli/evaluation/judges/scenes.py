@@ -1,4 +1,4 @@
-"""The embedded judge, which knows what is in the scenes of the embedded models."""
+"""The built-in judge, which knows what is in the scenes of the built-in models."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -38,7 +38,7 @@ class ScenesJudge:
         """
         if record.negative not in OBJECTS.get(record.category, ()):
             raise RequestError(
-                f"judge scenes knows the scenes of the embedded models, but {record.id} is about {record.negative} of"
+                f"judge scenes knows the scenes of the built-in models, but {record.id} is about {record.negative} of"
                 f" '{record.category}': choose --judge mllm"
             )
         (verdict,) = self._judge.look([image])

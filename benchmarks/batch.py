@@ -25,6 +25,7 @@ from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.generation.generate import generate
 from vsf_cli.generation.run import load_for
 from vsf_cli.loading.runtime import Runtime
+from vsf_cli.settings.options import Given
 from vsf_cli.toy.scenes import pairs
 
 RESULT = Path(__file__).parent / "results" / "batch.json"
@@ -35,7 +36,7 @@ def items(count: int) -> list[Item]:
     """The items of the dev split's prompts, each with a part as its negative, with several seeds."""
     lines = [json.dumps({"prompt": prompt, "negative": part}) for prompt, _, part in pairs("dev", -(-count // SEEDS))]
     rows = read_table(Path("prompts.jsonl"), "\n".join(lines))
-    return items_of("prompts.jsonl", rows, {}, seeds=range(1, SEEDS + 1))[0][:count]
+    return items_of("prompts.jsonl", rows, {}, Given(seeds=tuple(range(1, SEEDS + 1))))[0][:count]
 
 
 def by_calls(chosen: Sequence[Item], warm: int) -> float:

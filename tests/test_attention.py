@@ -41,10 +41,14 @@ def test_fallback_splits_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(module._fallback(*inputs)[1], expected(*inputs)[1])
 
 
+def first_keys(*lengths: int, keys: int = 21) -> torch.Tensor:
+    return (torch.arange(keys) < torch.tensor(lengths)[:, None])[:, None, None]
+
+
 @pytest.mark.parametrize("dtype", list(TOLERANCES))
 def test_masked_attention_sees_the_first_keys_of_each_row(dtype: torch.dtype) -> None:
     query, key, value = tensors(dtype)
-    output, lse = masked_attention_with_lse(query, key, value, torch.tensor([21, 4]))
+    output, lse = masked_attention_with_lse(query, key, value, first_keys(21, 4))
 
     for row, length in ((0, 21), (1, 4)):
         wanted = expected(query[row], key[row, :, :length], value[row, :, :length])
@@ -54,15 +58,25 @@ def test_masked_attention_sees_the_first_keys_of_each_row(dtype: torch.dtype) ->
 
 def test_masked_attention_holds_the_logits_of_a_few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = tensors(torch.float64)
-    whole = masked_attention_with_lse(query, key, value, torch.tensor([21, 4]))
+    whole = masked_attention_with_lse(query, key, value, first_keys(21, 4))
     monkeypatch.setattr(module, "QUERY_CHUNK", 8)
-    for part, wanted in zip(masked_attention_with_lse(query, key, value, torch.tensor([21, 4])), whole, strict=True):
+    for part, wanted in zip(masked_attention_with_lse(query, key, value, first_keys(21, 4)), whole, strict=True):
         torch.testing.assert_close(part, wanted)
+
+
+def test_masked_attention_takes_another_mask_for_each_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    query, key, value = tensors(torch.float64)
+    added = torch.randn(1, 1, query.shape[2], key.shape[2], dtype=torch.float64)
+    added[..., 3:5, 1:] = -torch.inf
+    logits = query @ key.mT / query.shape[-1] ** 0.5 + added
+    wanted = logits.softmax(-1) @ value, logits.logsumexp(-1)
+    monkeypatch.setattr(module, "QUERY_CHUNK", 8)
+    torch.testing.assert_close(masked_attention_with_lse(query, key, value, added), wanted)
 
 
 def test_masked_attention_without_a_key_gives_zero_and_no_mass() -> None:
     query, key, value = tensors(torch.float32)
-    output, lse = masked_attention_with_lse(query, key, value, torch.tensor([0, 2]))
+    output, lse = masked_attention_with_lse(query, key, value, first_keys(0, 2))
     assert torch.equal(output[0], torch.zeros_like(output[0]))
     assert (lse[0] == -torch.inf).all() and lse[1].isfinite().all()
 

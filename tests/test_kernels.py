@@ -74,7 +74,7 @@ def check_joint(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int
     stock = KeyValue(key[:, :, :start], value[:, :, :start])
     negative = TextGroup(key[:, :, start:], value[:, :, start:], lengths=ragged(lengths, device))
     context = joint_context(stock, IMAGES, negative)
-    own = method.attend_negative(query[:, :, start:], context)
+    own = method.attend_group(query[:, :, start:], context, context.negative)
     assert own.dtype == dtype
     found = torch.cat([attended(method, query[:, :, :start], context), own], dim=2).cpu().double()
 

@@ -99,34 +99,35 @@ def has_lse(query: Tensor, backend: str | None = None) -> bool:
     return backend is not None or _path_for(query) is not _fallback
 
 
-def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention to the first keys of each batch row, whose number differs between rows.
+def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention to a few keys of which each row sees some.
 
     It is for the few tokens of negative prompts: the logits of `QUERY_CHUNK` queries are in memory at once.
 
     Arguments:
         query: Queries, with shape (B, H, Q, D).
-        key, value: Keys and values, padded, with shape (B, H, K, D).
-        lengths: How many keys each row has, 0 included, as integers with shape (B,).
+        key, value: Keys and values, with shape (B, H, K, D).
+        mask: Which keys are seen, as booleans with shape (B or 1, H or 1, Q or 1, K), or what is added to the logits.
 
     Returns:
-        The output, with shape (B, H, Q, D), which is 0 where a row has no key, and the log-sum-exp, with shape (B, H, Q), which
-        is minus infinity there.
+        The output, with shape (B, H, Q, D), which is 0 where a query sees no key, and the log-sum-exp, with shape (B, H, Q),
+        which is minus infinity there.
     """
-    seen = torch.arange(key.shape[2], device=key.device) < lengths.view(-1, 1, 1, 1)  # [B, 1, 1, K]
-    parts = [_masked(part, key, value, seen) for part in query.split(QUERY_CHUNK, dim=2)]
+    queries = query.split(QUERY_CHUNK, dim=2)
+    masks = [mask] * len(queries) if mask.shape[2] == 1 else mask.split(QUERY_CHUNK, dim=2)
+    parts = [_masked(part, key, value, seen) for part, seen in zip(queries, masks, strict=True)]
     if len(parts) == 1:
         return parts[0]
     return torch.cat([output for output, _ in parts], dim=2), torch.cat([lse for _, lse in parts], dim=2)
 
 
-def _masked(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     logits = (query.to(wide) * query.shape[-1] ** -0.5) @ key.to(wide).transpose(-1, -2)  # [B, H, Q, K]
-    logits = logits.masked_fill(~seen, -torch.inf)
+    logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
 
     lse = logits.logsumexp(dim=-1)  # [B, H, Q]
-    weights = torch.where(seen, (logits - lse.unsqueeze(-1)).exp(), 0.0)
+    weights = torch.where(logits == -torch.inf, 0.0, (logits - lse.unsqueeze(-1)).exp())
     return (weights @ value.to(wide)).to(query.dtype), lse
 
 

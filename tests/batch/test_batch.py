@@ -768,7 +768,7 @@ def test_words_are_replaced_in_the_negative_of_the_command_line() -> None:
 
 def test_what_cannot_be_replaced_is_said() -> None:
     found = batch("--sr", "roof=>door", code=6).stderr
-    assert "line 2: 'roof' of --sr is neither in its prompt nor in its negative" in found
+    assert "line 2: 'roof' of --sr is in none of its texts" in found
     assert "is no replacement" in " ".join(batch("--sr", "roof", code=2).stderr.replace("│", "").split())
 
 

@@ -14,13 +14,14 @@ from vsf_cli.batch.table import Row, read_table
 from vsf_cli.config.ranges import ValueList
 from vsf_cli.errors import RequestError
 from vsf_cli.media.formats import write_image
+from vsf_cli.settings.options import Given
 
 TWO = "prompt\na red bike\na blue house\n"
 
 
 def planned(table: str, seeds: Any = None, **options: Any) -> tuple[list[Item], list[Row]]:
     rows = read_table(Path("a.csv"), table)
-    return items_of("a.csv", rows, options, ["wheels"], seeds)[0], rows
+    return items_of("a.csv", rows, options, Given(negative=("wheels",), seeds=seeds))[0], rows
 
 
 def laid_out(table: str, seeds: Any = None, **options: Any) -> tuple[list[Any], list[str]]:

@@ -24,6 +24,7 @@ from vsf_cli.media.formats import encode_video, write_image
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.reading import read_middle
 from vsf_cli.prompts.replacements import Replacement
+from vsf_cli.settings.options import Given
 
 TABLE = "prompt,neg,theme\na red bike on a road,wheels,street\na blue house on snow,roof,<b>home</b>\n"
 
@@ -46,9 +47,8 @@ def large(folder: Path, count: int) -> str:
     """A gallery of that many cells, of real pictures of one megapixel or less."""
     image = Image.effect_noise((96, 96), 60).convert("RGB")
     rows = read_table(Path("a.csv"), "prompt\na red bike\n")
-    items, _ = items_of(
-        "a.csv", rows, {"alpha": ValueList(number / 10 for number in range(count // 10))}, ["wheels"], range(10)
-    )
+    alphas = ValueList(number / 10 for number in range(count // 10))
+    items, _ = items_of("a.csv", rows, {"alpha": alphas}, Given(negative=("wheels",), seeds=tuple(range(10))))
     for item in items:
         write_image(folder / item.name, image, "png", None)
     return gallery(folder, items, rows, {})
@@ -173,7 +173,7 @@ def test_the_page_fits_a_phone_and_a_desk(browser: Any, page: Path, width: int) 
 
 def two_items(table: str = "prompt\na red bike\na blue house\n") -> tuple[list[Item], list[Row]]:
     rows = read_table(Path("a.csv"), table)
-    return items_of("a.csv", rows, {}, ["wheels"], [1])[0], rows
+    return items_of("a.csv", rows, {}, Given(negative=("wheels",), seeds=(1,)))[0], rows
 
 
 def test_what_failed_or_is_not_made_has_a_place(browser: Any, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset, preset_names
 from vsf_cli.toy.image_recipe import build_clip_tokenizer
 from vsf_cli.toy.scenes import OBJECTS
@@ -170,7 +171,7 @@ def test_everything_is_legal_and_runs_on_its_family(name: str) -> None:
     preset = load_preset(name)
     for variant in choose_variants(load_variants(), "everything", preset):
         settings = Settings({"preset": name, **variant.settings}, video=preset.video)
-        request, _ = request_of("a car", ("wheels",), 0, settings, (), preset.video)
+        request, _ = request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)
         assert request.method == resolved(variant.settings["method"])[0] and settings.preset.video == preset.video
         assert not preset.video or request.method != "vsf" or request.parameters["mask"]
 

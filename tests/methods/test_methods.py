@@ -7,6 +7,7 @@ from tests.processes import run_python
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import METHODS, VARIANTS, VSF, KeyValue, TextGroup, method_named
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings
 
 
@@ -75,10 +76,10 @@ def test_cross_attention_equals_the_equation_of_the_paper() -> None:
 def test_named_settings_stand_between_the_preset_and_what_is_asked(name: str) -> None:
     method, numbers = VARIANTS[name]
     settings = Settings({"preset": "tiny-sd3-turbo", "method": name}, {})
-    request, _ = request_of("a bike", ("wheels",), 0, settings, (), False)
+    request, _ = request_of(Texts("a bike", ("wheels",)), 0, settings, (), False)
     assert request.method == method and request.parameters == {"padding": True, **numbers}
     asked = Settings({"preset": "tiny-sd3-turbo", "method": name, "nag_scale": 1.5, "nag_padding": False}, {})
-    request, _ = request_of("a bike", ("wheels",), 0, asked, (), False)
+    request, _ = request_of(Texts("a bike", ("wheels",)), 0, asked, (), False)
     assert request.parameters == {**numbers, "padding": False, "scale": 1.5}
     environment = Settings({"preset": "tiny-sd3-turbo", "method": name}, {"VSF_NAG_TAU": "3"})
-    assert request_of("a bike", (), 0, environment, (), False)[0].parameters["tau"] == 3
+    assert request_of(Texts("a bike"), 0, environment, (), False)[0].parameters["tau"] == 3

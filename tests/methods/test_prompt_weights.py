@@ -22,6 +22,7 @@ from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import METHODS, NAG, NoGuidance
 from vsf_cli.models import family_of
 from vsf_cli.prompts.prompt_weights import Weighted, move_negatives, parse_weights
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings
 
 # The grammar
@@ -79,7 +80,7 @@ def test_any_text_is_read_without_a_fault(text: str) -> None:
 
 def test_a_request_keeps_weights_and_plain_text() -> None:
     settings = Settings({"preset": "tiny-sd3-turbo", "guided_blocks": "1..3", "tau": 1.5})
-    request, _ = request_of("a bike (wheels:-1.5) on a road", ("smoke:2",), 7, settings, (), False)
+    request, _ = request_of(Texts("a bike (wheels:-1.5) on a road", ("smoke:2",)), 7, settings, (), False)
     assert request.prompt == "a bike on a road" and request.negative == ("smoke:2", "wheels:1.5")
     assert [one.text for one in request.negatives] == ["smoke", "wheels"]
     assert Request.from_json(request.to_json()) == request

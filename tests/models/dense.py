@@ -23,11 +23,12 @@ class Dense:
     """Attention with shape (B, H, L, D).
 
     Arguments:
-        order: How rows stand: "I P N", "N P I", or in cross attention "P N".
+        order: How rows stand: "I P N K", "N K P I", or in cross attention "P N K", where K is the kept prompts.
         images: How many keys are the image's; 0 in cross attention.
         positives: How many tokens the positive prompt has.
         lengths: How many tokens the negative prompt of each row has; the longest decides its padding.
         method: The method.
+        kept: How many tokens the kept prompts of each row have; the longest decides their padding.
         calls: How many guided calls were made.
     """
 
@@ -36,35 +37,51 @@ class Dense:
     positives: int
     lengths: list[int]
     method: Method
+    kept: list[int] | None = None
     calls: int = 0
 
+    def __post_init__(self) -> None:
+        self.kept = self.kept or [0] * len(self.lengths)
+
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if key.shape[2] != self.images + self.positives + max(self.lengths):
+        assert self.kept is not None
+        if key.shape[2] != self.images + self.positives + max(self.lengths) + max(self.kept):
             return softmax(query, key, value)
         self.calls += 1
-        rows = [self.sample(*(tensor[n] for tensor in (query, key, value)), length) for n, length in enumerate(self.lengths)]
+        lengths = zip(self.lengths, self.kept, strict=True)
+        rows = [self.sample(*(tensor[n] for tensor in (query, key, value)), *row) for n, row in enumerate(lengths)]
         return torch.stack(rows)
 
-    def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
+    def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int, kept_length: int) -> Tensor:
         """One sample with shape (H, L, D)."""
-        counts = {"I": self.images, "P": self.positives, "N": max(self.lengths)}
+        assert self.kept is not None
+        counts = {"I": self.images, "P": self.positives, "N": max(self.lengths), "K": max(self.kept)}
         places, start = {}, 0
         for part in self.order.split():
             places[part] = list(range(start, start + counts[part]))
             start += counts[part]
         image, positive, negative = places.get("I", []), places["P"], places["N"][:length]
+        kept = places["K"][:kept_length]
         base = [*image, *positive]
         if not image:
-            return self.image_rows(query, key, value, base, negative, [])
+            return self.image_rows(query, key, value, base, negative, kept, [])
         output = torch.zeros_like(query)
-        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, image)
+        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, kept, image)
         output[:, positive] = softmax(query[:, positive], key[:, base], value[:, base])
-        own = [*image, *negative]
-        output[:, places["N"]] = softmax(query[:, places["N"]], key[:, own], value[:, own])
+        for group, real in (("N", negative), ("K", kept)):
+            own = [*image, *real]
+            output[:, places[group]] = softmax(query[:, places[group]], key[:, own], value[:, own])
         return output
 
     def image_rows(
-        self, query: Tensor, key: Tensor, value: Tensor, base: list[int], negative: list[int], image: list[int]
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        base: list[int],
+        negative: list[int],
+        kept: list[int],
+        image: list[int],
     ) -> Tensor:
         method, plain = self.method, softmax(query, key[:, base], value[:, base])
         if not negative:
@@ -73,7 +90,12 @@ class Dense:
             every = [*base, *negative]
             bias = torch.tensor([0.0] * len(base) + [float(method.beta)] * len(negative), dtype=query.dtype)
             values = torch.cat([value[:, base], -method.alpha * value[:, negative]], 1)
-            return (query @ key[:, every].mT / query.shape[-1] ** 0.5 - bias).softmax(-1) @ values
+            weights = (query @ key[:, every].mT / query.shape[-1] ** 0.5 - bias).softmax(-1)
+            if not kept:
+                return weights @ values
+            share = weights[..., len(base) :].sum(-1, keepdim=True)
+            spared = softmax(query, key[:, kept], value[:, kept])
+            return weights @ values + method.alpha * method.contrast * share * spared
         away = softmax(query, key[:, [*image, *negative]], value[:, [*image, *negative]])
         if isinstance(method, NASA):
             return plain - method.alpha * away

@@ -151,11 +151,11 @@ class Tiny:
 
 
 TINY = {
-    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N", 16, 3),
+    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N K", 16, 3),
     "sd3.5-medium": Tiny(
-        FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N", 16, 3
+        FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
     ),
-    "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N", 0, 3),
-    "flux": Tiny(FLUX, build_flux, flux_inputs, "N P I", 9, 4),
-    "sdxl": Tiny(SDXL, build_unet, unet_inputs, "P N", 0, 8),
+    "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
+    "flux": Tiny(FLUX, build_flux, flux_inputs, "N K P I", 9, 4),
+    "sdxl": Tiny(SDXL, build_unet, unet_inputs, "P N K", 0, 8),
 }

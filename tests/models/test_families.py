@@ -41,15 +41,16 @@ def output(model: Any, call: dict[str, Any]) -> Tensor:
     return result
 
 
-def dense_output(tiny: Tiny, method: Method, rows: list[Tensor], batch: int = 1) -> Tensor:
-    """The model with the negative prompts beside its text, and dense attention."""
-    call, lengths = tiny.call(batch), [len(row) for row in rows]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+def dense_output(tiny: Tiny, method: Method, rows: list[Tensor], batch: int = 1, kept: list[Tensor] | None = None) -> Tensor:
+    """The model with the negative and the kept prompts beside its text, and dense attention."""
+    call, groups = tiny.call(batch), [rows] if kept is None else [rows, kept]
+    padded = torch.cat([torch.nn.utils.rnn.pad_sequence(group, batch_first=True) for group in groups], 1)
     text = call["encoder_hidden_states"]
     call["encoder_hidden_states"] = torch.cat([padded, text] if tiny.order.startswith("N") else [text, padded], 1)
     if "txt_ids" in call:
         call["txt_ids"] = torch.zeros(TEXT + padded.shape[1], 3)
-    dense = Dense(tiny.order, tiny.images, TEXT, lengths, method)
+    lengths = [[len(row) for row in group] for group in groups]
+    dense = Dense(tiny.order, tiny.images, TEXT, lengths[0], method, *lengths[1:])
     with dense_attention(dense):
         result = output(tiny.model(), call)
     assert dense.calls == tiny.attentions
@@ -70,9 +71,36 @@ def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: T
 def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -> None:
     rows = [drawn(2, WIDTH), drawn(0, WIDTH), drawn(NEGATIVES, WIDTH)]
     model = tiny.model()
-    with guided_denoisers(tiny.family, [model], method, Encoded.stack(rows)):
+    with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows)]):
         found = output(model, tiny.call(3))
     torch.testing.assert_close(found, dense_output(tiny, method, rows, 3), atol=1e-11, rtol=0)
+
+
+def test_kept_prompts_of_different_lengths_are_spared(tiny: Tiny) -> None:
+    """Of four rows one has no kept prompt, another one no negative prompt."""
+    rows = [drawn(length, WIDTH) for length in (2, NEGATIVES, 0, 1)]
+    kept = [drawn(length, WIDTH) + 1 for length in (3, 0, 2, 1)]
+    method, model = VSF(2.0, 0.3, contrast=0.7), tiny.model()
+    with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows), Encoded.stack(kept)]):
+        found = output(model, tiny.call(4))
+    torch.testing.assert_close(found, dense_output(tiny, method, rows, 4, kept), atol=1e-11, rtol=0)
+
+
+def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+
+    def run(method: VSF, keep: Tensor | None) -> Tensor:
+        with guided(model, method=method, negative_prompt_embeds=negative, keep_embeds=keep):
+            return output(model, call)
+
+    first, second = drawn(1, 2, WIDTH) + 1, drawn(1, 3, WIDTH) - 1
+    plain = run(VSF(2.0), None)
+    assert torch.equal(run(VSF(2.0, contrast=0), first), plain)
+    both = run(VSF(2.0), torch.cat([first, second], 1))
+    assert (both - plain).abs().max() > 1e-4
+    torch.testing.assert_close(run(VSF(2.0), torch.cat([second, first], 1)), both, atol=1e-12, rtol=0)
+    # (1 - w) O1 is left, as with a strength of 0.
+    torch.testing.assert_close(run(VSF(2.0, contrast=1), negative), run(VSF(0.0), None), atol=1e-12, rtol=0)
 
 
 def test_an_infinite_bias_is_the_stock_model(tiny: Tiny, negative: Tensor) -> None:
@@ -156,7 +184,7 @@ def test_a_step_outside_the_window_is_the_stock_model_to_the_bit(tiny: Tiny, neg
     scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 3, "begin_index": 0})()
     pipe = type("Pipe", (), {"scheduler": scheduler})()
     encoded = Encoded(negative, (NEGATIVES,))
-    with guided_denoisers(tiny.family, [model], VSF(3.0, 0.3, stop=0.5), encoded, pipe):
+    with guided_denoisers(tiny.family, [model], VSF(3.0, 0.3, stop=0.5), [encoded], pipe):
         assert torch.equal(output(model, call), stock)
         scheduler.step_index = 1
         assert not torch.equal(output(model, call), stock)

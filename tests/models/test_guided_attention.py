@@ -21,19 +21,30 @@ from vsf_cli.models.guided_attention import RunningCall, guided_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
 from vsf_cli.models.state import Encoded, GuidanceState
 
-IMAGES, POSITIVES, NEGATIVES = 6, 4, 3
-METHODS: list[Method] = [VSF(2.0, 0.3), VSF(2.0, 0.3, tau=1.1, blend=0.6), NAG(4.0, 1.1, 0.7), NASA(0.3)]
+IMAGES, POSITIVES, NEGATIVES, KEPT = 6, 4, 3, 2
+METHODS: list[Method] = [
+    VSF(2.0, 0.3),
+    VSF(2.0, 0.0, contrast=1.0),
+    VSF(2.0, 0.3, tau=1.1, blend=0.6),
+    NAG(4.0, 1.1, 0.7),
+    NASA(0.3),
+]
 
 
 def running(method: Method) -> RunningCall:
     call = RunningCall()
     call.state = GuidanceState(method)
-    call.state.begin(Encoded(torch.zeros(1, NEGATIVES, 8), (NEGATIVES,)), torch.zeros(1, POSITIVES, 8), 0.0)
+    groups = [Encoded(torch.zeros(1, length, 8), (length,)) for length in (NEGATIVES, kept_by(method)) if length]
+    call.state.begin(groups, torch.zeros(1, POSITIVES, 8), 0.0)
     return call
 
 
-def places(order: Order) -> dict[str, list[int]]:
-    counts = {"I": 0 if order is Order.CROSS else IMAGES, "P": POSITIVES, "N": NEGATIVES}
+def kept_by(method: Method) -> int:
+    return KEPT if isinstance(method, VSF) else 0
+
+
+def places(order: Order, kept: int) -> dict[str, list[int]]:
+    counts = {"I": 0 if order is Order.CROSS else IMAGES, "P": POSITIVES, "N": NEGATIVES, "K": kept}
     found, start = {"I": list[int]()}, 0
     for part in order.value.split():
         found[part] = list(range(start, start + counts[part]))
@@ -47,7 +58,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
 
 def expected(order: Order, method: Method, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """The rows of a batch, with what the model's own mask adds to all logits."""
-    at = places(order)
+    at = places(order, kept_by(method))
     base, own, joint = at["I"] + at["P"], at["I"] + at["N"], bool(at["I"])
     image = at["I"] if joint else list(range(query.shape[2]))
 
@@ -60,6 +71,9 @@ def expected(order: Order, method: Method, query: Tensor, key: Tensor, value: Te
         shifted[..., len(base) :] -= method.beta
         values = torch.cat([value[:, :, base], -method.alpha * value[:, :, at["N"]]], 2)
         guided_rows = attend(query[:, :, image], key[:, :, base + at["N"]], values, shifted)
+        weights = (query[:, :, image] @ key[:, :, base + at["N"]].mT / math.sqrt(8) + shifted).softmax(-1)
+        share = weights[..., len(base) :].sum(-1, keepdim=True)
+        guided_rows = guided_rows + method.alpha * method.contrast * share * rows(image, at["K"])
         guided_rows = limit(guided_rows, plain, method.tau, method.blend)
     elif isinstance(method, NAG):
         guided_rows = limit(plain + method.scale * (plain - rows(image, own)), plain, method.tau, method.alpha)
@@ -68,6 +82,7 @@ def expected(order: Order, method: Method, query: Tensor, key: Tensor, value: Te
     output[:, :, image] = guided_rows
     if joint:
         output[:, :, at["P"]], output[:, :, at["N"]] = rows(at["P"], base), rows(at["N"], own)
+        output[:, :, at["K"]] = rows(at["K"], at["I"] + at["K"])
     return output
 
 
@@ -76,9 +91,9 @@ def limit(guided_rows: Tensor, plain: Tensor, tau: float, blend: float) -> Tenso
     return blend * torch.where(ratio > tau, guided_rows * tau / ratio, guided_rows) + (1 - blend) * plain
 
 
-def drawn(order: Order, heads: int = 2) -> list[Tensor]:
+def drawn(order: Order, heads: int = 2, kept: int = KEPT) -> list[Tensor]:
     torch.manual_seed(1)
-    keys = POSITIVES + NEGATIVES + (0 if order is Order.CROSS else IMAGES)
+    keys = POSITIVES + NEGATIVES + kept + (0 if order is Order.CROSS else IMAGES)
     queries = 9 if order is Order.CROSS else keys
     return [
         torch.randn(2, count, length, 8, dtype=torch.float64) for count, length in ((2, queries), (heads, keys), (heads, keys))
@@ -89,11 +104,11 @@ def drawn(order: Order, heads: int = 2) -> list[Tensor]:
 @pytest.mark.parametrize("method", METHODS, ids=str)
 @pytest.mark.parametrize("order", list(Order))
 def test_the_models_own_mask_is_honoured(order: Order, method: Method, kind: str) -> None:
-    query, key, value = drawn(order)
+    query, key, value = drawn(order, kept=kept_by(method))
     shape = (2, 1, 1 if "keys" in kind else query.shape[2], key.shape[2])
     seen = torch.rand(shape, generator=torch.Generator().manual_seed(2)) > 0.4
     # Each group keeps a key that is seen: rows that see none are NaN in the stock model too.
-    for part in places(order).values():
+    for part in places(order, kept_by(method)).values():
         seen[..., part[:1]] = True
     bias = torch.zeros(shape, dtype=torch.float64)
     bias = torch.randn(shape, dtype=torch.float64) if kind == "added" else bias.masked_fill(~seen, -torch.inf)
@@ -130,7 +145,7 @@ def test_a_backend_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
     tensors = [tensor.float() for tensor in drawn(Order.TEXT_LAST)]
     attention = guided_attention(running(VSF(2.0, 0.3)), Order.TEXT_LAST)
     assert torch.equal(attention(*tensors, backend=name), attention(*tensors))  # type: ignore[arg-type]
-    assert used == [IMAGES + POSITIVES, IMAGES], "the base, and the negative's rows to the image"
+    assert used == [IMAGES + POSITIVES, IMAGES, IMAGES], "the base, and the rows of both groups to the image"
 
 
 def test_autocast_is_that_of_the_stock_function() -> None:
@@ -144,7 +159,7 @@ def test_autocast_is_that_of_the_stock_function() -> None:
 def test_rows_that_do_not_fit_and_options_are_refused() -> None:
     query, key, value = drawn(Order.CROSS)
     attention = guided_attention(running(VSF()), Order.CROSS)
-    with pytest.raises(PatchError, match="has 6 keys, but its text 7 tokens"):
+    with pytest.raises(PatchError, match="has 8 keys, but its text 9 tokens"):
         attention(query, key[:, :, 1:], value[:, :, 1:])
     with pytest.raises(PatchError, match="a causal mask"):
         attention(query, key, value, is_causal=True)

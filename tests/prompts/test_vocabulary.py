@@ -1,40 +1,41 @@
 import pytest
 
 from vsf_cli.errors import RequestError
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 
 WORDS = {"a", "bike", "red", "wheels", "with", "on", "road"}
 
 
 def test_known_words_pass_in_silence() -> None:
-    assert check_vocabulary("A red bike, on a road!", ["wheels"], WORDS) == []
+    assert check_vocabulary(Texts("A red bike, on a road!", ("wheels",)), WORDS) == []
 
 
 def test_an_unknown_word_of_the_prompt_is_named_with_the_known_ones() -> None:
-    (warning,) = check_vocabulary("a shiny red bike", [], WORDS)
+    (warning,) = check_vocabulary(Texts("a shiny red bike"), WORDS)
     assert "shiny" in warning and "wheels" in warning and "sd3.5-large-turbo" in warning
 
 
 @pytest.mark.parametrize("negative", ["wheel", "old wheels", "Räder"])
 def test_an_unknown_word_of_a_negative_is_refused(negative: str) -> None:
     with pytest.raises(RequestError, match=r"--preset sd3\.5-large-turbo"):
-        check_vocabulary("a red bike", [negative], WORDS)
+        check_vocabulary(Texts("a red bike", (negative,)), WORDS)
 
 
 def test_a_near_word_is_suggested() -> None:
     with pytest.raises(RequestError, match=r"Did you mean 'wheels'"):
-        check_vocabulary("a red bike", ["wheel"], WORDS)
+        check_vocabulary(Texts("a red bike", ("wheel",)), WORDS)
 
 
 def test_a_double_negation_of_known_things_says_what_to_write() -> None:
     with pytest.raises(RequestError, match="write --neg 'wheels'"):
-        check_vocabulary("a red bike", ["no wheels"], WORDS)
+        check_vocabulary(Texts("a red bike", ("no wheels",)), WORDS)
 
 
 @pytest.mark.parametrize("prompt", ["quantum foam", "a the on", "with a castle", "…"])
 def test_a_prompt_of_which_nothing_is_known_is_refused(prompt: str) -> None:
     with pytest.raises(RequestError, match="no word that this model knows"):
-        check_vocabulary(prompt, [], WORDS)
+        check_vocabulary(Texts(prompt), WORDS)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from vsf_cli.generation.generate import generate_batch
 from vsf_cli.generation.plan import request_of
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.sources import source_of, vocabulary_of
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.toy.video_scenes import FPS, FRAMES, SIDE, video_vocabulary
 
@@ -77,7 +78,7 @@ def judged(arm: str, count: int) -> list[Judgement]:
     (chosen,) = choose_variants(load_variants(), arm, PRESET)
     settings = Settings({"preset": PRESET.name, **chosen.settings}, video=True)
     records = load_prompts("clips-dev").records[:count]
-    requests = [request_of(one.prompt, (one.negative,), seed, settings, (), True)[0] for seed, one in enumerate(records)]
+    requests = [request_of(Texts(one.prompt, (one.negative,)), seed, settings, (), True)[0] for seed, one in enumerate(records)]
     pipe, judge = load(PRESET.model, PRESET.dtype, loras=PRESET.loras), judge_named("scenes", {})
     results = [one for start in range(0, count, 8) for one in generate_batch(pipe, requests[start : start + 8])]
     return [judge_frames(judge, one.frames, record) for one, record in zip(results, records, strict=True)]

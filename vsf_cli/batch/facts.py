@@ -10,7 +10,7 @@ from vsf_cli.settings.request import request_options
 
 __all__ = ["axes_of", "columns_of", "in_common"]
 
-FIRST, LAST = ("prompt", "negative", "seed", "method"), ("model", "preset", "dtype", "vae_tiling", "lora")
+FIRST, LAST = ("prompt", "negative", "keep", "seed", "method"), ("model", "preset", "dtype", "vae_tiling", "lora")
 """The order of labels: hyper-parameters of the method and all other options stand between these."""
 BEFORE = "before --sr"
 """The label of the prompt as the table has it, if words of it were replaced."""
@@ -24,7 +24,7 @@ def columns_of(items: Sequence[Item], rows: Sequence[Row]) -> tuple[list[dict[st
     facts = [{**_settings(item), **_own_columns(rows[item.row], item)} for item in items]
     names = list(dict.fromkeys(name for fact in facts for name in fact))
     varying = [name for name in names if len({fact.get(name, "") for fact in facts}) > 1]
-    swept = [name for name in varying if name not in ("prompt", "negative") and _is_swept(items, facts, name)]
+    swept = [name for name in varying if name not in ("prompt", "negative", "keep") and _is_swept(items, facts, name)]
     return facts, varying, sorted(swept, key=lambda name: name == "seed")
 
 

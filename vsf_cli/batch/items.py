@@ -23,12 +23,15 @@ from vsf_cli.generation.run import weights_of
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
+from vsf_cli.methods import METHODS
+from vsf_cli.settings.options import Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
 
 MAX_ITEMS = 1_000_000
+_NONE = Given()
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
 NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
@@ -78,7 +81,7 @@ class Item:
     def pass_key(self) -> str:
         """Items with equal keys can be made in one pass through the model, as by `can_batch`."""
         request = self.request
-        names = [entry.name for entry in fields(request) if entry.name not in ("prompt", "negative", "seed")]
+        names = [entry.name for entry in fields(request) if entry.name not in ("prompt", "negative", "keep", "seed")]
         return repr([getattr(request, name) for name in names])
 
     @property
@@ -140,9 +143,7 @@ def items_of(
     source: str,
     rows: Sequence[Row],
     options: Mapping[str, Any],
-    negative: Sequence[str] = (),
-    seeds: Sequence[int] | None = None,
-    loras: Sequence[str] = (),
+    given: Given = _NONE,
     dump_attn: bool = False,
 ) -> tuple[list[Item], list[str]]:
     """Returns the items of a table, rows x sweeps x seeds, and warnings about them.
@@ -151,14 +152,14 @@ def items_of(
         source: The name of the table, for errors.
         rows: Its rows.
         options: The settings of the command line, by name; those with several values are `ValueList`.
-        negative, seeds, loras: Those of rows without any; without seeds, one is derived from each request.
+        given: The texts, seeds and LoRA files of rows without any; without seeds, one is derived from each request.
         dump_attn: Whether attention maps are recorded.
 
     Raises:
         TableErrors: If rows have settings that are not legal; it lists all of them.
         RequestError: If there are too many items.
     """
-    builder = _ItemBuilder(options, tuple(negative), seeds, tuple(loras), dump_attn)
+    builder = _ItemBuilder(options, given, dump_attn)
     errors: list[str] = []
     items: list[Item] = []
     for number, row in enumerate(rows):
@@ -207,15 +208,8 @@ def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
 class _ItemBuilder:
     """Builds items, and caches what rows share: settings by preset, weights by model, and how often a request occurred."""
 
-    def __init__(
-        self,
-        options: Mapping[str, Any],
-        negative: tuple[str, ...],
-        seeds: Sequence[int] | None,
-        loras: tuple[str, ...],
-        dump_attn: bool,
-    ) -> None:
-        self.options, self.negative, self.seeds, self.loras, self.dump_attn = options, negative, seeds, loras, dump_attn
+    def __init__(self, options: Mapping[str, Any], given: Given, dump_attn: bool) -> None:
+        self.options, self.given, self.dump_attn = options, given, dump_attn
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[str, str | None, tuple[str, ...]], dict[str, Any]] = {}
         self.vocabulary_of, self.grid_of = cache(vocabulary_of), cache(grid_of)
@@ -231,7 +225,7 @@ class _ItemBuilder:
         values = {**self.options, **row.settings}
         sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
-        seeds = self.seeds if row.seeds is None else row.seeds
+        seeds = (self.given.seeds or None) if row.seeds is None else row.seeds
         choices = combinations(sweeps)
         count = len(choices) * len(seeds or (0,))
         if count > MAX_VALUES:
@@ -248,9 +242,8 @@ class _ItemBuilder:
 
     def _request(self, row: Row, settings: Settings, video: bool) -> Request:
         """Returns the request of a row without its seed, after checks that need no model."""
-        negative = self.negative if row.negative is None else row.negative
-        loras = self.loras if row.loras is None else row.loras
-        request, _ = request_of(row.prompt, negative, 0, settings, loras, video)
+        loras = (self.given.loras or ()) if row.loras is None else row.loras
+        request, _ = request_of(row.texts(self.given), 0, settings, loras, video)
         self.notes.update(prompt_warnings(request, self.vocabulary_of(request.model)))
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])
@@ -314,8 +307,18 @@ def _formats(request: Request) -> Mapping[str, tuple[str, ...]]:
     return IMAGE_FORMATS if request.num_frames is None else VIDEO_FORMATS
 
 
-def _canonical(request: Request, model: Mapping[str, Any]) -> dict[str, Any]:
+def _without_newer(request: Request) -> dict[str, Any]:
+    """Returns a request's plain values; options that are newer than version 0.1 only where they are not the default."""
     plain = request.to_json()
+    for values, options in ((plain, options_of(Request)), (plain["parameters"], METHODS[request.method].options())):
+        for one in options:
+            if one.newer and values[one.field] in (one.default, list(one.default) if one.repeatable else None):
+                del values[one.field]
+    return plain
+
+
+def _canonical(request: Request, model: Mapping[str, Any]) -> dict[str, Any]:
+    plain = _without_newer(request)
     return {**{key: value for key, value in plain.items() if key not in NOT_IN_ID}, "weights": dict(model)}
 
 

@@ -17,7 +17,8 @@ from vsf_cli.config.option import read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
 from vsf_cli.config.values import parse_given_seeds
 from vsf_cli.errors import RequestError
-from vsf_cli.settings.options import COLUMNS
+from vsf_cli.prompts.texts import Texts
+from vsf_cli.settings.options import COLUMNS, Given
 
 __all__ = ["Row", "TableErrors", "key_of", "parse_table", "read_table"]
 
@@ -52,7 +53,7 @@ class Row:
     Arguments:
         line: The number of its first line in the file, from 1.
         prompt: The prompt.
-        negative, loras: The negative prompts and the LoRA files; None takes those of the command line.
+        negative, keep, loras: The negative prompts, the kept prompts and the LoRA files; None takes those of the command line.
         seeds: The seeds; None takes those of the command line, and () draws one from the request.
         settings: The settings of its cells; those with several values are `ValueList`.
         name: The name of its images; None derives it from the prompt.
@@ -62,11 +63,18 @@ class Row:
     line: int
     prompt: str
     negative: tuple[str, ...] | None = None
+    keep: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     loras: tuple[str, ...] | None = None
     name: str | None = None
     cells: Mapping[str, str] = field(default_factory=dict)
+
+    def texts(self, given: Given) -> Texts:
+        """Returns its texts; those of the command line stand in for what it has not."""
+        default = given.texts(self.prompt)
+        negative = default.negative if self.negative is None else self.negative
+        return Texts(self.prompt, negative, default.keep if self.keep is None else self.keep)
 
 
 def read_table(path: Path, text: str) -> list[Row]:
@@ -266,8 +274,9 @@ def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors
     if len(errors) > before:
         return None
     kept = {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in cells.items()}
-    taken = {key: values.pop(key, None) for key in ("prompt", "negative", "seed", "lora", "name")}
-    return Row(line, taken["prompt"], taken["negative"], taken["seed"], values, taken["lora"], taken["name"], kept)
+    taken = {key: values.pop(key, None) for key in ("prompt", "negative", "keep", "seed", "lora", "name")}
+    texts = taken["prompt"], taken["negative"], taken["keep"]
+    return Row(line, *texts, taken["seed"], values, taken["lora"], taken["name"], kept)
 
 
 def _used(

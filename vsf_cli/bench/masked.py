@@ -38,7 +38,7 @@ class MaskedVSF(VSF):
 
         from vsf_cli.attention import attention
 
-        keys = context.base.join(context.negative.flipped(self.alpha))
+        keys = context.base.join(context.negative.times(-self.alpha))
         rows, base = query.shape[2], context.base.key.shape[2]
         images = (0, rows) if context.image is None else (context.image.start, context.image.stop)
         # Compiled blocks do not contain it, or each would make its own mask at every step.

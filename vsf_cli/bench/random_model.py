@@ -128,5 +128,5 @@ def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], T
         return
     embeddings = model.padded if implementation.padding else model.negative
     encoded = Encoded(embeddings, (embeddings.shape[1],))
-    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], implementation, encoded):
+    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], implementation, [encoded]):
         yield step

@@ -143,10 +143,9 @@ def _read(
     rows, errors = parse_table(Path(table), _text_of(table))
     items: list[Item] = []
     notes: list[str] = []
-    negative, loras = given.negative or (), given.loras or ()
     try:
-        rows = apply_replacements(table, rows, replacements, negative)
-        items, notes = items_of(table, rows, settings, negative, given.seeds or None, loras, files.dump_attn)
+        rows = apply_replacements(table, rows, replacements, given)
+        items, notes = items_of(table, rows, settings, given, files.dump_attn)
     except TableErrors as error:
         errors += error.lines
     if errors:

@@ -19,6 +19,7 @@ from vsf_cli.generation.plan import request_of, runtime_of
 from vsf_cli.generation.run import advising, load_for
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.files import check_writable, write_bytes
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import SETTINGS, Given
 from vsf_cli.settings.presets import Setting, Settings, load_preset
 from vsf_cli.settings.request import Request
@@ -84,7 +85,7 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}
     for path in files.values():
         check_writable(path)
-    request, _ = request_of(PROMPT, (NEGATIVE,), 0, settings, (), preset.video)
+    request, _ = request_of(Texts(PROMPT, (NEGATIVE,)), 0, settings, (), preset.video)
     measure_model = _measure_random if options.without_weights else _measure_pipeline
     rows, device, facts = measure_model(settings, request, methods, options, console)
     # None leaves it out of the line of conditions.

@@ -20,6 +20,7 @@ from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import draw_montage
 from vsf_cli.methods import METHODS, Method, method_options, resolved
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import FileOptions, Given
 from vsf_cli.settings.presets import Settings
 from vsf_cli.settings.request import Request
@@ -48,12 +49,13 @@ def plan_comparison(
     Raises:
         RequestError: If something is not legal, or an option is of a method that is not compared.
     """
-    negative = tuple(text.strip() for text in given.negative or () if text.strip())
-    _check_methods(names, negative, settings)
-    requests = [
-        request_of(prompt, negative, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0]
-        for name in names
-    ]
+    texts = given.texts(prompt)
+    _check_methods(names, texts, settings)
+    requests = []
+    for name in names:
+        # Methods without a kept side are shown as they are.
+        own = texts if METHODS[resolved(name)[0]]().keeps else replace(texts, keep=())
+        requests.append(request_of(own, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0])
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
     # This plan is made for its checks, its warnings and its runtime.
@@ -66,14 +68,14 @@ def plan_comparison(
     return replace(first, requests=tuple(replace(guided, seed=seed) for seed in seeds), outputs=outputs), requests
 
 
-def _check_methods(names: Sequence[str], negative: Sequence[str], settings: Settings) -> None:
+def _check_methods(names: Sequence[str], texts: Texts, settings: Settings) -> None:
     if len(names) < 2 or len(set(names)) < len(names):
         raise RequestError(f"--compare names {', '.join(names) or 'nothing'}: name two methods or more, such as none,nag,vsf")
     methods = [resolved(name)[0] for name in names]
     for key, (owner, option) in method_options().items():
         if owner not in methods and settings.origin(key).origin == "option":
             raise RequestError(f"{option.flag} is {METHODS[owner].label}'s, which is not compared: leave it out")
-    if not negative:
+    if not texts.negative:
         raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
 
 

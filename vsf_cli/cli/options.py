@@ -212,8 +212,8 @@ def _given(values: dict[str, Any]) -> Given:
         settings["size"] = size
     text = values.get("seed")
     seeds = None if text is None else parsed("--seed", lambda: tuple(parse_given_seeds(text) or ()))
-    negative, loras = (tuple(values[key]) if values.get(key) else None for key in ("negative", "lora"))
-    return Given(settings, sweeps, negative, loras, seeds)
+    negative, keep, loras = (tuple(values[key]) if values.get(key) else None for key in ("negative", "keep", "lora"))
+    return Given(settings, sweeps, negative, keep, loras, seeds)
 
 
 def _sweep_order(key: str) -> int:

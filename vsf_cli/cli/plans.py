@@ -97,7 +97,8 @@ def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Co
 
 
 def _quoted(request: Request) -> str:
-    return ", ".join(f"'{text}'" for text in request.negative)
+    negative, keep = (", ".join(f"'{text}'" for text in texts) for texts in (request.negative, request.keep))
+    return f"{negative} · keep {keep}" if keep else negative
 
 
 def say_applied(result: Result, console: Console) -> None:
@@ -105,7 +106,8 @@ def say_applied(result: Result, console: Console) -> None:
     request = result.request
     if not request.negative or request.method == "none":
         return
-    extent = f"{result.blocks} blocks · {result.tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
+    tokens = f"{result.tokens} + {result.kept_tokens}" if result.kept_tokens else f"{result.tokens}"
+    extent = f"{result.blocks} blocks · {tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
     console.info(f"negative {_quoted(request)} · {request.guidance} · {extent}")
 
 

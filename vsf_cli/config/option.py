@@ -78,6 +78,7 @@ class Option:
         label: Whether galleries show it.
         rare: Whether a method's label leaves it out while it has its default.
         identity: Whether it decides the id of a batch's item.
+        newer: Whether version 0.1 did not have it: where it has its default, an item has the id that it had then.
         noise: Whether it decides the seed that is drawn for a row without one.
         search: The bounds between which `vsf eval sweep` searches it; None if it does not.
     """
@@ -106,6 +107,7 @@ class Option:
     label: bool = True
     rare: bool = False
     identity: bool = True
+    newer: bool = False
     noise: bool = True
     search: tuple[float, float] | None = None
 

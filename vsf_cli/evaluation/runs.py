@@ -135,9 +135,10 @@ def rows_of(prompts: PromptSet, variants: Sequence[Variant], seeds: int) -> list
         cells = {"record": record.id, "arm": variant.name, "category": record.category}
         cells |= {"prompt": record.prompt, "negative": record.negative}
         seed, name = number + turn * len(prompts.records), f"{variant.name}/{record.id}-{turn}"
-        rows.append(
-            Row(number + 1, record.prompt, (record.negative,), (seed,), settings=variant.settings, name=name, cells=cells)
+        row = Row(
+            number + 1, record.prompt, (record.negative,), seeds=(seed,), settings=variant.settings, name=name, cells=cells
         )
+        rows.append(row)
     return rows
 
 

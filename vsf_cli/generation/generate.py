@@ -13,6 +13,7 @@ from vsf_cli.settings.request import Request, public_source
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vsf_cli.generation.guided import Applied
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
 
@@ -41,7 +42,7 @@ class Result:
         frames: The frames; an image has one.
         request: The request, with the size of the result.
         blocks: The number of guided attentions.
-        tokens: The number of tokens of the negative prompt.
+        tokens, kept_tokens: The number of tokens of the negative and of the kept prompts.
         seconds: The time from prompt to image, without loading.
         notes: Warnings, such as that the prompt was cut.
     """
@@ -52,6 +53,7 @@ class Result:
     tokens: int
     seconds: float
     notes: tuple[str, ...] = ()
+    kept_tokens: int = 0
 
     @property
     def image(self) -> "Image.Image":
@@ -76,8 +78,8 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 
 def can_batch(first: Request, second: Request) -> bool:
-    """Returns whether two requests can run in one batch: they differ only in prompt, negative prompt and seed."""
-    return replace(second, prompt=first.prompt, seed=first.seed, negative=first.negative) == first
+    """Returns whether two requests can run in one batch: they differ only in their texts and seeds."""
+    return replace(second, prompt=first.prompt, seed=first.seed, negative=first.negative, keep=first.keep) == first
 
 
 def generate_batch(
@@ -96,14 +98,14 @@ def generate_batch(
     _check_batch(family, pipe, requests)
     started = time.monotonic()
     notes = [_notes(family, pipe, request) for request in requests]
-    batch, blocks, tokens = _run(family, pipe, requests, progress, recorder)
+    batch, applied = _run(family, pipe, requests, progress, recorder)
     seconds = (time.monotonic() - started) / len(requests)
     results = []
     for index, (request, pixels) in enumerate(zip(requests, batch, strict=True)):
         frames = _frames(pixels if family.video else pixels[None], request)
         sized = replace(request, width=frames[0].width, height=frames[0].height)
-        count = tokens[index] if tokens else 0
-        results.append(Result(frames, sized, blocks if count else 0, count, seconds, notes[index]))
+        tokens, kept = (counts[index] if counts else 0 for counts in (applied.tokens, applied.kept_tokens))
+        results.append(Result(frames, sized, applied.blocks if tokens else 0, tokens, seconds, notes[index], kept))
     return results
 
 
@@ -111,7 +113,7 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
     """Checks that the model can make the requests, and that they can run in one batch."""
     request = requests[0]
     if not all(can_batch(request, other) for other in requests):
-        raise RequestError("requests that are made together must differ in prompt, negative prompt and seed alone")
+        raise RequestError("requests that are made together must differ in texts and seeds alone")
     check_size(request, family.size_multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
@@ -119,20 +121,20 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
 
 def _run(
     family: "Family", pipe: Any, requests: Sequence[Request], progress: Progress | None, recorder: "Recorder | None"
-) -> tuple[Any, int, Sequence[int]]:
-    """Calls the pipeline; returns its pixels, the number of guided attentions, and the tokens of each negative prompt."""
+) -> tuple[Any, "Applied"]:
+    """Calls the pipeline; returns its pixels, and what was done to the model."""
     from vsf_cli.generation.guided import guided
 
     request = requests[0]
     method = request.guidance
     options = _call(family, requests, progress)
-    negatives = [list(one.negatives) for one in requests]
+    negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
     try:
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
-        with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length) as applied:
-            return pipe(**options)[0], applied.blocks, applied.tokens
+        with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
+            return pipe(**options)[0], applied
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from vsf_cli.prompts.prompt_weights import Weighted
 
 __all__ = ["Applied", "guided"]
 
-NegativePrompt = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
+Prompts = str | Weighted | Sequence[str | Weighted | Sequence[str | Weighted]]
 Rows = list[list[Weighted]]
 
 
@@ -30,15 +31,17 @@ class Applied:
         method: The method.
         blocks: The number of guided attentions; 0 if the negative prompt has no effect.
         tokens: The number of tokens of each row's negative prompt.
+        kept_tokens: That of each row's kept prompt; none if there are no kept prompts.
     """
 
     method: Method
     blocks: int
     tokens: tuple[int, ...]
+    kept_tokens: tuple[int, ...] = ()
 
 
-def _rows(negative_prompt: NegativePrompt) -> Rows:
-    rows = [negative_prompt] if isinstance(negative_prompt, (str, Weighted)) else negative_prompt
+def _rows(prompts: Prompts) -> Rows:
+    rows = [prompts] if isinstance(prompts, (str, Weighted)) else prompts
     split = [[row] if isinstance(row, (str, Weighted)) else list(row) for row in rows]
     weighted = [[Weighted(prompt) if isinstance(prompt, str) else prompt for prompt in row] for row in split]
     return [[prompt for prompt in row if prompt.text.strip()] for row in weighted]
@@ -47,18 +50,17 @@ def _rows(negative_prompt: NegativePrompt) -> Rows:
 @contextmanager
 def guided(
     pipe: Any,
-    negative_prompt: NegativePrompt | None = None,
+    negative_prompt: Prompts | None = None,
     method: Method | None = None,
     max_sequence_length: int | None = None,
     *,
+    keep: Prompts | None = None,
     negative_prompt_embeds: Tensor | None = None,
+    keep_embeds: Tensor | None = None,
 ) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
-    ::
-
-        with guided(pipe, negative_prompt="wheels", method=VSF(alpha=3, beta=0.3)):
-            pipe("a bike", guidance_scale=0, num_inference_steps=8)
+    `with guided(pipe, "wheels", VSF(alpha=3, beta=0.3)): pipe("a bike", guidance_scale=0, num_inference_steps=8)`
 
     Afterwards the pipeline holds the same objects as before. Copies made inside are not guided.
 
@@ -68,7 +70,8 @@ def guided(
             prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
         max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
-        negative_prompt_embeds: Embeddings instead of a text, as the denoiser takes them, with shape (1 or B, tokens, width).
+        keep: What must stay although it is like the negative prompt, in the same forms; VSF alone has a use for it.
+        negative_prompt_embeds, keep_embeds: Embeddings instead of texts, with shape (1 or B, tokens, width).
 
     Yields:
         The method, the number of guided attentions, and the number of tokens of each negative prompt.
@@ -80,35 +83,55 @@ def guided(
             it uses CFG and the method does not, or the method has a window and the steps cannot be counted.
     """
     method = method or VSF()
-    rows = None if negative_prompt is None else _rows(negative_prompt)
-    _check_negative(rows, negative_prompt_embeds, method)
-    if not (method.guides_attention or method.flips_embedding) or (rows is not None and not any(rows)):
+    negative = _given(negative_prompt, negative_prompt_embeds, "negative_prompt")
+    kept = _given(keep, keep_embeds, "keep")
+    _check(negative, kept, method)
+    if _is_empty(negative) or not (method.guides_attention or method.flips_embedding):
         yield Applied(method, 0, ())
         return
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    given = negative_prompt_embeds if rows is None else rows
-    encoded = _encode(owner, family, given, method, max_sequence_length or _default_length(pipe))
-    if method.flips_embedding:
-        encoded = replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
-    with guided_denoisers(family, denoisers, method, encoded, owner) as blocks:
-        yield Applied(method, blocks, encoded.lengths)
+    encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
+    spares = not _is_empty(kept) and getattr(method, "contrast", 0) != 0
+    groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
+    with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
+        yield Applied(method, blocks, *(one.lengths for one in groups))
 
 
-def _check_negative(rows: Rows | None, embeds: Tensor | None, method: Method) -> None:
-    if (rows is None) == (embeds is None):
-        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
+def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | Tensor | None:
+    """Returns the prompts of a group, or their embeddings, whichever is given."""
+    if prompts is not None and embeds is not None:
+        raise RequestError(f"give one of {name} and {name}_embeds")
     if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
         raise RequestError(
-            f"negative_prompt_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
+            f"{name}_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
         )
-    if rows is not None and not rows:
-        raise RequestError("negative_prompt is an empty list: give one prompt, or one for each prompt of the call")
-    if method.passes_negative_prompt and (rows is None or any(rows)):
+    if prompts is None:
+        return embeds
+    rows = _rows(prompts)
+    if not rows:
+        raise RequestError(f"{name} is an empty list: give one prompt, or one for each prompt of the call")
+    return rows
+
+
+def _is_empty(given: Rows | Tensor | None) -> bool:
+    return given is None or not (isinstance(given, Tensor) or any(given))
+
+
+def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: Method) -> None:
+    if negative is None:
+        raise RequestError("give one of negative_prompt and negative_prompt_embeds")
+    if method.passes_negative_prompt and not _is_empty(negative):
         raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
-    if method.flips_embedding and rows is not None and any(rows) and not all(rows):
+    if method.flips_embedding and not isinstance(negative, Tensor) and any(negative) and not all(negative):
         raise RequestError(f"{method.label} needs a negative prompt in every row: an empty one still takes attention")
+    if _is_empty(kept):
+        return
+    if _is_empty(negative):
+        raise RequestError("keep says what must stay beside a negative prompt, and there is none: give one, or leave keep out")
+    if (method.guides_attention or method.flips_embedding) and not method.keeps:
+        raise RequestError(f"{method} has no use for what is to be kept: choose VSF, or leave keep out")
 
 
 def _default_length(pipe: Any) -> int:
@@ -117,25 +140,35 @@ def _default_length(pipe: Any) -> int:
     return 0 if parameter is None else int(parameter.default)
 
 
-def _encode(pipe: Any, family: Family, rows: Rows | Tensor | None, method: Method, max_length: int) -> Encoded:
-    """Returns the embeddings of each row's negative prompts, with weights if one of them has any."""
-    if isinstance(rows, Tensor):
-        return Encoded(rows, (rows.shape[1],) * len(rows))
-    assert rows is not None, "one of prompts and embeddings is given"
+def _encode(
+    pipe: Any, family: Family, method: Method, max_length: int, given: Rows | Tensor | None, special_tokens: bool
+) -> Encoded:
+    """Returns the embeddings of each row's prompts, with weights if one of them has any."""
+    if isinstance(given, Tensor):
+        encoded = Encoded(given, (given.shape[1],) * len(given))
+    else:
+        encoded = _encode_text(pipe, family, method, max_length, given or [], special_tokens)
+    if method.flips_embedding:
+        return replace(encoded, embeddings=-getattr(method, "alpha", 1.0) * encoded.embeddings)
+    return encoded
+
+
+def _encode_text(pipe: Any, family: Family, method: Method, max_length: int, rows: Rows, special_tokens: bool) -> Encoded:
     if pipe is None:
         raise PatchError("a denoiser alone encodes no text: give negative_prompt_embeds, or guide its pipeline")
     if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
-    special = method.special_tokens
 
-    def encode(row: list[Weighted]) -> Any:
+    def encode(row: list[Weighted]) -> Tensor:
         texts = [prompt.text for prompt in row]
-        return family.encode_padded(pipe, texts, max_length) if method.padding else family.encode_negative(pipe, texts, special)
+        if method.padding:
+            return family.encode_padded(pipe, texts, max_length)
+        return family.encode_negative(pipe, texts, special_tokens)
 
     embeddings = [encode(row) if row else None for row in rows]
     example = next(tensor for tensor in embeddings if tensor is not None)
     filled = [example[:0] if tensor is None else tensor for tensor in embeddings]
-    return Encoded.stack(filled, _row_weights(pipe, family, rows, special))
+    return Encoded.stack(filled, _row_weights(pipe, family, rows, special_tokens))
 
 
 def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[Tensor] | None:

@@ -22,6 +22,7 @@ from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Settings
@@ -45,21 +46,19 @@ def plan(
 ) -> Plan:
     """Returns the plan of an image or video for each seed, each value of the sweeps and each choice of the replacements.
 
-    `given` has the negative prompts, LoRA files and sweeps; `settings` has everything else. If `seconds` is None, the settings
-    have the number of frames.
+    `given` has the negative and kept prompts, LoRA files and sweeps; `settings` has everything else. If `seconds` is None, the
+    settings have the number of frames.
 
     Raises:
         RequestError: If something is not legal.
     """
     _check_count(seeds, given.sweeps, replacements)
     chosen = _choices(prompt, given, settings, replacements)
-    noted = [
-        request_of(text, negative, seeds[0], own, given.loras or (), video, seconds) for (_, text, negative), own in chosen
-    ]
+    noted = [request_of(texts, seeds[0], own, given.loras or (), video, seconds) for (_, texts), own in chosen]
     for request, _ in noted if files.dump_attn else ():
         check_capture(request)
     requests = tuple(replace(request, seed=seed) for request, _ in noted for seed in seeds)
-    words = tuple(slug(" ".join(choice)) for (choice, *_), _ in chosen for _ in seeds) if replacements else ()
+    words = tuple(slug(" ".join(choice)) for (choice, _), _ in chosen for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *given.sweeps, *(["seed"] if len(seeds) > 1 else []))
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
@@ -70,15 +69,15 @@ def plan(
 
 def _choices(
     prompt: str, given: Given, settings: Settings, replacements: Sequence[Replacement]
-) -> list[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], Settings]]:
-    """Returns every choice of words, with its prompt and negatives, and every choice of swept settings."""
-    negative = tuple(text.strip() for text in given.negative or () if text.strip())
-    if errors := unfound(prompt, negative, replacements):
+) -> list[tuple[tuple[tuple[str, ...], Texts], Settings]]:
+    """Returns every choice of words, with its texts, and every choice of swept settings."""
+    texts = given.texts(prompt)
+    if "contrast" in given.settings and not texts.keep:
+        raise RequestError("--contrast is for what --keep names, and it names nothing: add --keep, or leave --contrast out")
+    if errors := unfound(texts, replacements):
         raise RequestError(errors[0])
     return [
-        (words, settings.overlaid(choice))
-        for words in variants(prompt, negative, replacements)
-        for choice in combinations(given.sweeps)
+        (words, settings.overlaid(choice)) for words in variants(texts, replacements) for choice in combinations(given.sweeps)
     ]
 
 
@@ -110,9 +109,12 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     Raises:
         RequestError: If it does not know a word of a negative, or any word of the prompt.
     """
-    texts = [one.text for one in request.negatives]
-    unknown = [] if vocabulary is None else check_vocabulary(request.prompt, texts, vocabulary, request.num_frames is not None)
-    return [*unknown, *hints(texts, METHODS[request.method].guides_attention)]
+    negative, kept = ([one.text for one in group] for group in (request.negatives, request.kept))
+    unknown = []
+    if vocabulary is not None:
+        texts = Texts(request.prompt, tuple(negative), tuple(kept))
+        unknown = check_vocabulary(texts, vocabulary, request.num_frames is not None)
+    return [*unknown, *hints(negative, METHODS[request.method].guides_attention)]
 
 
 def runtime_of(settings: Settings) -> Runtime:
@@ -121,8 +123,7 @@ def runtime_of(settings: Settings) -> Runtime:
 
 
 def request_of(
-    prompt: str,
-    negative: tuple[str, ...],
+    texts: Texts,
     seed: int,
     settings: Settings,
     loras: Sequence[str],
@@ -141,14 +142,15 @@ def request_of(
     check_dtype(settings["dtype"])
     for lora in loras:
         Lora.parse(lora).check()
-    prompt, moved = move_negatives(prompt)
+    prompt, moved = move_negatives(texts.prompt)
     note = None
     values = _model_settings(settings, video)
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
     request = Request(
         prompt=prompt.strip(),
-        negative=(*negative, *moved),
+        negative=(*texts.negative, *moved),
+        keep=texts.keep,
         model=settings["model"],
         seed=seed,
         method=resolved(settings["method"])[0],
@@ -251,7 +253,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
 
 def _request_options(given: Given) -> dict[str, Any]:
     """Returns the given options that decide an image, by key."""
-    others = {"negative": given.negative, "lora": given.loras, "seed": given.seeds and given.seeds[0]}
+    others = {"negative": given.negative, "keep": given.keep, "lora": given.loras, "seed": given.seeds and given.seeds[0]}
     settings = {key: value for key, value in given.settings.items() if key in OF_REQUEST}
     return {**{key: value for key, value in others.items() if value is not None}, **settings}
 

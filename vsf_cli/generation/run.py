@@ -184,12 +184,13 @@ def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
 
     # Compiled kernels round differently, so the image may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
+    kept = {"kept_tokens": result.kept_tokens} if result.kept_tokens else {}
     return describe(
         result.request.to_json(),
         **facts,
         **compiled,
         size=result.image.size,
-        applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens},
+        applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens, **kept},
         device=str(pipe._execution_device.type),
     )
 

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from vsf_cli.attention import attention_with_lse
 from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import Maps, Selection, Token, check_method
-from vsf_cli.methods import Context, Method
+from vsf_cli.methods import Context, Method, TextGroup
 from vsf_cli.models import family_of
 from vsf_cli.models.guided_model import bind_call
 
 __all__ = ["Recorder"]
 
-COPIED = ("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens", "beta", "start", "stop")
+COPIED = (
+    *("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens", "keeps"),
+    *("beta", "start", "stop"),
+)
 """The attributes that the recorder copies from its method."""
 
 
@@ -131,8 +134,8 @@ class Recorder(Method):
     def guide(self, query: Tensor, base: Tensor, context: Context) -> Tensor:
         return self._running.guide(query, base, context)
 
-    def attend_negative(self, query: Tensor, context: Context) -> Tensor:
-        return self._running.attend_negative(query, context)
+    def attend_group(self, query: Tensor, context: Context, group: TextGroup) -> Tensor:
+        return self._running.attend_group(query, context, group)
 
     def _count(self, query: Tensor, context: Context) -> None:
         """Counts the call, and records it if its step and its block are selected."""

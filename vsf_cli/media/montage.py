@@ -160,8 +160,8 @@ def label_of(description: dict[str, Any] | None, field: str) -> str:
     if description is None:
         return "?"
     request = description["request"]
-    if field == "negative":
-        return ", ".join(request["negative"]) or "none"
+    if field in ("negative", "keep"):
+        return ", ".join(request.get(field, ())) or "none"
     if field in request["parameters"] or field == "alpha":
         if not request["negative"] or request["method"] == "none":
             return "no guidance"

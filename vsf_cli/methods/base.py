@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context
+    from vsf_cli.methods.tokens import Context, TextGroup
 
 __all__ = ["Method", "norm"]
 
@@ -31,6 +31,7 @@ class Method(ABC):
         special_tokens: Whether the negative prompt's tokens for beginning and end take part; it may be a hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats.
         weighs_tokens: Whether weights of negative prompts and of their words have an effect.
+        keeps: Whether kept prompts have an effect.
         bare: Whether the keys of its hyper-parameters have no prefix with the method's name.
         start, stop: The part of the steps that is guided, as fractions of all.
     """
@@ -43,6 +44,7 @@ class Method(ABC):
     copies: ClassVar[int] = 1
     flips_embedding: ClassVar[bool] = False
     weighs_tokens: ClassVar[bool] = False
+    keeps: bool = False
     bare: ClassVar[bool] = False
     padding: bool = False
     special_tokens: bool = True
@@ -149,26 +151,26 @@ class Method(ABC):
             context: The keys and values.
         """
 
-    def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Returns the attention of the negative prompt's rows, with shape (B, H, N, D), to [image, negative] (section 3.2).
+    def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
+        """Returns the attention of a group's rows, with shape (B, H, N, D), to [image, group] (section 3.2).
 
         The outputs of padding have no meaning.
         """
-        return self._attend_negative(query, context, context.negative.own_mask)
+        return self._attend_with_image(query, context, group, group.own_mask)
 
     def attend_image_to_negative(self, query: "Tensor", context: "Context") -> "Tensor":
         """Returns the attention of the image's rows, with shape (B, H, I, D), to [image, negative]."""
         mask = context.image_mask
         if mask is not None:
             mask = context.with_negative_mask(mask[..., :0] if context.image is None else context.image.keys_of(mask))
-        return self._attend_negative(query, context, mask)
+        return self._attend_with_image(query, context, context.negative, mask)
 
-    def _attend_negative(self, query: "Tensor", context: "Context", mask: "Tensor | None") -> "Tensor":
+    def _attend_with_image(self, query: "Tensor", context: "Context", group: "TextGroup", mask: "Tensor | None") -> "Tensor":
         from vsf_cli.attention import attention
         from vsf_cli.methods.tokens import key_mask
 
-        keys = context.with_negative
-        seen = context.negative.seen_after(context.image_tokens.key.shape[2])
+        keys = context.with_negative if group is context.negative else context.image_tokens.join(group)
+        seen = group.seen_after(context.image_tokens.key.shape[2])
         return attention(query, keys.key, keys.value, key_mask(mask, seen), context.backend)
 
 

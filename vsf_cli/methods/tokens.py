@@ -1,6 +1,6 @@
 """Keys and values of the tokens that one attention sees. The letters of shapes are those of `vsf_cli.attention`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ class TextGroup(KeyValue):
     """Tokens of text, padded to N tokens, to which only a method lets the image or other text attend.
 
     Arguments:
-        role: The purpose of the group, such as "negative".
+        role: The purpose of the group: "negative" or "kept".
         lengths: How many tokens of each row are real, with shape (B,); None means all of them.
         weights: The weight of each token, with shape (B, N); None means 1 for all of them.
         mask: The model's own mask of the image's rows and these keys, with shape (B or 1, H or 1, I or 1, N); None: no mask.
@@ -71,14 +71,9 @@ class TextGroup(KeyValue):
         """The values, each times its token's weight."""
         return self.value if self.weights is None else self.value * self.weights[:, None, :, None].to(self.value)
 
-    def flipped(self, alpha: "float | Tensor") -> "TextGroup":
-        """Returns the tokens with their values times :math:`-\\alpha` and their weights."""
-        return TextGroup(self.key, -alpha * self.weighted_value, self.role, self.lengths, None, self.mask, self.own_mask)
-
-    @property
-    def unweighted(self) -> "TextGroup":
-        """The tokens with weights of 1."""
-        return TextGroup(self.key, self.value, self.role, self.lengths, None, self.mask, self.own_mask)
+    def times(self, factor: "float | Tensor") -> "TextGroup":
+        """Returns the tokens with their values times a factor and their weights."""
+        return replace(self, value=factor * self.weighted_value, weights=None)
 
     def seen_after(self, before: int, copies: int = 1) -> "Tensor | None":
         """Returns which keys are real if the group follows `before` others, with shape (B, 1, 1, keys); None means all."""
@@ -91,12 +86,14 @@ class TextGroup(KeyValue):
         return torch.cat([real.new_ones(len(real), 1, 1, before), *[real] * copies], dim=-1)
 
     def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
-        """Returns the weighted attention to the real tokens, with shape (B, H, Q, D), and its log-sum-exp, (B, H, Q)."""
+        """Returns the weighted attention of the image's rows, with shape (B, H, Q, D), and its log-sum-exp, (B, H, Q)."""
         from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
 
-        if self.lengths is None:
+        if self.lengths is None and self.mask is None:
             return attention_with_lse(query, self.key, self.weighted_value)
-        return masked_attention_with_lse(query, self.key, self.weighted_value, self.lengths)
+        mask = key_mask(self.mask, self.seen_after(0))
+        assert mask is not None
+        return masked_attention_with_lse(query, self.key, self.weighted_value, mask)
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ class Context:
             prompt, or in cross attention those of the positive prompt.
         image: The positions of the image's tokens in `base`; None in cross attention.
         positive: The positions of the positive prompt's tokens in `base`.
-        groups: The isolated groups of text; the negative prompts are the first.
+        groups: The isolated groups of text, none of which sees another: the negative prompts, then the kept ones if any.
         progress: The fraction of all steps before this one: 0 at the first, below 1 at the last.
         backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
@@ -126,6 +123,11 @@ class Context:
     def negative(self) -> TextGroup:
         """The negative prompts' tokens."""
         return self.groups[0]
+
+    @property
+    def kept(self) -> TextGroup | None:
+        """The kept prompts' tokens; None if there are none."""
+        return self.groups[1] if len(self.groups) > 1 else None
 
     def image_rows(self, states: "Tensor") -> "Tensor":
         """Returns the image's rows of queries or outputs, as a view: in cross attention all of them."""

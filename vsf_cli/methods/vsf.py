@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context
+    from vsf_cli.methods.tokens import Context, TextGroup
 
 __all__ = ["VSF"]
 
@@ -36,6 +36,12 @@ class VSF(Method):
     in which :math:`-\alpha O_2` is the attention to the values times :math:`-\alpha`, so that `z` takes the memory of
     :math:`O_1`.
 
+    With kept prompts K, what the image would take from them is not subtracted (contrastive VSF, not in the paper):
+
+    .. math:: z = (1 - w) O_1 - \alpha w (O_2 - c \, O_3)
+
+    where :math:`O_3` is the attention to K alone, which takes no share. N and K do not see each other.
+
     References:
         | VSF: Simple, Efficient, and Effective Negative Guidance in Few-Step Image Generation Models By Value Sign Flip
         | (Guo & Du, 2025), equation 6 and sections 3.2-3.3
@@ -45,6 +51,8 @@ class VSF(Method):
         alpha: The flip strength :math:`\alpha \geq 0`. 0 is not the same as no guidance: the negative prompt still takes its
             share of attention (section 3.3).
         beta: The bias :math:`\beta` subtracted from the logits of the negative prompt, in nats. Infinity turns guidance off.
+        contrast: The part of the kept prompts' attention that is not subtracted, :math:`c`, 0 to 1; without kept prompts it has
+            no effect (not in the paper).
         special_tokens: Whether the negative prompt has its tokens for beginning and end, as in the paper. They have no meaning
             of their own, but a share of attention, so that subtracting them also removes what was not meant.
         mask: Whether only the image attends to the flipped tokens. For the paper's ablation (section 4.8): without it, all rows
@@ -84,6 +92,16 @@ class VSF(Method):
         finite=False,
         sweep=True,
         search=(0.0, 2.0),
+    )
+    contrast: float = option(
+        0.7,
+        "--contrast",
+        help="How much of what --keep names is spared.",
+        min=0,
+        max=1,
+        sweep=True,
+        rare=True,
+        newer=True,
     )
     special_tokens: bool = option(True, "--special-tokens", help="Whether VSF uses the negative's begin and end tokens.")
     mask: bool = option(True, "--mask", help="Whether only the image sees the flipped negative.", panel=ABLATIONS)
@@ -131,6 +149,11 @@ class VSF(Method):
         return self._blocks is None or block in self._blocks
 
     @property
+    def keeps(self) -> bool:  # type: ignore[override]
+        """The ablations have no kept side."""
+        return self.mask and not self.reference_layout
+
+    @property
     def last_block(self) -> int:
         return max(self._blocks or (0,))
 
@@ -143,9 +166,9 @@ class VSF(Method):
         from vsf_cli.attention import KERNEL_DEVICES, scalar
 
         other = copy.copy(self)
-        for name in ("alpha", "beta"):
+        for name in ("alpha", "beta", "contrast"):
             # Where no kernel returns a log-sum-exp, a bias of 0 needs no mask, and must be known to be 0.
-            if name == "alpha" or self.beta != 0 or device.type in KERNEL_DEVICES:
+            if name != "beta" or self.beta != 0 or device.type in KERNEL_DEVICES:
                 object.__setattr__(other, name, scalar(getattr(self, name), device))
         return other
 
@@ -185,7 +208,10 @@ class VSF(Method):
         base, rows, text = context.base, context.image_rows, context.positive_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
         # It is cheaper to flip the few values than the output of all rows.
-        added, added_lse = context.negative.flipped(self.alpha_at(context.progress)).attend(rows(query))
+        alpha = self.alpha_at(context.progress)
+        added, added_lse = context.negative.times(-alpha).attend(rows(query))
+        if (spared := self._spared(rows(query), context, alpha)) is not None:
+            added = added + spared if added.requires_grad or spared.requires_grad else added.add_(spared)
         text(out).copy_(text(output))
         image = rows(output)
         target = torch.empty_like(image) if self._is_limited else rows(out)
@@ -221,10 +247,26 @@ class VSF(Method):
 
     def _attend_with_bias(self, query: "Tensor", context: "Context") -> "Tensor":
         """Attention of the image's rows to all keys, in one call."""
+        import torch
+
         from vsf_cli.attention import attention
 
-        keys = context.base.join(context.negative.flipped(self.alpha_at(context.progress)))
-        return attention(query, keys.key, keys.value, self._bias(context, query.dtype))
+        alpha, bias = self.alpha_at(context.progress), self._bias(context, query.dtype)
+        keys = context.base.join(context.negative.times(-alpha))
+        spared = self._spared(query, context, alpha)
+        if spared is None:
+            return attention(query, keys.key, keys.value, bias)
+        # The share w of the negative prompt is the attention to values that are 1 there, and 0 elsewhere.
+        share = torch.zeros_like(keys.value[..., :1])
+        share[:, :, context.base.key.shape[2] :] = 1
+        output = attention(query, keys.key, torch.cat([keys.value, share], dim=-1), bias)
+        return output[..., :-1] + output[..., -1:] * spared
+
+    def _spared(self, query: "Tensor", context: "Context", alpha: "float | Tensor") -> "Tensor | None":
+        r"""What the image takes from the kept prompts, :math:`\alpha c \, O_3`, with shape (B, H, I, D); None: nothing."""
+        if context.kept is None:
+            return None
+        return context.kept.times(alpha * self.contrast).attend(query)[0]
 
     def _bias(self, context: "Context", dtype: "torch.dtype") -> "Tensor | None":
         """What is added to the image's logits, with shape (B or 1, H or 1, I or 1, keys); None means nothing."""
@@ -242,17 +284,17 @@ class VSF(Method):
             bias = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
         return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
-    def attend_negative(self, query: "Tensor", context: "Context") -> "Tensor":
+    def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
         from vsf_cli.attention import attention_with_lse, has_lse, merge_attention_states
 
         if not self.mask:
             return self._attend_everything(query, context)
         if context.mask is not None or not has_lse(query, context.backend):
-            return super().attend_negative(query, context)
-        # In two parts, since joining the image's keys and values with the negative's would copy them.
+            return super().attend_group(query, context, group)
+        # In two parts, since joining the image's keys and values with the group's would copy them.
         image = context.image_tokens
         output, lse = attention_with_lse(query, image.key, image.value, context.backend)
-        own, own_lse = context.negative.unweighted.attend(query)
+        own, own_lse = replace(group, weights=None, mask=None).attend(query)
         return merge_attention_states(output, own, lse, own_lse)
 
     def _attend_everything(self, query: "Tensor", context: "Context") -> "Tensor":

@@ -19,9 +19,9 @@ __all__ = ["Arguments", "Family", "Order", "PromptTokenizer", "TextPart", "appen
 class Order(Enum):
     """The order of image, positive and negative prompt in an attention. N is at an end, so that the others are one view."""
 
-    TEXT_FIRST = "N P I"
-    TEXT_LAST = "I P N"
-    CROSS = "P N"
+    TEXT_FIRST = "N K P I"
+    TEXT_LAST = "I P N K"
+    CROSS = "P N K"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The attention function of a guided model: it splits the tokens of one call, and calls the method with them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,8 @@ from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
 
 __all__ = ["RunningCall", "guided_attention"]
+
+ROLES = "negative", "kept"
 
 
 class RunningCall:
@@ -56,26 +59,32 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
         if dropout_p or is_causal or attention_kwargs:
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
-        rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:2])
-        context = _context(state, rows, KeyValue(key, value), attn_mask, state.backend(backend))
+        rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
+        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend))
         # With heads after tokens in memory, the processor joins the heads without a copy.
         out = value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
         write = state.method.attend if guides else state.method.attend_unguided
         write(rows.queries.of(query), context, rows.queries.of(out))
-        if drops_text:
-            rows.negative.of(out).zero_()
-        elif order is not Order.CROSS:
-            rows.negative.of(out).copy_(state.method.attend_negative(rows.negative.of(query), context))
+        if order is not Order.CROSS:
+            for span, group in zip(rows.groups, context.groups, strict=True):
+                if drops_text:
+                    span.of(out).zero_()
+                else:
+                    span.of(out).copy_(state.method.attend_group(span.of(query), context, group))
         return out
 
     return attend
 
 
 def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None) -> Context:
-    base_mask, image_mask, own_mask = _split_mask(mask, rows)
-    negative = keys.part(rows.negative)
-    group = TextGroup(negative.key, negative.value, "negative", state.lengths, state.weights, image_mask, own_mask)
-    return Context(keys.part(rows.base), rows.image, rows.positive, (group,), state.progress, backend, base_mask)
+    groups = []
+    for n, span in enumerate(rows.groups):
+        states = keys.part(span)
+        masks = _masks_of(mask, rows, span)
+        groups.append(TextGroup(states.key, states.value, ROLES[n], state.lengths[n], state.weights[n], *masks))
+    base_mask = None if mask is None else rows.base.keys_of(rows.queries.rows_of(mask))
+    base = keys.part(rows.base)
+    return Context(base, rows.image, rows.positive, tuple(groups), state.progress, backend, base_mask)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,53 +110,64 @@ class _Rows:
         base: Image and positive prompt, or in cross attention the positive prompt, among the keys.
         image: The image in the base; None in cross attention.
         positive: The positive prompt in the base.
-        negative: The negative prompt among the keys, and in joint attention among the queries.
+        groups: The negative and the kept prompts among the keys, and in joint attention among the queries.
     """
 
     queries: Span
     base: Span
     image: Span | None
     positive: Span
-    negative: Span
+    groups: tuple[Span, ...]
 
     @classmethod
-    def of(cls, order: Order, queries: int, keys: int, positives: int, negatives: int) -> "_Rows":
-        """Returns the positions by the numbers of queries, keys and tokens of both prompts.
+    def of(cls, order: Order, queries: int, keys: int, positives: int, *groups: int) -> "_Rows":
+        """Returns the positions by the numbers of queries, keys and tokens of the positive prompt and of each group.
 
         Raises:
             PatchError: If the numbers contradict each other.
         """
-        text = positives + negatives
+        grouped = sum(groups)
+        text = positives + grouped
         if not (keys == text if order is Order.CROSS else keys == queries and keys > text):
             raise PatchError(f"an attention has {keys} keys, but its text {text} tokens: their positions are unknown")
         if order is Order.CROSS:
-            return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), Span(positives, keys))
-        base, images = keys - negatives, keys - text
+            return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), _spans(positives, groups))
+        base, images = keys - grouped, keys - text
         if order is Order.TEXT_FIRST:
-            rows = Span(negatives, keys)
-            return cls(rows, rows, Span(positives, base), Span(0, positives), Span(0, negatives))
+            rows = Span(grouped, keys)
+            return cls(rows, rows, Span(positives, base), Span(0, positives), _spans(0, groups))
         rows = Span(0, base)
-        return cls(rows, rows, Span(0, images), Span(images, base), Span(base, keys))
+        return cls(rows, rows, Span(0, images), Span(images, base), _spans(base, groups))
 
 
-def _split_mask(mask: Tensor | None, rows: _Rows) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Splits the model's own mask, with shape (B or 1, H or 1, Q or 1, K) or (B, K).
+def _spans(start: int, lengths: Sequence[int]) -> tuple[Span, ...]:
+    spans = []
+    for length in lengths:
+        spans.append(Span(start, start + length))
+        start += length
+    return tuple(spans)
 
-    Returns:
-        Its parts for the rows of image and positive prompt and the keys of the base, for the image's rows and the negative
-        prompt's keys, and for the negative prompt's rows and the keys of image and negative prompt; None means no mask.
+
+def _whole(mask: Tensor | None) -> Tensor | None:
+    """Returns the model's own mask with shape (B or 1, H or 1, Q or 1, K).
 
     Raises:
         PatchError: If the mask has another number of axes.
     """
+    if mask is None or mask.ndim == 4:
+        return mask
+    if mask.ndim == 2:
+        return mask[:, None, None]
+    raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+
+
+def _masks_of(mask: Tensor | None, rows: _Rows, group: Span) -> tuple[Tensor | None, Tensor | None]:
+    """Returns a group's parts of a mask with shape (B or 1, H or 1, Q or 1, K): of the image's rows, and of its own rows."""
     if mask is None:
-        return None, None, None
-    if mask.ndim not in (2, 4):
-        raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
-    mask = mask[:, None, None] if mask.ndim == 2 else mask
+        return None, None
     of_base = rows.queries.rows_of(mask)
     if rows.image is None:
-        return rows.base.keys_of(of_base), rows.negative.keys_of(of_base), None
-    own = rows.negative.rows_of(mask)
-    own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), rows.negative.keys_of(own)], dim=-1)
-    return rows.base.keys_of(of_base), rows.negative.keys_of(rows.image.rows_of(of_base)), own
+        return group.keys_of(of_base), None
+    own = group.rows_of(mask)
+    own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), group.keys_of(own)], dim=-1)
+    return group.keys_of(rows.image.rows_of(of_base)), own

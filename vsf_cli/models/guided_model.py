@@ -46,7 +46,7 @@ _TWINS = _Twins()
 
 @contextmanager
 def guided_denoisers(
-    family: Family, denoisers: Sequence[Any], method: Method, encoded: Encoded, pipe: Any = None
+    family: Family, denoisers: Sequence[Any], method: Method, groups: Sequence[Encoded], pipe: Any = None
 ) -> Iterator[int]:
     """Guides models inside a `with` block, and then restores their processors, whatever happens inside.
 
@@ -54,7 +54,7 @@ def guided_denoisers(
         family: The family of the models.
         denoisers: The models.
         method: The method.
-        encoded: The negative prompts.
+        groups: The negative prompts, then the kept ones if there are any.
         pipe: The pipeline that will call the models; None means any caller.
 
     Yields:
@@ -75,7 +75,7 @@ def guided_denoisers(
     with ExitStack() as stack:
         stack.enter_context(patched(all_twins))
         for model, of_model in zip(denoisers, twins, strict=True):
-            call = _GuidedCall(family, model, state, encoded, of_model, pipe, steps, _TWINS.running)
+            call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
             stack.enter_context(hooked(model, *call.hooks()))
         yield len(all_twins)
 
@@ -120,7 +120,7 @@ class _GuidedCall:
     family: Family
     model: Any
     state: GuidanceState
-    encoded: Encoded
+    groups: Sequence[Encoded]
     twins: Mapping[nn.Module, Any]
     pipe: Any
     steps: StepCounter
@@ -159,16 +159,15 @@ class _GuidedCall:
         text = call.arguments.get("encoder_hidden_states")
         if text is None:
             raise PatchError("the model was called without text, to which no negative prompt can be joined")
-        negative = self.encoded.expand(len(text))
-        if negative.embeddings.shape[-1] != text.shape[-1]:
-            raise PatchError(
-                f"the negative prompt's embeddings have width {negative.embeddings.shape[-1]}, but the text's {text.shape[-1]}"
-            )
-        state.begin(negative, text, progress)
-        if method.copies > 1 and state.lengths is not None:
+        groups = [one.expand(len(text)) for one in self.groups]
+        for width in (one.embeddings.shape[-1] for one in groups):
+            if width != text.shape[-1]:
+                raise PatchError(f"the negative prompt's embeddings have width {width}, but the text's {text.shape[-1]}")
+        state.begin(groups, text, progress)
+        if method.copies > 1 and state.lengths[0] is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        embeddings = negative.embeddings.to(text)
-        joined = embeddings if method.copies == 1 else torch.cat([embeddings] * method.copies, dim=1)
+        embeddings = [one.embeddings.to(text) for one in groups]
+        joined = torch.cat(embeddings[:1] * method.copies + embeddings[1:], dim=1)
         call.arguments.update(self.family.extend(call.arguments, joined))
         return call.args, call.kwargs
 

@@ -17,7 +17,7 @@ __all__ = ["Encoded", "GuidanceState"]
 
 @dataclass(frozen=True)
 class Encoded:
-    """Negative prompts as embeddings, one row each.
+    """Prompts of one group, the negative or the kept ones, as embeddings, one row each.
 
     Arguments:
         embeddings: Padded with zeros, with shape (rows, N, width).
@@ -35,6 +35,11 @@ class Encoded:
         padded = None if weights is None else pad_sequence(list(weights), batch_first=True, padding_value=1.0)
         return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded)
 
+    @property
+    def is_even(self) -> bool:
+        """Whether all rows have equally many tokens."""
+        return len(set(self.lengths)) == 1
+
     def expand(self, batch: int) -> "Encoded":
         """Returns the prompts with each row repeated to the size of a batch, as `num_images_per_prompt` repeats rows.
 
@@ -45,7 +50,9 @@ class Encoded:
         if rows == batch:
             return self
         if batch % rows:
-            raise PatchError(f"{rows} negative prompts for a batch of {batch}: give one for all, or one for each prompt")
+            raise PatchError(
+                f"{rows} negative or kept prompts for a batch of {batch}: give one for all, or one for each prompt"
+            )
         times = batch // rows
         lengths = tuple(length for length in self.lengths for _ in range(times))
         weights = None if self.weights is None else self.weights.repeat_interleave(times, dim=0)
@@ -59,10 +66,10 @@ class GuidanceState:
 
     Attributes:
         method: The method.
-        counts: An empty tensor with shape (P, N, 0), for P tokens of text before N negative ones; None if the call is not
-            guided.
-        lengths: How many negative tokens of each row are real; None means all of them.
-        weights: The weight of each negative token; None means 1 for all of them.
+        counts: An empty tensor with shape (P, N, ..., 0), for P tokens of text before those of each group; None if the call is
+            not guided.
+        lengths: How many tokens of each row are real, for each group; None means all of them.
+        weights: The weight of each token, for each group; None means 1 for all of them.
         progress: The fraction of all steps before this one.
         default_backend: The attention backend of diffusers for processors without one of their own.
     """
@@ -70,25 +77,28 @@ class GuidanceState:
     def __init__(self, method: Method) -> None:
         self.method = method
         self.counts: Tensor | None = None
-        self.lengths: Tensor | None = None
-        self.weights: Tensor | None = None
+        self.lengths: tuple[Tensor | None, ...] = ()
+        self.weights: tuple[Tensor | None, ...] = ()
         self.progress: Any = 0.0
         self.default_backend: str | None = None
         self._device: torch.device | None = None
 
-    def begin(self, negative: Encoded, text: Tensor, progress: float) -> None:
-        """Prepares for a guided call of the model with positive prompts of shape (B, P, width)."""
+    def begin(self, groups: Sequence[Encoded], text: Tensor, progress: float) -> None:
+        """Prepares for a guided call of the model with positive prompts of shape (B, P, width).
+
+        `groups` are the negative prompts, then the kept ones if there are any.
+        """
         device = text.device
         if self._device != device:
             self.method, self._device = self.method.on(device), device
         self.progress = scalar(progress, device)
-        longest = max(negative.lengths)
-        self.lengths = None if min(negative.lengths) == longest else torch.tensor(negative.lengths, device=device)
-        self.weights = None if negative.weights is None else negative.weights.to(device)
+        self.lengths = tuple(None if one.is_even else torch.tensor(one.lengths, device=device) for one in groups)
+        self.weights = tuple(None if one.weights is None else one.weights.to(device) for one in groups)
+        longest = [max(one.lengths) for one in groups]
         # Copies but the last count as part of the positive prompt.
-        positives = text.shape[1] + (self.method.copies - 1) * longest
-        self.counts = torch.empty(positives, longest, 0, device=device)
-        for axis in (0, 1):
+        positives = text.shape[1] + (self.method.copies - 1) * longest[0]
+        self.counts = torch.empty(positives, *longest, 0, device=device)
+        for axis in range(1 + len(longest)):
             torch._dynamo.maybe_mark_dynamic(self.counts, axis)
         self.default_backend = _active_backend()
 

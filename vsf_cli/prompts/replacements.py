@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+from vsf_cli.prompts.texts import Texts
+
 __all__ = ["Replacement", "unfound", "variants"]
 
 
@@ -33,27 +35,26 @@ class Replacement:
             raise ValueError(f"'{text}' is no replacement: write 'wheels=>doors,windows'")
         return cls(searched.strip(), parsed)
 
+    def apply_to(self, texts: Texts, choice: str) -> Texts:
+        """Returns texts in which a choice replaces the searched words."""
+        prompt, *others = (self.apply(text, choice) for text in texts.all)
+        count = len(texts.negative)
+        return Texts(prompt, tuple(others[:count]), tuple(others[count:]))
+
     def apply(self, text: str, choice: str) -> str:
         """Returns a text in which a choice replaces the searched words."""
         return re.sub(rf"(?<!\w){re.escape(self.searched)}(?!\w)", lambda _: choice, text, flags=re.IGNORECASE)
 
 
-def unfound(prompt: str, negative: Sequence[str], replacements: Sequence[Replacement]) -> list[str]:
-    """Returns a message for each replacement whose searched words are neither in a prompt nor in its negatives."""
-    return [
-        f"'{one.searched}' of --sr is neither in its prompt nor in its negative"
-        for one in replacements
-        if all(one.apply(text, "\0") == text for text in (prompt, *negative))
-    ]
+def unfound(texts: Texts, replacements: Sequence[Replacement]) -> list[str]:
+    """Returns a message for each replacement whose searched words are in none of the texts."""
+    return [f"'{one.searched}' of --sr is in none of its texts" for one in replacements if one.apply_to(texts, "\0") == texts]
 
 
-def variants(
-    prompt: str, negative: Sequence[str], replacements: Sequence[Replacement]
-) -> Iterator[tuple[tuple[str, ...], str, tuple[str, ...]]]:
-    """Yields every combination of choices, with its prompt and negatives; the last replacement changes fastest."""
+def variants(texts: Texts, replacements: Sequence[Replacement]) -> Iterator[tuple[tuple[str, ...], Texts]]:
+    """Yields every combination of choices, with the texts that it makes; the last replacement changes fastest."""
     for choices in product(*(one.choices for one in replacements)):
-        replaced, left_out = prompt, tuple(negative)
+        replaced = texts
         for one, choice in zip(replacements, choices, strict=True):
-            replaced = one.apply(replaced, choice)
-            left_out = tuple(one.apply(text, choice) for text in left_out)
-        yield choices, replaced, left_out
+            replaced = one.apply_to(replaced, choice)
+        yield choices, replaced

@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 
 from vsf_cli.errors import RequestError
+from vsf_cli.prompts.texts import Texts
 
 __all__ = ["REAL_PRESET", "REAL_VIDEO_PRESET", "STOP_WORDS", "check_vocabulary", "hints"]
 
@@ -37,16 +38,18 @@ def _advice(unknown: Sequence[str], vocabulary: Collection[str], video: bool) ->
     return f"{suggestion}It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {real}"
 
 
-def check_vocabulary(prompt: str, negative: Sequence[str], vocabulary: Collection[str], video: bool = False) -> list[str]:
+def check_vocabulary(texts: Texts, vocabulary: Collection[str], video: bool = False) -> list[str]:
     """Returns warnings about words of a prompt that are not in the vocabulary of a model, which is in lower case.
 
     Raises:
-        RequestError: If a negative has an unknown word, or no word of the prompt is known.
+        RequestError: If a negative or kept prompt has an unknown word, or no word of the prompt is known.
     """
-    for text in negative:
+    prompt = texts.prompt
+    for role, text in (*(("negative", text) for text in texts.negative), *(("kept", text) for text in texts.keep)):
         if unknown := _unknown(text, vocabulary):
-            message = f"negative '{text}' has words that this model does not know: {', '.join(unknown)}."
-            raise RequestError(next(_double_negations([text]), f"{message} {_advice(unknown, vocabulary, video)}"))
+            message = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
+            doubled = _double_negations([text] if role == "negative" else [])
+            raise RequestError(next(doubled, f"{message} {_advice(unknown, vocabulary, video)}"))
     unknown = _unknown(prompt, vocabulary)
     advice = _advice(unknown, vocabulary, video)
     if not any(word in vocabulary and word not in STOP_WORDS for word in _words(prompt)):

@@ -8,6 +8,7 @@ from vsf_cli.config.option import FILES, MODEL, Option, Value, by_key, option, o
 from vsf_cli.config.ranges import ValueList
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import method_options
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.request import request_options
 
 __all__ = ["COLUMNS", "DEFAULTS", "IN_NAMES", "OF_REQUEST", "SETTINGS", "FileOptions", "Given", "OutputSettings"]
@@ -55,7 +56,7 @@ class Given:
     Arguments:
         settings: The settings, by key; the first value of a sweep.
         sweeps: The settings with several values.
-        negative: The negative prompts; None means that none were given.
+        negative, keep: The negative and the kept prompts; None means that none were given.
         loras: The LoRA files; None means that none were given.
         seeds: The seeds; None means that none were given, and empty that random ones are wanted.
     """
@@ -63,8 +64,14 @@ class Given:
     settings: Mapping[str, Value] = field(default_factory=dict)
     sweeps: Mapping[str, ValueList] = field(default_factory=dict)
     negative: tuple[str, ...] | None = None
+    keep: tuple[str, ...] | None = None
     loras: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
+
+    def texts(self, prompt: str) -> Texts:
+        """Returns a prompt with the given negative and kept prompts that are not blank."""
+        negative, keep = (tuple(text.strip() for text in texts or () if text.strip()) for texts in (self.negative, self.keep))
+        return Texts(prompt, negative, keep)
 
 
 _VIDEO_PRESET = Option(

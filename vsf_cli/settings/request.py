@@ -119,6 +119,7 @@ class Request(ModelSettings):
         model: `builtin:NAME`, a hub id, or a folder.
         seed: The seed of the noise, 0 to 2^64 - 1. Noise is drawn on the CPU, so that it does not depend on the device.
         negative: The negative prompts, with weights as in `vsf_cli.prompts.prompt_weights`.
+        keep: What must stay although it is like the negative prompts; several in one text stand between commas.
         method: A key of `vsf_cli.methods.METHODS`.
         parameters: The method's hyper-parameters.
         preset: The name of the preset that the settings came from.
@@ -149,6 +150,16 @@ class Request(ModelSettings):
         setting=False,
         in_name=False,
     )
+    keep: tuple[str, ...] = option(
+        (),
+        "--keep",
+        help="What must stay, such as bells, legs.",
+        panel=WHAT,
+        setting=False,
+        in_name=False,
+        newer=True,
+        noise=False,
+    )
     method: str = option("vsf", "--method", help=f"One of {', '.join((*METHODS, *VARIANTS))}.", noise=False)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
@@ -167,6 +178,7 @@ class Request(ModelSettings):
 
     def _check_method(self) -> None:
         method, steps = self.guidance, self.num_inference_steps
+        self._check_kept(method)
         if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
             weighted = f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one"
             raise RequestError(f"{weighted}: leave it out, or write \\: for a colon")
@@ -181,6 +193,15 @@ class Request(ModelSettings):
             unused = f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}"
             raise RequestError(f"{unused}: pass --guidance above 1, or --method vsf")
 
+    def _check_kept(self, method: Method) -> None:
+        if self.keep and not self.negative:
+            raise RequestError(
+                "--keep says what must stay where a negative prompt takes something away, and there is none:"
+                " add --neg, or leave --keep out"
+            )
+        if self.keep and not method.keeps and method.name != "none":
+            raise RequestError(f"{method} has no use for --keep: leave it out, or pass --method vsf without ablations")
+
     @property
     def guidance(self) -> Method:
         """The method with its hyper-parameters."""
@@ -190,6 +211,12 @@ class Request(ModelSettings):
     def negatives(self) -> tuple[Weighted, ...]:
         """The negative prompts with their weights."""
         return tuple(map(parse_weights, self.negative))
+
+    @property
+    def kept(self) -> tuple[Weighted, ...]:
+        """The kept prompts with their weights, each by itself."""
+        parts = (part.strip() for text in self.keep for part in text.split(","))
+        return tuple(parse_weights(part) for part in parts if part)
 
     @property
     def loading(self) -> dict[str, Any]:
@@ -203,8 +230,8 @@ class Request(ModelSettings):
             key: value if isinstance(value, str) or math.isfinite(value) else str(value)
             for key, value in self.parameters.items()
         }
-        first = dict.fromkeys(("prompt", "model", "seed", "negative", "method", "parameters"))
-        plain = first | asdict(self) | {"parameters": numbers, "negative": list(self.negative)}
+        first = dict.fromkeys(("prompt", "model", "seed", "negative", "keep", "method", "parameters"))
+        plain = first | asdict(self) | {"parameters": numbers, "negative": list(self.negative), "keep": list(self.keep)}
         plain["model"] = public_source(self.model)
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
         return plain
@@ -220,7 +247,7 @@ class Request(ModelSettings):
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "loras") if key in plain}
+            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras") if key in plain}
             types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
                 key: value if isinstance(value, bool) or types.get(key) is str else float(value)

@@ -29,7 +29,9 @@ from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
 from vsf_cli.evaluation.judging import CachedJudge, Judgement, judge_all, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
+from vsf_cli.evaluation.report import Judged, tabulate, with_rest
 from vsf_cli.evaluation.runs import Run, Sample, rows_of
+from vsf_cli.evaluation.statistics import mcnemar
 from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.evaluation.variants import choose_variants, load_variants
@@ -334,6 +336,70 @@ def test_the_majority_of_frames_decides() -> None:
     assert judge_frames(Scripted(), frames[:1], CAR).reason == ""
 
 
+def test_what_stayed_is_that_of_most_frames() -> None:
+    class Scripted:
+        name, workers, costly = "scripted", 1, False
+        settings: Mapping[str, Any] = MappingProxyType({})
+
+        def judge(self, image: Image.Image, record: Record) -> Judgement:
+            value = image.getpixel((0, 0))
+            return Judgement(True, True, 1.0, kept=("lights", "windows")[:value])  # type: ignore[misc]
+
+    frames = [Image.new("L", (4, 4), value) for value in (0, 1, 1, 2)]
+    assert judge_frames(Scripted(), frames, replace(CAR, keep=("lights", "windows"))).kept == ("lights",)
+
+
+def answer(variant: str, seed: int, kept: tuple[str, ...] | None, both: bool = True) -> Judged:
+    return Judged(Sample(CAR, variant, seed, Path("a.png")), True, both, 1.0, "", kept)
+
+
+def test_the_rest_is_what_the_unguided_image_shows(made: Path) -> None:
+    run = Run.read(made)
+    judged = [
+        *(answer("none", seed, kept, False) for seed, kept in enumerate([("lights", "windows"), ("lights",), (), None])),
+        *(answer("vsf", seed, kept) for seed, kept in enumerate([("lights",), ("lights", "windows"), (), ("lights",)])),
+    ]
+    none, vsf_row = tabulate(run, with_rest(judged))
+    assert (none["rest"], none["things"], none["all"]) == (1.0, 3, 0.0)
+    # Two of three things stayed; of three images whose rest is known, two have all of it.
+    assert (vsf_row["rest"], vsf_row["things"], vsf_row["all"]) == (0.6667, 3, 0.6667)
+    assert none["all_p"] == mcnemar([True, True, False], [False] * 3) and vsf_row["all_p"] is None
+    (alone,) = tabulate(run, with_rest(judged[4:]))
+    assert (alone["rest"], alone["things"], alone["all"]) == (None, 0, None)
+
+
+def test_a_run_reports_what_stayed(made: Path) -> None:
+    rows = {row["arm"]: row for row in json.loads(vsf("report", str(made), "--json").stdout)}
+    assert rows["none"]["rest"] == 1.0 and 0 < rows["none"]["things"] == rows["vsf"]["things"]
+    assert rows["none"]["all"] == rows["none"]["both"] and rows["vsf"]["all"] <= rows["vsf"]["both"]
+    assert "| rest kept | all three |" in (made / "report-scenes.md").read_text("utf-8")
+    header, first = (made / "report-scenes.csv").read_text("utf-8").splitlines()[:2]
+    assert header.endswith("both_p,rest,things,all,all_p") and first.split(",")[-4] == "1.0"
+
+
+def test_a_record_says_what_must_stay(tmp_path: Path) -> None:
+    record = load_prompts("scenes-dev").records[0]
+    assert record.negative not in record.keep and {*record.keep, record.negative} == set(OBJECTS[record.category])
+    plain = load_prompts("negation-200")
+    assert "keep" not in plain.to_jsonl() and not plain.records[0].keep
+    path = tmp_path / "mine.jsonl"
+    path.write_text(plain.first(1).to_jsonl().replace("}", ', "keep": ["bells"]}'), "utf-8")
+    assert load_prompts(str(path)).records[0].keep == ("bells",)
+    path.write_text(plain.first(1).to_jsonl().replace("}", ', "keep": "bells"}'), "utf-8")
+    with pytest.raises(RequestError, match="'keep' is 'bells', but must be a list of texts"):
+        load_prompts(str(path))
+
+
+def test_a_variant_is_told_what_must_stay_or_names_it() -> None:
+    prompts = load_prompts("scenes-dev").first(1)
+    variants = choose_variants(load_variants(), "vsf,vsf-keep,vsf-named", load_preset("tiny-sd3-turbo"))
+    plain, keeps, named = rows_of(prompts, variants, 1)
+    (record,) = prompts.records
+    assert (plain.prompt, plain.keep) == (record.prompt, ()) and (keeps.prompt, keeps.keep) == (record.prompt, record.keep)
+    assert named.prompt == f"{record.prompt} with {' and '.join(record.keep)}" and named.keep == ()
+    assert plain.seeds == keeps.seeds == named.seeds
+
+
 # Judges
 
 
@@ -370,7 +436,7 @@ class Endpoint:
                 said = (
                     told
                     if isinstance(told, str)
-                    else json.dumps({"reasoning": "seen", **told} if isinstance(told, dict) else {})
+                    else json.dumps({"reasoning": "seen", "answer_3": [], **told} if isinstance(told, dict) else {})
                 )
                 message = {"role": "assistant", "content": said}
                 choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
@@ -414,6 +480,20 @@ def test_mllm_asks_what_the_paper_asks(endpoint: Endpoint) -> None:
         "answer_2",
         "quality",
     }
+
+
+def test_mllm_is_asked_what_stayed_where_something_must(endpoint: Endpoint) -> None:
+    record = replace(CAR, keep=("lights", "Windows"))
+    endpoint.plan = [{"answer_1": True, "answer_2": True, "quality": 1, "answer_3": "lights"}] + [
+        {"answer_1": True, "answer_2": True, "quality": 1, "answer_3": shown} for shown in (["windows", "doors"], [])
+    ]
+    judge = MllmJudge("seer", endpoint.url)
+    assert judge.judge(Image.new("RGB", (5, 4)), record).kept == ("Windows",), "a text is no list, so it is asked again"
+    assert judge.judge(Image.new("RGB", (5, 4)), record).kept == ()
+    asked = endpoint.asked[0]["body"]
+    assert "Question 3: which of these can be seen" in asked["messages"][1]["content"][0]["text"]
+    schema = asked["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["answer_3"]["items"]["enum"] == ["lights", "Windows"] and "answer_3" in schema["required"]
 
 
 NO_REPLIES = [

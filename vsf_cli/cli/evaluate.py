@@ -24,7 +24,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
-from vsf_cli.evaluation.report import CONDITIONS, write_report
+from vsf_cli.evaluation.report import shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
@@ -203,10 +203,12 @@ def report(
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table("method", "positive", "negative", "both", "quality", "p of both", box=None, pad_edge=False)
+    kinds = shown_kinds(rows)
+    table = Table("method", *kinds.values(), "quality", "p of both", box=None, pad_edge=False)
     for row in rows:
-        intervals = {name: "{:.2f}-{:.2f}".format(*row[f"{name}_interval"]) for name in CONDITIONS}
-        rates = [f"{row[name]:.3f} ({intervals[name]})" for name in CONDITIONS]
+        rates = [
+            "" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"]) for kind in kinds
+        ]
         p_value = "" if row["both_p"] is None else f"{row['both_p']:.2g}"
         table.add_row(row["label"], *rates, f"{row['quality']:.3f}", p_value)
     terminal = RichConsole(highlight=False)

@@ -12,8 +12,11 @@ from vsf_cli.media.html import render
 __all__ = ["gallery"]
 
 
-def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Sequence[Any]) -> str:
-    """Returns the HTML of a run; `judge` is the judge's full name. Images are loaded when they are scrolled to."""
+def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str], judged: Sequence[Any]) -> str:
+    """Returns the HTML of a run, whose images are loaded when they are scrolled to.
+
+    `judge` is the judge's full name, and `kinds` has the rates of the table with their names.
+    """
     variants = [row["arm"] for row in rows]
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for one in judged:
@@ -26,8 +29,9 @@ def gallery(run: Run, judge: str, rows: Sequence[Mapping[str, Any]], judged: Seq
             "negative": one.negative,
             "quality": one.quality,
             "reason": one.reason,
+            "lost": None if one.rest is None else [thing for thing in one.rest if thing not in one.stayed],
         }
     ordered = sorted(lines.values(), key=lambda line: (line["record"].id, line["seed"]))
     categories = sorted({line["record"].category for line in ordered} - {""})
-    data = {"judge": judge, "rows": rows, "arms": variants, "lines": ordered, "categories": categories}
+    data = {"judge": judge, "rows": rows, "kinds": kinds, "arms": variants, "lines": ordered, "categories": categories}
     return render("comparison.html.j2", title=f"{run.prompts.name}, {run.preset}", **data)

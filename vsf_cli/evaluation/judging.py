@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -32,12 +33,21 @@ class Judgement:
         negative: Whether the negative prompt is absent.
         quality: From 0 to 1, independent of what is missing.
         reason: An explanation for readers.
+        kept: Which of the things that must stay are shown; None if the judge was not asked.
     """
 
     positive: bool
     negative: bool
     quality: float
     reason: str = ""
+    kept: tuple[str, ...] | None = None
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> "Judgement":
+        """Returns the answer in a line of a file; version 0.1 asked nothing about what must stay."""
+        kept = line.get("kept")
+        answers = (line[name] for name in ("positive", "negative", "quality", "reason"))
+        return cls(*answers, kept=None if kept is None else tuple(kept))
 
 
 class Judge(Protocol):
@@ -71,11 +81,14 @@ def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) ->
     if len(answers) == 1:
         return answers[0]
     positive, negative = sum(one.positive for one in answers), sum(one.negative for one in answers)
+    shown = Counter(thing for one in answers for thing in one.kept or ())
+    kept = tuple(thing for thing in record.keep if 2 * shown[thing] > len(answers))
     return Judgement(
         2 * positive > len(answers),
         2 * negative > len(answers),
         sum(one.quality for one in answers) / len(answers),
         f"of {len(answers)} frames the object is in {positive}, the negative is missing in {negative}",
+        None if any(one.kept is None for one in answers) else kept,
     )
 
 
@@ -89,13 +102,14 @@ class CachedJudge:
         for line in _lines(path):
             try:
                 key = line.pop("key")
-                self.known[key] = Judgement(**line)
+                self.known[key] = Judgement.read(line)
             except (TypeError, KeyError, AttributeError):
                 continue
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the stored answer about the same pixels and questions, or a new one."""
-        question = json.dumps([dict(self.settings), record.question_1, record.question_2, image.size], sort_keys=True)
+        questions = record.question_1, record.question_2, *record.keep
+        question = json.dumps([dict(self.settings), *questions, image.size], sort_keys=True)
         key = hashlib.sha256(question.encode() + image.tobytes()).hexdigest()
         if key not in self.known:
             self.known[key] = answer = self.inner.judge(image, record)
@@ -136,7 +150,7 @@ class Answers:
         answers: dict[str, dict[AnswerKey, Judgement]] = {}
         for line in _lines(self.path):
             try:
-                judgement = Judgement(*(line[name] for name in ("positive", "negative", "quality", "reason")))
+                judgement = Judgement.read(line)
                 key = line["record"], line["arm"], line["seed"], line["sha256"]
                 settings = _settings_key(line["judge"])
                 answers[settings] = answers.pop(settings, {})

@@ -1,4 +1,4 @@
-"""Prompt sets: JSON lines, each with a prompt, its negative prompt, and two questions for a judge."""
+"""Prompt sets: JSON lines, each with a prompt, its negative prompt, questions for a judge, and what must stay."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import RequestError
-from vsf_cli.toy.scenes import SINGULAR, article, pairs
+from vsf_cli.toy.scenes import OBJECTS, SINGULAR, article, pairs
 from vsf_cli.toy.video_scenes import video_pairs
 
 __all__ = ["BUILT_IN", "PromptSet", "Record", "load_prompts"]
@@ -26,6 +26,7 @@ class Record:
         question_1: Asks whether the main object is shown, with or without the negative.
         question_2: Asks whether the negative is missing.
         category: The group in reports; for scenes, the object.
+        keep: Things that must stay if the image without guidance shows them; for scenes, the object's other parts.
     """
 
     id: str
@@ -34,6 +35,11 @@ class Record:
     question_1: str
     question_2: str
     category: str = ""
+    keep: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values, without `keep` if it is empty, so that a set of version 0.1 has the same digest."""
+        return {name: value for name, value in asdict(self).items() if name != "keep" or value}
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class PromptSet:
 
     def to_jsonl(self) -> str:
         """Returns the records as JSON lines."""
-        return "".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in self.records)
+        return "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in self.records)
 
     def first(self, limit: int | None) -> "PromptSet":
         """Returns the first `limit` records; all if it is None.
@@ -109,12 +115,15 @@ def _record(value: Any) -> Record:
         raise ValueError("it must be an object")
     known = [entry.name for entry in fields(Record)]
     entries = {name: value[name] for name in known if name in value}
-    for name in known[:-1]:
+    for name in known[:-2]:
         if not isinstance(entries.get(name), str) or not entries[name].strip():
             raise ValueError(f"'{name}' is missing, or not a text; a record has {', '.join(known)}")
     if any(not (letter.isalnum() or letter in ".-_") for letter in entries["id"]) or entries["id"].startswith("."):
         raise ValueError(f"id '{entries['id']}' names files: use letters, digits, dots and dashes")
-    return Record(**{**entries, "category": str(entries.get("category", ""))})
+    keep = entries.get("keep", [])
+    if not isinstance(keep, list) or not all(isinstance(thing, str) and thing.strip() for thing in keep):
+        raise ValueError(f"'keep' is {keep!r}, but must be a list of texts")
+    return Record(**{**entries, "category": str(entries.get("category", "")), "keep": tuple(keep)})
 
 
 def _shipped(name: str) -> PromptSet:
@@ -129,7 +138,8 @@ def _scenes(name: str, triples: Sequence[tuple[str, str, str]]) -> PromptSet:
 def _scene(id: str, prompt: str, object: str, part: str) -> Record:
     verb = "Is" if part in SINGULAR else "Are"
     first = f"Is {article(object)} shown, with or without the {part}?"
-    return Record(id, prompt, part, first, f"{verb} the {part} missing?", object)
+    others = tuple(name for name in OBJECTS[object] if name != part)
+    return Record(id, prompt, part, first, f"{verb} the {part} missing?", object, others)
 
 
 BUILT_IN = {

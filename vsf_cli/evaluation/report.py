@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,24 +17,52 @@ from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.variants import BASELINE
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["CONDITIONS", "Judged", "judged_samples", "tabulate", "write_report"]
+__all__ = ["CONDITIONS", "Judged", "judged_samples", "shown_kinds", "tabulate", "with_rest", "write_report"]
 
 CONDITIONS = ("positive", "negative", "both")
+UNGUIDED = "none"
+"""The variant whose images show what there was to keep."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """An image or video with the judge's answer."""
+    """An image or video with the judge's answer.
+
+    Arguments:
+        sample: The image or video.
+        positive, negative, quality, reason, kept: As in `vsf_cli.evaluation.judging.Judgement`.
+        rest: Which of the things that must stay the unguided image of the same seed shows; None if that is not known.
+    """
 
     sample: Sample
     positive: bool
     negative: bool
     quality: float
     reason: str
+    kept: tuple[str, ...] | None = None
+    rest: tuple[str, ...] | None = None
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """The record and the seed, which are the same for images of other variants with the same noise."""
+        return self.sample.record.id, self.sample.seed
+
+    @property
+    def stayed(self) -> tuple[str, ...]:
+        """The things of the rest that the image shows."""
+        return tuple(thing for thing in self.rest or () if thing in (self.kept or ()))
 
     def meets(self, condition: str) -> bool:
-        """Returns whether the answer meets one of `CONDITIONS`."""
-        return self.positive and self.negative if condition == "both" else bool(getattr(self, condition))
+        """Returns whether the answer meets one of `CONDITIONS`, or "all": both, and all of the rest stayed."""
+        if condition in ("both", "all"):
+            return self.positive and self.negative and (condition == "both" or self.stayed == self.rest)
+        return bool(getattr(self, condition))
+
+
+def with_rest(judged: Sequence[Judged]) -> list[Judged]:
+    """Returns the answers with the rest, by the unguided images of the run."""
+    unguided = {one.pair: one.kept for one in judged if one.sample.variant == UNGUIDED}
+    return [replace(one, rest=None if one.kept is None else unguided.get(one.pair)) for one in judged]
 
 
 def judged_samples(run: Run, judge: str, chosen: Mapping[str, Any] = MappingProxyType({})) -> tuple[str, list[Judged], int]:
@@ -60,7 +88,7 @@ def judged_samples(run: Run, judge: str, chosen: Mapping[str, Any] = MappingProx
     if len(by_judge) > 1:
         raise RequestError(f"{run.folder} has answers of {', '.join(by_judge)}: choose one by --judge-model or --base-url")
     ((full_name, judged),) = by_judge.items()
-    return full_name, judged, len(samples) - len(judged)
+    return full_name, with_rest(judged), len(samples) - len(judged)
 
 
 def _full_name(name: str, settings: Mapping[str, Any]) -> str:
@@ -84,6 +112,7 @@ def tabulate(run: Run, judged: Sequence[Judged]) -> list[dict[str, Any]]:
             "arm": name,
             "label": run.variants[name].label,
             **_rates(answers),
+            **_rest(answers),
             **_p_values(answers, base, name),
             "categories": _rates_by_category(answers),
         }
@@ -94,21 +123,41 @@ def tabulate(run: Run, judged: Sequence[Judged]) -> list[dict[str, Any]]:
 
 def _rates(answers: Sequence[Judged]) -> dict[str, Any]:
     """Returns the rates of all conditions with their intervals, and the mean quality."""
-    count = len(answers)
-    rates: dict[str, Any] = {"pictures": count}
+    rates: dict[str, Any] = {"pictures": len(answers)}
     for condition in CONDITIONS:
-        hits = sum(one.meets(condition) for one in answers)
-        rates |= {condition: round(hits / count, 4), f"{condition}_interval": wilson_interval(hits, count)}
-    return {**rates, "quality": round(sum(one.quality for one in answers) / count, 4)}
+        rates |= _rate_of(condition, [one.meets(condition) for one in answers])
+    return {**rates, "quality": round(sum(one.quality for one in answers) / len(answers), 4)}
+
+
+def _rate_of(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    rate, interval = (round(sum(hits) / len(hits), 4), wilson_interval(sum(hits), len(hits))) if hits else (None, None)
+    return {name: rate, f"{name}_interval": interval}
+
+
+def _rest(answers: Sequence[Judged]) -> dict[str, Any]:
+    """Returns how much of the rest stayed, which is called specificity, and the rate of images that meet all three conditions.
+
+    The numbers are None if the judge was not asked about the rest, or the run has no unguided images.
+    """
+    asked = [one for one in answers if one.rest is not None]
+    stayed = [thing in one.stayed for one in asked for thing in one.rest or ()]
+    return {
+        **_rate_of("rest", stayed),
+        "things": len(stayed),
+        **_rate_of("all", [one.meets("all") for one in asked] if stayed else []),
+    }
 
 
 def _p_values(answers: Sequence[Judged], base: Sequence[Judged], name: str) -> dict[str, float | None]:
     """Returns McNemar's p-values against the baseline, over the images that both have."""
-    if name == BASELINE or not base:
-        return {f"{kind}_p": None for kind in CONDITIONS}
-    ours = {(one.sample.record.id, one.sample.seed): one for one in base}
-    pairs = [(ours[key], one) for one in answers if (key := (one.sample.record.id, one.sample.seed)) in ours]
-    return {f"{kind}_p": mcnemar([a.meets(kind) for a, _ in pairs], [b.meets(kind) for _, b in pairs]) for kind in CONDITIONS}
+    ours = {one.pair: one for one in base}
+    pairs = [(ours[one.pair], one) for one in answers if one.pair in ours]
+    values: dict[str, float | None] = {}
+    for kind in (*CONDITIONS, "all"):
+        known = [(a, b) for a, b in pairs if kind != "all" or (a.rest is not None and b.rest is not None)]
+        same = name == BASELINE or not known
+        values[f"{kind}_p"] = None if same else mcnemar([a.meets(kind) for a, _ in known], [b.meets(kind) for _, b in known])
+    return values
 
 
 def _rates_by_category(answers: Sequence[Judged]) -> dict[str, Any]:
@@ -116,13 +165,23 @@ def _rates_by_category(answers: Sequence[Judged]) -> dict[str, Any]:
     return {name: _rates([one for one in answers if one.sample.record.category == name]) for name in names if name}
 
 
+def shown_kinds(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Returns the rates of a table, each with its name for readers; the rest only if there are numbers of it."""
+    kinds = {kind: kind for kind in CONDITIONS}
+    asked = any(row["rest"] is not None for row in rows)
+    return kinds | ({"rest": "rest kept", "all": "all three"} if asked else {})
+
+
 def _markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"Judge {judge}. {_describe_conditions(run)}", ""]
-    lines += ["| method | positive | negative | both | quality | p against VSF: positive, negative, both |"]
-    lines += ["|---|---|---|---|---|---|"]
+    kinds = shown_kinds(rows)
+    names = " | ".join(kinds.values())
+    third = ", all three" if "all" in kinds else ""
+    lines += [f"| method | {names} | quality | p against VSF: positive, negative, both{third} |"]
+    lines += ["|---" * (len(kinds) + 3) + "|"]
     for row in rows:
-        rates = " | ".join(_rate(row, kind) for kind in CONDITIONS)
-        tests = ", ".join("-" if row[f"{kind}_p"] is None else f"{row[f'{kind}_p']:.2g}" for kind in CONDITIONS)
+        rates = " | ".join(_rate(row, kind) for kind in kinds)
+        tests = ", ".join("-" if row[f"{kind}_p"] is None else f"{row[f'{kind}_p']:.2g}" for kind in kinds if kind != "rest")
         lines.append(f"| {row['label']} | {rates} | {row['quality']:.3f} | {tests} |")
     return "\n".join([*lines, *_category_lines(rows)]) + "\n"
 
@@ -141,6 +200,8 @@ def _category_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _rate(row: Mapping[str, Any], kind: str) -> str:
+    if row[kind] is None:
+        return "-"
     low, high = row[f"{kind}_interval"]
     return f"{row[kind]:.3f} [{low:.2f}, {high:.2f}]"
 
@@ -155,7 +216,8 @@ def _describe_conditions(run: Run) -> str:
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table as CSV, a line for each variant and category; the category of the whole set is empty."""
-    numbers, tests = ("pictures", *CONDITIONS, "quality"), [f"{condition}_p" for condition in CONDITIONS]
+    numbers = "pictures", *CONDITIONS, "quality"
+    tests = *(f"{condition}_p" for condition in CONDITIONS), "rest", "things", "all", "all_p"
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer)
     writer.writerow(["arm", "category", *numbers, *tests])
@@ -188,5 +250,5 @@ def write_report(
     facts = {key: run.conditions[key] for key in ("set", "sha256", "preset", "seeds", "settings", "versions")}
     report = {"judge": full_name, **facts, "not_judged": missing, "rows": rows}
     write_bytes(path.with_suffix(".json"), json.dumps(report, indent=2, ensure_ascii=False).encode())
-    write_bytes(run.folder / "index.html", gallery(run, full_name, rows, judged).encode())
+    write_bytes(run.folder / "index.html", gallery(run, full_name, rows, shown_kinds(rows), judged).encode())
     return rows, path, missing

@@ -32,6 +32,8 @@ class Variant:
         search: The settings that a sweep searches, with their bounds; empty means those of the method.
         optional: Whether "all" leaves it out.
         family: The family of models that it is for; empty means all.
+        keeps: Whether it is told what must stay, as by `--keep`.
+        names_kept: Whether the prompt names what must stay, as one would without `--keep`.
     """
 
     name: str
@@ -41,6 +43,8 @@ class Variant:
     search: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     optional: bool = False
     family: str = ""
+    keeps: bool = False
+    names_kept: bool = False
 
     def suits(self, preset: Preset) -> bool:
         """Returns whether it is for a preset."""
@@ -74,6 +78,7 @@ def _variant(source: str, name: str, table: Any) -> Variant:
     if not isinstance(presets, list):
         raise RequestError(f"{source}: {name}.presets is {presets!r}, but must be a list of presets' names")
     family = settings.pop("family", "")
+    keeps, names_kept = (bool(settings.pop(key, False)) for key in ("keeps", "names_kept"))
     if family not in ("", *FAMILIES):
         raise RequestError(f"{source}: {name}.family is {family!r}, but families are {', '.join(FAMILIES)}")
     search = settings.pop("search", {})
@@ -83,7 +88,7 @@ def _variant(source: str, name: str, table: Any) -> Variant:
         if key not in SETTINGS:
             raise RequestError(f"{source}: {name}.{key} is not a setting.{nearest(key, list(SETTINGS))}")
     bounds = {key: (span[0], span[1]) for key, span in search.items()}
-    return Variant(name, str(label), settings, tuple(presets), bounds, bool(optional), family)
+    return Variant(name, str(label), settings, tuple(presets), bounds, bool(optional), family, keeps, names_kept)
 
 
 def choose_variants(variants: Sequence[Variant], names: str, preset: Preset) -> list[Variant]:

@@ -4,7 +4,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ unusual place, the answer is false.
 Quality goes from 0 (unusable) to 1 (flawless). Lower it for blur, noise, artefacts, deformed shapes and doubled contours. Do
 not lower it because the element of question 2 is missing, nor because the scene is unusual without it."""
 """The paper's instructions in our words."""
+QUESTION_3 = "Question 3: which of these can be seen, other than faint or broken: {}? Answer with a list of these words."
+"""The question about what must stay, which records without such things do not have."""
 
 KEY = "OPENAI_API_KEY"
 MAX_ATTEMPTS = 3
@@ -39,30 +41,36 @@ PROPERTIES = {
     "answer_2": {"title": "Answer 2", "type": "boolean"},
     "quality": {"maximum": 1, "minimum": 0, "title": "Quality", "type": "number"},
 }
-SCHEMA = {
-    "description": "What the model has to answer.",
-    "properties": PROPERTIES,
-    "required": list(PROPERTIES),
-    "title": "Answer",
-    "type": "object",
-    "additionalProperties": False,
-}
-FORMAT: Any = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": SCHEMA}}
-"""The form of an answer, for the endpoint."""
+
+
+def _format(keep: Sequence[str]) -> Any:
+    """Returns the form of an answer, for the endpoint."""
+    third = {"answer_3": {"items": {"enum": list(keep), "type": "string"}, "title": "Answer 3", "type": "array"}}
+    properties: dict[str, Any] = PROPERTIES | (third if keep else {})
+    schema = {
+        "description": "What the model has to answer.",
+        "properties": properties,
+        "required": list(properties),
+        "title": "Answer",
+        "type": "object",
+        "additionalProperties": False,
+    }
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of the model, with a quality of 0 to 1."""
+    """An answer of the model, with a quality of 0 to 1; without a third question the third answer is None."""
 
     reasoning: str
     answer_1: bool
     answer_2: bool
     quality: float
+    answer_3: tuple[str, ...] | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "Answer":
-        """Returns the answer in a JSON text.
+    def parse(cls, text: str, keep: Sequence[str] = ()) -> "Answer":
+        """Returns the answer in a JSON text; `keep` has the things that the third question is about.
 
         Raises:
             ValueError: If the text is not an answer.
@@ -71,11 +79,16 @@ class Answer:
             fields = json.loads(text)
             reasoning, quality = fields["reasoning"], float(fields["quality"])
             first, second = read_bool(str(fields["answer_1"])), read_bool(str(fields["answer_2"]))
+            third = fields["answer_3"] if keep else []
         except (LookupError, TypeError, RecursionError) as error:
             raise ValueError(f"no answer: {error!r}") from error
         if not isinstance(reasoning, str) or isinstance(fields["quality"], bool) or not 0 <= quality <= 1:
             raise ValueError(f"no answer: {text[:100]!r}")
-        return cls(reasoning, first, second, quality)
+        if not isinstance(third, list):
+            raise ValueError(f"no answer: {text[:100]!r}")
+        shown = {str(thing).strip().lower() for thing in third}
+        kept = tuple(thing for thing in keep if thing.lower() in shown) if keep else None
+        return cls(reasoning, first, second, quality, kept)
 
 
 class MllmJudge:
@@ -124,24 +137,25 @@ class MllmJudge:
         for _ in range(MAX_ATTEMPTS):
             try:
                 text = _content(self._ask(image, record))
-                answer = Answer.parse(text)
+                answer = Answer.parse(text, record.keep)
             except ValueError:
                 continue
             except self._errors.OpenAIError as error:
                 raise VSFError(f"asked {label} failed: {' '.join(str(error).split())[:200]}") from error
-            return Judgement(answer.answer_1, answer.answer_2, answer.quality, answer.reasoning)
+            return Judgement(answer.answer_1, answer.answer_2, answer.quality, answer.reasoning, answer.answer_3)
         raise VSFError(f"asked {label} gave {MAX_ATTEMPTS} answers that are not what was asked for, such as {text[:100]!r}")
 
     def _ask(self, image: Image.Image, record: Record) -> str:
         """Returns the unparsed reply of the endpoint."""
         questions = f"Question 1: {record.question_1}\nQuestion 2: {record.question_2}"
+        questions += "\n" + QUESTION_3.format(", ".join(record.keep)) if record.keep else ""
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         content = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": url}}]
         messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
         reply = self._client.chat.completions.with_raw_response.create(
-            model=self._model, messages=messages, response_format=FORMAT, temperature=0
+            model=self._model, messages=messages, response_format=_format(record.keep), temperature=0
         )
         return reply.text
 

@@ -43,5 +43,6 @@ class ScenesJudge:
             )
         (verdict,) = self._judge.look([image])
         state = verdict.state(record.negative)
+        kept = tuple(part for part in record.keep if verdict.state(part) == "present")
         reason = f"{verdict.object}, {record.negative} {state}"
-        return Judgement(verdict.object == record.category, state == "absent", round(verdict.quality, 4), reason)
+        return Judgement(verdict.object == record.category, state == "absent", round(verdict.quality, 4), reason, kept)

@@ -15,6 +15,7 @@ from vsf_cli.cli import bench as command
 from vsf_cli.cli.app import app
 from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -98,4 +99,4 @@ def test_what_is_measured_is_legal(name: str) -> None:
     preset = load_preset("tiny-sd3-turbo")
     for arm in choose_variants(load_variants(FOLDER / f"{name}.toml"), "everything", preset):
         settings = Settings({"preset": preset.name, **arm.settings})
-        assert request_of("a car", ("wheels",), 0, settings, (), False)[0].method == arm.settings["method"]
+        assert request_of(Texts("a car", ("wheels",)), 0, settings, (), False)[0].method == arm.settings["method"]

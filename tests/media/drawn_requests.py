@@ -46,6 +46,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**64 - 1),
     # A plain colon may begin a weight, which not every method knows.
     "negative": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=3).map(tuple),
+    "keep": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=2).map(tuple),
     "num_inference_steps": st.integers(1, 100),
     "guidance_scale": st.floats(0, 1),
     "width": st.one_of(st.none(), st.integers(1, 256).map(lambda count: 16 * count)),
@@ -67,9 +68,11 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
 
 
 def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
-    """A request whose fields go together: images drop no frames, and CFG alone has a scale above 1."""
+    """A request whose fields go together: images drop no frames, CFG alone has a scale above 1, and VSF alone a kept side."""
     fields["drop_frames"] = fields["drop_frames"] if fields["num_frames"] else 0
     fields["guidance_scale"] += 2 if method[0] == "cfg" else 0
+    keeps = method[0] == "vsf" and fields["negative"] and not method[1].get("reference_layout")
+    fields["keep"] = fields["keep"] if keeps else ()
     return Request(method=method[0], parameters=method[1], **fields)
 
 

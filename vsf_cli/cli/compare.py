@@ -51,11 +51,19 @@ def plan_comparison(
     """
     texts = given.texts(prompt)
     _check_methods(names, texts, settings)
-    requests = []
-    for name in names:
-        # Methods without a kept side are shown as they are.
-        own = texts if METHODS[resolved(name)[0]]().keeps else replace(texts, keep=())
-        requests.append(request_of(own, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0])
+    # Methods without a kept side are shown as they are.
+    keeping = {name for name in names if (method := METHODS.get(resolved(name)[0])) and method().keeps}
+    requests = [
+        request_of(
+            texts if name in keeping else replace(texts, keep=()),
+            seeds[0],
+            _settings_for(name, settings),
+            given.loras or (),
+            video,
+            seconds,
+        )[0]
+        for name in names
+    ]
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
     # This plan is made for its checks, its warnings and its runtime.

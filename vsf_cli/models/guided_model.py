@@ -166,8 +166,9 @@ class _GuidedCall:
         state.begin(groups, text, progress)
         if method.copies > 1 and state.lengths[0] is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        embeddings = [one.embeddings.to(text) for one in groups]
-        joined = torch.cat(embeddings[:1] * method.copies + embeddings[1:], dim=1)
+        first, *others = (one.embeddings.to(text) for one in groups)
+        parts = [first] * method.copies + others
+        joined = first if len(parts) == 1 else torch.cat(parts, dim=1)
         call.arguments.update(self.family.extend(call.arguments, joined))
         return call.args, call.kwargs
 

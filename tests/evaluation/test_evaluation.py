@@ -381,7 +381,7 @@ def test_a_record_says_what_must_stay(tmp_path: Path) -> None:
     record = load_prompts("scenes-dev").records[0]
     assert record.negative not in record.keep and {*record.keep, record.negative} == set(OBJECTS[record.category])
     plain = load_prompts("negation-200")
-    assert "keep" not in plain.to_jsonl() and not plain.records[0].keep
+    assert '"keep"' not in plain.to_jsonl() and not plain.records[0].keep
     path = tmp_path / "mine.jsonl"
     path.write_text(plain.first(1).to_jsonl().replace("}", ', "keep": ["bells"]}'), "utf-8")
     assert load_prompts(str(path)).records[0].keep == ("bells",)

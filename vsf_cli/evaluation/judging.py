@@ -46,8 +46,8 @@ class Judgement:
     def read(cls, line: Mapping[str, Any]) -> "Judgement":
         """Returns the answer in a line of a file; version 0.1 asked nothing about what must stay."""
         kept = line.get("kept")
-        answers = (line[name] for name in ("positive", "negative", "quality", "reason"))
-        return cls(*answers, kept=None if kept is None else tuple(kept))
+        answers = {name: line[name] for name in ("positive", "negative", "quality", "reason")}
+        return cls(**answers, kept=None if kept is None else tuple(kept))
 
 
 class Judge(Protocol):

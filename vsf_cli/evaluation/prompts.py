@@ -120,10 +120,13 @@ def _record(value: Any) -> Record:
             raise ValueError(f"'{name}' is missing, or not a text; a record has {', '.join(known)}")
     if any(not (letter.isalnum() or letter in ".-_") for letter in entries["id"]) or entries["id"].startswith("."):
         raise ValueError(f"id '{entries['id']}' names files: use letters, digits, dots and dashes")
-    keep = entries.get("keep", [])
-    if not isinstance(keep, list) or not all(isinstance(thing, str) and thing.strip() for thing in keep):
-        raise ValueError(f"'keep' is {keep!r}, but must be a list of texts")
-    return Record(**{**entries, "category": str(entries.get("category", "")), "keep": tuple(keep)})
+    return Record(**{**entries, "category": str(entries.get("category", "")), "keep": _kept(entries.get("keep", []))})
+
+
+def _kept(things: Any) -> tuple[str, ...]:
+    if not isinstance(things, list) or not all(isinstance(thing, str) and thing.strip() for thing in things):
+        raise ValueError(f"'keep' is {things!r}, but must be a list of texts")
+    return tuple(things)
 
 
 def _shipped(name: str) -> PromptSet:

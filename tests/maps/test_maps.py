@@ -74,6 +74,14 @@ def test_recording_does_not_change_a_bit_of_the_image(small: StableDiffusion3Pip
     assert before == after and not small.transformer._forward_hooks and not small.transformer._forward_pre_hooks
 
 
+def test_recording_keeps_what_must_stay(small: StableDiffusion3Pipeline) -> None:
+    request = replace(request_of(VSF(2.0, 0.4)), keep=("bells",))
+    recorder = Recorder(request.guidance, Selection().tokens(tokens_of(small, request.guidance)))
+    kept = generate(small, request).image.tobytes()
+    assert generate(small, request, None, recorder).image.tobytes() == kept
+    assert kept != generate(small, replace(request, keep=())).image.tobytes()
+
+
 def dense_share(query: torch.Tensor, keys: list[torch.Tensor], beta: float) -> torch.Tensor:
     """Returns the softmax mass on the last of [image, positive, negative - beta] in float64, with shape (H, I)."""
     logits = [query.double() @ key.double().transpose(-1, -2) / query.shape[-1] ** 0.5 for key in keys]

@@ -93,7 +93,7 @@ def guided(
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
     encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
-    spares = not _is_empty(kept) and getattr(method, "contrast", 0) != 0
+    spares = not _is_empty(kept) and method.contrast != 0
     groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
         yield Applied(method, blocks, *(one.lengths for one in groups))

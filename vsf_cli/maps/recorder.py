@@ -20,7 +20,7 @@ __all__ = ["Recorder"]
 
 COPIED = (
     *("label", "accepts_guidance_scale", "copies", "padding", "special_tokens", "weighs_tokens", "keeps"),
-    *("beta", "start", "stop"),
+    *("beta", "contrast", "start", "stop"),
 )
 """The attributes that the recorder copies from its method."""
 

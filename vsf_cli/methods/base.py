@@ -30,6 +30,7 @@ class Method(ABC):
         padding: Whether the negative prompt is padded as the positive is; it may be a hyper-parameter.
         special_tokens: Whether the negative prompt's tokens for beginning and end take part; it may be a hyper-parameter.
         beta: What is subtracted from the logits of the negative prompt, in nats.
+        contrast: The part of the kept prompts' attention that is not subtracted.
         weighs_tokens: Whether weights of negative prompts and of their words have an effect.
         keeps: Whether kept prompts have an effect.
         bare: Whether the keys of its hyper-parameters have no prefix with the method's name.
@@ -49,6 +50,7 @@ class Method(ABC):
     padding: bool = False
     special_tokens: bool = True
     beta: float = 0.0
+    contrast: float = 0.0
     start: float = 0.0
     stop: float = 1.0
 

@@ -7,7 +7,7 @@ import operator
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -321,32 +321,31 @@ def test_what_is_no_run_is_refused(tmp_path: Path, made: Path) -> None:
 # ValueList
 
 
+class Scripted:
+    """A judge whose answer depends on the value of the first pixel."""
+
+    name, workers, costly = "scripted", 1, False
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+    def __init__(self, answer: Callable[[int], Judgement]) -> None:
+        self.answer = answer
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        return self.answer(image.getpixel((0, 0)))  # type: ignore[arg-type]
+
+
 def test_the_majority_of_frames_decides() -> None:
-    class Scripted:
-        name, workers, costly = "scripted", 1, False
-        settings: Mapping[str, Any] = MappingProxyType({})
-
-        def judge(self, image: Image.Image, record: Record) -> Judgement:
-            value = image.getpixel((0, 0))
-            return Judgement(value > 1, value > 2, value / 4)  # type: ignore[operator]
-
+    scripted = Scripted(lambda value: Judgement(value > 1, value > 2, value / 4))
     frames = [Image.new("L", (4, 4), value) for value in (0, 2, 3, 3)]
-    found = judge_frames(Scripted(), frames, CAR)
+    found = judge_frames(scripted, frames, CAR)
     assert (found.positive, found.negative, found.quality) == (True, False, 0.5)
-    assert judge_frames(Scripted(), frames[:1], CAR).reason == ""
+    assert judge_frames(scripted, frames[:1], CAR).reason == ""
 
 
 def test_what_stayed_is_that_of_most_frames() -> None:
-    class Scripted:
-        name, workers, costly = "scripted", 1, False
-        settings: Mapping[str, Any] = MappingProxyType({})
-
-        def judge(self, image: Image.Image, record: Record) -> Judgement:
-            value = image.getpixel((0, 0))
-            return Judgement(True, True, 1.0, kept=("lights", "windows")[:value])  # type: ignore[misc]
-
+    scripted = Scripted(lambda value: Judgement(True, True, 1.0, kept=("lights", "windows")[:value]))
     frames = [Image.new("L", (4, 4), value) for value in (0, 1, 1, 2)]
-    assert judge_frames(Scripted(), frames, replace(CAR, keep=("lights", "windows"))).kept == ("lights",)
+    assert judge_frames(scripted, frames, replace(CAR, keep=("lights", "windows"))).kept == ("lights",)
 
 
 def answer(variant: str, seed: int, kept: tuple[str, ...] | None, both: bool = True) -> Judged:
@@ -398,6 +397,15 @@ def test_a_variant_is_told_what_must_stay_or_names_it() -> None:
     assert (plain.prompt, plain.keep) == (record.prompt, ()) and (keeps.prompt, keeps.keep) == (record.prompt, record.keep)
     assert named.prompt == f"{record.prompt} with {' and '.join(record.keep)}" and named.keep == ()
     assert plain.seeds == keeps.seeds == named.seeds
+
+
+def test_a_sweep_gives_a_variant_what_a_run_gives_it(tmp_path: Path) -> None:
+    (variant,) = choose_variants(load_variants(), "vsf-keep", load_preset("tiny-sd3-turbo"))
+    prompts = load_prompts("scenes-dev").first(1)
+    sweep = Sweep(prompts, variant, "tiny-sd3-turbo", judge_named("scenes", {}), {"alpha": (0.0, 6.0)}, tmp_path / "a.db")
+    (record,), (row,) = prompts.records, rows_of(prompts, [variant], 1)
+    request = sweep.request(record, 0, {"alpha": 2.0})
+    assert request.keep == row.keep == record.keep and request.prompt == row.prompt
 
 
 # Judges

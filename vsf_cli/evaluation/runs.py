@@ -135,8 +135,8 @@ def rows_of(prompts: PromptSet, variants: Sequence[Variant], seeds: int) -> list
         cells = {"record": record.id, "arm": variant.name, "category": record.category}
         cells |= {"prompt": record.prompt, "negative": record.negative}
         seed, name = number + turn * len(prompts.records), f"{variant.name}/{record.id}-{turn}"
-        prompt = f"{record.prompt} with {' and '.join(record.keep)}" if variant.names_kept and record.keep else record.prompt
-        texts = prompt, (record.negative,), record.keep if variant.keeps else ()
+        own = variant.texts(record)
+        texts = own.prompt, own.negative, own.keep
         rows.append(Row(number + 1, *texts, (seed,), variant.settings, name=name, cells=cells))
     return rows
 

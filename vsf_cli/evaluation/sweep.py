@@ -15,7 +15,6 @@ from vsf_cli.evaluation.variants import Variant
 from vsf_cli.generation.generate import Progress, generate_batch
 from vsf_cli.generation.plan import request_of
 from vsf_cli.methods import METHODS, resolved
-from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
@@ -74,7 +73,7 @@ class Sweep:
         given = {"preset": self.preset, **self.variant.settings}
         video = load_preset(given["preset"]).video
         settings = Settings({**given, **chosen}, video=video)
-        return request_of(Texts(record.prompt, (record.negative,)), seed, settings, (), video)[0]
+        return request_of(self.variant.texts(record), seed, settings, (), video)[0]
 
     def check(self) -> None:
         """Checks every combination of bounds before a model is loaded.

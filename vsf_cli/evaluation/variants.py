@@ -9,8 +9,10 @@ from typing import Any
 import tomli
 
 from vsf_cli.errors import RequestError
+from vsf_cli.evaluation.prompts import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.models import FAMILIES
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import Preset, nearest
 
@@ -45,6 +47,12 @@ class Variant:
     family: str = ""
     keeps: bool = False
     names_kept: bool = False
+
+    def texts(self, record: Record) -> Texts:
+        """Returns the texts of a record's image."""
+        named = self.names_kept and record.keep
+        prompt = f"{record.prompt} with {' and '.join(record.keep)}" if named else record.prompt
+        return Texts(prompt, (record.negative,), record.keep if self.keeps else ())
 
     def suits(self, preset: Preset) -> bool:
         """Returns whether it is for a preset."""

@@ -16,7 +16,7 @@ from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.generate import DEFAULT_FPS, check_size
+from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS, check_size
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import prompt_warnings, request_of
 from vsf_cli.generation.run import weights_of
@@ -24,14 +24,13 @@ from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
-from vsf_cli.settings.options import Given
+from vsf_cli.settings.options import NOTHING, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
 
 MAX_ITEMS = 1_000_000
-_NONE = Given()
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
 NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
@@ -81,7 +80,7 @@ class Item:
     def pass_key(self) -> str:
         """Items with equal keys can be made in one pass through the model, as by `can_batch`."""
         request = self.request
-        names = [entry.name for entry in fields(request) if entry.name not in ("prompt", "negative", "keep", "seed")]
+        names = [entry.name for entry in fields(request) if entry.name not in OWN_FIELDS]
         return repr([getattr(request, name) for name in names])
 
     @property
@@ -143,7 +142,7 @@ def items_of(
     source: str,
     rows: Sequence[Row],
     options: Mapping[str, Any],
-    given: Given = _NONE,
+    given: Given = NOTHING,
     dump_attn: bool = False,
 ) -> tuple[list[Item], list[str]]:
     """Returns the items of a table, rows x sweeps x seeds, and warnings about them.

@@ -7,15 +7,13 @@ from vsf_cli.batch.table import Row, TableErrors
 from vsf_cli.generation.outputs import slug
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.texts import Texts
-from vsf_cli.settings.options import Given
+from vsf_cli.settings.options import NOTHING, Given
 
 __all__ = ["apply_replacements"]
 
-_NONE = Given()
-
 
 def apply_replacements(
-    source: str, rows: Sequence[Row], replacements: Sequence[Replacement], given: Given = _NONE
+    source: str, rows: Sequence[Row], replacements: Sequence[Replacement], given: Given = NOTHING
 ) -> list[Row]:
     """Returns each row with every combination of replacements, and a column for each replacement that holds the choice.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_FPS",
+    "OWN_FIELDS",
     "Progress",
     "Request",
     "Result",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 DEFAULT_FPS = 16
+OWN_FIELDS = ("prompt", "negative", "keep", "seed")
+"""The fields of requests that may differ between the images of one pass through the model."""
 Progress = Callable[[int, int], None]
 """Called with the number of finished steps and of all steps."""
 
@@ -79,7 +82,7 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 def can_batch(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch: they differ only in their texts and seeds."""
-    return replace(second, prompt=first.prompt, seed=first.seed, negative=first.negative, keep=first.keep) == first
+    return replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
 
 
 def generate_batch(

@@ -53,14 +53,12 @@ class TextGroup(KeyValue):
     """Tokens of text, padded to N tokens, to which only a method lets the image or other text attend.
 
     Arguments:
-        role: The purpose of the group: "negative" or "kept".
         lengths: How many tokens of each row are real, with shape (B,); None means all of them.
         weights: The weight of each token, with shape (B, N); None means 1 for all of them.
         mask: The model's own mask of the image's rows and these keys, with shape (B or 1, H or 1, I or 1, N); None: no mask.
         own_mask: The model's own mask of these rows and the keys [image, group]; None means no mask.
     """
 
-    role: str = "negative"
     lengths: "Tensor | None" = None
     weights: "Tensor | None" = None
     mask: "Tensor | None" = None

@@ -16,8 +16,6 @@ from vsf_cli.models.state import GuidanceState
 
 __all__ = ["RunningCall", "guided_attention"]
 
-ROLES = "negative", "kept"
-
 
 class RunningCall:
     """The running call of a guided model: the state that its attentions share, or None if no call is running."""
@@ -78,10 +76,9 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
 
 def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None) -> Context:
     groups = []
-    for n, span in enumerate(rows.groups):
+    for span, lengths, weights in zip(rows.groups, state.lengths, state.weights, strict=True):
         states = keys.part(span)
-        masks = _masks_of(mask, rows, span)
-        groups.append(TextGroup(states.key, states.value, ROLES[n], state.lengths[n], state.weights[n], *masks))
+        groups.append(TextGroup(states.key, states.value, lengths, weights, *_masks_of(mask, rows, span)))
     base_mask = None if mask is None else rows.base.keys_of(rows.queries.rows_of(mask))
     base = keys.part(rows.base)
     return Context(base, rows.image, rows.positive, tuple(groups), state.progress, backend, base_mask)

@@ -11,7 +11,7 @@ from vsf_cli.methods import method_options
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.request import request_options
 
-__all__ = ["COLUMNS", "DEFAULTS", "IN_NAMES", "OF_REQUEST", "SETTINGS", "FileOptions", "Given", "OutputSettings"]
+__all__ = ["COLUMNS", "DEFAULTS", "IN_NAMES", "NOTHING", "OF_REQUEST", "SETTINGS", "FileOptions", "Given", "OutputSettings"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ class Given:
         negative, keep = (tuple(text.strip() for text in texts or () if text.strip()) for texts in (self.negative, self.keep))
         return Texts(prompt, negative, keep)
 
+
+NOTHING = Given()
+"""No option was given."""
 
 _VIDEO_PRESET = Option(
     field="video_preset", key="video_preset", type=str, panel=MODEL, column=False, in_name=False, label=False

@@ -67,6 +67,7 @@ def test_without_contrast_it_is_plain_vsf_to_the_bit() -> None:
         ((*CLOCK, "--keep", "bells", "--method", "nag"), "NAG scale=4 tau=2.5 alpha=0.125 has no use for --keep"),
         ((*CLOCK, "--keep", "bells", "--no-mask"), "has no use for --keep"),
         ((*CLOCK, "--keep", "belz"), "kept 'belz' has words that this model does not know: belz. Did you mean 'bells'?"),
+        ((*CLOCK, "--keep", "bells", "--compare", "none,nag"), "--keep is for VSF, which is not compared"),
         ((*CLOCK, "--contrast", "0.5"), "--contrast is for what --keep names, and it names nothing"),
         ((*CLOCK, "--keep", "bells", "--contrast", "1.5"), "contrast is 1.5, but must be 0 to 1"),
     ],

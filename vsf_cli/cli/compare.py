@@ -51,18 +51,9 @@ def plan_comparison(
     """
     texts = given.texts(prompt)
     _check_methods(names, texts, settings)
-    # Methods without a kept side are shown as they are.
-    keeping = {name for name in names if (method := METHODS.get(resolved(name)[0])) and method().keeps}
     requests = [
-        request_of(
-            texts if name in keeping else replace(texts, keep=()),
-            seeds[0],
-            _settings_for(name, settings),
-            given.loras or (),
-            video,
-            seconds,
-        )[0]
-        for name in names
+        request_of(own, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0]
+        for name, own in zip(names, _texts_of(names, texts), strict=True)
     ]
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
@@ -85,6 +76,15 @@ def _check_methods(names: Sequence[str], texts: Texts, settings: Settings) -> No
             raise RequestError(f"{option.flag} is {METHODS[owner].label}'s, which is not compared: leave it out")
     if not texts.negative:
         raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
+
+
+def _texts_of(names: Sequence[str], texts: Texts) -> list[Texts]:
+    """Returns the texts of each method; those without a kept side are shown without one."""
+    methods = (METHODS.get(resolved(name)[0]) for name in names)
+    keeping = [method is not None and method().keeps for method in methods]
+    if texts.keep and not any(keeping):
+        raise RequestError("--keep is for VSF, which is not compared: leave it out, or add vsf to --compare")
+    return [texts if keeps else replace(texts, keep=()) for keeps in keeping]
 
 
 def _settings_for(name: str, settings: Settings) -> Settings:

@@ -66,6 +66,7 @@ def test_a_worker_sees_its_gpu_before_torch_is_loaded() -> None:
     assert run_python("-c", code).returncode == 0
 
 
+@pytest.mark.usefixtures("forked")
 def test_several_processes_make_the_same_files(tmp_path: Path, alone: dict[str, bytes]) -> None:
     outcomes = list(local(Worker(tmp_path), some_items(12), 2, None, RunHooks()))
     assert len(outcomes) == 12 and all(outcome.error is None for outcome in outcomes)

@@ -246,19 +246,6 @@ def test_a_pipeline_of_another_family_is_refused() -> None:
         pass
 
 
-def test_compiled_blocks_stay_exact(generate: Generate) -> None:
-    """With a block of each kind: one of dual attention, and the last one, which makes no text."""
-    pipe = random_pipeline("sd3.5-medium", num_layers=2, dual_attention_layers=(0,))
-    with guided(pipe, "wheels", VSF(3.0, 0.3)):
-        wanted = generate(pipe)
-    for block in pipe.transformer.transformer_blocks:
-        block.compile(backend="aot_eager", fullgraph=True)
-    stock = generate(pipe)
-    with guided(pipe, "wheels", VSF(3.0, 0.3)):
-        torch.testing.assert_close(generate(pipe), wanted, atol=1e-9, rtol=0)
-    torch.testing.assert_close(generate(pipe), stock, atol=1e-9, rtol=0)
-
-
 @pytest.mark.parametrize("level", ["sequential", "model"])
 def test_offloading_stays_exact(generate: Generate, level: str) -> None:
     from accelerate import cpu_offload, cpu_offload_with_hook

@@ -122,8 +122,8 @@ def test_every_known_word_is_one_token_of_each_encoder() -> None:
 
 def test_guidance_removes_parts_and_keeps_objects() -> None:
     preset = load_preset("tiny-sd3-turbo")
-    plain = measure(preset, NoGuidance(), 0.0, "dev", 40)["rates"]
-    guided = measure(preset, preset.guidance(), 0.0, "dev", 40)["rates"]
+    plain = measure(preset, NoGuidance(), 0.0, "dev", 20)["rates"]
+    guided = measure(preset, preset.guidance(), 0.0, "dev", 20)["rates"]
     assert plain["positive"] >= 0.9
     assert guided["positive"] >= 0.85
     assert guided["negative"] >= 0.55 >= plain["negative"] + 0.2

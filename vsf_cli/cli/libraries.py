@@ -8,12 +8,17 @@ from contextlib import ExitStack
 __all__ = ["quiet_libraries", "restore_libraries", "stay_offline"]
 
 _CHANGES = ExitStack()
-"""Restores the logging that `quiet_libraries` changed, when it is closed."""
+"""Restores what this file changed in other libraries, when it is closed."""
 
 
 def stay_offline() -> None:
-    """Keeps the hub's client from the network. It reads this once, when it is first imported."""
+    """Keeps the hub's client from the network, until `restore_libraries`."""
+    from huggingface_hub import constants
+
+    # Libraries that are imported later read the variable; the client itself has read it.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    _CHANGES.callback(setattr, constants, "HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE)
+    constants.HF_HUB_OFFLINE = True
 
 
 def quiet_libraries(verbose: bool) -> None:
@@ -46,5 +51,5 @@ def _restore(logger: logging.Logger, handlers: list[logging.Handler], level: int
 
 
 def restore_libraries() -> None:
-    """Restores the logging that `quiet_libraries` changed, for a second command in the same process."""
+    """Restores what was changed in other libraries, for a second command in the same process."""
     _CHANGES.close()

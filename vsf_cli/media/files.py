@@ -4,6 +4,7 @@ import glob
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -68,8 +69,11 @@ def remove_partials(folder: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raises a `MediaError` before the work if a file could not be written after it; makes nothing."""
+    """Raises a `MediaError` before the work if a file could not be written after it; leaves nothing behind."""
     parent = next(folder for folder in (path.parent, *path.parent.parents, Path()) if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        why = "may not be written to" if parent.is_dir() else "is not a folder"
-        raise MediaError(f"{path} cannot be written: {parent} {why}; choose another place with -o")
+    try:
+        # Permissions alone do not tell: a disk may be read-only, and root may write to /proc.
+        tempfile.TemporaryFile(dir=parent).close()
+    except OSError as error:
+        why = f"cannot be written to ({error.strerror})" if parent.is_dir() else "is not a folder"
+        raise MediaError(f"{path} cannot be written: {parent} {why}; choose another place with -o") from error

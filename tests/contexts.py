@@ -13,9 +13,9 @@ def attended(method: Method, query: Tensor, context: Context) -> Tensor:
     return out
 
 
-def joint_context(base: KeyValue, images: int, negative: TextGroup) -> Context:
+def joint_context(base: KeyValue, images: int, *groups: TextGroup) -> Context:
     """The context of joint attention whose base is [image, positive]."""
-    return Context(base, Span(0, images), Span(images, base.key.shape[2]), (negative,))
+    return Context(base, Span(0, images), Span(images, base.key.shape[2]), groups)
 
 
 def cross_context(positive: KeyValue, negative: TextGroup) -> Context:

@@ -67,14 +67,7 @@ def test_a_worker_sees_its_gpu_before_torch_is_loaded() -> None:
 
 
 @pytest.mark.usefixtures("forked")
-def test_several_processes_make_the_same_files(tmp_path: Path, alone: dict[str, bytes]) -> None:
-    outcomes = list(local(Worker(tmp_path), some_items(12), 2, None, RunHooks()))
-    assert len(outcomes) == 12 and all(outcome.error is None for outcome in outcomes)
-    assert made(tmp_path) == alone
-
-
-@pytest.mark.usefixtures("forked")
-def test_a_process_that_is_killed_loses_nothing(tmp_path: Path, alone: dict[str, bytes]) -> None:
+def test_several_processes_of_which_one_is_killed_make_the_same_files(tmp_path: Path, alone: dict[str, bytes]) -> None:
     outcomes = []
     for outcome in local(Worker(tmp_path), some_items(12), 2, None, RunHooks()):
         outcomes.append(outcome)

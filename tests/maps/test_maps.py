@@ -80,6 +80,25 @@ def test_recording_keeps_what_must_stay(small: StableDiffusion3Pipeline) -> None
     kept = generate(small, request).image.tobytes()
     assert generate(small, request, None, recorder).image.tobytes() == kept
     assert kept != generate(small, replace(request, keep=())).image.tobytes()
+    assert recorder.maps().kept_share is not None
+
+
+def test_words_that_are_kept_have_maps(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:
+    captured = capture(small, replace(request_of(VSF(2.0, 0.4)), keep=("glasses, a hat",)), Selection())
+    assert captured.maps.words("kept") == ["glasses", "a", "hat"]
+    assert captured.maps.word("glasses", "kept").shape == captured.maps.share.shape
+    write_capture(captured, tmp_path, {"request": {"model": "tests"}, "versions": {}, "size": [16, 16]}, metadata=False)
+    again = load(tmp_path)
+    assert again.kept_share is not None and np.array_equal(again.kept_share, captured.maps.kept_share)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert len(summary["mean_kept_share"]["per step"]) == 3 and summary["axes"]["kept_share"] == list(AXES["kept_share"])
+    page = (tmp_path / "index.html").read_text()
+    assert "all that is kept" in page and "keep glasses" in page and "keep glasses, a hat" in page
+
+
+def test_without_contrast_nothing_is_kept(small: StableDiffusion3Pipeline) -> None:
+    captured = capture(small, replace(request_of(VSF(2.0, 0.4, contrast=0.0)), keep=("glasses",)), Selection())
+    assert captured.maps.kept_share is None and not captured.maps.words("kept")
 
 
 def dense_share(query: torch.Tensor, keys: list[torch.Tensor], beta: float) -> torch.Tensor:
@@ -89,11 +108,14 @@ def dense_share(query: torch.Tensor, keys: list[torch.Tensor], beta: float) -> t
     return torch.cat(logits, -1).softmax(-1)[..., -keys[-1].shape[-2] :].sum(-1)
 
 
-@given(st.integers(1, 20), st.integers(1, 9), st.integers(1, 5), st.floats(-3, 3), st.integers(0, 2**31))
-def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, negatives: int, beta: float, seed: int) -> None:
+@given(st.integers(1, 20), st.integers(1, 9), st.tuples(*[st.integers(1, 5)] * 2), st.floats(-3, 3), st.integers(0, 2**31))
+def test_shares_are_those_of_the_dense_softmax(
+    images: int, positives: int, counts: tuple[int, int], beta: float, seed: int
+) -> None:
     random_numbers = torch.Generator().manual_seed(seed)
-    query, image, positive, negative = (
-        torch.randn(1, 3, count, 8, generator=random_numbers) * 1.5 for count in (images, images, positives, negatives)
+    negatives, keeps = counts
+    query, image, positive, negative, kept = (
+        torch.randn(1, 3, count, 8, generator=random_numbers) * 1.5 for count in (images, images, positives, negatives, keeps)
     )
     base = KeyValue(torch.cat([image, positive], 2), torch.cat([image, positive], 2))
     tokens = [Token("positive", "clip", 0, "a", "a", 0), Token("negative", "clip", negatives - 1, "b", "b", 0)]
@@ -114,11 +136,12 @@ def test_the_share_is_that_of_the_dense_softmax(images: int, positives: int, neg
         for hook in list(transformer._forward_pre_hooks.values()):
             hook(transformer, (), {"hidden_states": latents, "timestep": torch.tensor([500.0])})  # type: ignore[call-arg]
         rows = torch.cat([query, torch.zeros_like(positive)], 2)
-        attended(recorder, rows, joint_context(base, images, TextGroup(negative, negative)))
+        attended(recorder, rows, joint_context(base, images, TextGroup(negative, negative), TextGroup(kept, kept)))
     recorder._blocks = 1
     maps = recorder.maps()
-    wanted = dense_share(query[0], [image[0], positive[0], negative[0]], beta)
-    assert np.abs(maps.share[0, 0, :, 0, 0] - wanted.numpy()).max() < 1e-6
+    for share, group in ((maps.share, negative), (maps.kept_share, kept)):
+        wanted = dense_share(query[0], [image[0], positive[0], group[0]], beta)
+        assert share is not None and np.abs(share[0, 0, :, 0, 0] - wanted.numpy()).max() < 1e-6
     logits = query[0].double() @ torch.stack([positive[0, :, 0], negative[0, :, -1]], 1).double().transpose(-1, -2) / 8**0.5
     assert np.abs(maps.logits[0, 0, :, :, 0, 0].transpose(0, 2, 1) - logits.numpy()).max() < 0.05
     assert maps.sigmas == (0.5,)
@@ -255,7 +278,8 @@ def test_maps_are_read_back_as_they_were(tmp_path: Path) -> None:
     assert np.array_equal(loaded.logits, maps.logits) and np.array_equal(loaded.share, maps.share)
     assert replace(loaded, logits=maps.logits, share=maps.share) == maps
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert {name: len(axes) for name, axes in AXES.items()} == {"logits": maps.logits.ndim, "share": maps.share.ndim}
+    assert {name: len(axes) for name, axes in AXES.items()} == {"logits": 7, "share": 6, "kept_share": 6}
+    assert maps.logits.ndim == 7 and maps.share.ndim == 6
     assert len(summary["mean_share"]["per step"]) == 3 and len(summary["mean_share"]["per block"]) == 6
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "schema": 99}))
     with pytest.raises(MediaError, match="has schema 99"):
@@ -501,9 +525,9 @@ def test_the_result_notes_which_blocks_are_kept(small: StableDiffusion3Pipeline,
 
 
 def test_large_maps_keep_fewer_blocks() -> None:
-    everything, notes = _limit_blocks(Selection(), 55, 38, 64 * 64, 8)
+    everything, notes = _limit_blocks(Selection(), 114, 38, 64 * 64, 8)
     assert everything == Selection() and not notes
-    wan, notes = _limit_blocks(Selection(), 55, 30, 21 * 30 * 52, 8)
+    wan, notes = _limit_blocks(Selection(), 114, 30, 21 * 30 * 52, 8)
     assert wan.blocks is not None and wan.blocks[0] == 1 and wan.blocks[-1] == 30 and 1 < len(wan.blocks) < 30
     assert len(wan.blocks) * 8 * 21 * 30 * 52 * (2 * 55 + 4) <= MAX_BYTES
     assert "all 30 blocks would be 896 MB" in notes[0] and ", 30 are kept" in notes[0]

@@ -29,6 +29,7 @@ class Dense:
         lengths: How many tokens the negative prompt of each row has; the longest decides its padding.
         method: The method.
         kept: How many tokens the kept prompts of each row have; the longest decides their padding.
+        kept_weights: The weight of each of these tokens; None means 1.
         calls: How many guided calls were made.
     """
 
@@ -38,21 +39,23 @@ class Dense:
     lengths: list[int]
     method: Method
     kept: list[int] | None = None
+    kept_weights: list[Tensor] | None = None
     calls: int = 0
 
     def __post_init__(self) -> None:
         self.kept = self.kept or [0] * len(self.lengths)
+        self.kept_weights = self.kept_weights or [torch.ones(count, dtype=torch.float64) for count in self.kept]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        assert self.kept is not None
+        assert self.kept is not None and self.kept_weights is not None
         if key.shape[2] != self.images + self.positives + max(self.lengths) + max(self.kept):
             return softmax(query, key, value)
         self.calls += 1
-        lengths = zip(self.lengths, self.kept, strict=True)
+        lengths = zip(self.lengths, self.kept, self.kept_weights, strict=True)
         rows = [self.sample(*(tensor[n] for tensor in (query, key, value)), *row) for n, row in enumerate(lengths)]
         return torch.stack(rows)
 
-    def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int, kept_length: int) -> Tensor:
+    def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int, kept_length: int, weights: Tensor) -> Tensor:
         """One sample with shape (H, L, D)."""
         assert self.kept is not None
         counts = {"I": self.images, "P": self.positives, "N": max(self.lengths), "K": max(self.kept)}
@@ -63,10 +66,11 @@ class Dense:
         image, positive, negative = places.get("I", []), places["P"], places["N"][:length]
         kept = places["K"][:kept_length]
         base = [*image, *positive]
+        spared = value[:, kept] * weights[:, None]
         if not image:
-            return self.image_rows(query, key, value, base, negative, kept, [])
+            return self.image_rows(query, key, value, base, negative, kept, spared, [])
         output = torch.zeros_like(query)
-        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, kept, image)
+        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, kept, spared, image)
         output[:, positive] = softmax(query[:, positive], key[:, base], value[:, base])
         for group, real in (("N", negative), ("K", kept)):
             own = [*image, *real]
@@ -81,6 +85,7 @@ class Dense:
         base: list[int],
         negative: list[int],
         kept: list[int],
+        spared: Tensor,
         image: list[int],
     ) -> Tensor:
         method, plain = self.method, softmax(query, key[:, base], value[:, base])
@@ -94,8 +99,7 @@ class Dense:
             if not kept:
                 return weights @ values
             share = weights[..., len(base) :].sum(-1, keepdim=True)
-            spared = softmax(query, key[:, kept], value[:, kept])
-            return weights @ values + method.alpha * method.contrast * share * spared
+            return weights @ values + method.alpha * method.contrast * share * softmax(query, key[:, kept], spared)
         away = softmax(query, key[:, [*image, *negative]], value[:, [*image, *negative]])
         if isinstance(method, NASA):
             return plain - method.alpha * away

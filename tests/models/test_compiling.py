@@ -40,27 +40,6 @@ def graphs() -> int:
     return counters["stats"]["unique_graphs"]
 
 
-def test_another_strength_is_not_compiled_anew_and_another_length_once(making: tuple[Any, Any]) -> None:
-    pipe, make = making
-    methods = [VSF(3.0, 0.3), VSF(1.0, 0.3), VSF(1.0, -0.5), VSF(0.0, torch.inf)]
-    negatives = ["a hat with glasses", "a hat", "a red hat with blue wheels"]
-    cases = [("wheels", method) for method in methods] + [(negative, methods[0]) for negative in negatives]
-    wanted = [make(*case) for case in cases]
-    compile_blocks(pipe.transformer, CPU, "eager")
-    before, counts = graphs(), []
-    for case, output in zip(cases, wanted, strict=True):
-        torch.testing.assert_close(make(*case), output, atol=1e-9, rtol=0)
-        counts.append(graphs() - before)
-
-    strengths, lengths = counts[:4], counts[4:]
-    # Blocks are alike but for the last one of joint attention, which makes no text.
-    first = 2 if pipe.transformer.config.get("joint_attention_dim") else 1
-    assert strengths == [first] * 4
-    # Once for each kind of block; to the compiler the first one, whose text is a view, is of another kind.
-    assert first < lengths[0] <= 2 * first + 1
-    assert lengths == [lengths[0]] * 3
-
-
 def test_steps_of_a_slope_or_a_window_share_what_is_compiled(making: tuple[Any, Any]) -> None:
     pipe, make = making
     method = VSF(3.0, 0.3, slope=0.5)

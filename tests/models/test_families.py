@@ -43,7 +43,14 @@ def output(model: Any, call: dict[str, Any]) -> Tensor:
     return result
 
 
-def dense_output(tiny: Tiny, method: Method, rows: list[Tensor], batch: int = 1, kept: list[Tensor] | None = None) -> Tensor:
+def dense_output(
+    tiny: Tiny,
+    method: Method,
+    rows: list[Tensor],
+    batch: int = 1,
+    kept: list[Tensor] | None = None,
+    kept_weights: list[Tensor] | None = None,
+) -> Tensor:
     """The model with the negative and the kept prompts beside its text, and dense attention."""
     call, groups = tiny.call(batch), [rows] if kept is None else [rows, kept]
     padded = torch.cat([torch.nn.utils.rnn.pad_sequence(group, batch_first=True) for group in groups], 1)
@@ -52,7 +59,7 @@ def dense_output(tiny: Tiny, method: Method, rows: list[Tensor], batch: int = 1,
     if "txt_ids" in call:
         call["txt_ids"] = torch.zeros(TEXT + padded.shape[1], 3)
     lengths = [[len(row) for row in group] for group in groups]
-    dense = Dense(tiny.order, tiny.images, TEXT, lengths[0], method, *lengths[1:])
+    dense = Dense(tiny.order, tiny.images, TEXT, lengths[0], method, *lengths[1:], kept_weights=kept_weights)
     with dense_attention(dense):
         result = output(tiny.model(), call)
     assert dense.calls == tiny.attentions
@@ -78,14 +85,27 @@ def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -
     torch.testing.assert_close(found, dense_output(tiny, method, rows, 3), atol=1e-11, rtol=0)
 
 
-def test_kept_prompts_of_different_lengths_are_spared(tiny: Tiny) -> None:
+@pytest.mark.parametrize("weighted", [False, True])
+def test_kept_prompts_of_different_lengths_are_spared(tiny: Tiny, weighted: bool) -> None:
     """Of four rows one has no kept prompt, another one no negative prompt."""
     rows = [drawn(length, WIDTH) for length in (2, NEGATIVES, 0, 1)]
     kept = [drawn(length, WIDTH) + 1 for length in (3, 0, 2, 1)]
+    weights = [torch.rand(len(row), dtype=torch.float64) * 2 for row in kept] if weighted else None
     method, model = VSF(2.0, 0.3, contrast=0.7), tiny.model()
-    with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows), Encoded.stack(kept)]):
+    with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows), Encoded.stack(kept, weights)]):
         found = output(model, tiny.call(4))
-    torch.testing.assert_close(found, dense_output(tiny, method, rows, 4, kept), atol=1e-11, rtol=0)
+    torch.testing.assert_close(found, dense_output(tiny, method, rows, 4, kept, weights), atol=1e-11, rtol=0)
+
+
+def test_a_slope_holds_for_what_is_kept_too(tiny: Tiny, negative: Tensor) -> None:
+    kept = [drawn(2, WIDTH) + 1]
+    scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 0, "begin_index": 0})()
+    pipe = type("Pipe", (), {"scheduler": scheduler})()
+    groups, model = [Encoded(negative, (NEGATIVES,)), Encoded.stack(kept)], tiny.model()
+    # It begins at 2 (1 + 0.5).
+    with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, stop=0.5, slope=-0.5), groups, pipe):
+        found = output(model, tiny.call())
+    torch.testing.assert_close(found, dense_output(tiny, VSF(3.0, 0.3), [negative[0]], 1, kept), atol=1e-11, rtol=0)
 
 
 def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor) -> None:
@@ -155,17 +175,15 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(name: str,
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         kernels.append(sum(node.target in (KERNEL, KERNEL.default) for node in graph.graph.nodes))
-        # It takes in-place operations apart, as compilers do; once, with a block of dual attention, since it is slow.
-        return aot_eager(graph, inputs) if name == "sd3.5-medium" else graph
+        # It takes in-place operations apart, as compilers do; for blocks of dual attention alone, since it is slow.
+        return aot_eager(graph, inputs) if name == "sd3.5-medium" and wanted else graph
 
     torch._dynamo.reset()
     counters.clear()
     model, call = tiny.model(), tiny.call()
-    methods = [VSF(3.0, 0.3), VSF(1.0, 0.3), VSF(2.0, -1.0)]
-    wanted = []
-    for method in methods:
-        with guided(model, method=method, negative_prompt_embeds=negative):
-            wanted.append(output(model, call))
+    methods = [VSF(3.0, 0.3), VSF(1.0, 0.3, contrast=1), VSF(2.0, -1.0)]
+    texts = {"negative_prompt_embeds": negative, "keep_embeds": drawn(1, 2, WIDTH) + 1}
+    wanted: list[Tensor] = []
     for block in tiny.family.blocks_of(model):
         block.compile(backend=backend, fullgraph=True)
     output(model, call)
@@ -173,13 +191,27 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(name: str,
     kinds = counters["stats"]["unique_graphs"]
     assert not any(kernels), "the stock model calls PyTorch's own function"
     kernels.clear()
+    with torch.compiler.set_stance("force_eager"):
+        for method in methods:
+            with guided(model, method=method, **texts):
+                wanted.append(output(model, call))
     # Without its graphs another length of the text is nothing that is known to vary.
     torch._dynamo.reset()
     counters.clear()
     for method, expected in zip(methods, wanted, strict=True):
-        with guided(model, method=method, negative_prompt_embeds=negative):
+        with guided(model, method=method, **texts):
             torch.testing.assert_close(output(model, call), expected, atol=1e-11, rtol=0)
     assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 for count in kernels)
+    if name not in ("sd3", "wan"):
+        return
+    for length in (NEGATIVES + 2, NEGATIVES + 1, NEGATIVES + 5):
+        texts["negative_prompt_embeds"] = drawn(1, length, WIDTH)
+        with guided(model, method=methods[0], **texts):
+            found = output(model, call)
+            with torch.compiler.set_stance("force_eager"):
+                torch.testing.assert_close(found, output(model, call), atol=1e-11, rtol=0)
+    # Once for each kind of block; to the compiler the first one, whose text is a view, is of another kind.
+    assert kinds < counters["stats"]["unique_graphs"] <= 2 * kinds + 1
     torch._dynamo.reset()
 
 

@@ -96,11 +96,11 @@ def test_with_the_lora_the_base_needs_neither_cfg_nor_many_steps() -> None:
     judge = judge_named("scenes", {})
     quality = []
     for pipe in (plain, few):
-        records = load_prompts("clips-dev").records[:6]
-        generators = [torch.Generator().manual_seed(seed) for seed in range(6)]
+        records = load_prompts("clips-dev").records[:4]
+        generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
         videos = pipe(
             [one.prompt for one in records], num_inference_steps=8, generator=generators, output_type="pil", **options
         )
         judgements = [judge_frames(judge, frames, record) for frames, record in zip(videos.frames, records, strict=True)]
-        quality.append(sum(one.positive + one.quality for one in judgements) / 6)
+        quality.append(sum(one.positive + one.quality for one in judgements) / 4)
     assert quality[1] > quality[0] + 0.1

@@ -68,13 +68,13 @@ def test_labels_of_damaged_images() -> None:
 
 
 def test_the_judge_knows_parts_on_held_out_renders(judge: Judge) -> None:
-    fractions = accuracy(judge, whole_images(some_scenes(600)))
+    fractions = accuracy(judge, whole_images(some_scenes(300)))
     assert fractions["objects"] >= 0.98 and fractions["parts"] >= 0.98
 
 
 def test_the_judge_tells_damaged_parts_from_absent_ones(judge: Judge) -> None:
     torch.manual_seed(1)
-    labelled = damaged_images(random.Random("damaged"), "dev", 1000)
+    labelled = damaged_images(random.Random("damaged"), "dev", 500)
     with torch.no_grad():
         outputs = [judge(images) for images in labelled.images.split(50)]
     states, quality = (torch.cat([output[index] for output in outputs]) for index in (1, 2))
@@ -84,11 +84,11 @@ def test_the_judge_tells_damaged_parts_from_absent_ones(judge: Judge) -> None:
 
 
 def test_quality_falls_with_every_kind_of_damage(judge: Judge) -> None:
-    images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(60)]))
+    images = pixels(np.stack([np.asarray(draw(scene)) for scene in some_scenes(30)]))
     for name, corrupt in CORRUPTIONS.items():
         torch.manual_seed(0)
         with torch.no_grad():
-            quality = [judge(corrupt(images, torch.full((60,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
+            quality = [judge(corrupt(images, torch.full((30,), severity)))[2].sigmoid().mean() for severity in (0.0, 0.4, 0.9)]
         assert quality[0] > 0.9 and quality[0] > quality[1] + 0.1 and quality[1] > quality[2] + 0.2, (name, quality)
 
 

@@ -114,9 +114,11 @@ def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Se
     selection.check(blocks, denoiser.config.num_attention_heads)
     texts = [negative.text for negative in request.negatives]
     special, padding = method.special_tokens, method.padding
-    tokens = selection.tokens(family.tokens(pipe, request.prompt, texts, special, request.max_sequence_length, padding))
+    length, kept = request.max_sequence_length, [one.text for one in request.kept] if method.contrast else ()
+    tokens = selection.tokens(family.tokens(pipe, request.prompt, texts, special, length, padding, kept))
     steps = len(selection.steps or _guided_steps(request))
-    selection, notes = _limit_blocks(selection, len(tokens), blocks, _image_tokens(family, pipe, request), steps)
+    bytes_per_token = 2 * len(tokens) + 4 * (2 if kept else 1)
+    selection, notes = _limit_blocks(selection, bytes_per_token, blocks, _image_tokens(family, pipe, request), steps)
     return Recorder(method, tokens, selection), notes
 
 
@@ -133,13 +135,13 @@ def _frame_indices(frames: int, map_frames: int) -> list[int]:
 
 
 def _limit_blocks(
-    selection: Selection, tokens: int, blocks: int, image_tokens: int, steps: int
+    selection: Selection, bytes_per_token: int, blocks: int, image_tokens: int, steps: int
 ) -> tuple[Selection, tuple[str, ...]]:
     """Returns a selection of at most `MAX_BYTES`, with fewer blocks, evenly spread, if need be, and notes about it.
 
-    At each step a block takes, for each image token and each head or their mean, 2 bytes for each token and 4 for the share.
+    At each step a block takes, for each image token and each head or their mean, 2 bytes for each token and 4 for each share.
     """
-    block = steps * len(selection.heads or (0,)) * image_tokens * (2 * tokens + 4)
+    block = steps * len(selection.heads or (0,)) * image_tokens * bytes_per_token
     fit = max(1, MAX_BYTES // block)
     if selection.blocks is not None or fit >= blocks:
         return selection, ()
@@ -176,6 +178,7 @@ def write_capture(
             written.append(folder / name)
         shown, request = (capture.final, capture.unguided, capture.estimates), capture.result.request
         title = f"{request.prompt} \u2212 {', '.join(request.negative)}"
+        title += f", keep {', '.join(request.keep)}" if request.keep else ""
         html = render_page(maps, title, _facts(capture, description), *shown)
         write_bytes(folder / PAGE, html.encode())
         written.append(folder / PAGE)
@@ -245,6 +248,7 @@ def _facts(capture: Capture, description: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "prompt": request.prompt,
         "negative prompt": ", ".join(request.negative),
+        **({"kept": ", ".join(request.keep)} if request.keep else {}),
         "method": str(request.guidance),
         "model": description["request"]["model"],
         "seed": request.seed,

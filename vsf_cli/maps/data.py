@@ -16,16 +16,20 @@ from vsf_cli.prompts.tokens import Token
 if TYPE_CHECKING:
     from numpy import ndarray
 
-__all__ = ["AXES", "EVERYTHING", "Maps", "Selection", "Token", "check_method", "load", "save"]
+__all__ = ["AXES", "EVERYTHING", "PROMPTS", "Maps", "Selection", "Token", "check_method", "load", "save"]
 
 SCHEMA = 1
 ALL, SPECIAL = "all", "special"
 """Values of `--tokens` that are not words."""
 ARRAYS, SUMMARY = "maps.npz", "summary.json"
 
+PROMPTS = ("positive", "negative", "kept")
+"""The kinds of prompts, in the order of their tokens."""
+SHARE = ("step", "block", "head", "frame", "row", "column")
 AXES: Mapping[str, tuple[str, ...]] = {
     "logits": ("step", "block", "head", "token", "frame", "row", "column"),
-    "share": ("step", "block", "head", "frame", "row", "column"),
+    "share": SHARE,
+    "kept_share": SHARE,
 }
 """The axes of the arrays."""
 
@@ -108,6 +112,7 @@ class Maps:
             the axes `AXES["logits"]`. `products` has it without the root, as in the paper's Figure 4.
         share: The share :math:`w` of each image token's attention that goes to the negative prompt, 0 to 1, as float32 with
             the axes `AXES["share"]`.
+        kept_share: The share that the kept prompts would have in its place, in the same form; None if there are none.
         tokens: The tokens of the token axis.
         steps, blocks: The steps and blocks, counted from 1.
         sigmas: The noise level of each step; 1 is pure noise.
@@ -125,6 +130,12 @@ class Maps:
     heads: tuple[int, ...]
     head_dim: int
     settings: Mapping[str, Any] = field(default_factory=dict)
+    kept_share: "ndarray | None" = None
+
+    @property
+    def arrays(self) -> "dict[str, Any]":
+        """The arrays that there are, by the names in `AXES`."""
+        return {name: array for name in AXES if (array := getattr(self, name)) is not None}
 
     @property
     def products(self) -> "ndarray":
@@ -166,7 +177,7 @@ def save(maps: Maps, folder: Path) -> None:
     write_atomically(
         folder / ARRAYS,
         lambda file: np.savez_compressed(
-            file, logits=maps.logits, share=maps.share, sigmas=np.array(maps.sigmas), steps=maps.steps, blocks=maps.blocks
+            file, **maps.arrays, sigmas=np.array(maps.sigmas), steps=maps.steps, blocks=maps.blocks
         ),
     )
     summary = json.dumps(_summary(maps), indent=2, ensure_ascii=False, allow_nan=False)
@@ -176,20 +187,24 @@ def save(maps: Maps, folder: Path) -> None:
 def _summary(maps: Maps) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "axes": AXES,
+        "axes": {name: AXES[name] for name in maps.arrays},
         "units": {
             "logits": f"q k^T / sqrt({maps.head_dim}), nats",
             "products": f"q k^T: logits * sqrt({maps.head_dim})",
-            "share": "0 to 1",
+            **{name: "0 to 1" for name in maps.arrays if name != "logits"},
         },
-        "shape": {"logits": maps.logits.shape, "share": maps.share.shape},
+        "shape": {name: array.shape for name, array in maps.arrays.items()},
         "tokens": [asdict(token) for token in maps.tokens],
         "steps": maps.steps,
         "sigmas": maps.sigmas,
         "blocks": maps.blocks,
         "heads": maps.heads or "mean",
         "head_dim": maps.head_dim,
-        "mean_share": {"per step": _means(maps.share, 0), "per block": _means(maps.share, 1)},
+        **{
+            f"mean_{name}": {"per step": _means(share, 0), "per block": _means(share, 1)}
+            for name, share in maps.arrays.items()
+            if name != "logits"
+        },
         "settings": maps.settings,
     }
 
@@ -207,7 +222,7 @@ def load(folder: str | Path) -> Maps:
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
         with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
-            logits, share = arrays["logits"], arrays["share"]
+            found = {name: arrays[name] for name in AXES if name in arrays or name != "kept_share"}
     except (OSError, ValueError, KeyError) as error:
         raise MediaError(f"{folder} has no maps that can be read: {error}; write some with 'vsf attn-map'") from error
     if summary.get("schema") != SCHEMA:
@@ -215,4 +230,5 @@ def load(folder: str | Path) -> Maps:
     tokens = tuple(Token(**token) for token in summary["tokens"])
     steps, sigmas, blocks = (tuple(summary[name]) for name in ("steps", "sigmas", "blocks"))
     heads = () if summary["heads"] == "mean" else tuple(summary["heads"])
-    return Maps(logits, share, tokens, steps, sigmas, blocks, heads, summary["head_dim"], summary["settings"])
+    facts = {"steps": steps, "sigmas": sigmas, "blocks": blocks, "heads": heads, "head_dim": summary["head_dim"]}
+    return Maps(**found, **facts, tokens=tokens, settings=summary["settings"])

@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 
 from vsf_cli.maps.data import Maps
-from vsf_cli.maps.plots import Frames, palette
+from vsf_cli.maps.plots import SIGNS, Frames, palette
 from vsf_cli.media.html import render
 
 __all__ = ["render_page"]
 
-SHARE = "all of the negative prompt"
+SHARE, KEPT = "all of the negative prompt", "all that is kept"
 SHOWN_SIDE = 512
 """The maximum side of an embedded image in pixels; frames of a video, which are many, have half of it."""
 
@@ -45,7 +45,9 @@ def _groups(blocks: Sequence[int]) -> dict[str, list[int]]:
 def _layers(maps: Maps) -> dict[str, tuple[np.ndarray, str]]:
     """Returns the layers of the page by name: values with the axes (step, block, frame, row, column), and their unit."""
     layers = {SHARE: (maps.share.mean(2), "share of attention")}
-    for prompt, sign in (("negative", "\u2212"), ("positive", "+")):
+    if maps.kept_share is not None:
+        layers[KEPT] = maps.kept_share.mean(2), "share of attention it would have"
+    for prompt, sign in SIGNS.items():
         for word in maps.words(prompt):
             encoders = maps.encoders(word, prompt)
             for encoder in [None, *encoders] if len(encoders) > 1 else encoders:

@@ -11,13 +11,15 @@ from PIL import Image
 from vsf_cli.maps.data import Maps
 from vsf_cli.prompts.vocabulary import STOP_WORDS
 
-__all__ = ["COLORS", "Frames", "curves", "frames", "grid", "overlay", "palette", "words"]
+__all__ = ["COLORS", "SIGNS", "Frames", "curves", "frames", "grid", "overlay", "palette", "words"]
 
 Frames = Sequence[Image.Image]
 """An image for each frame of the maps; for images there is one."""
 
 COLORS = "inferno"
 """A perceptually uniform colour map."""
+SIGNS = {"negative": "\u2212", "kept": "keep", "positive": "+"}
+"""What stands before the words of each kind of prompt, in the order of rows and layers."""
 MAX_COLUMNS = 8
 IMAGE_WIDTH = 1.35
 """The width of a small image in inches."""
@@ -114,8 +116,7 @@ def words(maps: Maps, final: Frames) -> Figure:
     for axes, encoder in zip(panels[0], columns, strict=True):
         axes.set_title("sum" if encoder is None else encoder.upper(), fontsize=8)
     for axes, (prompt, word) in zip(panels[:, 0], rows, strict=True):
-        sign = "\u2212" if prompt == "negative" else "+"
-        axes.set_ylabel(f"{sign} {word}", fontsize=8, rotation=0, ha="right", va="center")
+        axes.set_ylabel(f"{SIGNS[prompt]} {word}", fontsize=8, rotation=0, ha="right", va="center")
     for group in groups:
         part = panels[:, [columns.index(encoder) for encoder in group]]
         drawn = _draw_words(maps, final, rows, group, part)
@@ -127,7 +128,7 @@ def words(maps: Maps, final: Frames) -> Figure:
 
 def _word_rows(maps: Maps) -> list[tuple[str, str]]:
     """Returns the prompt and the word of each row: all words but articles and prepositions, or these if there are no others."""
-    words = [(prompt, word) for prompt in ("negative", "positive") for word in maps.words(prompt)]
+    words = [(prompt, word) for prompt in SIGNS for word in maps.words(prompt)]
     return [(prompt, word) for prompt, word in words if word not in STOP_WORDS] or words
 
 
@@ -204,11 +205,18 @@ def overlay(maps: Maps, video: Sequence[Image.Image], dropped: int = 0) -> list[
 
 
 def curves(maps: Maps) -> Figure:
-    """Returns curves of the mean share of attention that goes to the negative prompt, per step and per block."""
+    """Returns curves of the mean share of attention that goes to the negative prompt, per step and per block.
+
+    Dashed per step: the share that the kept prompts would have.
+    """
     figure = Figure(figsize=(7.2, 2.6), layout="constrained", dpi=DPI)
     by_step, by_block = figure.subplots(1, 2, sharey=True)
     mean = maps.share.mean((2, 3, 4, 5))  # [steps, blocks]
     by_step.plot(maps.steps, mean.mean(1), marker="o", markersize=3, color="black")
+    if maps.kept_share is not None:
+        kept = maps.kept_share.mean((1, 2, 3, 4, 5))
+        by_step.plot(maps.steps, kept, "--", marker="o", markersize=3, color="gray", label="kept prompts, in its place")
+        by_step.legend(fontsize=7, frameon=False)
     by_step.set(xlabel="step", ylabel="mean share $w$")
     lines = mpl.colormaps[COLORS](np.linspace(0, 0.85, len(maps.steps)))
     for row, step, color in zip(mean, maps.steps, lines, strict=True):

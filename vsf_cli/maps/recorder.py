@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vsf_cli.attention import attention_with_lse
 from vsf_cli.errors import RequestError
-from vsf_cli.maps.data import Maps, Selection, Token, check_method
+from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
 from vsf_cli.methods import Context, Method, TextGroup
 from vsf_cli.models import family_of
 from vsf_cli.models.guided_model import bind_call
@@ -33,6 +33,7 @@ class _Step:
     recorded: bool = False
     logits: list[Tensor] = field(default_factory=list)
     share: list[Tensor] = field(default_factory=list)
+    kept_share: list[Tensor] = field(default_factory=list)
     estimate: Tensor | None = None
 
 
@@ -46,7 +47,7 @@ class Recorder(Method):
 
     where :math:`L_1` and :math:`L_2` are the log-sum-exps of the image's attention to [image, positive] and to the negative
     prompt, and :math:`\beta` is the method's bias, or 0. With the method `none`, :math:`w` is the share that the negative
-    prompt would have.
+    prompt would have. The share of kept prompts is the one that they would have in its place.
 
     Arguments:
         method: The method.
@@ -66,16 +67,14 @@ class Recorder(Method):
         for name in COPIED:
             setattr(self, name, getattr(method, name))
         self.selection = selection or Selection()
-        self.tokens = sorted(tokens, key=lambda token: token.prompt != "positive")
-        self._positions = {
-            prompt: [token.position for token in self.tokens if token.prompt == prompt] for prompt in ("positive", "negative")
-        }
+        self.tokens = sorted(tokens, key=lambda token: PROMPTS.index(token.prompt))
+        self._positions = [[token.position for token in self.tokens if token.prompt == prompt] for prompt in PROMPTS]
         self._steps: list[_Step] = []
         self._calls = 0
         self._blocks = 0
         self._head_dim = 0
         self._grid = (1, 1, 1)
-        self._arrays: tuple[np.ndarray, np.ndarray] | None = None
+        self._arrays: dict[str, np.ndarray] = {}
 
     def __str__(self) -> str:
         return str(self.method)
@@ -149,19 +148,17 @@ class Recorder(Method):
         if context.mask is not None:
             raise RequestError("maps are of models without an attention mask of their own")
         self._head_dim = query.shape[-1]
-        positive = context.base.part(context.positive)
-        keys = torch.cat(
-            [positive.key[:, :, self._positions["positive"]], context.negative.key[:, :, self._positions["negative"]]], 2
-        )
+        prompts = context.base.part(context.positive), *context.groups
+        keys = torch.cat([text.key[:, :, chosen] for text, chosen in zip(prompts, self._positions, strict=False)], 2)
         logits = (query[0].float() * self._head_dim**-0.5) @ keys[0].float().transpose(-1, -2)  # [H, I, T]
         _, total = attention_with_lse(query, context.base.key, context.base.value)
-        _, negative = context.negative.attend(query)
-        share = torch.sigmoid(negative.float() - self.beta - total.float())[0]  # [H, I]
-
         step = self._steps[-1]
         step.recorded = True
         step.logits.append(self._select_heads(logits).transpose(1, 2).half().cpu())  # [heads, T, I]
-        step.share.append(self._select_heads(share).cpu())  # [heads, I]
+        for group, shares in zip(context.groups, (step.share, step.kept_share), strict=False):
+            _, own = group.attend(query)
+            share = torch.sigmoid(own.float() - self.beta - total.float())[0]  # [H, I]
+            shares.append(self._select_heads(share).cpu())  # [heads, I]
 
     def _select_heads(self, values: Tensor) -> Tensor:
         """Returns the mean over heads, or the selected heads, of values with shape (H, ...)."""
@@ -177,12 +174,22 @@ class Recorder(Method):
         recorded = [(number, step) for number, step in enumerate(self._steps, 1) if step.recorded]
         if not recorded:
             raise RequestError("no attention was recorded: the model made no step, or the steps and blocks leave none")
-        if self._arrays is None:
-            self._arrays = _gather([step.logits for _, step in recorded]), _gather([step.share for _, step in recorded])
-        logits, share = (array.reshape(*array.shape[:-1], *self._grid) for array in self._arrays)
+        for name in ("logits", "share", "kept_share"):
+            if name not in self._arrays and getattr(recorded[0][1], name):
+                self._arrays[name] = _gather([getattr(step, name) for _, step in recorded])
+        arrays = {name: array.reshape(*array.shape[:-1], *self._grid) for name, array in self._arrays.items()}
         steps, sigmas = zip(*((number, round(step.sigma, 6)) for number, step in recorded), strict=True)
         blocks, heads = self.selection.blocks or tuple(range(1, self._blocks + 1)), self.selection.heads or ()
-        return Maps(logits, share, tuple(self.tokens), steps, sigmas, blocks, heads, self._head_dim, settings or {})
+        return Maps(
+            tokens=tuple(self.tokens),
+            steps=steps,
+            sigmas=sigmas,
+            blocks=blocks,
+            heads=heads,
+            head_dim=self._head_dim,
+            settings=settings or {},
+            **arrays,
+        )
 
     def estimates(self) -> list[Tensor]:
         r"""Returns the estimates :math:`x_0 = x_t - \sigma v` of the final latents, one for each recorded step."""

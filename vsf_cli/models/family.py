@@ -180,9 +180,16 @@ class Family:
         return kept
 
     def tokens(
-        self, pipe: Any, prompt: str, negative: Sequence[str], special_tokens: bool, max_length: int, padding: bool = False
+        self,
+        pipe: Any,
+        prompt: str,
+        negative: Sequence[str],
+        special_tokens: bool,
+        max_length: int,
+        padding: bool = False,
+        kept: Sequence[str] = (),
     ) -> list[Token]:
-        """Returns the tokens of positive and negative prompts, except padding, with their positions in the text.
+        """Returns the tokens of all prompts, except padding, with their positions in the text of their kind.
 
         Arguments:
             pipe: The pipeline.
@@ -191,6 +198,7 @@ class Family:
             special_tokens: Whether the negative prompts have their special tokens.
             max_length: The call's `max_sequence_length`.
             padding: Whether the negative prompts are encoded by `encode_padded`.
+            kept: The kept prompts, which have no special tokens.
         """
         from vsf_cli.models.prompt_tokens import prompt_tokens
 
@@ -201,18 +209,20 @@ class Family:
             parts = [(one.start, prompt_tokens(one.tokenizer, one.name, kind, text, one.max_length)) for one in tokenizers]
             return [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
 
-        positive = padded("positive", prompt)
-        if padding:
-            return positive + padded("negative", ", ".join(negative))
-        kept: list[Token] = []
-        before = 0
-        for text in map(self.clean, negative):
-            for one in tokenizers:
-                tokens = prompt_tokens(one.tokenizer, one.name, "negative", text)
-                tokens = [token for token in tokens if special_tokens or not token.special]
-                kept += [replace(token, position=len(kept) + n, start=before + token.start) for n, token in enumerate(tokens)]
-            before += len(text) + 1
-        return positive + kept
+        def joined(kind: str, texts: Sequence[str], special_tokens: bool) -> list[Token]:
+            found: list[Token] = []
+            before = 0
+            for text in map(self.clean, texts):
+                for one in tokenizers:
+                    tokens = prompt_tokens(one.tokenizer, one.name, kind, text)
+                    tokens = [token for token in tokens if special_tokens or not token.special]
+                    first = len(found)
+                    found += [replace(token, position=first + n, start=before + token.start) for n, token in enumerate(tokens)]
+                before += len(text) + 1
+            return found
+
+        negatives = padded("negative", ", ".join(negative)) if padding else joined("negative", negative, special_tokens)
+        return padded("positive", prompt) + negatives + joined("kept", kept, False)
 
 
 def unwrap(model: Any) -> Any:

@@ -38,7 +38,7 @@ def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_leng
     Arguments:
         tokenizer: The tokenizer.
         encoder: The text encoder's name.
-        prompt: "positive" or "negative".
+        prompt: "positive", "negative" or "kept".
         text: The text.
         max_length: The maximum number of tokens, the end included; None means no limit.
     """

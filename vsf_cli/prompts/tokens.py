@@ -10,7 +10,7 @@ class Token:
     """A token of a prompt, with its word.
 
     Arguments:
-        prompt: "positive" or "negative".
+        prompt: "positive", "negative" or "kept".
         encoder: The text encoder that it comes from: "clip" or "t5".
         position: Its index in the text that the transformer gets, from 0.
         piece: Its spelling in the tokenizer's vocabulary.

@@ -85,6 +85,8 @@ def test_calls_of_attention_in_each_block(model: RandomModel) -> None:
         dual = len(model.shape.built.get("dual_attention_layers", ()))
         assert calls["none"] == LAYERS + dual
         assert calls["vsf"] == calls["none"] + 3 * LAYERS - 2
+        # What is kept: the image to it, and its rows to the image and itself.
+        assert calls["vsf-keep"] == calls["vsf"] + 3 * LAYERS - 2
     assert calls["vsf"] == calls["vsf-bias"]
 
 
@@ -112,6 +114,20 @@ def test_operations_of_each_block(model: RandomModel) -> None:
     assert not any(more[f"aten::{name}"] for name in ("mm", "addmm", "linear", "native_layer_norm", "_fused_rms_norm"))
     # The negative joins the text once, and all outputs are written where they belong.
     assert more["aten::cat"] <= 1
+
+
+def test_what_is_kept_takes_one_more_image_at_a_time(model: RandomModel) -> None:
+    """The attention to it is one more output with the size of the image, which is added in place."""
+    found = {}
+    for name in ("vsf-bias", "vsf-keep"):
+        with prepared(model, ALL[name]) as step, TensorTracker() as tracker:
+            step()
+        found[name] = tracker
+    more = found["vsf-keep"].calls - found["vsf-bias"].calls
+    assert more["aten::add_"] == LAYERS and not more["aten::add"]
+    image = model.shape.images * model.shape.width * 4
+    # A log-sum-exp for each head beside it.
+    assert found["vsf-keep"].peak - found["vsf-bias"].peak < 1.2 * image
 
 
 def test_bytes_are_those_that_are_alive_together() -> None:

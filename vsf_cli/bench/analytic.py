@@ -1,6 +1,7 @@
 r"""FLOPs of one step by formula: 2 for each multiplication of a matrix product, 4 D for each pair of query and key.
 
-Letters as in `vsf_cli.attention`: I image tokens, P positive and N negative text tokens; w is the width of a token.
+Letters as in `vsf_cli.attention`: I image tokens, P positive and N negative text tokens; w is the width of a token. Kept
+prompts have N tokens, too.
 """
 
 import math
@@ -24,12 +25,12 @@ def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int:
     count = shape.positives if implementation.padding else negatives if implementation.guides_attention else 0
     step = _joint if shape.family == "sd3" else _cross
     passes = 2 if implementation.passes_negative_prompt else 1
-    return passes * step(shape, implementation, count)
+    return passes * step(shape, implementation, count, count if method.keeps else 0)
 
 
-def _joint(shape: Shape, method: Method, negatives: int) -> int:
+def _joint(shape: Shape, method: Method, negatives: int, kept: int) -> int:
     config, w, images = shape.config, shape.width, shape.images
-    text, patch = shape.positives + negatives, math.prod(shape.patch)
+    text, patch = shape.positives + negatives + kept, math.prod(shape.patch)
     duals = sum(layer < shape.layers for layer in config.get("dual_attention_layers", ()))
     around = images * w * patch * (config["in_channels"] + config["out_channels"]) + text * config["joint_attention_dim"] * w
     around += w * (TIME_CHANNELS + config["pooled_projection_dim"] + 2 * w) + 2 * w * w
@@ -38,26 +39,27 @@ def _joint(shape: Shape, method: Method, negatives: int) -> int:
     # The last block has no text output: no output projection, no feed-forward, and two modulations instead of six.
     last = -9 * w * w * text - 4 * w * w
     dual = duals * (4 * w * w * images + 3 * w * w + 2 * w * images**2)
-    pairs = sum(_joint_pairs(method, images, shape.positives, negatives, n == shape.layers - 1) for n in range(shape.layers))
+    tokens = images, shape.positives, negatives, kept
+    pairs = sum(_joint_pairs(method, *tokens, last=layer == shape.layers - 1) for layer in range(shape.layers))
     return 2 * (around + shape.layers * block + last + dual) + 4 * w * pairs
 
 
-def _joint_pairs(method: Method, images: int, positives: int, negatives: int, last: bool) -> int:
-    """Returns the pairs of query and key in one block: those without guidance, of the method, and of the negative's rows."""
+def _joint_pairs(method: Method, images: int, positives: int, negatives: int, kept: int, last: bool) -> int:
+    """Returns the pairs of query and key in one block: those without guidance, of the method, and of the added text's rows."""
     base = images + positives
     added = method.added_pairs(images, images, positives, negatives) if method.guides_attention else 0
-    own = 0 if last else negatives * (images + negatives)
-    return base * base + added + own
+    own = 0 if last else sum(tokens * (images + tokens) for tokens in (negatives, kept))
+    return base * base + added + images * kept + own
 
 
-def _cross(shape: Shape, method: Method, negatives: int) -> int:
+def _cross(shape: Shape, method: Method, negatives: int, kept: int) -> int:
     config, w, images = shape.config, shape.width, shape.images
-    text, patch = shape.positives + negatives, math.prod(shape.patch)
+    text, patch = shape.positives + negatives + kept, math.prod(shape.patch)
     around = images * w * patch * (config["in_channels"] + config["out_channels"])
     around += w * (config["freq_dim"] + w + 6 * w) + text * w * (config["text_dim"] + w)
     # A block: self-attention, the queries and output of cross attention, its keys and values, and the feed-forward.
     block = 6 * w * w * images + 2 * w * w * text + 2 * w * config["ffn_dim"] * images
-    pairs = images * (images + shape.positives)
+    pairs = images * (images + shape.positives + kept)
     if method.guides_attention:
         pairs += method.added_pairs(images, 0, shape.positives, negatives)
     return 2 * (around + shape.layers * block) + 4 * w * shape.layers * pairs

@@ -14,15 +14,19 @@ UNGUIDED = "none"
 
 @dataclass(frozen=True)
 class BenchMethod:
-    """A method under its name on the command line; its label stands in tables."""
+    """A method under its name on the command line; its label stands in tables.
+
+    With `keeps`, something must stay, for which there are as many tokens as for the negative prompt.
+    """
 
     name: str
     implementation: Method
     label: str
+    keeps: bool = False
 
 
 def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]:
-    """Returns all methods by name: every method that runs with the model as it is, and three forms of VSF.
+    """Returns all methods by name: every method that runs with the model as it is, and four forms of VSF.
 
     If the method of the preset is VSF, the forms have its alpha and beta, but guide all steps.
     """
@@ -37,6 +41,7 @@ def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]
     forms = (
         BenchMethod("vsf", replace(biased, beta=0.0), "VSF"),
         BenchMethod("vsf-bias", biased, "VSF with bias"),
+        BenchMethod("vsf-keep", biased, "VSF with bias and --keep", keeps=True),
         BenchMethod("vsf-masked", MaskedVSF(biased.alpha, biased.beta), "VSF masked"),
     )
     unguided = others.pop(UNGUIDED)

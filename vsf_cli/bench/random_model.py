@@ -28,7 +28,7 @@ class RandomModel:
         shape: The architecture.
         transformer: The model.
         inputs: The arguments of its `forward`, for one image or video.
-        negative: Embeddings of the negative prompt without padding, with shape (1, N, width of text).
+        negative, kept: Embeddings of the negative and the kept prompt without padding, with shape (1, N, width of text).
         padded: Embeddings of a negative prompt with padding, with shape (1, P, width of text).
     """
 
@@ -36,6 +36,7 @@ class RandomModel:
     transformer: Any
     inputs: dict[str, Tensor]
     negative: Tensor
+    kept: Tensor
     padded: Tensor
 
 
@@ -58,8 +59,8 @@ def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int
     transformer.to(device).eval().requires_grad_(False)
     normal = partial(torch.randn, dtype=dtype, device=device, generator=generator)
     inputs = _random_inputs(shape, normal, device)
-    negative, padded = (normal((1, tokens, shape.text_width)) for tokens in (negatives, shape.positives))
-    return RandomModel(shape, transformer, inputs, negative, padded)
+    texts = (normal((1, tokens, shape.text_width)) for tokens in (negatives, negatives, shape.positives))
+    return RandomModel(shape, transformer, inputs, *texts)
 
 
 def _random_inputs(shape: Shape, normal: Callable[[tuple[int, ...]], Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -126,7 +127,7 @@ def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], T
     if not implementation.guides_attention:
         yield step
         return
-    embeddings = model.padded if implementation.padding else model.negative
-    encoded = Encoded(embeddings, (embeddings.shape[1],))
-    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], implementation, [encoded]):
+    texts = [model.padded if implementation.padding else model.negative, *([model.kept] if method.keeps else [])]
+    groups = [Encoded(text, (text.shape[1],)) for text in texts]
+    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], implementation, groups):
         yield step

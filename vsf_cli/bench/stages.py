@@ -45,7 +45,8 @@ def _generate(pipe: Any, request: Request, bench_method: BenchMethod) -> Any:
     if method.passes_negative_prompt:
         scale = request.guidance_scale if request.guidance_scale > 1 else CFG_SCALE
         options["negative_prompt"] = ", ".join(request.negative)
-    guidance = guided(pipe, [list(request.negative)], method, request.max_sequence_length)
+    keep = [list(request.keep)] if bench_method.keeps else None
+    guidance = guided(pipe, [list(request.negative)], method, request.max_sequence_length, keep=keep)
     names = ("prompt", "num_inference_steps", "width", "height", "max_sequence_length")
     options |= {name: getattr(request, name) for name in names}
     generator = torch.Generator("cpu").manual_seed(request.seed)

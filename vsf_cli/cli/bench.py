@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["BenchOptions", "app", "measure"]
 
 app = command_app()
-PROMPT, NEGATIVE = "a red bike on a road", "wheels"
+TEXTS = Texts("a red bike on a road", ("wheels",), ("basket",))
 OF_MODEL = ("preset", "model", "steps", "size", "frames", "dtype", "device", "offload", "compile", "offline")
 NOT_OF_RANDOM = ("steps", "offload", "offline")
 NOT_OF_COUNTS = ("compile", "device")
@@ -85,7 +85,7 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}
     for path in files.values():
         check_writable(path)
-    request, _ = request_of(Texts(PROMPT, (NEGATIVE,)), 0, settings, (), preset.video)
+    request, _ = request_of(TEXTS, 0, settings, (), preset.video)
     measure_model = _measure_random if options.without_weights else _measure_pipeline
     rows, device, facts = measure_model(settings, request, methods, options, console)
     # None leaves it out of the line of conditions.

@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from tests.conftest import random_pipeline
+from tests.processes import ROOT
 from vsf_cli import VSF, NoGuidance, guided
 from vsf_cli.cli.app import app
 from vsf_cli.errors import PatchError, RequestError
@@ -51,6 +52,26 @@ def test_it_is_made_again_and_overridden() -> None:
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
     changed = vsf("again", "a.png", "--keep", "legs", "-o", "c.png")
     assert "keep: ['bells, legs'] -> ['legs']" in changed.stderr and pixels("c.png") != pixels("a.png")
+
+
+def test_a_preset_keeps_words_of_no_meaning(tmp_path: Path) -> None:
+    preset = tmp_path / "own.toml"
+    shipped = (ROOT / "presets" / "tiny-sd3-turbo.toml").read_text("utf-8")
+    preset.write_text(f'keep_neutral = "door, hands, pot"\n{shipped}', "utf-8")
+    neutral = (*CLOCK, "--preset", str(preset))
+    done = vsf("image", *neutral, "-o", "a.png")
+    assert done.exit_code == 0 and "keep 'door, pot'" in done.stderr, "not hands, which is the negative prompt"
+    vsf("image", *CLOCK, "--keep", "door, pot", "-o", "b.png")
+    assert pixels("a.png") == pixels("b.png")
+    vsf("image", *CLOCK, "-o", "plain.png")
+    assert vsf("image", *neutral, "--contrast", "0", "-o", "c.png").exit_code == 0
+    assert pixels("c.png") == pixels("plain.png") != pixels("a.png")
+    assert "keep 'bells'" in vsf("image", *neutral, "--keep", "bells", "-o", "d.png").stderr
+    # Where nothing can be kept, or nothing is unwanted, they are left out.
+    for more in (("--method", "nag"), ("--no-mask",), ("--neg", "")):
+        done = vsf("image", *neutral, *more, "-o", "e.png", "--exists", "overwrite")
+        assert done.exit_code == 0 and ("keep" not in done.stderr or more[0] == "--neg"), done.output
+    assert vsf("image", "a blue clock", "--preset", str(preset), "--seed", "1", "--steps", "2", "-o", "f.png").exit_code == 0
 
 
 def test_without_contrast_it_is_plain_vsf_to_the_bit() -> None:

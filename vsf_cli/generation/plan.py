@@ -72,7 +72,7 @@ def _choices(
 ) -> list[tuple[tuple[tuple[str, ...], Texts], Settings]]:
     """Returns every choice of words, with its texts, and every choice of swept settings."""
     texts = given.texts(prompt)
-    if "contrast" in given.settings and not texts.keep:
+    if "contrast" in given.settings and not (texts.keep or settings.preset.keep_neutral):
         raise RequestError("--contrast is for what --keep names, and it names nothing: add --keep, or leave --contrast out")
     if errors := unfound(texts, replacements):
         raise RequestError(errors[0])
@@ -147,14 +147,17 @@ def request_of(
     values = _model_settings(settings, video)
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
+    negative, name, parameters = (*texts.negative, *moved), resolved(settings["method"])[0], _parameters(settings)
+    guidance = method_named(name, parameters)
+    spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
     request = Request(
         prompt=prompt.strip(),
-        negative=(*texts.negative, *moved),
-        keep=texts.keep,
+        negative=negative,
+        keep=texts.keep or (preset.neutral(negative) if spares else ()),
         model=settings["model"],
         seed=seed,
-        method=resolved(settings["method"])[0],
-        parameters=_parameters(settings),
+        method=name,
+        parameters=parameters,
         preset=preset.name,
         **values | {"loras": _loras(settings, loras)},
     )

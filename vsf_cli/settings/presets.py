@@ -7,7 +7,8 @@ file (`config.toml`), the preset, the family's default.
 import copy
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -55,6 +56,7 @@ class Preset(ModelSettings):
         download_bytes: About how much is downloaded; None if nothing is, or it is not known.
         source: Where the settings come from.
         measured: Measured results, if there are any.
+        keep_neutral: Words of no particular meaning, between commas, which VSF keeps where `--keep` names nothing.
         method: The method's name and its hyper-parameters.
     """
 
@@ -68,6 +70,7 @@ class Preset(ModelSettings):
     num_inference_steps: int = 28
     source: str = "not stated"
     measured: str = "nothing was measured"
+    keep_neutral: str = ""
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
 
     @property
@@ -79,6 +82,13 @@ class Preset(ModelSettings):
         """Returns the preset's method."""
         parameters = dict(self.method)
         return method_named(parameters.pop("name", "vsf"), parameters)
+
+    def neutral(self, negative: Sequence[str]) -> tuple[str, ...]:
+        """Returns the neutral words beside negative prompts as one text, without those that a negative prompt names."""
+        unwanted = {word for text in negative for word in re.findall(r"\w+", text.lower())}
+        words = (word.strip() for word in self.keep_neutral.split(","))
+        kept = ", ".join(word for word in words if word and word.lower() not in unwanted)
+        return (kept,) if negative and kept else ()
 
     def download(self, model: str) -> tuple[str, str]:
         """Returns the size and the licence of a model's download, which are known for the preset's own model only."""

@@ -148,9 +148,10 @@ def _scene(id: str, prompt: str, object: str, part: str) -> Record:
 BUILT_IN = {
     "negation-200": lambda: _shipped("negation-200"),
     "scenes": lambda: _scenes("scenes", pairs("test", 200)),
+    "scenes-600": lambda: _scenes("scenes-600", pairs("test", 600)),
     "scenes-dev": lambda: _scenes("scenes-dev", pairs("dev", 200)),
     "clips": lambda: _scenes("clips", video_pairs("test", 200)),
     "clips-dev": lambda: _scenes("clips-dev", video_pairs("dev", 200)),
 }
 """The sets of the package. Scenes and clips (videos) are for the built-in models: the test split of the vocabulary, which
-training never saw, and the dev split, on which settings are chosen."""
+training never saw, and the dev split, on which settings are chosen. The first 200 of the 600 scenes are those of `scenes`."""

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,10 @@ import torch
 
 from tests.conftest import random_pipeline
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import Request, generate
+from vsf_cli.models import FAMILIES
+from vsf_cli.settings.presets import check_scale
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +73,20 @@ def test_progress_is_told_of_every_step(pipe: Any) -> None:
         {"max_sequence_length": 600},
         {"method": "nope"},
         {"parameters": {"gamma": 1.0}},
-        {"negative": ("wheels",), "guidance_scale": 4.0},
         {"negative": ("wheels",), "method": "cfg", "parameters": {}, "guidance_scale": 1.0},
     ],
 )
 def test_requests_that_are_not_legal_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RequestError):
         request(**options)
+
+
+def test_a_scale_of_cfg_is_refused_where_the_method_has_no_use_for_it(pipe: Any) -> None:
+    asked = request(negative=("wheels",), guidance_scale=4.0)
+    for check in (check_scale, lambda one: generate(pipe, one), check_capture):
+        with pytest.raises(RequestError, match="--guidance"):
+            check(asked)
+    check_scale(asked, replace(FAMILIES["sd3"], embeds_scale=True))
 
 
 def test_a_prompt_that_is_cut_is_said(pipe: Any) -> None:

@@ -126,17 +126,20 @@ def test_shares_are_those_of_the_dense_softmax(
 
         config = type("Config", (), {"patch_size": 1})
 
-        def forward(self, hidden_states: torch.Tensor, timestep: torch.Tensor) -> None:
+        def forward(self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor) -> None:
             """Never called."""
 
     transformer = SD3Transformer2DModel()
-    scheduler = type("Scheduler", (), {"config": type("Config", (), {"num_train_timesteps": 1000})})
+    scheduler = type("Scheduler", (), {"sigmas": torch.tensor([0.5, 0.0]), "step_index": 1, "config": {}})()
+    type(scheduler).step = lambda self, output, timestep, sample: (sample,)
     with recorder.recording(type("Pipe", (), {"transformer": transformer, "scheduler": scheduler})):
         latents = torch.zeros(1, 1, 1, images)
         for hook in list(transformer._forward_pre_hooks.values()):
-            hook(transformer, (), {"hidden_states": latents, "timestep": torch.tensor([500.0])})  # type: ignore[call-arg]
+            hook(transformer, (), {"hidden_states": latents, "encoder_hidden_states": latents})  # type: ignore[call-arg]
         rows = torch.cat([query, torch.zeros_like(positive)], 2)
         attended(recorder, rows, joint_context(base, images, TextGroup(negative, negative), TextGroup(kept, kept)))
+        scheduler.step(latents, 500, latents)
+    assert "step" not in vars(scheduler), "the scheduler is as it was"
     recorder._blocks = 1
     maps = recorder.maps()
     for share, group in ((maps.share, negative), (maps.kept_share, kept)):

@@ -13,6 +13,7 @@ from vsf_cli.maps.data import EVERYTHING, Maps, Selection, check_method, save
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_video, write_image
 from vsf_cli.methods import METHODS
+from vsf_cli.settings.presets import uses_cfg
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,7 +64,7 @@ def check_capture(request: Request, selection: Selection = EVERYTHING) -> None:
     if not request.negative:
         raise RequestError('attention maps show where a negative prompt acts, and there is none: add --neg "wheels"')
     check_method(METHODS[request.method])
-    if request.guidance_scale > 1:
+    if uses_cfg(request):
         scale = f"--guidance is {request.guidance_scale:g}"
         raise RequestError(f"{scale}, but maps are of one call of the model a step: pass --guidance 0")
     selection.check_steps(request.num_inference_steps, _guided_steps(request))
@@ -97,7 +98,7 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
     if method.guides_attention:
         plain = replace(request, drop_frames=0, method="none", parameters={})
         unguided = at_maps(generate(pipe, plain, progress).frames)
-    estimates = [at_maps(family.decode(pipe, latents)) for latents in recorder.estimates()]
+    estimates = [at_maps(family.decode(pipe, latents, *result.image.size)) for latents in recorder.estimates()]
     final, shown = at_maps(result.frames), result.frames[request.drop_frames :]
     own = replace(result.request, drop_frames=request.drop_frames)
     return Capture(replace(result, request=own, frames=shown, notes=(*result.notes, *notes)), maps, final, unguided, estimates)

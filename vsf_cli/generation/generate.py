@@ -1,5 +1,6 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.settings.presets import check_scale
 from vsf_cli.settings.request import Request, public_source
 
 if TYPE_CHECKING:
@@ -117,7 +119,9 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
     request = requests[0]
     if not all(can_batch(request, other) for other in requests):
         raise RequestError("requests that are made together must differ in texts and seeds alone")
-    check_size(request, family.size_multiple(pipe), getattr(pipe.transformer.config, "pos_embed_max_size", None))
+    largest = getattr(family.denoisers_of(pipe)[0].config, "pos_embed_max_size", None)
+    check_size(request, family.size_multiple(pipe), largest)
+    check_scale(request, family)
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
 
@@ -130,7 +134,7 @@ def _run(
 
     request = requests[0]
     method = request.guidance
-    options = _call(family, requests, progress)
+    options = _call(pipe, requests, progress)
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
@@ -144,7 +148,7 @@ def _run(
         raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
 
 
-def _call(family: "Family", requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
+def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
     import torch
 
     request = requests[0]
@@ -155,7 +159,7 @@ def _call(family: "Family", requests: Sequence[Request], progress: Progress | No
         return tensors
 
     names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
-    names += ["num_frames"] if family.video else []
+    names = [name for name in [*names, "num_frames"] if name in inspect.signature(type(pipe).__call__).parameters]
     return {
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},

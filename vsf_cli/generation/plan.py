@@ -20,12 +20,13 @@ from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
+from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
-from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.presets import Settings, check_scale
 from vsf_cli.settings.request import ModelSettings, Request, request_options
 
 __all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
@@ -161,6 +162,7 @@ def request_of(
         preset=preset.name,
         **values | {"loras": _loras(settings, loras)},
     )
+    check_scale(request, FAMILIES[preset.family])
     return request, note
 
 
@@ -244,6 +246,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     if "compared" in description:
         raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
     request = _override(Request.from_json(description["request"]), given)
+    check_scale(request)
     if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
     video = request.num_frames is not None

@@ -4,6 +4,7 @@ from typing import Any
 
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.loading.runtime import OFFLOADS
+from vsf_cli.models import family_of
 
 __all__ = ["move_to_device", "offload_of", "out_of_memory_advice"]
 
@@ -33,7 +34,7 @@ def offload_of(pipe: Any) -> str:
         return "cpu"
     if getattr(pipe, "_all_hooks", None):
         return "model"
-    modules = list(pipe.transformer.modules())
+    modules = [module for denoiser in family_of(pipe).denoisers_of(pipe) for module in denoiser.modules()]
     if any(hasattr(module, "_diffusers_hook") for module in modules):
         return "group"
     return "sequential" if any(hasattr(module, "_hf_hook") for module in modules) else "none"

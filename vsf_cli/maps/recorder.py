@@ -29,7 +29,7 @@ COPIED = (
 class _Step:
     """The records of one call of the denoiser."""
 
-    sigma: float
+    sigma: float = 1.0
     recorded: bool = False
     logits: list[Tensor] = field(default_factory=list)
     share: list[Tensor] = field(default_factory=list)
@@ -82,30 +82,46 @@ class Recorder(Method):
     @contextmanager
     def recording(self, pipe: Any) -> Iterator[None]:
         """Counts the calls of the pipeline's denoisers, of which Wan 2.2 has two, as steps inside a `with`."""
-        denoisers = family_of(pipe).denoisers_of(pipe)
-        patch_size = denoisers[0].config.patch_size
-        train_steps = pipe.scheduler.config.num_train_timesteps
+        family = family_of(pipe)
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             call = bind_call(module, args, kwargs).arguments
-            latents, timestep = call["hidden_states"], call["timestep"]
-            if len(latents) > 1:
-                raise RequestError(f"maps are of one image at a time without CFG, but this call has {len(latents)}")
-            self._grid = _grid(latents.shape, patch_size)
-            self._steps.append(_Step(float(timestep.flatten()[0]) / train_steps))
+            if (batch := len(call["encoder_hidden_states"])) > 1:
+                raise RequestError(f"maps are of one image at a time without CFG, but this call has {batch}")
+            self._grid = family.grid(call, module)
+            self._steps.append(_Step())
             self._calls = 0
 
-        def end(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            step = self._steps[-1]
-            latents, velocity = bind_call(module, args, kwargs).arguments["hidden_states"], output[0]
+        def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             self._blocks = max(self._blocks, self._calls)
-            step.estimate = (latents.float() - step.sigma * velocity.float()).cpu()
 
         with ExitStack() as stack:
-            for denoiser in denoisers:
+            for denoiser in family.denoisers_of(pipe):
                 stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
-                stack.callback(denoiser.register_forward_hook(end, with_kwargs=True).remove)
+                stack.callback(denoiser.register_forward_hook(end).remove)
+            stack.enter_context(self._watching(pipe.scheduler))
             yield
+
+    @contextmanager
+    def _watching(self, scheduler: Any) -> Iterator[None]:
+        """Takes the noise level and the estimate of each step from the scheduler, which knows what the model predicts."""
+        stock = scheduler.step
+
+        def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
+            output = stock(model_output, timestep, sample, *args, **options)
+            if self._steps:
+                sigma = noise_level(scheduler, timestep)
+                # Schedulers that do not return the estimate are those of flow matching.
+                own = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+                estimate = sample.float() - sigma * model_output.float() if own is None else own
+                self._steps[-1].sigma, self._steps[-1].estimate = sigma, estimate.float().cpu()
+            return output
+
+        scheduler.step = step
+        try:
+            yield
+        finally:
+            del scheduler.step
 
     def on(self, device: torch.device) -> "Recorder":
         self._running = self.method.on(device)
@@ -206,9 +222,9 @@ def _gather(steps: Sequence[list[Tensor]]) -> np.ndarray:
     return array
 
 
-def _grid(latents: Sequence[int], patch_size: int | Sequence[int]) -> tuple[int, int, int]:
-    """Returns the frames, rows and columns of image tokens of latents with shape (B, C, h, w) or (B, C, f, h, w)."""
-    sides = [1, *latents[2:]] if len(latents) == 4 else list(latents[2:])
-    patch = [1, patch_size, patch_size] if isinstance(patch_size, int) else list(patch_size)
-    frames, rows, columns = (side // part for side, part in zip(sides, patch, strict=True))
-    return frames, rows, columns
+def noise_level(scheduler: Any, timestep: Any) -> float:
+    """Returns the noise level of the step that a scheduler has just made: 1 is pure noise."""
+    flows = hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")
+    if flows or scheduler.config.get("use_flow_sigmas"):
+        return float(scheduler.sigmas[scheduler.step_index - 1])
+    return float((1 - scheduler.alphas_cumprod[int(timestep)]).sqrt())

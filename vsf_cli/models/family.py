@@ -72,7 +72,17 @@ def prepend_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
     return {**arguments, "encoder_hidden_states": torch.cat([negative, arguments["encoder_hidden_states"]], dim=1)}
 
 
-def runs_cfg(pipe: Any) -> bool:
+def grid_of_latents(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
+    """Returns the frames, rows and columns of image tokens of latents with shape (B, C, h, w) or (B, C, f, h, w)."""
+    latents: Sequence[int] = arguments["hidden_states"].shape
+    patch_size = denoiser.config.patch_size
+    sides = [1, *latents[2:]] if len(latents) == 4 else list(latents[2:])
+    patch = [1, patch_size, patch_size] if isinstance(patch_size, int) else list(patch_size)
+    frames, rows, columns = (side // part for side, part in zip(sides, patch, strict=True))
+    return frames, rows, columns
+
+
+def runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
     """Returns whether a running pipeline uses classifier-free guidance, by the rule of most pipelines."""
     return getattr(pipe, "_guidance_scale", None) is not None and pipe._guidance_scale > 1
 
@@ -91,7 +101,7 @@ class Family:
         encode: Encodes one prompt, alone and without padding, by each text encoder.
         encode_padded: Encodes prompts as the pipeline encodes a positive prompt with a `max_sequence_length`, with shape
             (tokens, width).
-        decode: Returns the images, or the frames of one video, of a pipeline's latents.
+        decode: Returns the images, or the frames of one video, of a pipeline's latents of a width and a height in pixels.
         pixels_per_token: Returns the side of a token in pixels.
         size_multiple: Returns the number of pixels that sides are multiples of: a token's side, or more.
         frames_per_token: Returns how many frames a token has; the first one of a video has one.
@@ -102,7 +112,11 @@ class Family:
         drops_text: Returns whether a guided attention's output for the text is unused.
         calls_once: Returns whether an attention calls its attention function once, although the code has several calls.
         clean: Cleans a prompt as the pipeline does.
-        runs_cfg: Returns whether a running pipeline uses classifier-free guidance.
+        grid: Returns the frames, rows and columns of image tokens of a denoiser with the arguments of its call.
+        runs_cfg: Returns whether a running pipeline uses classifier-free guidance, by itself and the variables of its call.
+        without_cfg: The argument that turns classifier-free guidance off, for messages.
+        max_scale: The largest `guidance_scale` that is no classifier-free guidance.
+        embeds_scale: Whether `guidance_scale` is an input of the model, and not that of classifier-free guidance.
         defaults: The default keys of the family's presets.
         video: Whether it makes videos.
     """
@@ -114,7 +128,7 @@ class Family:
     tokenizers: Callable[[Any, int], list[PromptTokenizer]]
     encode: Callable[[Any, str], list[TextPart]]
     encode_padded: "Callable[[Any, Sequence[str], int], Tensor]"
-    decode: "Callable[[Any, Tensor], list[Image.Image]]"
+    decode: "Callable[[Any, Tensor, int, int], list[Image.Image]]"
     pixels_per_token: Callable[[Any], int]
     size_multiple: Callable[[Any], int]
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
@@ -124,7 +138,11 @@ class Family:
     drops_text: Callable[[Any], bool] = lambda attention: False
     calls_once: Callable[[Any], bool] = lambda attention: False
     clean: Callable[[str], str] = str
-    runs_cfg: Callable[[Any], bool] = runs_cfg
+    grid: Callable[[Arguments, Any], tuple[int, int, int]] = grid_of_latents
+    runs_cfg: Callable[[Any, Mapping[str, Any]], bool] = runs_cfg
+    without_cfg: str = "guidance_scale=0"
+    max_scale: float = 1.0
+    embeds_scale: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     video: bool = False
 

@@ -147,8 +147,8 @@ class _GuidedCall:
         return torch.compiler.disable(begin), torch.compiler.disable(end)
 
     def _extend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        caller = _calling_pipeline()
-        self._check(caller)
+        caller, variables = _calling_pipeline()
+        self._check(caller, variables)
         state, method, progress = self.state, self.state.method, 0.0
         if method.follows_progress:
             progress = self.steps.progress(getattr(caller or self.pipe, "scheduler", None))
@@ -172,7 +172,7 @@ class _GuidedCall:
         call.arguments.update(self.family.extend(call.arguments, joined))
         return call.args, call.kwargs
 
-    def _check(self, caller: Any) -> None:
+    def _check(self, caller: Any, variables: Mapping[str, Any]) -> None:
         """Raises an error if the negative prompt would be lost, or would be subtracted twice."""
         if any(module.processor is not twin for module, twin in self.twins.items()):
             raise PatchError(
@@ -186,10 +186,11 @@ class _GuidedCall:
                 f"a {type(caller).__name__} calls the model, but another pipeline was guided: guide the one that you call"
             )
         method = self.state.method
-        if self.family.runs_cfg(caller) and not method.accepts_guidance_scale:
+        if self.family.runs_cfg(caller, variables) and not method.accepts_guidance_scale:
+            scale = f"guidance_scale is {caller.guidance_scale:g}" if caller.guidance_scale else "the pipeline uses CFG"
             raise RequestError(
-                f"guidance_scale is {caller.guidance_scale:g}, but {method.label} is for models that run without"
-                " CFG: pass guidance_scale=0, or another method"
+                f"{scale}, but {method.label} is for models that run without CFG: pass {self.family.without_cfg}, or another"
+                " method"
             )
 
 
@@ -200,13 +201,13 @@ def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
     return signature.replace(parameters=parameters).bind(*args, **kwargs)
 
 
-def _calling_pipeline() -> Any:
-    """Returns the pipeline that calls the model; None if it is called by other code."""
+def _calling_pipeline() -> tuple[Any, Mapping[str, Any]]:
+    """Returns the pipeline that calls the model, and the variables of its call; None if it is called by other code."""
     from diffusers import DiffusionPipeline
 
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__" and isinstance(found := frame.f_locals.get("self"), DiffusionPipeline):
-            return found
+            return found, frame.f_locals
         frame = frame.f_back  # type: ignore[assignment]
-    return None
+    return None, {}

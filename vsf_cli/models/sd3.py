@@ -55,7 +55,7 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
         return pipe.encode_prompt(", ".join(prompts), None, None, **options)[0][0]
 
 
-def _decode(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
+def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
     """Images from latents with shape (B, C, h, w), as the pipeline makes them."""
     import torch
 

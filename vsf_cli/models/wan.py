@@ -44,7 +44,7 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
         return pipe.encode_prompt(", ".join(prompts), **options)[0][0]
 
 
-def _decode(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
+def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
     """The frames of one video, from latents with shape (1, C, f, h, w), as the pipeline makes them."""
     import torch
 

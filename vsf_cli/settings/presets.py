@@ -19,12 +19,12 @@ import platformdirs
 import tomli
 
 from vsf_cli.config.option import Value, fits, type_name
-from vsf_cli.errors import PresetError
+from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
-from vsf_cli.models import FAMILIES
+from vsf_cli.models import FAMILIES, Family
 from vsf_cli.settings.options import DEFAULTS, SETTINGS
-from vsf_cli.settings.request import ModelSettings, request_options
+from vsf_cli.settings.request import ModelSettings, Request, request_options
 
 __all__ = [
     "DEFAULT_PRESET",
@@ -32,12 +32,14 @@ __all__ = [
     "Preset",
     "Setting",
     "Settings",
+    "check_scale",
     "load_preset",
     "nearest",
     "preset_for_model",
     "preset_names",
     "remember_preset",
     "user_file",
+    "uses_cfg",
 ]
 
 DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "tiny-wan-causvid"
@@ -198,6 +200,24 @@ def load_preset(name: str) -> Preset:
         names = preset_names()
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
     return _load(name, shipped, f"presets/{name}.toml")
+
+
+def uses_cfg(request: Request, family: Family | None = None) -> bool:
+    """Returns whether the scale of a request turns classifier-free guidance on, in a family or in that of its preset."""
+    if family is None:
+        try:
+            family = FAMILIES[load_preset(request.preset or DEFAULT_PRESET).family]
+        except PresetError:  # Another machine's own preset: the model says it when it is called.
+            return False
+    return request.guidance_scale > family.max_scale and not family.embeds_scale
+
+
+def check_scale(request: Request, family: Family | None = None) -> None:
+    """Raises a `RequestError` if a request has a negative prompt, and CFG without a method for it."""
+    if request.negative and uses_cfg(request, family) and not request.guidance.accepts_guidance_scale:
+        label = request.guidance.label
+        only = f"--guidance is {request.guidance_scale:g}, but {label} is for models that run without CFG"
+        raise RequestError(f"{only}: pass --guidance 0, or --method cfg")
 
 
 def preset_for_model(model: str, video: bool = False) -> Preset:

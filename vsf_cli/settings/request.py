@@ -186,9 +186,6 @@ class Request(ModelSettings):
             raise RequestError(
                 f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
             )
-        if self.negative and self.guidance_scale > 1 and not method.accepts_guidance_scale:
-            only = f"--guidance is {self.guidance_scale:g}, but {method.label} is for models that run without CFG"
-            raise RequestError(f"{only}: pass --guidance 0, or --method cfg")
         if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
             unused = f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}"
             raise RequestError(f"{unused}: pass --guidance above 1, or --method vsf")

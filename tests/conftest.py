@@ -56,7 +56,7 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @cache
-def _text_parts() -> dict[str, Any]:
+def text_parts() -> dict[str, Any]:
     from vsf_cli.toy.image_recipe import build_clip, build_clip_tokenizer, build_t5, build_t5_tokenizer
 
     torch.manual_seed(7)
@@ -76,7 +76,7 @@ def _text_parts() -> dict[str, Any]:
 
 
 @cache
-def _autoencoder() -> "AutoencoderKL":
+def autoencoder() -> "AutoencoderKL":
     from diffusers import AutoencoderKL
 
     torch.manual_seed(8)
@@ -126,8 +126,8 @@ def random_pipeline(configuration: str, dtype: torch.dtype = torch.float64, **op
     pipe = StableDiffusion3Pipeline(
         transformer=transformer.eval(),
         scheduler=build_scheduler(),
-        vae=copy.deepcopy(_autoencoder()),
-        **copy.deepcopy(_text_parts()),
+        vae=copy.deepcopy(autoencoder()),
+        **copy.deepcopy(text_parts()),
     )
     pipe.set_progress_bar_config(disable=True)
     pipe.to(dtype=dtype)

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -86,7 +85,7 @@ def test_a_scale_of_cfg_is_refused_where_the_method_has_no_use_for_it(pipe: Any)
     for check in (check_scale, lambda one: generate(pipe, one), check_capture):
         with pytest.raises(RequestError, match="--guidance"):
             check(asked)
-    check_scale(asked, replace(FAMILIES["sd3"], embeds_scale=True))
+    check_scale(asked, FAMILIES["flux"])
 
 
 def test_a_prompt_that_is_cut_is_said(pipe: Any) -> None:

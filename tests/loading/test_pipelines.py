@@ -48,8 +48,8 @@ def test_a_folder_of_no_pipeline_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_pipeline_of_another_class_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
-    with pytest.raises(ModelError, match="is a FluxPipeline, but supported pipelines are StableDiffusion3Pipeline"):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "AuraFlowPipeline"}))
+    with pytest.raises(ModelError, match="is a AuraFlowPipeline, but supported pipelines are StableDiffusion3Pipeline"):
         load(str(tmp_path), "float32")
 
 

@@ -1,4 +1,4 @@
-"""Denoisers of all families at a tiny size, and families that are here for tests alone: Flux and SDXL."""
+"""Denoisers of all families at a tiny size, and a family that is here for tests alone: SDXL."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DCondi
 from torch import Tensor
 
 from vsf_cli.models import FAMILIES, Family, Order
-from vsf_cli.models.family import prepend_text
 
 TEXT, WIDTH = 7, 16
 NEGATIVES = 4
@@ -19,11 +18,6 @@ def not_needed(*_: Any) -> Any:
     raise AssertionError("a denoiser alone encodes and decodes nothing")
 
 
-def extend_flux(arguments: Any, negative: Tensor) -> dict[str, Any]:
-    ids = arguments["txt_ids"]
-    return {**prepend_text(arguments, negative), "txt_ids": torch.cat([ids.new_zeros(negative.shape[1], 3), ids])}
-
-
 def family(name: str, models: str, attentions: dict[str, Order], **fields: Any) -> Family:
     functions = dict.fromkeys(
         ("tokenizers", "encode", "encode_padded", "decode", "pixels_per_token", "size_multiple"), not_needed
@@ -31,13 +25,6 @@ def family(name: str, models: str, attentions: dict[str, Order], **fields: Any) 
     return Family(name=name, models=(models,), pipelines=(), attentions=attentions, **functions, **fields)  # type: ignore[arg-type]
 
 
-FLUX = family(
-    "flux",
-    "FluxTransformer2DModel",
-    {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST},
-    extend=extend_flux,
-    blocks=("transformer_blocks", "single_transformer_blocks"),
-)
 SDXL = family("sdxl", "UNet2DConditionModel", {"*.attn2": Order.CROSS}, denoisers=("unet",), blocks=())
 
 
@@ -156,6 +143,6 @@ TINY = {
         FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
     ),
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
-    "flux": Tiny(FLUX, build_flux, flux_inputs, "N K P I", 9, 4),
+    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4),
     "sdxl": Tiny(SDXL, build_unet, unet_inputs, "P N K", 0, 8),
 }

@@ -11,7 +11,7 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import FLUX, NEGATIVES, SDXL, TEXT, TINY, WIDTH, Tiny, drawn
+from tests.models.families import NEGATIVES, SDXL, TEXT, TINY, WIDTH, Tiny, drawn
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, Context, Method
@@ -24,8 +24,7 @@ METHODS: list[Method] = [VSF(3.0, 0.3), VSF(1.5, -0.5), VSF(0.0, 0.0), NAG(4.0, 
 
 @pytest.fixture(autouse=True)
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    for family in (FLUX, SDXL):
-        monkeypatch.setitem(FAMILIES, family.name, family)
+    monkeypatch.setitem(FAMILIES, SDXL.name, SDXL)
 
 
 @pytest.fixture(params=list(TINY))

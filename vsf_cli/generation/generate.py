@@ -138,6 +138,7 @@ def _run(
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
+        options[family.cfg_argument] = options.pop("guidance_scale")
     try:
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
         with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:

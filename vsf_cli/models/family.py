@@ -114,9 +114,9 @@ class Family:
         clean: Cleans a prompt as the pipeline does.
         grid: Returns the frames, rows and columns of image tokens of a denoiser with the arguments of its call.
         runs_cfg: Returns whether a running pipeline uses classifier-free guidance, by itself and the variables of its call.
-        without_cfg: The argument that turns classifier-free guidance off, for messages.
-        max_scale: The largest `guidance_scale` that is no classifier-free guidance.
-        embeds_scale: Whether `guidance_scale` is an input of the model, and not that of classifier-free guidance.
+        cfg_argument: The argument of a pipeline's call with the scale of classifier-free guidance. If it is another one, then
+            `guidance_scale` is an input of the model.
+        max_scale: The largest scale that is no classifier-free guidance.
         defaults: The default keys of the family's presets.
         video: Whether it makes videos.
     """
@@ -140,11 +140,15 @@ class Family:
     clean: Callable[[str], str] = str
     grid: Callable[[Arguments, Any], tuple[int, int, int]] = grid_of_latents
     runs_cfg: Callable[[Any, Mapping[str, Any]], bool] = runs_cfg
-    without_cfg: str = "guidance_scale=0"
+    cfg_argument: str = "guidance_scale"
     max_scale: float = 1.0
-    embeds_scale: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     video: bool = False
+
+    @property
+    def embeds_scale(self) -> bool:
+        """Whether `guidance_scale` is an input of the model, and not that of classifier-free guidance."""
+        return self.cfg_argument != "guidance_scale"
 
     def owns(self, model: Any) -> bool:
         """Whether a model is a denoiser of this family."""

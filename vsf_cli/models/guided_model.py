@@ -187,10 +187,11 @@ class _GuidedCall:
             )
         method = self.state.method
         if self.family.runs_cfg(caller, variables) and not method.accepts_guidance_scale:
-            scale = f"guidance_scale is {caller.guidance_scale:g}" if caller.guidance_scale else "the pipeline uses CFG"
+            name = self.family.cfg_argument
+            scale = variables.get(name, getattr(caller, name, None))
+            off = f"{name}={1 if self.family.embeds_scale else 0}"
             raise RequestError(
-                f"{scale}, but {method.label} is for models that run without CFG: pass {self.family.without_cfg}, or another"
-                " method"
+                f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {off}, or another method"
             )
 
 

@@ -1,0 +1,105 @@
+"""Every family from the command line, with a whole pipeline of tiny random weights in a folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tests.models.pipelines import PIPELINES
+from vsf_cli import VSF, guided
+from vsf_cli.cli.app import app
+from vsf_cli.errors import RequestError
+from vsf_cli.loading.pipelines import load
+from vsf_cli.maps import load as load_maps
+from vsf_cli.methods import NAG, NASA
+from vsf_cli.models import family_of
+
+SIZE = ("--size", "32x32", "--steps", "3", "--seed", "1", "--dtype", "float32", "-q")
+PROMPT = "a red bike"
+
+
+@pytest.fixture(scope="module", params=list(PIPELINES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(request.param) / request.param
+    PIPELINES[request.param]().save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> Any:
+    return load(str(folder), "float32")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def vsf(command: str, *arguments: str) -> Result:
+    done = CliRunner().invoke(app, [command, *arguments])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def pixels(path: str) -> bytes:
+    with Image.open(path) as image:
+        return image.tobytes()
+
+
+def test_an_image_changes_with_a_negative_prompt_alone(folder: Path) -> None:
+    model = ("-m", str(folder), *SIZE)
+    vsf("image", PROMPT, *model, "-o", "none.png")
+    vsf("image", PROMPT, *model, "--neg", "", "-o", "empty.png")
+    vsf("image", PROMPT, *model, "--neg", "wheels", "-o", "vsf.png")
+    vsf("image", PROMPT, *model, "--neg", "wheels", "--keep", "a hat", "-o", "kept.png")
+    images = [pixels(f"{name}.png") for name in ("none", "vsf", "kept")]
+    assert pixels("empty.png") == images[0] and len(set(images)) == 3
+
+    info = json.loads(vsf("info", "vsf.png", "--json").stdout)["vsf"]
+    assert info["request"]["negative"] == ["wheels"] and info["request"]["model"] == folder.name
+    vsf("again", "vsf.png", "-m", str(folder), "-o", "again.png", "-q")
+    assert Path("again.png").read_bytes() == Path("vsf.png").read_bytes()
+
+
+def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
+    Path("table.csv").write_text("name,prompt,neg\n1,a red bike,wheels\n2,a hat,a person with glasses\n3,a hat,\n")
+    model = ("-m", str(folder), *SIZE)
+    vsf("batch", "table.csv", *model, "--batch-size", "3", "-o", "run")
+    made = sorted(Path("run").glob("*.png"))
+    assert len(made) == 3
+    vsf("image", "a hat", *model, "-o", "alone.png")
+    # Rounding may move a value across the middle between two colours.
+    assert max(abs(a - b) for a, b in zip(pixels(str(made[-1])), pixels("alone.png"), strict=True)) <= 1
+
+    # Its own --steps are those of which maps are kept.
+    vsf("attn-map", PROMPT, "--neg", "wheels", "--keep", "a hat", *model, "--steps", "1..3", "-o", "maps")
+    maps = load_maps("maps")
+    assert maps.share.shape[-3:] == (1, 8, 8) and len(maps.steps) == 3 and 0 < maps.share.mean() < 1
+    assert maps.words() == ["wheels"] and maps.words("kept") == ["a", "hat"] and maps.sigmas[0] > maps.sigmas[-1] > 0
+    assert len(pixels("maps/steps/3.png")) == 32 * 32 * 3
+
+
+def run(pipe: Any, **options: Any) -> Any:
+    generator = torch.Generator().manual_seed(1)
+    return pipe(PROMPT, width=32, height=32, num_inference_steps=2, output_type="np", generator=generator, **options)[0]
+
+
+def test_other_methods_and_an_infinite_bias(pipe: Any) -> None:
+    stock = run(pipe)
+    for method in (VSF(3.0, 0.3), NAG(), NASA()):
+        with guided(pipe, "wheels", method) as applied:
+            changed = run(pipe)
+        assert applied.blocks and abs(changed - stock).max() > 1e-4
+    with guided(pipe, "wheels", VSF(3.0, float("inf"))):
+        assert abs(run(pipe) - stock).max() < 1e-5
+    assert (run(pipe) == stock).all()
+
+
+def test_cfg_is_refused_in_the_familys_own_way(pipe: Any) -> None:
+    cfg = {family_of(pipe).cfg_argument: 4.0}
+    with guided(pipe, "wheels"), pytest.raises(RequestError, match="is for models that run without CFG"):
+        run(pipe, negative_prompt="a hat", **cfg)

@@ -1,4 +1,4 @@
-"""Denoisers of all families at a tiny size, and a family that is here for tests alone: SDXL."""
+"""The denoiser of each family at a tiny size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,24 +8,10 @@ import torch
 from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
 from torch import Tensor
 
-from vsf_cli.models import FAMILIES, Family, Order
+from vsf_cli.models import FAMILIES, Family
 
 TEXT, WIDTH = 7, 16
 NEGATIVES = 4
-
-
-def not_needed(*_: Any) -> Any:
-    raise AssertionError("a denoiser alone encodes and decodes nothing")
-
-
-def family(name: str, models: str, attentions: dict[str, Order], **fields: Any) -> Family:
-    functions = dict.fromkeys(
-        ("tokenizers", "encode", "encode_padded", "decode", "pixels_per_token", "size_multiple"), not_needed
-    )
-    return Family(name=name, models=(models,), pipelines=(), attentions=attentions, **functions, **fields)  # type: ignore[arg-type]
-
-
-SDXL = family("sdxl", "UNet2DConditionModel", {"*.attn2": Order.CROSS}, denoisers=("unet",), blocks=())
 
 
 def drawn(*shape: int) -> Tensor:
@@ -144,5 +130,5 @@ TINY = {
     ),
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
     "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4),
-    "sdxl": Tiny(SDXL, build_unet, unet_inputs, "P N K", 0, 8),
+    "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
 }

@@ -11,20 +11,14 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, SDXL, TEXT, TINY, WIDTH, Tiny, drawn
+from tests.models.families import NEGATIVES, TEXT, TINY, WIDTH, Tiny, drawn
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, Context, Method
-from vsf_cli.models import FAMILIES
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
 METHODS: list[Method] = [VSF(3.0, 0.3), VSF(1.5, -0.5), VSF(0.0, 0.0), NAG(4.0, 1.1, 0.7), NASA(0.3)]
-
-
-@pytest.fixture(autouse=True)
-def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FAMILIES, SDXL.name, SDXL)
 
 
 @pytest.fixture(params=list(TINY))
@@ -168,7 +162,7 @@ def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if name != "sdxl"])
+@pytest.mark.parametrize("name", list(TINY))
 def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(name: str, negative: Tensor) -> None:
     tiny, kernels = TINY[name], []
 

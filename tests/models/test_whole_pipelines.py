@@ -85,7 +85,8 @@ def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
 
 def run(pipe: Any, **options: Any) -> Any:
     generator = torch.Generator().manual_seed(1)
-    return pipe(PROMPT, width=32, height=32, num_inference_steps=2, output_type="np", generator=generator, **options)[0]
+    options = {"num_inference_steps": 2, "guidance_scale": 0.0, "output_type": "np", **options}
+    return pipe(PROMPT, width=32, height=32, generator=generator, **options)[0]
 
 
 def test_other_methods_and_an_infinite_bias(pipe: Any) -> None:

@@ -107,6 +107,6 @@ def _check_class(source: Source, revision: str | None, offline: bool) -> None:
     else:
         config = DiffusionPipeline.load_config(source.name, revision=revision, local_files_only=offline)
         class_name = config.get("_class_name") if isinstance(config, dict) else None
-    known = [family.pipelines[0] for family in FAMILIES.values()]
+    known = [name for family in FAMILIES.values() for name in family.pipelines]
     if class_name not in known:
         raise ModelError(f"model '{source.name}' is a {class_name}, but supported pipelines are {', '.join(known)}")

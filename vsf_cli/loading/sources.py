@@ -125,6 +125,6 @@ def is_here(model: str, revision: str | None) -> bool:
 
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
     try:
-        return any(cached_file(model, f"transformer/{name}", revision) for name in names)
+        return any(cached_file(model, f"{part}/{name}", revision) for part in ("transformer", "unet") for name in names)
     except HFValidationError as error:
         raise ModelError(f"model '{model}' is no name of the hub: {error}") from error

@@ -170,11 +170,21 @@ class Recorder(Method):
         _, total = attention_with_lse(query, context.base.key, context.base.value)
         step = self._steps[-1]
         step.recorded = True
-        step.logits.append(self._select_heads(logits).transpose(1, 2).half().cpu())  # [heads, T, I]
+        step.logits.append(self._on_grid(self._select_heads(logits).transpose(1, 2)).half().cpu())  # [heads, T, I]
         for group, shares in zip(context.groups, (step.share, step.kept_share), strict=False):
             _, own = group.attend(query)
             share = torch.sigmoid(own.float() - self.beta - total.float())[0]  # [H, I]
-            shares.append(self._select_heads(share).cpu())  # [heads, I]
+            shares.append(self._on_grid(self._select_heads(share)).cpu())  # [heads, I]
+
+    def _on_grid(self, values: Tensor) -> Tensor:
+        """Returns values with shape (..., I) of a block at the resolution of the grid: a U-Net's blocks have others."""
+        frames, rows, columns = self._grid
+        if values.shape[-1] >= frames * rows * columns:
+            return values
+        times = round((rows * columns / values.shape[-1]) ** 0.5)
+        sides = (-(-rows // times), -(-columns // times))
+        large = values.unflatten(-1, sides).repeat_interleave(times, -2).repeat_interleave(times, -1)
+        return large[..., :rows, :columns].flatten(-2)
 
     def _select_heads(self, values: Tensor) -> Tensor:
         """Returns the mean over heads, or the selected heads, of values with shape (H, ...)."""

@@ -94,7 +94,7 @@ class Family:
     Arguments:
         name: Its name in presets.
         models: The names of its denoisers' classes; subclasses belong to it too.
-        pipelines: The names of the pipelines of diffusers that `vsf` loads; the first one takes only text.
+        pipelines: The names of the pipelines of diffusers that `vsf` loads.
         attentions: The order of tokens in each guided attention, by a pattern of the module's name.
         tokenizers: Returns the tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text;
             the one that takes most of a prompt is the last.
@@ -108,7 +108,7 @@ class Family:
         extend: Returns the arguments of the denoiser's `forward` with the negative prompt, of shape (B, N, width), in
             embeddings, positions and masks.
         denoisers: The attributes of a pipeline with its denoisers.
-        blocks: The attributes of a denoiser with its blocks, in the order in which they run.
+        last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
         drops_text: Returns whether a guided attention's output for the text is unused.
         calls_once: Returns whether an attention calls its attention function once, although the code has several calls.
         clean: Cleans a prompt as the pipeline does.
@@ -134,7 +134,7 @@ class Family:
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
     extend: "Callable[[Arguments, Tensor], dict[str, Any]]" = append_text
     denoisers: tuple[str, ...] = ("transformer",)
-    blocks: tuple[str, ...] = ("transformer_blocks",)
+    last: str | None = None
     drops_text: Callable[[Any], bool] = lambda attention: False
     calls_once: Callable[[Any], bool] = lambda attention: False
     clean: Callable[[str], str] = str
@@ -160,15 +160,17 @@ class Family:
         return [model for model in models if model is not None and self.owns(model)]
 
     def attentions_of(self, model: Any) -> "Iterator[tuple[str, nn.Module, Order]]":
-        """Yields the names, modules and orders of tokens of a denoiser's guided attentions, in the order of its blocks."""
-        for name, module in unwrap(model).named_modules():
+        """Yields the names, modules and orders of tokens of a denoiser's guided attentions, in the order in which they run."""
+        modules = list(unwrap(model).named_modules())
+        for name, module in sorted(modules, key=lambda pair: self.last is not None and pair[0].startswith(self.last)):
             for pattern, order in self.attentions.items():
                 if fnmatchcase(name, pattern) and hasattr(module, "processor"):
                     yield name, module, order
 
     def blocks_of(self, model: Any) -> "list[nn.Module]":
-        """Returns the blocks of a denoiser, in the order in which they run."""
-        return [block for name in self.blocks for block in getattr(unwrap(model), name)]
+        """Returns the blocks of a denoiser that have a guided attention, in the order in which they run."""
+        names = dict.fromkeys(name.rpartition(".")[0] for name, _, _ in self.attentions_of(model))
+        return [unwrap(model).get_submodule(name) for name in names]
 
     def main_tokenizer(self, pipe: Any, max_length: int) -> tuple[Any, int]:
         """Returns the tokenizer that takes most of a prompt, and how many tokens it takes with a `max_sequence_length`."""

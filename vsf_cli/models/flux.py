@@ -80,10 +80,7 @@ def uses_true_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
 FLUX = Family(
     name="flux",
     models=("FluxTransformer2DModel",),
-    pipelines=(
-        *("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline"),
-        *("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
-    ),
+    pipelines=("FluxPipeline",),
     attentions=MappingProxyType(
         {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST}
     ),
@@ -94,7 +91,6 @@ FLUX = Family(
     pixels_per_token=_pixels_per_token,
     size_multiple=_pixels_per_token,
     extend=_extend,
-    blocks=("transformer_blocks", "single_transformer_blocks"),
     grid=grid_of_ids,
     runs_cfg=uses_true_cfg,
     cfg_argument="true_cfg_scale",

@@ -72,7 +72,7 @@ def _pixels_per_token(pipe: Any) -> int:
 SD3 = Family(
     name="sd3",
     models=("SD3Transformer2DModel",),
-    pipelines=("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
+    pipelines=("StableDiffusion3Pipeline",),
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_LAST}),
     tokenizers=_tokenizers,
     encode=_encode,

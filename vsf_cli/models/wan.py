@@ -82,7 +82,7 @@ def _calls_once(attention: Any) -> bool:
 WAN = Family(
     name="wan",
     models=("WanTransformer3DModel",),
-    pipelines=("WanPipeline", "WanImageToVideoPipeline"),
+    pipelines=("WanPipeline",),
     attentions=MappingProxyType({"blocks.*.attn2": Order.CROSS}),
     tokenizers=_tokenizers,
     encode=_encode,
@@ -92,7 +92,6 @@ WAN = Family(
     size_multiple=_size_multiple,
     frames_per_token=attrgetter("vae_scale_factor_temporal"),
     denoisers=("transformer", "transformer_2"),
-    blocks=("blocks",),
     calls_once=_calls_once,
     clean=_clean,
     defaults=MappingProxyType(

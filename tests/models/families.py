@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DConditionModel, WanTransformer3DModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    WanTransformer3DModel,
+)
 from torch import Tensor
 
 from vsf_cli.models import FAMILIES, Family
@@ -50,6 +56,35 @@ def build_flux() -> Any:
         pooled_projection_dim=WIDTH,
         axes_dims_rope=(4, 4, 8),
     )
+
+
+def build_flux2() -> Any:
+    return Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+
+
+def flux2_inputs(batch: int) -> dict[str, Any]:
+    ids = torch.zeros(9, 4)
+    ids[:, 1], ids[:, 2] = torch.arange(9) // 3, torch.arange(9) % 3
+    text = text_positions(TEXT).expand(batch, -1, -1)
+    return {"hidden_states": drawn(batch, 9, 4), "img_ids": ids.expand(batch, -1, -1), "txt_ids": text}
+
+
+def text_positions(*counts: int) -> Tensor:
+    """The positions of Flux.2 for texts that are joined, each of which counts from 0."""
+    ids = torch.zeros(sum(counts), 4)
+    ids[:, 3] = torch.cat([torch.arange(count) for count in counts])
+    return ids
 
 
 def flux_inputs(batch: int) -> dict[str, Any]:
@@ -108,6 +143,8 @@ class Tiny:
     """How many keys of a guided attention are the image's."""
     attentions: int
     """How many attentions see the text."""
+    text_ids: Callable[..., Tensor] | None = None
+    """Returns the positions of texts with some numbers of tokens, as the call's `txt_ids`."""
 
     def model(self) -> Any:
         torch.manual_seed(3)
@@ -119,7 +156,7 @@ class Tiny:
         return model
 
     def call(self, batch: int = 1) -> dict[str, Any]:
-        time = torch.full((batch,), 0.5 if self.family.name == "flux" else 500.0, dtype=torch.float64)
+        time = torch.full((batch,), 0.5 if self.text_ids else 500.0, dtype=torch.float64)
         return {**self.inputs(batch), "encoder_hidden_states": drawn(batch, TEXT, WIDTH), "timestep": time}
 
 
@@ -129,6 +166,7 @@ TINY = {
         FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
     ),
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
-    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4),
+    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, lambda *counts: torch.zeros(sum(counts), 3)),
+    "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
 }

@@ -49,8 +49,8 @@ def dense_output(
     padded = torch.cat([torch.nn.utils.rnn.pad_sequence(group, batch_first=True) for group in groups], 1)
     text = call["encoder_hidden_states"]
     call["encoder_hidden_states"] = torch.cat([padded, text] if tiny.order.startswith("N") else [text, padded], 1)
-    if "txt_ids" in call:
-        call["txt_ids"] = torch.zeros(TEXT + padded.shape[1], 3)
+    if tiny.text_ids:
+        call["txt_ids"] = tiny.text_ids(*(max(map(len, group)) for group in groups), TEXT)
     lengths = [[len(row) for row in group] for group in groups]
     dense = Dense(tiny.order, tiny.images, TEXT, lengths[0], method, *lengths[1:], kept_weights=kept_weights)
     with dense_attention(dense):
@@ -101,21 +101,37 @@ def test_a_slope_holds_for_what_is_kept_too(tiny: Tiny, negative: Tensor) -> Non
     torch.testing.assert_close(found, dense_output(tiny, VSF(3.0, 0.3), [negative[0]], 1, kept), atol=1e-11, rtol=0)
 
 
+def joined(*texts: Tensor) -> Encoded:
+    """One row of several texts with shape (tokens, width)."""
+    return Encoded.stack([torch.cat(texts)], None, [torch.cat([torch.arange(len(text)) for text in texts])])
+
+
 def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor) -> None:
     model, call = tiny.model(), tiny.call()
 
-    def run(method: VSF, keep: Tensor | None) -> Tensor:
-        with guided(model, method=method, negative_prompt_embeds=negative, keep_embeds=keep):
+    def run(method: VSF, *keep: Tensor, unwanted: tuple[Tensor, ...] = (negative[0],)) -> Tensor:
+        groups = [joined(*unwanted), *([joined(*keep)] if keep else [])]
+        with guided_denoisers(tiny.family, [model], method, groups):
             return output(model, call)
 
-    first, second = drawn(1, 2, WIDTH) + 1, drawn(1, 3, WIDTH) - 1
-    plain = run(VSF(2.0), None)
-    assert torch.equal(run(VSF(2.0, contrast=0), first), plain)
-    both = run(VSF(2.0), torch.cat([first, second], 1))
+    first, second = drawn(2, WIDTH) + 1, drawn(3, WIDTH) - 1
+    plain, both = run(VSF(2.0)), run(VSF(2.0), first, second)
     assert (both - plain).abs().max() > 1e-4
-    torch.testing.assert_close(run(VSF(2.0), torch.cat([second, first], 1)), both, atol=1e-12, rtol=0)
+    torch.testing.assert_close(run(VSF(2.0), second, first), both, atol=1e-12, rtol=0)
+    two = run(VSF(2.0), unwanted=(first, second))
+    torch.testing.assert_close(run(VSF(2.0), unwanted=(second, first)), two, atol=1e-12, rtol=0)
+    torch.testing.assert_close(run(VSF(2.0, contrast=0), first), plain, atol=1e-12, rtol=0)
     # (1 - w) O1 is left, as with a strength of 0.
-    torch.testing.assert_close(run(VSF(2.0, contrast=1), negative), run(VSF(0.0), None), atol=1e-12, rtol=0)
+    torch.testing.assert_close(run(VSF(2.0, contrast=1), negative[0]), run(VSF(0.0)), atol=1e-12, rtol=0)
+
+
+def test_without_contrast_nothing_is_kept(tiny: Tiny, negative: Tensor) -> None:
+    model, call, keep = tiny.model(), tiny.call(), drawn(1, 2, WIDTH)
+    outputs = []
+    for contrast, texts in ((0.7, None), (0.0, keep)):
+        with guided(model, method=VSF(2.0, contrast=contrast), negative_prompt_embeds=negative, keep_embeds=texts):
+            outputs.append(output(model, call))
+    assert torch.equal(*outputs)
 
 
 def test_an_infinite_bias_is_the_stock_model(tiny: Tiny, negative: Tensor) -> None:
@@ -126,14 +142,14 @@ def test_an_infinite_bias_is_the_stock_model(tiny: Tiny, negative: Tensor) -> No
     assert torch.equal(output(model, call), stock)
 
 
-@pytest.mark.parametrize("name", ["sd3", "sd3.5-medium", "flux"])
+@pytest.mark.parametrize("name", ["sd3", "sd3.5-medium", "flux", "flux2"])
 def test_the_negatives_rows_are_those_of_a_prompt_alone(name: str, negative: Tensor) -> None:
     tiny = TINY[name]
     model, call, texts = tiny.model(), tiny.call(), []
     handle = model.transformer_blocks[0].register_forward_hook(lambda module, args, out: texts.append(out[0]))
     alone = {**call, "encoder_hidden_states": negative}
-    if "txt_ids" in call:
-        alone["txt_ids"] = torch.zeros(NEGATIVES, 3)
+    if tiny.text_ids:
+        alone["txt_ids"] = tiny.text_ids(NEGATIVES)
     output(model, alone)
     with guided(model, negative_prompt_embeds=negative):
         output(model, call)

@@ -137,6 +137,8 @@ def _run(
     options = _call(pipe, requests, progress)
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
+        if "negative_prompt" not in inspect.signature(type(pipe).__call__).parameters:
+            raise RequestError(f"a {type(pipe).__name__} takes no negative prompt for CFG: choose another method")
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
         options[family.cfg_argument] = options.pop("guidance_scale")
     try:
@@ -190,15 +192,11 @@ def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     Raises:
         RequestError: If a negative prompt for CFG would be cut.
     """
-    tokenizer, max_length = family.main_tokenizer(pipe, request.max_sequence_length)
-
-    def length(text: str) -> int:
-        return len(tokenizer(text, truncation=False, verbose=False).input_ids)
-
-    if request.guidance.passes_negative_prompt and (count := length(_joined(request))) > max_length:
-        raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {max_length}: shorten it")
-    if (count := length(request.prompt)) > max_length:
-        return (f"the prompt has {count} tokens, but the text encoder takes {max_length}: the rest has no effect",)
+    main = family.main_tokenizer(pipe, request.max_sequence_length)
+    if request.guidance.passes_negative_prompt and (count := main.count(_joined(request))) > main.max_length:
+        raise RequestError(f"the negative prompt has {count} tokens, but the text encoder takes {main.max_length}: shorten it")
+    if (count := main.count(request.prompt)) > main.max_length:
+        return (f"the prompt has {count} tokens, but the text encoder takes {main.max_length}: the rest has no effect",)
     return ()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import VSF, Method
 from vsf_cli.models import Family, family_of
+from vsf_cli.models.family import EncodedText
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 from vsf_cli.prompts.prompt_weights import Weighted
@@ -159,16 +160,18 @@ def _encode_text(pipe: Any, family: Family, method: Method, max_length: int, row
     if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
 
-    def encode(row: list[Weighted]) -> Tensor:
+    def encode(row: list[Weighted]) -> EncodedText:
         texts = [prompt.text for prompt in row]
         if method.padding:
-            return family.encode_padded(pipe, texts, max_length)
-        return family.encode_negative(pipe, texts, special_tokens)
+            padded = family.encode_padded(pipe, texts, max_length)
+            return EncodedText(padded, torch.arange(len(padded), device=padded.device))
+        return family.encode_texts(pipe, texts, special_tokens)
 
-    embeddings = [encode(row) if row else None for row in rows]
-    example = next(tensor for tensor in embeddings if tensor is not None)
-    filled = [example[:0] if tensor is None else tensor for tensor in embeddings]
-    return Encoded.stack(filled, _row_weights(pipe, family, rows, special_tokens))
+    encoded = [encode(row) if row else None for row in rows]
+    example = next(one for one in encoded if one is not None)
+    filled = [EncodedText(example.embeddings[:0], example.positions[:0]) if one is None else one for one in encoded]
+    weights = _row_weights(pipe, family, rows, special_tokens)
+    return Encoded.stack([one.embeddings for one in filled], weights, [one.positions for one in filled])
 
 
 def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[Tensor] | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vsf_cli.errors import RequestError
 from vsf_cli.prompts.tokens import Token
@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-__all__ = ["Arguments", "Family", "Order", "PromptTokenizer", "TextPart", "append_text", "prepend_text", "unwrap"]
+__all__ = [
+    "Arguments",
+    "EncodedText",
+    "Family",
+    "Order",
+    "PromptTokenizer",
+    "TextPart",
+    "append_text",
+    "prepend_text",
+    "unwrap",
+]
 
 
 class Order(Enum):
@@ -33,12 +43,31 @@ class PromptTokenizer:
         tokenizer: The tokenizer.
         start: The position of its first token.
         max_length: How many tokens its encoder takes, padding included.
+        template: Returns the text that its encoder gets for a prompt; None means the prompt itself.
     """
 
     name: str
     tokenizer: Any
     start: int
     max_length: int
+    template: Callable[[str], str] | None = None
+
+    def count(self, prompt: str) -> int:
+        """Returns the number of tokens of a prompt without padding, with its template."""
+        text = self.template(prompt) if self.template else prompt
+        return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
+
+
+class EncodedText(NamedTuple):
+    """Texts that were encoded each alone, and joined.
+
+    Arguments:
+        embeddings: The embeddings, with shape (tokens, width).
+        positions: The position of each token in its own text, with shape (tokens,).
+    """
+
+    embeddings: "Tensor"
+    positions: "Tensor"
 
 
 @dataclass(frozen=True)
@@ -47,25 +76,27 @@ class TextPart:
 
     Arguments:
         embeddings: The embeddings, with shape (tokens, width).
-        is_word: Which tokens are neither beginning, end nor padding, with shape (tokens,).
+        is_word: Which tokens are neither beginning, end nor padding, nor of a template, with shape (tokens,).
+        start: The position of the first token in its text.
     """
 
     embeddings: "Tensor"
     is_word: "Tensor"
+    start: int = 0
 
 
 Arguments = Mapping[str, Any]
 """The arguments of a denoiser's `forward`, by name."""
 
 
-def append_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
+def append_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
     """Returns the arguments with the negative prompt, of shape (B, N, width), after the positive prompt."""
     import torch
 
     return {**arguments, "encoder_hidden_states": torch.cat([arguments["encoder_hidden_states"], negative], dim=1)}
 
 
-def prepend_text(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
+def prepend_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
     """Returns the arguments with the negative prompt, of shape (B, N, width), before the positive prompt."""
     import torch
 
@@ -105,8 +136,8 @@ class Family:
         pixels_per_token: Returns the side of a token in pixels.
         size_multiple: Returns the number of pixels that sides are multiples of: a token's side, or more.
         frames_per_token: Returns how many frames a token has; the first one of a video has one.
-        extend: Returns the arguments of the denoiser's `forward` with the negative prompt, of shape (B, N, width), in
-            embeddings, positions and masks.
+        extend: Returns the arguments of the denoiser's `forward` with the negative prompt in embeddings, positions and masks,
+            from its embeddings, of shape (B, N, width), and the positions of its tokens in their own texts, of shape (B, N).
         denoisers: The attributes of a pipeline with its denoisers.
         last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
         drops_text: Returns whether a guided attention's output for the text is unused.
@@ -132,7 +163,7 @@ class Family:
     pixels_per_token: Callable[[Any], int]
     size_multiple: Callable[[Any], int]
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
-    extend: "Callable[[Arguments, Tensor], dict[str, Any]]" = append_text
+    extend: "Callable[[Arguments, Tensor, Tensor], dict[str, Any]]" = append_text
     denoisers: tuple[str, ...] = ("transformer",)
     last: str | None = None
     drops_text: Callable[[Any], bool] = lambda attention: False
@@ -172,13 +203,16 @@ class Family:
         names = dict.fromkeys(name.rpartition(".")[0] for name, _, _ in self.attentions_of(model))
         return [unwrap(model).get_submodule(name) for name in names]
 
-    def main_tokenizer(self, pipe: Any, max_length: int) -> tuple[Any, int]:
-        """Returns the tokenizer that takes most of a prompt, and how many tokens it takes with a `max_sequence_length`."""
-        last = self.tokenizers(pipe, max_length)[-1]
-        return last.tokenizer, last.max_length
+    def main_tokenizer(self, pipe: Any, max_length: int) -> PromptTokenizer:
+        """Returns the tokenizer that takes most of a prompt with a `max_sequence_length`."""
+        return self.tokenizers(pipe, max_length)[-1]
 
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> "Tensor":
-        """Encodes prompts, each alone and without padding, and joins their embeddings with shape (tokens, width) (section 3.4).
+        """Returns the embeddings of `encode_texts`."""
+        return self.encode_texts(pipe, prompts, special_tokens).embeddings
+
+    def encode_texts(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> EncodedText:
+        """Encodes prompts, each alone and without padding, and joins them (section 3.4).
 
         Arguments:
             pipe: The pipeline.
@@ -192,16 +226,19 @@ class Family:
         import torch
 
         with torch.no_grad():
-            return torch.cat([self._encode(pipe, prompt, special_tokens) for prompt in prompts])
+            rows = zip(*(self._encode(pipe, prompt, special_tokens) for prompt in prompts), strict=True)
+            return EncodedText(*map(torch.cat, rows))
 
-    def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> "Tensor":
+    def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> EncodedText:
         import torch
 
         parts = self.encode(pipe, self.clean(prompt))
-        kept = torch.cat([part.embeddings if special_tokens else part.embeddings[part.is_word] for part in parts])
+        chosen = [part.is_word | special_tokens for part in parts]
+        kept = torch.cat([part.embeddings[some] for part, some in zip(parts, chosen, strict=True)])
         if not len(kept):
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
-        return kept
+        places = [part.start + some.nonzero()[:, 0] for part, some in zip(parts, chosen, strict=True)]
+        return EncodedText(kept, torch.cat(places))
 
     def tokens(
         self,
@@ -230,7 +267,7 @@ class Family:
 
         def padded(kind: str, text: str) -> list[Token]:
             text = self.clean(text)
-            parts = [(one.start, prompt_tokens(one.tokenizer, one.name, kind, text, one.max_length)) for one in tokenizers]
+            parts = [(one.start, prompt_tokens(one, kind, text, one.max_length)) for one in tokenizers]
             return [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
 
         def joined(kind: str, texts: Sequence[str], special_tokens: bool) -> list[Token]:
@@ -238,8 +275,9 @@ class Family:
             before = 0
             for text in map(self.clean, texts):
                 for one in tokenizers:
-                    tokens = prompt_tokens(one.tokenizer, one.name, kind, text)
-                    tokens = [token for token in tokens if special_tokens or not token.special]
+                    tokens = prompt_tokens(one, kind, text)
+                    first_word = next((n for n, token in enumerate(tokens) if not token.special), 0) if one.template else 0
+                    tokens = [token for token in tokens[first_word:] if special_tokens or not token.special]
                     first = len(found)
                     found += [replace(token, position=first + n, start=before + token.start) for n, token in enumerate(tokens)]
                 before += len(text) + 1

@@ -38,12 +38,12 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
         return pipe.encode_prompt(", ".join(prompts), None, max_sequence_length=max_length)[0][0]
 
 
-def _extend(arguments: Arguments, negative: "Tensor") -> dict[str, Any]:
+def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
     import torch
 
     ids = arguments["txt_ids"]
     zeros = ids.new_zeros(*ids.shape[:-2], negative.shape[1], ids.shape[-1])
-    return {**prepend_text(arguments, negative), "txt_ids": torch.cat([zeros, ids], dim=-2)}
+    return {**prepend_text(arguments, negative, positions), "txt_ids": torch.cat([zeros, ids], dim=-2)}
 
 
 def unpacked(pipe: Any, latents: "Tensor", width: int, height: int) -> "Tensor":

@@ -166,10 +166,12 @@ class _GuidedCall:
         state.begin(groups, text, progress)
         if method.copies > 1 and state.lengths[0] is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        first, *others = (one.embeddings.to(text) for one in groups)
-        parts = [first] * method.copies + others
-        joined = first if len(parts) == 1 else torch.cat(parts, dim=1)
-        call.arguments.update(self.family.extend(call.arguments, joined))
+        copied = groups[:1] * method.copies + groups[1:]
+        joined, positions = (
+            parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            for parts in ([one.embeddings.to(text) for one in copied], [one.places.to(text.device) for one in copied])
+        )
+        call.arguments.update(self.family.extend(call.arguments, joined, positions))
         return call.args, call.kwargs
 
     def _check(self, caller: Any, variables: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import string
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError
@@ -10,7 +11,9 @@ from vsf_cli.prompts.tokens import Token
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["prompt_tokens", "token_ids", "word_tokens"]
+    from vsf_cli.models.family import PromptTokenizer
+
+__all__ = ["prompt_tokens", "template_tokens", "token_ids", "word_tokens"]
 
 MARKS = re.escape(string.punctuation + "\u201c\u201d\u201e\u2018\u2019\u2026\u3001\u3002\uff0c\uff01\uff1f")
 WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
@@ -32,26 +35,47 @@ def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
     return ids.to(pipe._execution_device)
 
 
-def prompt_tokens(tokenizer: Any, encoder: str, prompt: str, text: str, max_length: int | None = None) -> list[Token]:
+def template_tokens(tokenizer: Any, template: Callable[[str], str], prompt: str, pipe: Any) -> tuple["Tensor", "Tensor", int]:
+    """Returns the token ids of a prompt in its template, with shape (1, tokens), and where the prompt begins.
+
+    Between them stands which tokens are of the prompt, with shape (tokens,), from its beginning on.
+
+    Raises:
+        RequestError: If the text encoder takes fewer.
+    """
+    import torch
+
+    text = template(prompt)
+    ids = token_ids(tokenizer, text, pipe)
+    first = text.index(prompt)
+    spans = tokenizer(text, return_offsets_mapping=True).offset_mapping
+    inside = [first < end and start < first + len(prompt) for start, end in spans]
+    begin = inside.index(True)
+    return ids, torch.tensor(inside[begin:], device=ids.device), begin
+
+
+def prompt_tokens(one: "PromptTokenizer", prompt: str, text: str, max_length: int | None = None) -> list[Token]:
     """Returns the tokens of a text; all tokens of a word have the same `start`.
 
     Arguments:
-        tokenizer: The tokenizer.
-        encoder: The text encoder's name.
+        one: The tokenizer.
         prompt: "positive", "negative" or "kept".
         text: The text.
         max_length: The maximum number of tokens, the end included; None means no limit.
     """
     # Words are searched in the text, since some tokenizers join them with punctuation.
-    encoding = tokenizer(text, truncation=max_length is not None, max_length=max_length, verbose=False)
+    tokenizer, whole = one.tokenizer, one.template(text) if one.template else text
+    offset = whole.index(text)
+    encoding = tokenizer(whole, truncation=max_length is not None, max_length=max_length, verbose=False)
     words = [match.span() for match in WORD.finditer(text)]
     tokens, special_ids = [], _special_ids(tokenizer)
     for position, number in enumerate(encoding.input_ids):
-        special, chars = number in special_ids, encoding.token_to_chars(position)
-        first = chars.start if chars else 0
-        start, end = next((word for word in words if chars and word[0] < chars.end and first < word[1]), (first, first))
+        chars = encoding.token_to_chars(position)
+        first, last = (chars.start - offset, chars.end - offset) if chars else (0, 0)
+        special = number in special_ids or (one.template is not None and not (last > 0 and first < len(text)))
+        start, end = next((word for word in words if chars and word[0] < last and first < word[1]), (first, first))
         name = "" if special else text[start:end].lower()
-        tokens.append(Token(prompt, encoder, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
+        tokens.append(Token(prompt, one.name, position, tokenizer.convert_ids_to_tokens(number), name, start, special))
     return tokens
 
 

@@ -23,17 +23,30 @@ class Encoded:
         embeddings: Padded with zeros, with shape (rows, N, width).
         lengths: How many tokens of each row are real.
         weights: The weight of each token, with shape (rows, N); None means 1 for all of them.
+        positions: The position of each token in its own text, with shape (rows, N), -1 for padding; None means that a row is
+            one text.
     """
 
     embeddings: Tensor
     lengths: tuple[int, ...]
     weights: Tensor | None = None
+    positions: Tensor | None = None
 
     @classmethod
-    def stack(cls, rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None) -> "Encoded":
-        """Pads rows of shape (tokens, width), and their weights of shape (tokens,), to the longest row."""
+    def stack(
+        cls, rows: Sequence[Tensor], weights: Sequence[Tensor] | None = None, positions: Sequence[Tensor] | None = None
+    ) -> "Encoded":
+        """Pads rows of shape (tokens, width), and their weights and positions of shape (tokens,), to the longest row."""
         padded = None if weights is None else pad_sequence(list(weights), batch_first=True, padding_value=1.0)
-        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded)
+        places = None if positions is None else pad_sequence(list(positions), batch_first=True, padding_value=-1)
+        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded, places)
+
+    @property
+    def places(self) -> Tensor:
+        """The position of each token in its own text, with shape (rows, N)."""
+        if self.positions is not None:
+            return self.positions
+        return torch.arange(self.embeddings.shape[1]).expand(self.embeddings.shape[:2])
 
     @property
     def is_even(self) -> bool:
@@ -55,8 +68,10 @@ class Encoded:
             )
         times = batch // rows
         lengths = tuple(length for length in self.lengths for _ in range(times))
-        weights = None if self.weights is None else self.weights.repeat_interleave(times, dim=0)
-        return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths, weights)
+        weights, positions = (
+            None if one is None else one.repeat_interleave(times, dim=0) for one in (self.weights, self.positions)
+        )
+        return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths, weights, positions)
 
 
 class GuidanceState:

@@ -1,0 +1,115 @@
+"""Flux.2 klein: joint attention of image and text in two kinds of blocks, both of which are guided.
+
+As in Flux.1, but the tokens of a text have rotary positions that count from 0: the negative prompt has those that it would have
+alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from vsf_cli.errors import PatchError, RequestError
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
+from vsf_cli.models.flux import grid_of_ids
+from vsf_cli.models.prompt_tokens import template_tokens
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+__all__ = ["FLUX2"]
+
+LAYERS = (9, 18, 27)
+"""The language model's hidden states that are joined."""
+
+
+def _template(pipe: Any) -> Callable[[str], str]:
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
+    return lambda prompt: str(pipe.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], **options))
+
+
+def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
+    return [PromptTokenizer("qwen3", pipe.tokenizer, 0, max_length, _template(pipe))]
+
+
+def _encode(pipe: Any, prompt: str) -> list[TextPart]:
+    """Returns the hidden states behind the beginning of the template, which does not see the prompt."""
+    import torch
+
+    if pipe.text_encoder is None:
+        raise PatchError("the pipeline has no text encoder, so a negative prompt cannot be encoded")
+    ids, is_word, start = template_tokens(pipe.tokenizer, _template(pipe), prompt, pipe)
+    output = pipe.text_encoder(ids, torch.ones_like(ids), output_hidden_states=True, use_cache=False)
+    joined = torch.cat([output.hidden_states[layer][0, start:] for layer in LAYERS], dim=-1)
+    return [TextPart(joined, is_word, start)]
+
+
+def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
+    import torch
+
+    with torch.no_grad():
+        return pipe.encode_prompt(", ".join(prompts), max_sequence_length=max_length)[0][0]
+
+
+def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
+    import torch
+
+    places = positions.amax(0)
+    if ((positions != places) & (positions >= 0)).any():
+        raise RequestError(
+            "Flux.2 has one position for a token in all rows of a batch, and these negative prompts of several texts differ in"
+            " theirs: make them one at a time, with --batch-size 1"
+        )
+    ids = arguments["txt_ids"]
+    own = ids.new_zeros(*ids.shape[:-2], len(places), ids.shape[-1])
+    own[..., 3] = places
+    return {**prepend_text(arguments, negative, positions), "txt_ids": torch.cat([own, ids], dim=-2)}
+
+
+def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
+    """Images from packed latents with shape (B, tokens, 4 C), as the pipeline makes them."""
+    import torch
+
+    vae, side = pipe.vae, _pixels_per_token(pipe)
+    packed = latents.to(pipe._execution_device, vae.dtype).transpose(1, 2).unflatten(2, (height // side, width // side))
+    mean, variance = (statistic.view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
+    scaled = pipe._unpatchify_latents(packed * (variance + vae.config.batch_norm_eps).sqrt() + mean)
+    with torch.no_grad():
+        return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
+
+
+def _pixels_per_token(pipe: Any) -> int:
+    return int(2 * pipe.vae_scale_factor)
+
+
+def _runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
+    """Distilled models ignore the scale."""
+    return bool(pipe.do_classifier_free_guidance)
+
+
+FLUX2 = Family(
+    name="flux2",
+    models=("Flux2Transformer2DModel",),
+    pipelines=("Flux2KleinPipeline",),
+    attentions=MappingProxyType(
+        {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST}
+    ),
+    tokenizers=_tokenizers,
+    encode=_encode,
+    encode_padded=_encode_padded,
+    decode=_decode,
+    pixels_per_token=_pixels_per_token,
+    size_multiple=_pixels_per_token,
+    extend=_extend,
+    grid=grid_of_ids,
+    runs_cfg=_runs_cfg,
+    defaults=MappingProxyType(
+        {
+            "source": "the defaults of the family flux2; alpha and beta are starting points",
+            "method": {"name": "vsf", "alpha": 3.5, "beta": 0.0},
+            "num_inference_steps": 4,
+            "guidance_scale": 1.0,
+            "max_sequence_length": 512,
+        }
+    ),
+)

@@ -109,6 +109,18 @@ def evaluated(row: Mapping[str, Any]) -> list[str]:
     return [row["label"], *shares, f"{row['both']:.3f}", f"{row['quality']:.3f}", chance]
 
 
+def contrast(name: str, *arms: str) -> str:
+    """The same with what must stay."""
+    head = ["method", "object right", "part absent", "both", "quality", "rest kept", "all three", "p of all three against VSF"]
+    rows = []
+    for row in (entry(result(name)["rows"], arm) for arm in arms):
+        shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("both", "rest", "all")]
+        chance = "" if row["all_p"] is None else f"{row['all_p']:.1g}"
+        rates = [f"{row[kind]:.3f}" for kind in ("positive", "negative")]
+        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], chance])
+    return table(head, rows)
+
+
 def areas(positive: str, quality: str, *arms: str) -> str:
     """The areas below two fronts of `vsf eval tradeoff`."""
     fronts = [result(positive), result(quality)]
@@ -151,7 +163,8 @@ def parts() -> str:
 
 def settings(name: str) -> str:
     """The settings that were compared on the dev split."""
-    kinds = {"positive": "object right", "negative": "part absent", "damaged": "part damaged", "quality": "quality"}
+    kinds = {"positive": "object right", "negative": "part absent", "damaged": "part damaged", "both": "both right"}
+    kinds |= {"quality": "quality", "rest": "rest kept", "all": "all three"}
     runs = result(name)["rows"]
     shown = [kind for kind in kinds if any(kind in run for run in runs)]
     rows = ([run["setting"], *(f"{run[kind]:.3f}" if kind in run else "" for kind in shown)] for run in runs)
@@ -295,6 +308,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "score": score,
     "parts": parts,
     "settings": settings,
+    "contrast": contrast,
     "localise": localise,
     "bench": bench,
     "cross-attention": cross_attention,

@@ -1,13 +1,18 @@
 """Whole pipelines with tiny random weights, of the real classes: those of families without built-in models."""
 
 import copy
+import json
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderKLFlux2,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
     LCMScheduler,
@@ -15,9 +20,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import CLIPTextModel, Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from tests.conftest import autoencoder, text_parts
+from tests.conftest import CAPTIONS, autoencoder, text_parts
 
 
 def _weighty(model: Any) -> Any:
@@ -52,6 +58,71 @@ def build_flux() -> FluxPipeline:
         text_encoder_2=parts["text_encoder_3"],
         tokenizer_2=parts["tokenizer_3"],
         transformer=_weighty(transformer),
+    )
+
+
+CHAT = """{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% endif %}{% endif %}"""
+"""The form of Qwen3's own template."""
+
+
+@cache
+def chat_tokenizer() -> Qwen2TokenizerFast:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator([*CAPTIONS * 5, "user", "assistant", "think"] * 5, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    fast = Qwen2TokenizerFast(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    fast.add_special_tokens({"additional_special_tokens": special[1:]})
+    fast.chat_template, fast.model_max_length = CHAT, 512
+    return fast
+
+
+def build_flux2() -> Flux2KleinPipeline:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **sizes)).eval()
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=32,
+    )
+    vae.bn.running_mean.normal_(0, 0.2)
+    vae.bn.running_var.uniform_(0.5, 2)
+    transformer = Flux2Transformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=48,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    return Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=vae.eval(),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+        is_distilled=True,
     )
 
 
@@ -107,5 +178,5 @@ def build_sd15() -> StableDiffusionPipeline:
     )
 
 
-PIPELINES: dict[str, Callable[[], Any]] = {"flux": build_flux, "sdxl": build_sdxl, "sd15": build_sd15}
+PIPELINES: dict[str, Callable[[], Any]] = {"flux": build_flux, "flux2": build_flux2, "sdxl": build_sdxl, "sd15": build_sd15}
 """Functions that build pipelines, by name."""

@@ -130,5 +130,6 @@ def dense_attention(dense: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterat
         patch(f"{models}.transformer_wan.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_flux.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_flux2.dispatch_attention_fn", dispatch),
+        patch(f"{models}.transformer_qwenimage.dispatch_attention_fn", dispatch),
     ):
         yield

@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
@@ -94,6 +95,23 @@ def flux_inputs(batch: int) -> dict[str, Any]:
     return {"hidden_states": drawn(batch, 9, 4), **pooled, "img_ids": ids, "txt_ids": torch.zeros(TEXT, 3)}
 
 
+def build_qwen() -> Any:
+    return QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+    )
+
+
+def qwen_inputs(batch: int) -> dict[str, Any]:
+    return {"hidden_states": drawn(batch, 12, 16), "img_shapes": [[(1, 4, 3)]] * batch}
+
+
 def build_unet() -> Any:
     return UNet2DConditionModel(
         sample_size=8,
@@ -145,6 +163,8 @@ class Tiny:
     """How many attentions see the text."""
     text_ids: Callable[..., Tensor] | None = None
     """Returns the positions of texts with some numbers of tokens, as the call's `txt_ids`."""
+    counts_text: bool = False
+    """Whether the model itself counts the rotary positions of the text."""
 
     def model(self) -> Any:
         torch.manual_seed(3)
@@ -168,5 +188,6 @@ TINY = {
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
     "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, lambda *counts: torch.zeros(sum(counts), 3)),
     "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
+    "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
 }

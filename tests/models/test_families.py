@@ -49,12 +49,17 @@ def dense_output(
     padded = torch.cat([torch.nn.utils.rnn.pad_sequence(group, batch_first=True) for group in groups], 1)
     text = call["encoder_hidden_states"]
     call["encoder_hidden_states"] = torch.cat([padded, text] if tiny.order.startswith("N") else [text, padded], 1)
+    counts = [*(max(map(len, group)) for group in groups), TEXT]
     if tiny.text_ids:
-        call["txt_ids"] = tiny.text_ids(*(max(map(len, group)) for group in groups), TEXT)
+        call["txt_ids"] = tiny.text_ids(*counts)
+    model = tiny.model()
+    if tiny.counts_text:
+        # Each text counts from 0.
+        model.pos_embed.register_forward_hook(lambda _, __, out: (out[0], torch.cat([out[1][:count] for count in counts])))
     lengths = [[len(row) for row in group] for group in groups]
     dense = Dense(tiny.order, tiny.images, TEXT, lengths[0], method, *lengths[1:], kept_weights=kept_weights)
     with dense_attention(dense):
-        result = output(tiny.model(), call)
+        result = output(model, call)
     assert dense.calls == tiny.attentions
     return result
 
@@ -142,7 +147,7 @@ def test_an_infinite_bias_is_the_stock_model(tiny: Tiny, negative: Tensor) -> No
     assert torch.equal(output(model, call), stock)
 
 
-@pytest.mark.parametrize("name", ["sd3", "sd3.5-medium", "flux", "flux2"])
+@pytest.mark.parametrize("name", ["sd3", "sd3.5-medium", "flux", "flux2", "qwen-image"])
 def test_the_negatives_rows_are_those_of_a_prompt_alone(name: str, negative: Tensor) -> None:
     tiny = TINY[name]
     model, call, texts = tiny.model(), tiny.call(), []

@@ -22,6 +22,7 @@ __all__ = [
     "TextPart",
     "append_text",
     "prepend_text",
+    "shared_places",
     "unwrap",
 ]
 
@@ -103,6 +104,21 @@ def prepend_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") 
     return {**arguments, "encoder_hidden_states": torch.cat([negative, arguments["encoder_hidden_states"]], dim=1)}
 
 
+def shared_places(positions: "Tensor") -> "Tensor":
+    """Returns the positions of a batch's tokens in their own texts, with shape (N,), where a model has one for all rows.
+
+    Raises:
+        RequestError: If the rows differ.
+    """
+    places = positions.amax(0)
+    if ((positions != places) & (positions >= 0)).any():
+        raise RequestError(
+            "this model has one position for a token in all rows of a batch, and these negative prompts of several texts differ"
+            " in theirs: make them one at a time, with --batch-size 1"
+        )
+    return places
+
+
 def grid_of_latents(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
     """Returns the frames, rows and columns of image tokens of latents with shape (B, C, h, w) or (B, C, f, h, w)."""
     latents: Sequence[int] = arguments["hidden_states"].shape
@@ -138,6 +154,8 @@ class Family:
         frames_per_token: Returns how many frames a token has; the first one of a video has one.
         extend: Returns the arguments of the denoiser's `forward` with the negative prompt in embeddings, positions and masks,
             from its embeddings, of shape (B, N, width), and the positions of its tokens in their own texts, of shape (B, N).
+        rotary: The name of a denoiser's module that returns rotary positions, if the model counts those of the text by itself.
+        rotate: Returns the output of that module with the negative prompt's tokens at the positions in their own texts.
         denoisers: The attributes of a pipeline with its denoisers.
         last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
         drops_text: Returns whether a guided attention's output for the text is unused.
@@ -164,6 +182,8 @@ class Family:
     size_multiple: Callable[[Any], int]
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
     extend: "Callable[[Arguments, Tensor, Tensor], dict[str, Any]]" = append_text
+    rotary: str | None = None
+    rotate: "Callable[[Any, Tensor], Any]" = lambda output, places: output
     denoisers: tuple[str, ...] = ("transformer",)
     last: str | None = None
     drops_text: Callable[[Any], bool] = lambda attention: False
@@ -268,7 +288,8 @@ class Family:
         def padded(kind: str, text: str) -> list[Token]:
             text = self.clean(text)
             parts = [(one.start, prompt_tokens(one, kind, text, one.max_length)) for one in tokenizers]
-            return [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
+            tokens = [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
+            return [token for token in tokens if token.position >= 0]
 
         def joined(kind: str, texts: Sequence[str], special_tokens: bool) -> list[Token]:
             found: list[Token] = []

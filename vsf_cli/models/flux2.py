@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.errors import PatchError, RequestError
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
+from vsf_cli.errors import PatchError
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text, shared_places
 from vsf_cli.models.flux import grid_of_ids
 from vsf_cli.models.prompt_tokens import template_tokens
 
@@ -54,13 +54,7 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
 def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
     import torch
 
-    places = positions.amax(0)
-    if ((positions != places) & (positions >= 0)).any():
-        raise RequestError(
-            "Flux.2 has one position for a token in all rows of a batch, and these negative prompts of several texts differ in"
-            " theirs: make them one at a time, with --batch-size 1"
-        )
-    ids = arguments["txt_ids"]
+    places, ids = shared_places(positions), arguments["txt_ids"]
     own = ids.new_zeros(*ids.shape[:-2], len(places), ids.shape[-1])
     own[..., 3] = places
     return {**prepend_text(arguments, negative, positions), "txt_ids": torch.cat([own, ids], dim=-2)}

@@ -13,7 +13,7 @@ from torch import nn
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
-from vsf_cli.models.family import Family, unwrap
+from vsf_cli.models.family import Family, shared_places, unwrap
 from vsf_cli.models.guided_attention import RunningCall, guided_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import hooked, patched
@@ -77,6 +77,8 @@ def guided_denoisers(
         for model, of_model in zip(denoisers, twins, strict=True):
             call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
             stack.enter_context(hooked(model, *call.hooks()))
+            if family.rotary:
+                stack.callback(unwrap(model).get_submodule(family.rotary).register_forward_hook(call.rotate()).remove)
         yield len(all_twins)
 
 
@@ -146,6 +148,17 @@ class _GuidedCall:
 
         return torch.compiler.disable(begin), torch.compiler.disable(end)
 
+    def rotate(self) -> Callable[..., Any]:
+        """Returns the hook after the module of rotary positions; copies of the model skip it, too."""
+
+        own = unwrap(self.model).get_submodule(self.family.rotary)
+
+        def moved(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            guided = module is own and self.running.state is self.state and self.state.counts is not None
+            return self.family.rotate(output, shared_places(self.state.places)) if guided else output
+
+        return torch.compiler.disable(moved)
+
     def _extend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         caller, variables = _calling_pipeline()
         self._check(caller, variables)
@@ -171,6 +184,7 @@ class _GuidedCall:
             parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
             for parts in ([one.embeddings.to(text) for one in copied], [one.places.to(text.device) for one in copied])
         )
+        state.places = positions
         call.arguments.update(self.family.extend(call.arguments, joined, positions))
         return call.args, call.kwargs
 

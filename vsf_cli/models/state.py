@@ -85,6 +85,7 @@ class GuidanceState:
             not guided.
         lengths: How many tokens of each row are real, for each group; None means all of them.
         weights: The weight of each token, for each group; None means 1 for all of them.
+        places: The position of each token in its own text, with shape (B, N, ...), -1 for padding.
         progress: The fraction of all steps before this one.
         default_backend: The attention backend of diffusers for processors without one of their own.
     """
@@ -94,6 +95,7 @@ class GuidanceState:
         self.counts: Tensor | None = None
         self.lengths: tuple[Tensor | None, ...] = ()
         self.weights: tuple[Tensor | None, ...] = ()
+        self.places = torch.empty(0)
         self.progress: Any = 0.0
         self.default_backend: str | None = None
         self._device: torch.device | None = None

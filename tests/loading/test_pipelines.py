@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
@@ -14,6 +15,7 @@ from vsf_cli.loading.loras import Lora
 from vsf_cli.loading.offload import out_of_memory_advice
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
+from vsf_cli.loading.schedulers import set_scheduler
 from vsf_cli.loading.sources import source_of, vocabulary_of
 
 
@@ -204,3 +206,14 @@ def test_a_folder_may_say_which_words_it_knows(tmp_path: Path) -> None:
     assert vocabulary_of(str(tmp_path)) is None
     (tmp_path / "vocabulary.txt").write_text("bike\nwheels\n")
     assert vocabulary_of(str(tmp_path)) == {"bike", "wheels"}
+
+
+def test_a_shift_takes_the_place_of_one_by_the_size_of_the_image() -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02)
+    pipe = type("Pipe", (), {"scheduler": scheduler})()
+    set_scheduler(pipe, None, 3.0)
+    pipe.scheduler.set_timesteps(4)
+    even = torch.linspace(1, 0, 5)
+    # Of the schedulers' 1000 sigmas the last is not 0, so that the steps are even but for a thousandth.
+    torch.testing.assert_close(pipe.scheduler.sigmas[:2], (3 * even / (1 + 2 * even))[:2], atol=0.06, rtol=0)
+    assert pipe.scheduler.config.shift == 3.0 and pipe.scheduler.config.shift_terminal is None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -16,12 +17,21 @@ from diffusers import (
     FluxPipeline,
     FluxTransformer2DModel,
     LCMScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import CLIPTextModel, Qwen2TokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    CLIPTextModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2TokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from tests.conftest import CAPTIONS, autoencoder, text_parts
 
@@ -126,6 +136,49 @@ def build_flux2() -> Flux2KleinPipeline:
     )
 
 
+def build_qwen_image() -> QwenImagePipeline:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    torch.manual_seed(9)
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+            "vocab_size": len(tokenizer),
+        },
+        vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16},
+    )
+    vae = AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1] * 4,
+        latents_std=[1.3] * 4,
+    )
+    transformer = QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=vae.eval(),
+        text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+    )
+
+
 UNET: dict[str, Any] = {
     "sample_size": 16,
     "block_out_channels": (8, 16),
@@ -178,5 +231,11 @@ def build_sd15() -> StableDiffusionPipeline:
     )
 
 
-PIPELINES: dict[str, Callable[[], Any]] = {"flux": build_flux, "flux2": build_flux2, "sdxl": build_sdxl, "sd15": build_sd15}
+PIPELINES: dict[str, Callable[[], Any]] = {
+    "flux": build_flux,
+    "flux2": build_flux2,
+    "qwen-image": build_qwen_image,
+    "sdxl": build_sdxl,
+    "sd15": build_sd15,
+}
 """Functions that build pipelines, by name."""

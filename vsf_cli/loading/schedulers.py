@@ -23,5 +23,8 @@ def set_scheduler(pipe: Any, name: str | None, flow_shift: float | None) -> None
     if name is None and flow_shift is None:
         return
     kind = getattr(diffusers, name) if name else type(pipe.scheduler)
-    shift = {} if flow_shift is None else {SCHEDULERS[kind.__name__]: flow_shift}
+    shift: dict[str, Any] = {} if flow_shift is None else {SCHEDULERS[kind.__name__]: flow_shift}
+    if shift and pipe.scheduler.config.get("use_dynamic_shifting"):
+        # A shift by the size of the image would replace it.
+        shift |= {"use_dynamic_shifting": False, "shift_terminal": None}
     pipe.scheduler = kind.from_config(pipe.scheduler.config, **shift)

@@ -34,6 +34,8 @@ __all__ = ["BenchOptions", "app", "measure"]
 
 app = command_app()
 TEXTS = Texts("a red bike on a road", ("wheels",), ("basket",))
+FAMILIES = ("sd3", "wan")
+"""The families whose inputs and FLOPs `vsf_cli.bench` knows."""
 OF_MODEL = ("preset", "model", "steps", "size", "frames", "dtype", "device", "offload", "compile", "offline")
 NOT_OF_RANDOM = ("steps", "offload", "offline")
 NOT_OF_COUNTS = ("compile", "device")
@@ -80,6 +82,8 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
 
     settings = _settings(given)
     preset = settings.preset
+    if preset.family not in FAMILIES:
+        raise RequestError(f"vsf bench knows models of {' and '.join(FAMILIES)}, but preset {preset.name} is of {preset.family}")
     methods = select_methods(options.method, preset.guidance())
     _check_given(given, options)
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}

@@ -48,12 +48,27 @@ class Dense:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         assert self.kept is not None and self.kept_weights is not None
-        if key.shape[2] != self.images + self.positives + max(self.lengths) + max(self.kept):
+        text = self.positives + max(self.lengths) + max(self.kept)
+        if self.images and key.shape[2] == text and len(query) == len(self.lengths):
+            return self.text_alone(query, key, value)
+        if key.shape[2] != self.images + text:
             return softmax(query, key, value)
         self.calls += 1
         lengths = zip(self.lengths, self.kept, self.kept_weights, strict=True)
         rows = [self.sample(*(tensor[n] for tensor in (query, key, value)), *row) for n, row in enumerate(lengths)]
         return torch.stack(rows)
+
+    def text_alone(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Text without an image, each prompt by itself."""
+        assert self.kept is not None
+        output, start = torch.zeros_like(query), 0
+        for part in self.order.replace("I", "").split():
+            real = {"N": self.lengths, "K": self.kept, "P": [self.positives] * len(query)}[part]
+            for row, count in enumerate(real):
+                own = slice(start, start + count)
+                output[row, :, own] = softmax(query[row, :, own], key[row, :, own], value[row, :, own])
+            start += max(real)
+        return output
 
     def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int, kept_length: int, weights: Tensor) -> Tensor:
         """One sample with shape (H, L, D)."""
@@ -131,5 +146,6 @@ def dense_attention(dense: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterat
         patch(f"{models}.transformer_flux.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_flux2.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_qwenimage.dispatch_attention_fn", dispatch),
+        patch(f"{models}.transformer_krea2.dispatch_attention_fn", dispatch),
     ):
         yield

@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    Krea2Transformer2DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -112,6 +113,32 @@ def qwen_inputs(batch: int) -> dict[str, Any]:
     return {"hidden_states": drawn(batch, 12, 16), "img_shapes": [[(1, 4, 3)]] * batch}
 
 
+def build_krea2() -> Any:
+    return Krea2Transformer2DModel(
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        timestep_embed_dim=32,
+        text_hidden_dim=WIDTH,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )
+
+
+def krea2_inputs(batch: int) -> dict[str, Any]:
+    ids = torch.zeros(TEXT + 12, 3)
+    ids[TEXT:, 1], ids[TEXT:, 2] = torch.arange(12) // 4, torch.arange(12) % 4
+    return {"hidden_states": drawn(batch, 12, 4), "position_ids": ids}
+
+
 def build_unet() -> Any:
     return UNet2DConditionModel(
         sample_size=8,
@@ -163,6 +190,8 @@ class Tiny:
     """How many attentions see the text."""
     text_ids: Callable[..., Tensor] | None = None
     """Returns the positions of texts with some numbers of tokens, as the call's `txt_ids`."""
+    text_shape: tuple[int, ...] = (WIDTH,)
+    """The shape of the embedding of a token."""
     counts_text: bool = False
     """Whether the model itself counts the rotary positions of the text."""
 
@@ -176,8 +205,12 @@ class Tiny:
         return model
 
     def call(self, batch: int = 1) -> dict[str, Any]:
-        time = torch.full((batch,), 0.5 if self.text_ids else 500.0, dtype=torch.float64)
-        return {**self.inputs(batch), "encoder_hidden_states": drawn(batch, TEXT, WIDTH), "timestep": time}
+        time = torch.full((batch,), 500.0 if self.family.name in ("sd3", "wan", "unet") else 0.5, dtype=torch.float64)
+        return {**self.inputs(batch), "encoder_hidden_states": self.text(batch, TEXT), "timestep": time}
+
+    def text(self, *shape: int) -> Tensor:
+        """Drawn embeddings of text."""
+        return drawn(*shape, *self.text_shape)
 
 
 TINY = {
@@ -189,5 +222,6 @@ TINY = {
     "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, lambda *counts: torch.zeros(sum(counts), 3)),
     "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
+    "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
 }

@@ -16,6 +16,8 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxPipeline,
     FluxTransformer2DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
     LCMScheduler,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
@@ -31,6 +33,8 @@ from transformers import (
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3VLConfig,
+    Qwen3VLModel,
 )
 
 from tests.conftest import CAPTIONS, autoencoder, text_parts
@@ -136,6 +140,70 @@ def build_flux2() -> Flux2KleinPipeline:
     )
 
 
+def qwen_autoencoder() -> AutoencoderKLQwenImage:
+    torch.manual_seed(8)
+    return AutoencoderKLQwenImage(
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 2],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1] * 4,
+        latents_std=[1.3] * 4,
+    ).eval()
+
+
+def build_krea2() -> Krea2Pipeline:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    torch.manual_seed(9)
+    config = Qwen3VLConfig(
+        text_config={
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "mrope_interleaved": True},
+            "vocab_size": len(tokenizer),
+        },
+        vision_config={
+            "depth": 1,
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "num_heads": 2,
+            "out_hidden_size": 16,
+            "deepstack_visual_indexes": [0],
+        },
+    )
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        timestep_embed_dim=32,
+        text_hidden_dim=16,
+        num_text_layers=3,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=32,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return Krea2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=qwen_autoencoder(),
+        text_encoder=Qwen3VLModel(config).eval(),
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+        text_encoder_select_layers=(1, 2, 3),
+        is_distilled=True,
+    )
+
+
 def build_qwen_image() -> QwenImagePipeline:
     tokenizer = copy.deepcopy(chat_tokenizer())
     torch.manual_seed(9)
@@ -151,15 +219,6 @@ def build_qwen_image() -> QwenImagePipeline:
         },
         vision_config={"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16},
     )
-    vae = AutoencoderKLQwenImage(
-        base_dim=8,
-        z_dim=4,
-        dim_mult=[1, 2],
-        num_res_blocks=1,
-        temperal_downsample=[False],
-        latents_mean=[0.1] * 4,
-        latents_std=[1.3] * 4,
-    )
     transformer = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
@@ -172,7 +231,7 @@ def build_qwen_image() -> QwenImagePipeline:
     )
     return QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=vae.eval(),
+        vae=qwen_autoencoder(),
         text_encoder=Qwen2_5_VLForConditionalGeneration(config).eval(),
         tokenizer=tokenizer,
         transformer=_weighty(transformer),
@@ -235,6 +294,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "flux": build_flux,
     "flux2": build_flux2,
     "qwen-image": build_qwen_image,
+    "krea2": build_krea2,
     "sdxl": build_sdxl,
     "sd15": build_sd15,
 }

@@ -11,7 +11,7 @@ from torch._dynamo.backends.debugging import aot_eager
 from torch._dynamo.utils import counters
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, TEXT, TINY, WIDTH, Tiny, drawn
+from tests.models.families import NEGATIVES, TEXT, TINY, Tiny
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, Context, Method
@@ -27,8 +27,8 @@ def tiny(request: pytest.FixtureRequest) -> Tiny:
 
 
 @pytest.fixture
-def negative() -> Tensor:
-    return drawn(1, NEGATIVES, WIDTH)
+def negative(tiny: Tiny) -> Tensor:
+    return tiny.text(1, NEGATIVES)
 
 
 def output(model: Any, call: dict[str, Any]) -> Tensor:
@@ -52,6 +52,8 @@ def dense_output(
     counts = [*(max(map(len, group)) for group in groups), TEXT]
     if tiny.text_ids:
         call["txt_ids"] = tiny.text_ids(*counts)
+    if "position_ids" in call:
+        call["position_ids"] = torch.cat([torch.zeros(sum(counts[:-1]), 3), call["position_ids"]])
     model = tiny.model()
     if tiny.counts_text:
         # Each text counts from 0.
@@ -76,7 +78,7 @@ def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: T
 
 @pytest.mark.parametrize("method", METHODS[::2], ids=str)
 def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -> None:
-    rows = [drawn(2, WIDTH), drawn(0, WIDTH), drawn(NEGATIVES, WIDTH)]
+    rows = [tiny.text(2), tiny.text(0), tiny.text(NEGATIVES)]
     model = tiny.model()
     with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows)]):
         found = output(model, tiny.call(3))
@@ -86,8 +88,8 @@ def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -
 @pytest.mark.parametrize("weighted", [False, True])
 def test_kept_prompts_of_different_lengths_are_spared(tiny: Tiny, weighted: bool) -> None:
     """Of four rows one has no kept prompt, another one no negative prompt."""
-    rows = [drawn(length, WIDTH) for length in (2, NEGATIVES, 0, 1)]
-    kept = [drawn(length, WIDTH) + 1 for length in (3, 0, 2, 1)]
+    rows = [tiny.text(length) for length in (2, NEGATIVES, 0, 1)]
+    kept = [tiny.text(length) + 1 for length in (3, 0, 2, 1)]
     weights = [torch.rand(len(row), dtype=torch.float64) * 2 for row in kept] if weighted else None
     method, model = VSF(2.0, 0.3, contrast=0.7), tiny.model()
     with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows), Encoded.stack(kept, weights)]):
@@ -96,7 +98,7 @@ def test_kept_prompts_of_different_lengths_are_spared(tiny: Tiny, weighted: bool
 
 
 def test_a_slope_holds_for_what_is_kept_too(tiny: Tiny, negative: Tensor) -> None:
-    kept = [drawn(2, WIDTH) + 1]
+    kept = [tiny.text(2) + 1]
     scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 0, "begin_index": 0})()
     pipe = type("Pipe", (), {"scheduler": scheduler})()
     groups, model = [Encoded(negative, (NEGATIVES,)), Encoded.stack(kept)], tiny.model()
@@ -119,7 +121,7 @@ def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor)
         with guided_denoisers(tiny.family, [model], method, groups):
             return output(model, call)
 
-    first, second = drawn(2, WIDTH) + 1, drawn(3, WIDTH) - 1
+    first, second = tiny.text(2) + 1, tiny.text(3) - 1
     plain, both = run(VSF(2.0)), run(VSF(2.0), first, second)
     assert (both - plain).abs().max() > 1e-4
     torch.testing.assert_close(run(VSF(2.0), second, first), both, atol=1e-12, rtol=0)
@@ -131,7 +133,7 @@ def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor)
 
 
 def test_without_contrast_nothing_is_kept(tiny: Tiny, negative: Tensor) -> None:
-    model, call, keep = tiny.model(), tiny.call(), drawn(1, 2, WIDTH)
+    model, call, keep = tiny.model(), tiny.call(), tiny.text(1, 2)
     outputs = []
     for contrast, texts in ((0.7, None), (0.0, keep)):
         with guided(model, method=VSF(2.0, contrast=contrast), negative_prompt_embeds=negative, keep_embeds=texts):
@@ -147,9 +149,8 @@ def test_an_infinite_bias_is_the_stock_model(tiny: Tiny, negative: Tensor) -> No
     assert torch.equal(output(model, call), stock)
 
 
-@pytest.mark.parametrize("name", ["sd3", "sd3.5-medium", "flux", "flux2", "qwen-image"])
-def test_the_negatives_rows_are_those_of_a_prompt_alone(name: str, negative: Tensor) -> None:
-    tiny = TINY[name]
+@pytest.mark.parametrize("tiny", ["sd3", "sd3.5-medium", "flux", "flux2", "qwen-image"], indirect=True)
+def test_the_negatives_rows_are_those_of_a_prompt_alone(tiny: Tiny, negative: Tensor) -> None:
     model, call, texts = tiny.model(), tiny.call(), []
     handle = model.transformer_blocks[0].register_forward_hook(lambda module, args, out: texts.append(out[0]))
     alone = {**call, "encoder_hidden_states": negative}
@@ -183,20 +184,19 @@ def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
-@pytest.mark.parametrize("name", list(TINY))
-def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(name: str, negative: Tensor) -> None:
-    tiny, kernels = TINY[name], []
+def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny, negative: Tensor) -> None:
+    kernels: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         kernels.append(sum(node.target in (KERNEL, KERNEL.default) for node in graph.graph.nodes))
         # It takes in-place operations apart, as compilers do; for one family alone, since it is slow.
-        return aot_eager(graph, inputs) if name == "sd3" and wanted else graph
+        return aot_eager(graph, inputs) if tiny is TINY["sd3"] and wanted else graph
 
     torch._dynamo.reset()
     counters.clear()
     model, call = tiny.model(), tiny.call()
     methods = [VSF(3.0, 0.3), VSF(1.0, 0.3, contrast=1), VSF(2.0, -1.0)]
-    texts = {"negative_prompt_embeds": negative, "keep_embeds": drawn(1, 2, WIDTH) + 1}
+    texts = {"negative_prompt_embeds": negative, "keep_embeds": tiny.text(1, 2) + 1}
     wanted: list[Tensor] = []
     for block in tiny.family.blocks_of(model):
         block.compile(backend=backend, fullgraph=True)
@@ -216,10 +216,10 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(name: str,
         with guided(model, method=method, **texts):
             torch.testing.assert_close(output(model, call), expected, atol=1e-11, rtol=0)
     assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 for count in kernels)
-    if name not in ("sd3.5-medium", "wan"):
+    if tiny not in (TINY["sd3.5-medium"], TINY["wan"]):
         return
     for length in (NEGATIVES + 2, NEGATIVES + 1, NEGATIVES + 5):
-        texts["negative_prompt_embeds"] = drawn(1, length, WIDTH)
+        texts["negative_prompt_embeds"] = tiny.text(1, length)
         with guided(model, method=methods[0], **texts):
             found = output(model, call)
             with torch.compiler.set_stance("force_eager"):
@@ -246,7 +246,7 @@ def test_the_same_processors_come_back_after_an_exception(tiny: Tiny, negative: 
     before = dict(model.attn_processors)
     with pytest.raises(ZeroDivisionError), guided(model, negative_prompt_embeds=negative):
         changed = [name for name, processor in model.attn_processors.items() if processor is not before[name]]
-        assert len(changed) == tiny.attentions
+        assert len(changed) == tiny.attentions + len(tiny.family.isolated_of(model))
         raise ZeroDivisionError
     assert all(model.attn_processors[name] is processor for name, processor in before.items())
     assert not model._forward_pre_hooks and not model._forward_hooks

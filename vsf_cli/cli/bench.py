@@ -83,7 +83,8 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     settings = _settings(given)
     preset = settings.preset
     if preset.family not in FAMILIES:
-        raise RequestError(f"vsf bench knows models of {' and '.join(FAMILIES)}, but preset {preset.name} is of {preset.family}")
+        known = f"vsf bench knows models of {' and '.join(FAMILIES)}"
+        raise RequestError(f"{known}, but preset {preset.name} is of {preset.family}")
     methods = select_methods(options.method, preset.guidance())
     _check_given(given, options)
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}

@@ -104,7 +104,7 @@ def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | 
     """Returns the prompts of a group, or their embeddings, whichever is given."""
     if prompts is not None and embeds is not None:
         raise RequestError(f"give one of {name} and {name}_embeds")
-    if embeds is not None and (embeds.ndim != 3 or 0 in embeds.shape):
+    if embeds is not None and (embeds.ndim < 3 or 0 in embeds.shape):
         raise RequestError(
             f"{name}_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
         )

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsf_cli.attention import attention_with_lse
+from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
 from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
 from vsf_cli.methods import Context, Method, TextGroup
@@ -161,13 +161,15 @@ class Recorder(Method):
 
     @torch.no_grad()
     def _record(self, query: Tensor, context: Context) -> None:
-        if context.mask is not None:
-            raise RequestError("maps are of models without an attention mask of their own")
         self._head_dim = query.shape[-1]
         prompts = context.base.part(context.positive), *context.groups
         keys = torch.cat([text.key[:, :, chosen] for text, chosen in zip(prompts, self._positions, strict=False)], 2)
         logits = (query[0].float() * self._head_dim**-0.5) @ keys[0].float().transpose(-1, -2)  # [H, I, T]
-        _, total = attention_with_lse(query, context.base.key, context.base.value)
+        base, mask = context.base, context.image_mask
+        if mask is None:
+            _, total = attention_with_lse(query, base.key, base.value)
+        else:
+            _, total = masked_attention_with_lse(query, base.key, base.value, mask)
         step = self._steps[-1]
         step.recorded = True
         step.logits.append(self._on_grid(self._select_heads(logits).transpose(1, 2)).half().cpu())  # [heads, T, I]

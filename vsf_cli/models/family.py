@@ -143,6 +143,7 @@ class Family:
         models: The names of its denoisers' classes; subclasses belong to it too.
         pipelines: The names of the pipelines of diffusers that `vsf` loads.
         attentions: The order of tokens in each guided attention, by a pattern of the module's name.
+        isolated: Patterns of the names of attentions among the text alone, in which prompts are kept from each other.
         tokenizers: Returns the tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text;
             the one that takes most of a prompt is the last.
         encode: Encodes one prompt, alone and without padding, by each text encoder.
@@ -185,6 +186,7 @@ class Family:
     rotary: str | None = None
     rotate: "Callable[[Any, Tensor], Any]" = lambda output, places: output
     denoisers: tuple[str, ...] = ("transformer",)
+    isolated: tuple[str, ...] = ()
     last: str | None = None
     drops_text: Callable[[Any], bool] = lambda attention: False
     calls_once: Callable[[Any], bool] = lambda attention: False
@@ -217,6 +219,11 @@ class Family:
             for pattern, order in self.attentions.items():
                 if fnmatchcase(name, pattern) and hasattr(module, "processor"):
                     yield name, module, order
+
+    def isolated_of(self, model: Any) -> "list[nn.Module]":
+        """Returns the attentions of a denoiser among the text alone."""
+        named = unwrap(model).named_modules()
+        return [module for name, module in named if any(fnmatchcase(name, pattern) for pattern in self.isolated)]
 
     def blocks_of(self, model: Any) -> "list[nn.Module]":
         """Returns the blocks of a denoiser that have a guided attention, in the order in which they run."""
@@ -289,7 +296,9 @@ class Family:
             text = self.clean(text)
             parts = [(one.start, prompt_tokens(one, kind, text, one.max_length)) for one in tokenizers]
             tokens = [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
-            return [token for token in tokens if token.position >= 0]
+            # Of a template only the prompt's own tokens: a pipeline may have padding between them and the template's end.
+            templated = {one.name for one in tokenizers if one.template}
+            return [token for token in tokens if not (token.encoder in templated and token.special)]
 
         def joined(kind: str, texts: Sequence[str], special_tokens: bool) -> list[Token]:
             found: list[Token] = []

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vsf_cli.attention import attention
 from vsf_cli.errors import PatchError
 from vsf_cli.methods import Context, KeyValue, TextGroup
-from vsf_cli.methods.tokens import Span
+from vsf_cli.methods.tokens import Span, key_mask
 from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
 
-__all__ = ["RunningCall", "guided_attention"]
+__all__ = ["RunningCall", "guided_attention", "isolated_attention"]
 
 
 class RunningCall:
@@ -69,6 +70,28 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
                     span.of(out).zero_()
                 else:
                     span.of(out).copy_(state.method.attend_group(span.of(query), context, group))
+        return out
+
+    return attend
+
+
+def isolated_attention(running: RunningCall) -> Attend:
+    """Returns an attention function among the text alone, of which the positive prompt is last: no prompt sees another."""
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+        state = running.state
+        if state is None or state.counts is None:
+            return None
+        query, key, value = _prepare(query, key, value, options.get("scale"))
+        positives, *groups = state.counts.shape[:-1]
+        spans = _spans(0, (*groups, positives))
+        mask, backend = _whole(attn_mask), state.backend(options.get("backend"))
+        out = torch.empty_like(query)
+        for span, lengths in zip(spans, (*state.lengths, None), strict=True):
+            group = TextGroup(span.of(key), span.of(value), lengths)
+            own = None if mask is None else span.rows_of(span.keys_of(mask))
+            seen = key_mask(own, group.seen_after(0))
+            span.of(out).copy_(attention(span.of(query), group.key, group.value, seen, backend))
         return out
 
     return attend

@@ -14,7 +14,7 @@ from torch import nn
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
 from vsf_cli.models.family import Family, shared_places, unwrap
-from vsf_cli.models.guided_attention import RunningCall, guided_attention
+from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import hooked, patched
 from vsf_cli.models.state import Encoded, GuidanceState
@@ -34,10 +34,11 @@ class _Twins(threading.local):
         self.classes: dict[Any, type] = {}
 
     def class_of(self, processor: type, *arguments: Any) -> type:
-        """Returns the twin class of a processor's class for some arguments of `guided_attention`."""
+        """Returns the twin class of a processor's class for some arguments of `guided_attention`; without any, isolated."""
         key = processor, *arguments
         if key not in self.classes:
-            self.classes[key] = twin_class(processor, guided_attention(self.running, *arguments))
+            attend = guided_attention(self.running, *arguments) if arguments else isolated_attention(self.running)
+            self.classes[key] = twin_class(processor, attend)
         return self.classes[key]
 
 
@@ -79,7 +80,7 @@ def guided_denoisers(
             stack.enter_context(hooked(model, *call.hooks()))
             if family.rotary:
                 stack.callback(unwrap(model).get_submodule(family.rotary).register_forward_hook(call.rotate()).remove)
-        yield len(all_twins)
+        yield sum(len(list(family.attentions_of(model))) for model in denoisers) if all_twins else 0
 
 
 def _check_attentions(family: Family, model: Any) -> None:
@@ -112,7 +113,10 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
     for block, (_, module, order) in enumerate(attentions, 1):
         arguments = order, method.guides_block(block), family.drops_text(module)
         twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
-    return twins
+    isolated = {
+        module: twin_of(module.processor, _TWINS.class_of(type(module.processor))) for module in family.isolated_of(model)
+    }
+    return twins | isolated
 
 
 @dataclass

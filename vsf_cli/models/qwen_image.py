@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["QWEN_IMAGE"]
+__all__ = ["QWEN_IMAGE", "decoded"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
@@ -63,6 +63,11 @@ def _rotate(frequencies: tuple["Tensor", "Tensor"], places: "Tensor") -> tuple["
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
     """Images from packed latents with shape (B, tokens, 4 C), as the pipeline makes them."""
+    return decoded(pipe, unpacked(pipe, latents, width, height))
+
+
+def decoded(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
+    """Returns images from latents with shape (B, C, 1, h, w)."""
     import torch
 
     vae = pipe.vae
@@ -71,7 +76,7 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
         for numbers in (vae.config.latents_mean, vae.config.latents_std)
     )
     with torch.no_grad():
-        frames = vae.decode(unpacked(pipe, latents, width, height).to(vae.dtype) * std + mean, return_dict=False)[0]
+        frames = vae.decode(latents.to(vae.dtype) * std + mean, return_dict=False)[0]
     return pipe.image_processor.postprocess(frames[:, :, 0], output_type="pil")
 
 

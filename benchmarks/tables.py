@@ -24,6 +24,8 @@ from typing import Any
 from run import RESULTS, ROOT, SUITES
 
 from vsf_cli.bench.report import markdown
+from vsf_cli.cli.bench import FAMILIES as BENCHED
+from vsf_cli.models import FAMILIES, Order
 
 FOLDERS = (RESULTS, ROOT / "docs" / "results")
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -107,6 +109,28 @@ def evaluated(row: Mapping[str, Any]) -> list[str]:
     shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("positive", "negative")]
     chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
     return [row["label"], *shares, f"{row['both']:.3f}", f"{row['quality']:.3f}", chance]
+
+
+def families() -> str:
+    """What works in each family of models, from the families themselves."""
+    head = [
+        "family",
+        "pipelines",
+        "guided attention",
+        "VSF, NAG, NASA",
+        "maps",
+        "batches",
+        "`vsf bench`",
+        "run on real weights",
+    ]
+    rows = []
+    for family in FAMILIES.values():
+        joint = any(order is not Order.CROSS for order in family.attentions.values())
+        kinds = ("cross", "joint")[joint] + (", and text alone" if family.isolated else "")
+        bench = "yes" if family.name in BENCHED else "no"
+        pipelines = ", ".join(f"`{name}`" for name in family.pipelines)
+        rows.append([f"`{family.name}`", pipelines, kinds, "yes", "yes", "yes", bench, "no"])
+    return table(head, rows)
 
 
 def contrast(name: str, *arms: str) -> str:
@@ -309,6 +333,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "parts": parts,
     "settings": settings,
     "contrast": contrast,
+    "families": families,
     "localise": localise,
     "bench": bench,
     "cross-attention": cross_attention,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vsf_cli.bench.measure import Row
     from vsf_cli.bench.methods import BenchMethod
 
-__all__ = ["BenchOptions", "app", "measure"]
+__all__ = ["FAMILIES", "BenchOptions", "app", "measure"]
 
 app = command_app()
 TEXTS = Texts("a red bike on a road", ("wheels",), ("basket",))

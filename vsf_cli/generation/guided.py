@@ -160,18 +160,21 @@ def _encode_text(pipe: Any, family: Family, method: Method, max_length: int, row
     if not method.weighs_tokens and any(not prompt.plain for row in rows for prompt in row):
         raise RequestError(f"method {method.name} knows no weights of negative prompts: leave them out, or choose vsf")
 
-    def encode(row: list[Weighted]) -> EncodedText:
-        texts = [prompt.text for prompt in row]
-        if method.padding:
-            padded = family.encode_padded(pipe, texts, max_length)
-            return EncodedText(padded, torch.arange(len(padded), device=padded.device))
-        return family.encode_texts(pipe, texts, special_tokens)
-
-    encoded = [encode(row) if row else None for row in rows]
+    encoded = [_encode_row(pipe, family, method, max_length, row, special_tokens) if row else None for row in rows]
     example = next(one for one in encoded if one is not None)
-    filled = [EncodedText(example.embeddings[:0], example.positions[:0]) if one is None else one for one in encoded]
-    weights = _row_weights(pipe, family, rows, special_tokens)
-    return Encoded.stack([one.embeddings for one in filled], weights, [one.positions for one in filled])
+    nothing = EncodedText(example.embeddings[:0], example.positions[:0])
+    embeddings, positions = zip(*(nothing if one is None else one for one in encoded), strict=True)
+    return Encoded.stack(embeddings, _row_weights(pipe, family, rows, special_tokens), positions)
+
+
+def _encode_row(
+    pipe: Any, family: Family, method: Method, max_length: int, row: list[Weighted], special_tokens: bool
+) -> EncodedText:
+    texts = [prompt.text for prompt in row]
+    if not method.padding:
+        return family.encode_texts(pipe, texts, special_tokens)
+    padded = family.encode_padded(pipe, texts, max_length)
+    return EncodedText(padded, torch.arange(len(padded), device=padded.device))
 
 
 def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[Tensor] | None:

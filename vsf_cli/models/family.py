@@ -288,33 +288,48 @@ class Family:
             padding: Whether the negative prompts are encoded by `encode_padded`.
             kept: The kept prompts, which have no special tokens.
         """
-        from vsf_cli.models.prompt_tokens import prompt_tokens
-
         tokenizers = self.tokenizers(pipe, max_length)
+        negatives, spared = list(map(self.clean, negative)), list(map(self.clean, kept))
+        if padding:
+            found = _padded_tokens(tokenizers, "negative", self.clean(", ".join(negative)))
+        else:
+            found = _joined_tokens(tokenizers, "negative", negatives, special_tokens)
+        return (
+            _padded_tokens(tokenizers, "positive", self.clean(prompt))
+            + found
+            + _joined_tokens(tokenizers, "kept", spared, False)
+        )
 
-        def padded(kind: str, text: str) -> list[Token]:
-            text = self.clean(text)
-            parts = [(one.start, prompt_tokens(one, kind, text, one.max_length)) for one in tokenizers]
-            tokens = [replace(token, position=start + token.position) for start, tokens in parts for token in tokens]
-            # Of a template only the prompt's own tokens: a pipeline may have padding between them and the template's end.
-            templated = {one.name for one in tokenizers if one.template}
-            return [token for token in tokens if not (token.encoder in templated and token.special)]
 
-        def joined(kind: str, texts: Sequence[str], special_tokens: bool) -> list[Token]:
-            found: list[Token] = []
-            before = 0
-            for text in map(self.clean, texts):
-                for one in tokenizers:
-                    tokens = prompt_tokens(one, kind, text)
-                    first_word = next((n for n, token in enumerate(tokens) if not token.special), 0) if one.template else 0
-                    tokens = [token for token in tokens[first_word:] if special_tokens or not token.special]
-                    first = len(found)
-                    found += [replace(token, position=first + n, start=before + token.start) for n, token in enumerate(tokens)]
-                before += len(text) + 1
-            return found
+def _padded_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, text: str) -> list[Token]:
+    """Returns the tokens of a text as the pipeline encodes it."""
+    from vsf_cli.models.prompt_tokens import prompt_tokens
 
-        negatives = padded("negative", ", ".join(negative)) if padding else joined("negative", negative, special_tokens)
-        return padded("positive", prompt) + negatives + joined("kept", kept, False)
+    tokens = [
+        replace(token, position=one.start + token.position)
+        for one in tokenizers
+        for token in prompt_tokens(one, kind, text, one.max_length)
+    ]
+    # Of a template only the prompt's own tokens: a pipeline may have padding between them and the template's end.
+    templated = {one.name for one in tokenizers if one.template}
+    return [token for token in tokens if not (token.encoder in templated and token.special)]
+
+
+def _joined_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, texts: Sequence[str], special_tokens: bool) -> list[Token]:
+    """Returns the tokens of texts that are encoded each alone, without the beginning of a template, and joined."""
+    from vsf_cli.models.prompt_tokens import prompt_tokens
+
+    found: list[Token] = []
+    before = 0
+    for text in texts:
+        for one in tokenizers:
+            tokens = prompt_tokens(one, kind, text)
+            begin = next((n for n, token in enumerate(tokens) if not token.special), 0) if one.template else 0
+            tokens = [token for token in tokens[begin:] if special_tokens or not token.special]
+            first = len(found)
+            found += [replace(token, position=first + n, start=before + token.start) for n, token in enumerate(tokens)]
+        before += len(text) + 1
+    return found
 
 
 def unwrap(model: Any) -> Any:

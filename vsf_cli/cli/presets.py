@@ -1,6 +1,7 @@
 """`vsf presets`: the presets, their values, and the one in use."""
 
 from dataclasses import fields
+from itertools import groupby
 from typing import Annotated
 
 import typer
@@ -26,14 +27,19 @@ FACTS = (
 @app.command("list", cls=Command, epilog="Example: vsf presets list")
 @handle_errors
 def list_presets(as_json: Json = False) -> None:
-    """List all presets; the one in use has a star."""
+    """List all presets, those for images and then those for videos; the one in use has a star."""
     used = Settings({}).preset.name
-    loaded = [load_preset(name) for name in preset_names()]
+    loaded = sorted((load_preset(name) for name in preset_names()), key=lambda preset: preset.video)
     if as_json:
-        Console.data(as_line([{"name": preset.name, "about": preset.about, "used": preset.name == used} for preset in loaded]))
+        Console.data(
+            as_line([{"name": one.name, "about": one.about, "video": one.video, "used": one.name == used} for one in loaded])
+        )
         return
-    for preset in loaded:
-        Console.data(f"{'*' if preset.name == used else ' '} {preset.name:22} {preset.about}")
+    console, width = Console(), max(len(preset.name) for preset in loaded)
+    for video, presets in groupby(loaded, lambda preset: preset.video):
+        console.info("videos, by vsf video" if video else "images, by vsf image")
+        for preset in presets:
+            console.data(f"{'*' if preset.name == used else ' '} {preset.name:{width}} {preset.about}")
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")

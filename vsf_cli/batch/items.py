@@ -24,6 +24,7 @@ from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.options import NOTHING, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
@@ -247,7 +248,7 @@ class _ItemBuilder:
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])
         if self.dump_attn:
-            check_capture(request)
+            check_capture(request, family=FAMILIES[settings.preset.family])
         # A model that is not on this machine has no grid yet.
         if (grid := self.grid_of(request.model, request.revision)) is not None:
             check_size(request, *grid)

@@ -54,8 +54,8 @@ def maps_folder(image: Path) -> Path:
     return image.with_name(f"{image.stem}-attn")
 
 
-def check_capture(request: Request, selection: Selection = EVERYTHING) -> None:
-    """Refuses a request that has no maps. This needs no model.
+def check_capture(request: Request, selection: Selection = EVERYTHING, family: "Family | None" = None) -> None:
+    """Refuses a request that has no maps. This needs no model; a family that is not given is that of the preset.
 
     Raises:
         RequestError: If there is no negative prompt, the method acts outside of attention, CFG calls the model twice per step,
@@ -64,7 +64,7 @@ def check_capture(request: Request, selection: Selection = EVERYTHING) -> None:
     if not request.negative:
         raise RequestError('attention maps show where a negative prompt acts, and there is none: add --neg "wheels"')
     check_method(METHODS[request.method])
-    if uses_cfg(request):
+    if uses_cfg(request, family):
         scale = f"--guidance is {request.guidance_scale:g}"
         raise RequestError(f"{scale}, but maps are of one call of the model a step: pass --guidance 0")
     selection.check_steps(request.num_inference_steps, _guided_steps(request))

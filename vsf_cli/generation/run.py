@@ -104,8 +104,13 @@ class Plan:
         if self.to_stdout:
             return numbered
         left = [(number, request) for number, request in numbered if self.outputs.free(self.path(request, number))]
+        first: dict[Path, Path] = {}
         for number, request in left:
-            check_writable(self.path(request, number))
+            path = self.path(request, number)
+            first.setdefault(path.parent, path)
+        # Once for each folder: the check writes to it.
+        for path in first.values():
+            check_writable(path)
         return left
 
     def run(

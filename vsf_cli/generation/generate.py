@@ -1,6 +1,5 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
-import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -131,13 +130,14 @@ def _run(
 ) -> tuple[Any, "Applied"]:
     """Calls the pipeline; returns its pixels, and what was done to the model."""
     from vsf_cli.generation.guided import guided
+    from vsf_cli.models.family import call_parameters
 
     request = requests[0]
     method = request.guidance
     options = _call(pipe, requests, progress)
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
-        if "negative_prompt" not in inspect.signature(type(pipe).__call__).parameters:
+        if "negative_prompt" not in call_parameters(pipe):
             raise RequestError(f"a {type(pipe).__name__} takes no negative prompt for CFG: choose another method")
         options["negative_prompt"], negatives = [_joined(one) for one in requests], [[] for _ in requests]
         options[family.cfg_argument] = options.pop("guidance_scale")
@@ -154,6 +154,8 @@ def _run(
 def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
     import torch
 
+    from vsf_cli.models.family import call_parameters
+
     request = requests[0]
 
     def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +164,7 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
         return tensors
 
     names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
-    names = [name for name in [*names, "num_frames"] if name in inspect.signature(type(pipe).__call__).parameters]
+    names = [name for name in [*names, "num_frames"] if name in call_parameters(pipe)]
     return {
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},

@@ -1,6 +1,5 @@
 """Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`."""
 
-import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from torch import Tensor
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import VSF, Method
 from vsf_cli.models import Family, family_of
-from vsf_cli.models.family import EncodedText
+from vsf_cli.models.family import EncodedText, call_parameters
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 from vsf_cli.prompts.prompt_weights import Weighted
@@ -137,7 +136,7 @@ def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: M
 
 def _default_length(pipe: Any) -> int:
     """Returns the default `max_sequence_length` of a pipeline's call; 0 if it takes none."""
-    parameter = inspect.signature(type(pipe).__call__).parameters.get("max_sequence_length")
+    parameter = call_parameters(pipe).get("max_sequence_length")
     return 0 if parameter is None else int(parameter.default)
 
 
@@ -174,7 +173,7 @@ def _encode_row(
     if not method.padding:
         return family.encode_texts(pipe, texts, special_tokens)
     padded = family.encode_padded(pipe, texts, max_length)
-    return EncodedText(padded, torch.arange(len(padded), device=padded.device))
+    return EncodedText(padded, torch.arange(len(padded)))
 
 
 def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[Tensor] | None:

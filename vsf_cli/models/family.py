@@ -1,5 +1,6 @@
 """A family of models: data and a few functions, without files, presets or names of methods. Importing it needs no torch."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -21,6 +22,7 @@ __all__ = [
     "PromptTokenizer",
     "TextPart",
     "append_text",
+    "call_parameters",
     "prepend_text",
     "shared_places",
     "unwrap",
@@ -53,10 +55,13 @@ class PromptTokenizer:
     max_length: int
     template: Callable[[str], str] | None = None
 
+    def whole(self, prompt: str) -> str:
+        """Returns the text that the encoder gets for a prompt."""
+        return self.template(prompt) if self.template else prompt
+
     def count(self, prompt: str) -> int:
         """Returns the number of tokens of a prompt without padding, with its template."""
-        text = self.template(prompt) if self.template else prompt
-        return len(self.tokenizer(text, truncation=False, verbose=False).input_ids)
+        return len(self.tokenizer(self.whole(prompt), truncation=False, verbose=False).input_ids)
 
 
 class EncodedText(NamedTuple):
@@ -64,7 +69,8 @@ class EncodedText(NamedTuple):
 
     Arguments:
         embeddings: The embeddings, with shape (tokens, width).
-        positions: The position of each token in its own text, with shape (tokens,).
+        positions: The position of each token in its own text, with shape (tokens,), on the CPU: the denoiser's calls check
+            them, and would wait for a GPU.
     """
 
     embeddings: "Tensor"
@@ -97,11 +103,17 @@ def append_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") -
     return {**arguments, "encoder_hidden_states": torch.cat([arguments["encoder_hidden_states"], negative], dim=1)}
 
 
-def prepend_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
-    """Returns the arguments with the negative prompt, of shape (B, N, width), before the positive prompt."""
+def prepend_text(arguments: Arguments, negative: "Tensor", positions: "Tensor", mask: str = "") -> dict[str, Any]:
+    """Returns the arguments with the negative prompt, of shape (B, N, width), before the positive prompt.
+
+    `mask` is the argument with the mask of the text, if the model takes one.
+    """
     import torch
 
-    return {**arguments, "encoder_hidden_states": torch.cat([negative, arguments["encoder_hidden_states"]], dim=1)}
+    extended = {**arguments, "encoder_hidden_states": torch.cat([negative, arguments["encoder_hidden_states"]], dim=1)}
+    if (own := arguments.get(mask)) is not None:
+        extended[mask] = torch.cat([own.new_ones(negative.shape[:2]), own], dim=1)
+    return extended
 
 
 def shared_places(positions: "Tensor") -> "Tensor":
@@ -129,9 +141,17 @@ def grid_of_latents(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]
     return frames, rows, columns
 
 
+def encode_by_pipeline(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
+    """Returns the embeddings of prompts, joined by commas, as a pipeline encodes its positive prompt."""
+    import torch
+
+    with torch.no_grad():
+        return pipe.encode_prompt(", ".join(prompts), max_sequence_length=max_length)[0][0]
+
+
 def runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
-    """Returns whether a running pipeline uses classifier-free guidance, by the rule of most pipelines."""
-    return getattr(pipe, "_guidance_scale", None) is not None and pipe._guidance_scale > 1
+    """Returns whether a running pipeline uses classifier-free guidance, by its own rule."""
+    return bool(getattr(pipe, "do_classifier_free_guidance", False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +197,7 @@ class Family:
     attentions: Mapping[str, Order]
     tokenizers: Callable[[Any, int], list[PromptTokenizer]]
     encode: Callable[[Any, str], list[TextPart]]
-    encode_padded: "Callable[[Any, Sequence[str], int], Tensor]"
+    encode_padded: "Callable[[Any, Sequence[str], int], Tensor]" = encode_by_pipeline
     decode: "Callable[[Any, Tensor, int, int], list[Image.Image]]"
     pixels_per_token: Callable[[Any], int]
     size_multiple: Callable[[Any], int]
@@ -264,7 +284,7 @@ class Family:
         kept = torch.cat([part.embeddings[some] for part, some in zip(parts, chosen, strict=True)])
         if not len(kept):
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
-        places = [part.start + some.nonzero()[:, 0] for part, some in zip(parts, chosen, strict=True)]
+        places = [part.start + some.cpu().nonzero()[:, 0] for part, some in zip(parts, chosen, strict=True)]
         return EncodedText(kept, torch.cat(places))
 
     def tokens(
@@ -330,6 +350,11 @@ def _joined_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, texts: Sequ
             found += [replace(token, position=first + n, start=before + token.start) for n, token in enumerate(tokens)]
         before += len(text) + 1
     return found
+
+
+def call_parameters(pipe: Any) -> "Mapping[str, inspect.Parameter]":
+    """Returns the parameters of a pipeline's call, by name."""
+    return inspect.signature(type(pipe).__call__).parameters
 
 
 def unwrap(model: Any) -> Any:

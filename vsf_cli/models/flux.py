@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
+from vsf_cli.models.decoding import decode_scaled
 from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["FLUX", "grid_of_ids", "unpacked", "uses_true_cfg"]
+__all__ = ["FLUX", "grid_of_ids", "pixels_per_packed_token", "unpacked", "uses_true_cfg"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
@@ -48,20 +49,15 @@ def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> di
 
 def unpacked(pipe: Any, latents: "Tensor", width: int, height: int) -> "Tensor":
     """Returns latents with shape (B, C, h, w) from packed ones, whose tokens are squares of 2 x 2."""
-    return pipe._unpack_latents(latents.to(pipe._execution_device), height, width, pipe.vae_scale_factor)
+    return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
 
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
-    """Images from packed latents with shape (B, tokens, 4 C), as the pipeline makes them."""
-    import torch
-
-    vae = pipe.vae
-    scaled = unpacked(pipe, latents, width, height).to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-    with torch.no_grad():
-        return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
+    return decode_scaled(pipe, unpacked(pipe, latents, width, height))
 
 
-def _pixels_per_token(pipe: Any) -> int:
+def pixels_per_packed_token(pipe: Any) -> int:
+    """Returns the side in pixels of a token that is a square of 2 x 2 latents."""
     return int(2 * pipe.vae_scale_factor)
 
 
@@ -88,8 +84,8 @@ FLUX = Family(
     encode=_encode,
     encode_padded=_encode_padded,
     decode=_decode,
-    pixels_per_token=_pixels_per_token,
-    size_multiple=_pixels_per_token,
+    pixels_per_token=pixels_per_packed_token,
+    size_multiple=pixels_per_packed_token,
     extend=_extend,
     grid=grid_of_ids,
     runs_cfg=uses_true_cfg,

@@ -4,13 +4,12 @@ As in Flux.1, but the tokens of a text have rotary positions that count from 0: 
 alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.errors import PatchError
 from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text, shared_places
-from vsf_cli.models.flux import grid_of_ids
+from vsf_cli.models.flux import grid_of_ids, pixels_per_packed_token
 from vsf_cli.models.prompt_tokens import template_tokens
 
 if TYPE_CHECKING:
@@ -36,19 +35,10 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     """Returns the hidden states behind the beginning of the template, which does not see the prompt."""
     import torch
 
-    if pipe.text_encoder is None:
-        raise PatchError("the pipeline has no text encoder, so a negative prompt cannot be encoded")
     ids, is_word, start = template_tokens(pipe.tokenizer, _template(pipe), prompt, pipe)
     output = pipe.text_encoder(ids, torch.ones_like(ids), output_hidden_states=True, use_cache=False)
     joined = torch.cat([output.hidden_states[layer][0, start:] for layer in LAYERS], dim=-1)
     return [TextPart(joined, is_word, start)]
-
-
-def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
-    import torch
-
-    with torch.no_grad():
-        return pipe.encode_prompt(", ".join(prompts), max_sequence_length=max_length)[0][0]
 
 
 def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
@@ -64,21 +54,12 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
     """Images from packed latents with shape (B, tokens, 4 C), as the pipeline makes them."""
     import torch
 
-    vae, side = pipe.vae, _pixels_per_token(pipe)
+    vae, side = pipe.vae, pixels_per_packed_token(pipe)
     packed = latents.to(pipe._execution_device, vae.dtype).transpose(1, 2).unflatten(2, (height // side, width // side))
     mean, variance = (statistic.view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
     scaled = pipe._unpatchify_latents(packed * (variance + vae.config.batch_norm_eps).sqrt() + mean)
     with torch.no_grad():
         return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
-
-
-def _pixels_per_token(pipe: Any) -> int:
-    return int(2 * pipe.vae_scale_factor)
-
-
-def _runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
-    """Distilled models ignore the scale."""
-    return bool(pipe.do_classifier_free_guidance)
 
 
 FLUX2 = Family(
@@ -90,13 +71,11 @@ FLUX2 = Family(
     ),
     tokenizers=_tokenizers,
     encode=_encode,
-    encode_padded=_encode_padded,
     decode=_decode,
-    pixels_per_token=_pixels_per_token,
-    size_multiple=_pixels_per_token,
+    pixels_per_token=pixels_per_packed_token,
+    size_multiple=pixels_per_packed_token,
     extend=_extend,
     grid=grid_of_ids,
-    runs_cfg=_runs_cfg,
     defaults=MappingProxyType(
         {
             "source": "the defaults of the family flux2; alpha and beta are starting points",

@@ -70,7 +70,8 @@ def guided_denoisers(
         _check_attentions(family, model)
     state = GuidanceState(method)
     # An embedding that is flipped before the model needs no twins: attention stays the model's own.
-    twins = [{} if method.flips_embedding else _twins(family, model, method) for model in denoisers]
+    guided = [{} if method.flips_embedding else _twins(family, model, method) for model in denoisers]
+    twins = [of_model and of_model | _isolated_twins(family, model) for model, of_model in zip(denoisers, guided, strict=True)]
     all_twins = {module: twin for of_model in twins for module, twin in of_model.items()}
     steps = StepCounter()
     with ExitStack() as stack:
@@ -80,7 +81,7 @@ def guided_denoisers(
             stack.enter_context(hooked(model, *call.hooks()))
             if family.rotary:
                 stack.callback(unwrap(model).get_submodule(family.rotary).register_forward_hook(call.rotate()).remove)
-        yield sum(len(list(family.attentions_of(model))) for model in denoisers) if all_twins else 0
+        yield sum(map(len, guided))
 
 
 def _check_attentions(family: Family, model: Any) -> None:
@@ -113,10 +114,12 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
     for block, (_, module, order) in enumerate(attentions, 1):
         arguments = order, method.guides_block(block), family.drops_text(module)
         twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
-    isolated = {
-        module: twin_of(module.processor, _TWINS.class_of(type(module.processor))) for module in family.isolated_of(model)
-    }
-    return twins | isolated
+    return twins
+
+
+def _isolated_twins(family: Family, model: Any) -> dict[nn.Module, Any]:
+    """Returns the twin of each processor of an attention among the text alone."""
+    return {module: twin_of(module.processor, _TWINS.class_of(type(module.processor))) for module in family.isolated_of(model)}
 
 
 @dataclass
@@ -186,7 +189,7 @@ class _GuidedCall:
         copied = groups[:1] * method.copies + groups[1:]
         joined, positions = (
             parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            for parts in ([one.embeddings.to(text) for one in copied], [one.places.to(text.device) for one in copied])
+            for parts in ([one.embeddings.to(text) for one in copied], [one.places for one in copied])
         )
         state.places = positions
         call.arguments.update(self.family.extend(call.arguments, joined, positions))

@@ -4,14 +4,13 @@ The negative prompt stands before the positive one. In the blocks of the text al
 positions of all text are zeros.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.errors import PatchError
+from vsf_cli.models.decoding import decode_whitened
 from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
 from vsf_cli.models.prompt_tokens import template_tokens
-from vsf_cli.models.qwen_image import decoded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,8 +32,6 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     """Returns hidden states of several layers, with shape (tokens, layers, width), behind the template's beginning."""
     import torch
 
-    if pipe.text_encoder is None:
-        raise PatchError("the pipeline has no text encoder, so a negative prompt cannot be encoded")
     ids, is_word, start = template_tokens(pipe.tokenizer, _template(pipe), prompt, pipe)
     states = pipe.text_encoder(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True).hidden_states
     stacked = torch.stack([states[layer][0, start:] for layer in pipe.text_encoder_select_layers], dim=1)
@@ -53,16 +50,13 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
 def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
     import torch
 
-    ids, mask = arguments["position_ids"], arguments.get("encoder_attention_mask")
-    extended = prepend_text(arguments, negative, positions)
-    extended["position_ids"] = torch.cat([ids.new_zeros(negative.shape[1], ids.shape[1]), ids])
-    if mask is not None:
-        extended["encoder_attention_mask"] = torch.cat([mask.new_ones(negative.shape[:2]), mask], dim=1)
-    return extended
+    ids, extended = arguments["position_ids"], prepend_text(arguments, negative, positions, "encoder_attention_mask")
+    return {**extended, "position_ids": torch.cat([ids.new_zeros(negative.shape[1], ids.shape[1]), ids])}
 
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
-    return decoded(pipe, pipe._unpack_latents(latents.to(pipe._execution_device), height, width))
+    frames = decode_whitened(pipe, pipe._unpack_latents(latents, height, width))
+    return pipe.image_processor.postprocess(frames[:, :, 0], output_type="pil")
 
 
 def _pixels_per_token(pipe: Any) -> int:
@@ -72,11 +66,6 @@ def _pixels_per_token(pipe: Any) -> int:
 def _grid(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
     rows, columns = (int(1 + arguments["position_ids"][:, axis].max()) for axis in (1, 2))
     return 1, rows, columns
-
-
-def _runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
-    """Any scale above 0 is CFG, whose own scale is 1 more."""
-    return bool(pipe.do_classifier_free_guidance)
 
 
 KREA2 = Family(
@@ -93,7 +82,7 @@ KREA2 = Family(
     size_multiple=_pixels_per_token,
     extend=_extend,
     grid=_grid,
-    runs_cfg=_runs_cfg,
+    # Its pipeline adds 1 to the scale.
     max_scale=0.0,
     defaults=MappingProxyType(
         {

@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.errors import RequestError
+from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.prompts.tokens import Token
 
 if TYPE_CHECKING:
@@ -41,10 +41,13 @@ def template_tokens(tokenizer: Any, template: Callable[[str], str], prompt: str,
     Between them stands which tokens are of the prompt, with shape (tokens,), from its beginning on.
 
     Raises:
+        PatchError: If the pipeline was loaded without its text encoder.
         RequestError: If the text encoder takes fewer.
     """
     import torch
 
+    if pipe.text_encoder is None:
+        raise PatchError("the pipeline has no text encoder, so a negative prompt cannot be encoded")
     text = template(prompt)
     ids = token_ids(tokenizer, text, pipe)
     first = text.index(prompt)
@@ -64,7 +67,7 @@ def prompt_tokens(one: "PromptTokenizer", prompt: str, text: str, max_length: in
         max_length: The maximum number of tokens, the end included; None means no limit.
     """
     # Words are searched in the text, since some tokenizers join them with punctuation.
-    tokenizer, whole = one.tokenizer, one.template(text) if one.template else text
+    tokenizer, whole = one.tokenizer, one.whole(text)
     offset = whole.index(text)
     encoding = tokenizer(whole, truncation=max_length is not None, max_length=max_length, verbose=False)
     words = [match.span() for match in WORD.finditer(text)]

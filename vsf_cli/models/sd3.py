@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
+from vsf_cli.models.decoding import decode_scaled
 from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
@@ -56,13 +57,7 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
 
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
-    """Images from latents with shape (B, C, h, w), as the pipeline makes them."""
-    import torch
-
-    vae = pipe.vae
-    scaled = latents.to(pipe._execution_device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
-    with torch.no_grad():
-        return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
+    return decode_scaled(pipe, latents)
 
 
 def _pixels_per_token(pipe: Any) -> int:

@@ -4,7 +4,7 @@ The negative prompt follows the positive prompt and its padding (paper, equation
 token for the beginning is the same in every prompt and takes most of the attention, so that presets leave special tokens out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -81,11 +81,6 @@ def _grid(arguments: Arguments, unet: Any) -> tuple[int, int, int]:
     return 1, rows, columns
 
 
-def _runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
-    """Latent consistency models take the scale as an input."""
-    return bool(pipe.do_classifier_free_guidance)
-
-
 UNET = Family(
     name="unet",
     models=("UNet2DConditionModel",),
@@ -100,7 +95,6 @@ UNET = Family(
     size_multiple=_size_multiple,
     denoisers=("unet",),
     grid=_grid,
-    runs_cfg=_runs_cfg,
     defaults=MappingProxyType(
         {
             "source": "the defaults of the family unet; alpha and beta are starting points",

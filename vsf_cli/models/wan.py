@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import SIDES_OF_CLIPS
 from vsf_cli.errors import PatchError
+from vsf_cli.models.decoding import decode_whitened
 from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
@@ -46,16 +47,7 @@ def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tenso
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
     """The frames of one video, from latents with shape (1, C, f, h, w), as the pipeline makes them."""
-    import torch
-
-    vae = pipe.vae
-    mean, std = (
-        torch.tensor(numbers).view(1, -1, 1, 1, 1).to(pipe._execution_device, vae.dtype)
-        for numbers in (vae.config.latents_mean, vae.config.latents_std)
-    )
-    with torch.no_grad():
-        video = vae.decode(latents.to(mean) * std + mean, return_dict=False)[0]
-        return pipe.video_processor.postprocess_video(video, output_type="pil")[0]
+    return pipe.video_processor.postprocess_video(decode_whitened(pipe, latents), output_type="pil")[0]
 
 
 def _clean(prompt: str) -> str:

@@ -348,6 +348,7 @@ def recorded(steps: int, blocks: int, images: int, positives: int, negatives: in
     tokens = [Token("positive", "t5", position, "a", "a", 0) for position in range(positives)]
     tokens += [Token("negative", "t5", position, "b", "b", 0) for position in range(negatives)]
     recorder = Recorder(NoGuidance(), tokens)
+    recorder._grid = (1, 1, images)
     keys = torch.randn(1, heads, images + positives + negatives, 8)
     base, negative = KeyValue(keys, keys).part(Span(0, images + positives)), keys[:, :, images + positives :]
     context = joint_context(base, images, TextGroup(negative, negative))
@@ -355,7 +356,7 @@ def recorded(steps: int, blocks: int, images: int, positives: int, negatives: in
         recorder._steps.append(_Step(1.0))
         for _ in range(blocks):
             attended(recorder, keys[:, :, : images + positives], context)
-    recorder._blocks, recorder._grid = blocks, (1, 1, images)
+    recorder._blocks = blocks
     return recorder
 
 

@@ -13,8 +13,10 @@ from diffusers import (
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
+    ZImageTransformer2DModel,
 )
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from vsf_cli.models import FAMILIES, Family
 
@@ -176,6 +178,65 @@ def build_wan() -> Any:
     )
 
 
+def build_z_image() -> Any:
+    model = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=WIDTH,
+        axes_dims=[8, 4, 4],
+        axes_lens=[256, 32, 32],
+    )
+    torch.nn.init.normal_(model.cap_pad_token)
+    torch.nn.init.normal_(model.x_pad_token)
+    # Its own table is of float32.
+    model.rope_embedder.freqs_cis = [rotations(torch.arange(256), size) for size in (8, 4, 4)]
+    return model
+
+
+def rotations(places: Tensor, size: int) -> Tensor:
+    """The rotary factors of Z-Image at some positions, with shape (positions, size / 2)."""
+    angles = torch.outer(places.double(), 256.0 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size))
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def z_image_call(call: dict[str, Any]) -> dict[str, Any]:
+    """The call of Z-Image, whose images and texts are lists."""
+    texts = list(call["encoder_hidden_states"])
+    return {"x": list(drawn(len(texts), 4, 1, 8, 6)), "t": call["timestep"], "cap_feats": texts}
+
+
+def join_z_image(model: Any, call: dict[str, Any], groups: list[list[Tensor]]) -> None:
+    """Lets Z-Image's layers find texts behind their sequence, as each text is when it is a prompt alone."""
+    refined: list[Tensor] = []
+    handle = model.context_refiner[-1].register_forward_hook(lambda layer, args, out: refined.append(out[0]))
+    padded = -(-len(call["cap_feats"][0]) // 32) * 32
+    states, rotary = [], []
+    for group in groups:
+        for row in group:
+            model(call["x"][:1], call["t"][:1], [row if len(row) else call["cap_feats"][0]])
+            # Its distance from the image, which stands behind the text with its padding.
+            places = 1 + torch.arange(len(row)) + padded - -(-len(row) // 32) * 32
+            rotary.append(torch.cat([rotations(places, 8), torch.ones(len(row), 4)], 1))
+            states.append(refined.pop()[: len(row)])
+    handle.remove()
+    ends = range(0, len(states), len(groups[0]))
+    states, rotary = (
+        torch.cat([pad_sequence(part[n : n + len(groups[0])], batch_first=True) for n in ends], 1) for part in (states, rotary)
+    )
+
+    def join(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        tokens, mask, frequencies, *others = args
+        tokens = torch.cat([tokens, states], 1) if layer is model.layers[0] else tokens
+        return tokens, mask, torch.cat([frequencies, rotary], 1), *others
+
+    for layer in model.layers:
+        layer.register_forward_pre_hook(join)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A denoiser of a family, and the order of its rows as the oracle reads it."""
@@ -194,6 +255,10 @@ class Tiny:
     """The shape of the embedding of a token."""
     counts_text: bool = False
     """Whether the model itself counts the rotary positions of the text."""
+    convert: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    """Returns the call with the arguments that the model has in place of the usual ones."""
+    positives: int = TEXT
+    """How many tokens the positive prompt has in the attention."""
 
     def model(self) -> Any:
         torch.manual_seed(3)
@@ -206,7 +271,7 @@ class Tiny:
 
     def call(self, batch: int = 1) -> dict[str, Any]:
         time = torch.full((batch,), 500.0 if self.family.name in ("sd3", "wan", "unet") else 0.5, dtype=torch.float64)
-        return {**self.inputs(batch), "encoder_hidden_states": self.text(batch, TEXT), "timestep": time}
+        return self.convert({**self.inputs(batch), "encoder_hidden_states": self.text(batch, TEXT), "timestep": time})
 
     def text(self, *shape: int) -> Tensor:
         """Drawn embeddings of text."""
@@ -221,6 +286,7 @@ TINY = {
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
     "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, lambda *counts: torch.zeros(sum(counts), 3)),
     "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
+    "z-image": Tiny(FAMILIES["z-image"], build_z_image, lambda batch: {}, "I P N K", 32, 2, convert=z_image_call, positives=32),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),

@@ -24,6 +24,8 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -33,6 +35,7 @@ from transformers import (
     Qwen2TokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
     Qwen3VLConfig,
     Qwen3VLModel,
 )
@@ -137,6 +140,33 @@ def build_flux2() -> Flux2KleinPipeline:
         tokenizer=tokenizer,
         transformer=_weighty(transformer),
         is_distilled=True,
+    )
+
+
+def build_z_image() -> ZImagePipeline:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    encoder = Qwen3Model(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=3, **sizes)).eval()
+    transformer = ZImageTransformer2DModel(
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[8, 4, 4],
+        axes_lens=[1024, 32, 32],
+    )
+    torch.nn.init.normal_(transformer.cap_pad_token)
+    torch.nn.init.normal_(transformer.x_pad_token)
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=copy.deepcopy(autoencoder()),
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
     )
 
 
@@ -293,6 +323,7 @@ def build_sd15() -> StableDiffusionPipeline:
 PIPELINES: dict[str, Callable[[], Any]] = {
     "flux": build_flux,
     "flux2": build_flux2,
+    "z-image": build_z_image,
     "qwen-image": build_qwen_image,
     "krea2": build_krea2,
     "sdxl": build_sdxl,

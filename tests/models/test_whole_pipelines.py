@@ -82,6 +82,8 @@ def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
     assert maps.share.shape[-3:] == (1, 8, 8) and len(maps.steps) == 3 and 0 < maps.share.mean() < 1
     assert maps.words() == ["wheels"] and maps.words("kept") == ["a", "hat"] and maps.sigmas[0] > maps.sigmas[-1] > 0
     assert len(pixels("maps/steps/3.png")) == 32 * 32 * 3
+    missing = CliRunner().invoke(app, ["attn-map", PROMPT, "--neg", "wheels", *model, "--heads", "99", "-o", "no"])
+    assert missing.exit_code == 6 and "--heads has 99, but there are heads 1 to" in missing.output
 
 
 def run(pipe: Any, **options: Any) -> Any:

@@ -110,9 +110,9 @@ def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Se
 
     method = request.guidance
     # The two transformers of Wan 2.2 have the same number of blocks.
-    denoiser = family.denoisers_of(pipe)[0]
-    blocks = len(list(family.attentions_of(denoiser)))
-    selection.check(blocks, denoiser.config.num_attention_heads)
+    attentions: list[Any] = [module for _, module, _ in family.attentions_of(family.denoisers_of(pipe)[0])]
+    blocks = len(attentions)
+    selection.check(blocks, min(one.num_heads if hasattr(one, "num_heads") else one.heads for one in attentions))
     texts = [negative.text for negative in request.negatives]
     special, padding = method.special_tokens, method.padding
     length, kept = request.max_sequence_length, [one.text for one in request.kept] if method.contrast else ()

@@ -86,7 +86,8 @@ class Recorder(Method):
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             call = bind_call(module, args, kwargs).arguments
-            if (batch := len(call["encoder_hidden_states"])) > 1:
+            text = family.text(call)
+            if text is not None and (batch := len(text)) > 1:
                 raise RequestError(f"maps are of one image at a time without CFG, but this call has {batch}")
             self._grid = family.grid(call, module)
             self._steps.append(_Step())
@@ -179,10 +180,13 @@ class Recorder(Method):
             shares.append(self._on_grid(self._select_heads(share)).cpu())  # [heads, I]
 
     def _on_grid(self, values: Tensor) -> Tensor:
-        """Returns values with shape (..., I) of a block at the resolution of the grid: a U-Net's blocks have others."""
+        """Returns values with shape (..., I) of a block at the resolution of the grid: a U-Net's blocks have others.
+
+        Behind the image that is made there may be padding, or images of reference.
+        """
         frames, rows, columns = self._grid
-        if values.shape[-1] >= frames * rows * columns:
-            return values
+        if values.shape[-1] >= (size := frames * rows * columns):
+            return values[..., :size]
         times = round((rows * columns / values.shape[-1]) ** 0.5)
         sides = (-(-rows // times), -(-columns // times))
         large = values.unflatten(-1, sides).repeat_interleave(times, -2).repeat_interleave(times, -1)

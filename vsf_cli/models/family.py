@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
+    from vsf_cli.models.state import Encoded
+
 __all__ = [
     "Arguments",
     "EncodedText",
     "Family",
+    "Follow",
     "Order",
     "PromptTokenizer",
     "TextPart",
@@ -70,7 +73,7 @@ class EncodedText(NamedTuple):
     Arguments:
         embeddings: The embeddings, with shape (tokens, width).
         positions: The position of each token in its own text, with shape (tokens,), on the CPU: the denoiser's calls check
-            them, and would wait for a GPU.
+            them, and would wait for a GPU. That of a hidden token at position p is -2 - p.
     """
 
     embeddings: "Tensor"
@@ -85,15 +88,25 @@ class TextPart:
         embeddings: The embeddings, with shape (tokens, width).
         is_word: Which tokens are neither beginning, end nor padding, nor of a template, with shape (tokens,).
         start: The position of the first token in its text.
+        beginning: How many tokens come first of a template's beginning, which is always hidden.
     """
 
     embeddings: "Tensor"
     is_word: "Tensor"
     start: int = 0
+    beginning: int = 0
 
 
 Arguments = Mapping[str, Any]
 """The arguments of a denoiser's `forward`, by name."""
+
+Follow = Callable[[Any, Sequence[Any], "Sequence[Encoded]", Any], Any]
+"""Takes the output and the arguments of a function inside a denoiser, the groups of prompts, and the denoiser."""
+
+
+def text_of(arguments: Arguments) -> "Tensor | None":
+    """Returns the embeddings of the positive prompts, with shape (B, P, width)."""
+    return arguments.get("encoder_hidden_states")
 
 
 def append_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
@@ -145,8 +158,11 @@ def encode_by_pipeline(pipe: Any, prompts: Sequence[str], max_length: int) -> "T
     """Returns the embeddings of prompts, joined by commas, as a pipeline encodes its positive prompt."""
     import torch
 
+    options: dict[str, Any] = {"max_sequence_length": max_length, "num_images_per_prompt": 1, "prompt_2": None}
+    options |= {"device": pipe._execution_device, "do_classifier_free_guidance": False, "prompt_3": None}
+    names = inspect.signature(pipe.encode_prompt).parameters
     with torch.no_grad():
-        return pipe.encode_prompt(", ".join(prompts), max_sequence_length=max_length)[0][0]
+        return pipe.encode_prompt(", ".join(prompts), **{name: options[name] for name in options if name in names})[0][0]
 
 
 def runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
@@ -175,8 +191,11 @@ class Family:
         frames_per_token: Returns how many frames a token has; the first one of a video has one.
         extend: Returns the arguments of the denoiser's `forward` with the negative prompt in embeddings, positions and masks,
             from its embeddings, of shape (B, N, width), and the positions of its tokens in their own texts, of shape (B, N).
-        rotary: The name of a denoiser's module that returns rotary positions, if the model counts those of the text by itself.
-        rotate: Returns the output of that module with the negative prompt's tokens at the positions in their own texts.
+        text: Returns a tensor like the positive prompts' embeddings in the blocks, with shape (B, P, width).
+        inside: By the paths of functions inside a denoiser, such as "pos_embed.forward", what returns their outputs with the
+            negative prompt, where it cannot be all in the arguments: positions that the model counts by itself, for example.
+        hides_tokens: Whether the text goes through blocks of its own, which see tokens that the image does not see: those of a
+            template's beginning, and all special tokens if they are left out.
         denoisers: The attributes of a pipeline with its denoisers.
         last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
         drops_text: Returns whether a guided attention's output for the text is unused.
@@ -203,8 +222,9 @@ class Family:
     size_multiple: Callable[[Any], int]
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
     extend: "Callable[[Arguments, Tensor, Tensor], dict[str, Any]]" = append_text
-    rotary: str | None = None
-    rotate: "Callable[[Any, Tensor], Any]" = lambda output, places: output
+    text: "Callable[[Arguments], Tensor | None]" = text_of
+    inside: Mapping[str, Follow] = field(default_factory=dict)
+    hides_tokens: bool = False
     denoisers: tuple[str, ...] = ("transformer",)
     isolated: tuple[str, ...] = ()
     last: str | None = None
@@ -280,12 +300,14 @@ class Family:
         import torch
 
         parts = self.encode(pipe, self.clean(prompt))
-        chosen = [part.is_word | special_tokens for part in parts]
-        kept = torch.cat([part.embeddings[some] for part, some in zip(parts, chosen, strict=True)])
-        if not len(kept):
+        embeddings = torch.cat([part.embeddings for part in parts])
+        chosen = torch.cat([_chosen(part, special_tokens) for part in parts])
+        places = torch.cat([part.start + torch.arange(len(part.embeddings)) for part in parts])
+        if not chosen.any():
             raise RequestError(f"negative prompt '{prompt}' has no word that the text encoders know: write another")
-        places = [part.start + some.cpu().nonzero()[:, 0] for part, some in zip(parts, chosen, strict=True)]
-        return EncodedText(kept, torch.cat(places))
+        if self.hides_tokens:
+            return EncodedText(embeddings, places.where(chosen, -2 - places))
+        return EncodedText(embeddings[chosen.to(embeddings.device)], places[chosen])
 
     def tokens(
         self,
@@ -319,6 +341,13 @@ class Family:
             + found
             + _joined_tokens(tokenizers, "kept", spared, False)
         )
+
+
+def _chosen(part: TextPart, special_tokens: bool) -> "Tensor":
+    """Returns which tokens the image sees, on the CPU."""
+    chosen = (part.is_word | special_tokens).cpu()
+    chosen[: part.beginning] = False
+    return chosen
 
 
 def _padded_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, text: str) -> list[Token]:

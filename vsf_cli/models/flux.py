@@ -4,7 +4,7 @@ In the first blocks text and image have weights of their own; in the others they
 before the positive one, and evolves through all of them. Its rotary positions are zeros, as those of all text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,6 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
         raise PatchError("the pipeline has no T5, so a negative prompt cannot be encoded")
     ids = token_ids(pipe.tokenizer_2, prompt, pipe)
     return [TextPart(pipe.text_encoder_2(ids)[0][0], word_tokens(pipe.tokenizer_2, ids))]
-
-
-def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
-    import torch
-
-    with torch.no_grad():
-        return pipe.encode_prompt(", ".join(prompts), None, max_sequence_length=max_length)[0][0]
 
 
 def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
@@ -82,7 +75,6 @@ FLUX = Family(
     ),
     tokenizers=_tokenizers,
     encode=_encode,
-    encode_padded=_encode_padded,
     decode=_decode,
     pixels_per_token=pixels_per_packed_token,
     size_multiple=pixels_per_packed_token,

@@ -4,13 +4,12 @@ As in Flux.1, but the tokens of a text have rotary positions that count from 0: 
 alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut.
 """
 
-from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text, shared_places
 from vsf_cli.models.flux import grid_of_ids, pixels_per_packed_token
-from vsf_cli.models.prompt_tokens import template_tokens
+from vsf_cli.models.prompt_tokens import chat_template, template_tokens
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,20 +21,15 @@ LAYERS = (9, 18, 27)
 """The language model's hidden states that are joined."""
 
 
-def _template(pipe: Any) -> Callable[[str], str]:
-    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": False}
-    return lambda prompt: str(pipe.tokenizer.apply_chat_template([{"role": "user", "content": prompt}], **options))
-
-
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("qwen3", pipe.tokenizer, 0, max_length, _template(pipe))]
+    return [PromptTokenizer("qwen3", pipe.tokenizer, 0, max_length, chat_template(pipe.tokenizer, False))]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     """Returns the hidden states behind the beginning of the template, which does not see the prompt."""
     import torch
 
-    ids, is_word, start = template_tokens(pipe.tokenizer, _template(pipe), prompt, pipe)
+    ids, is_word, start = template_tokens(pipe.tokenizer, chat_template(pipe.tokenizer, False), prompt, pipe)
     output = pipe.text_encoder(ids, torch.ones_like(ids), output_hidden_states=True, use_cache=False)
     joined = torch.cat([output.hidden_states[layer][0, start:] for layer in LAYERS], dim=-1)
     return [TextPart(joined, is_word, start)]

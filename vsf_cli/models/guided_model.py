@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,11 @@ from torch import nn
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
-from vsf_cli.models.family import Family, shared_places, unwrap
+from vsf_cli.models.family import Family, Follow, unwrap
 from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
-from vsf_cli.models.patching import hooked, patched
-from vsf_cli.models.state import Encoded, GuidanceState
+from vsf_cli.models.patching import followed, hooked, patched
+from vsf_cli.models.state import Encoded, GuidanceState, joined
 from vsf_cli.models.steps import StepCounter
 
 __all__ = ["bind_call", "guided_denoisers"]
@@ -79,8 +79,8 @@ def guided_denoisers(
         for model, of_model in zip(denoisers, twins, strict=True):
             call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
             stack.enter_context(hooked(model, *call.hooks()))
-            if family.rotary:
-                stack.callback(unwrap(model).get_submodule(family.rotary).register_forward_hook(call.rotate()).remove)
+            for path, follow in family.inside.items():
+                stack.enter_context(followed(unwrap(model), path, call.inside(follow)))
         yield sum(map(len, guided))
 
 
@@ -155,16 +155,14 @@ class _GuidedCall:
 
         return torch.compiler.disable(begin), torch.compiler.disable(end)
 
-    def rotate(self) -> Callable[..., Any]:
-        """Returns the hook after the module of rotary positions; copies of the model skip it, too."""
+    def inside(self, follow: Follow) -> Callable[[Any, Sequence[Any]], Any]:
+        """Returns what is called with the output and the arguments of a function inside the model, and returns its output."""
 
-        own = unwrap(self.model).get_submodule(self.family.rotary)
+        def call(output: Any, args: Sequence[Any]) -> Any:
+            guided = self.running.state is self.state and self.state.counts is not None
+            return follow(output, args, self.state.groups, unwrap(self.model)) if guided else output
 
-        def moved(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            guided = module is own and self.running.state is self.state and self.state.counts is not None
-            return self.family.rotate(output, shared_places(self.state.places)) if guided else output
-
-        return torch.compiler.disable(moved)
+        return torch.compiler.disable(call)
 
     def _extend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         caller, variables = _calling_pipeline()
@@ -176,7 +174,7 @@ class _GuidedCall:
                 state.counts = None
                 return args, kwargs
         call = bind_call(self.model, args, kwargs)
-        text = call.arguments.get("encoder_hidden_states")
+        text = self.family.text(call.arguments)
         if text is None:
             raise PatchError("the model was called without text, to which no negative prompt can be joined")
         groups = [one.expand(len(text)) for one in self.groups]
@@ -186,13 +184,9 @@ class _GuidedCall:
         state.begin(groups, text, progress)
         if method.copies > 1 and state.lengths[0] is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        copied = groups[:1] * method.copies + groups[1:]
-        joined, positions = (
-            parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-            for parts in ([one.embeddings.to(text) for one in copied], [one.places for one in copied])
-        )
-        state.places = positions
-        call.arguments.update(self.family.extend(call.arguments, joined, positions))
+        groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
+        state.groups = groups[:1] * method.copies + groups[1:]
+        call.arguments.update(self.family.extend(call.arguments, *joined(state.groups)))
         return call.args, call.kwargs
 
     def _check(self, caller: Any, variables: Mapping[str, Any]) -> None:

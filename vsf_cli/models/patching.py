@@ -1,13 +1,13 @@
 """Changes modules of a model inside a `with`, and then restores the same objects, whatever happens inside."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["hooked", "patched", "replaced_forward"]
+__all__ = ["followed", "hooked", "patched", "replaced_forward"]
 
 Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
 After = Callable[[Any, tuple[Any, ...], Any], None]
@@ -36,6 +36,35 @@ def hooked(module: "nn.Module", before: Before, after: After) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Followed:
+    """A function of a module, and what follows it. In copies of the module it is the stock function."""
+
+    def __init__(self, module: Any, name: str, follow: Callable[[Any, Sequence[Any]], Any]) -> None:
+        self.module, self.name, self.stock, self.follow = module, name, getattr(module, name), follow
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.follow(self.stock(*args, **kwargs), args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return getattr(type(self.module), self.name).__get__(memo[id(self.module)])
+
+
+@contextmanager
+def followed(model: "nn.Module", path: str, follow: Callable[[Any, Sequence[Any]], Any]) -> Iterator[None]:
+    """Calls a function with the output and the arguments of another one, at a path in a model, inside a `with` block."""
+    owner, _, name = path.rpartition(".")
+    module = model.get_submodule(owner)
+    own = vars(module).get(name)
+    setattr(module, name, _Followed(module, name, follow))
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(module, name)
+        else:
+            setattr(module, name, own)
 
 
 @contextmanager

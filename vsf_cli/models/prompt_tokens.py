@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.models.family import PromptTokenizer
 
-__all__ = ["prompt_tokens", "template_tokens", "token_ids", "word_tokens"]
+__all__ = ["chat_template", "prompt_tokens", "template_tokens", "token_ids", "word_tokens"]
 
 MARKS = re.escape(string.punctuation + "\u201c\u201d\u201e\u2018\u2019\u2026\u3001\u3002\uff0c\uff01\uff1f")
 WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
@@ -33,6 +33,12 @@ def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
             f" {tokenizer.model_max_length}: shorten it, or give several"
         )
     return ids.to(pipe._execution_device)
+
+
+def chat_template(tokenizer: Any, enable_thinking: bool) -> Callable[[str], str]:
+    """Returns a function that returns the text of a conversation with a prompt as its only message."""
+    options = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": enable_thinking}
+    return lambda prompt: str(tokenizer.apply_chat_template([{"role": "user", "content": prompt}], **options))
 
 
 def template_tokens(tokenizer: Any, template: Callable[[str], str], prompt: str, pipe: Any) -> tuple["Tensor", "Tensor", int]:

@@ -4,18 +4,21 @@ The tokens of a text have positions that count from the end of the image's: the 
 alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.models.decoding import decode_whitened
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text, shared_places
 from vsf_cli.models.flux import pixels_per_packed_token, unpacked, uses_true_cfg
 from vsf_cli.models.prompt_tokens import template_tokens
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
+    from vsf_cli.models.state import Encoded
 
 __all__ = ["QWEN_IMAGE"]
 
@@ -34,11 +37,14 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     return [TextPart(output.hidden_states[-1][0, start:], is_word, start - pipe.prompt_template_encode_start_idx)]
 
 
-def _rotate(frequencies: tuple["Tensor", "Tensor"], places: "Tensor") -> tuple["Tensor", "Tensor"]:
+def _rotate(
+    frequencies: tuple["Tensor", "Tensor"], args: Sequence[Any], groups: "Sequence[Encoded]", denoiser: Any
+) -> tuple["Tensor", "Tensor"]:
     """Returns the frequencies of image and text, those of the text for the negative prompt at its own positions first."""
     import torch
 
     image, text = frequencies
+    places = shared_places(torch.cat([one.places for one in groups], dim=1))
     return image, torch.cat([text[places], text[: len(text) - len(places)]])
 
 
@@ -65,8 +71,7 @@ QWEN_IMAGE = Family(
     pixels_per_token=pixels_per_packed_token,
     size_multiple=pixels_per_packed_token,
     extend=partial(prepend_text, mask="encoder_hidden_states_mask"),
-    rotary="pos_embed",
-    rotate=_rotate,
+    inside=MappingProxyType({"pos_embed.forward": _rotate}),
     grid=_grid,
     runs_cfg=uses_true_cfg,
     cfg_argument="true_cfg_scale",

@@ -4,7 +4,6 @@ The negative prompt follows the positive prompt, and evolves through every block
 attention of blocks in SD3.5-Medium is not guided, since it has no text.
 """
 
-from collections.abc import Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -48,14 +47,6 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     return parts
 
 
-def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
-    import torch
-
-    options = {"do_classifier_free_guidance": False, "max_sequence_length": max_length}
-    with torch.no_grad():
-        return pipe.encode_prompt(", ".join(prompts), None, None, **options)[0][0]
-
-
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
     return decode_scaled(pipe, latents)
 
@@ -71,7 +62,6 @@ SD3 = Family(
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_LAST}),
     tokenizers=_tokenizers,
     encode=_encode,
-    encode_padded=_encode_padded,
     decode=_decode,
     pixels_per_token=_pixels_per_token,
     size_multiple=_pixels_per_token,

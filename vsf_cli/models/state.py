@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from vsf_cli.attention import BACKENDS, scalar
 from vsf_cli.errors import PatchError
 from vsf_cli.methods import Method
 
-__all__ = ["Encoded", "GuidanceState"]
+__all__ = ["Encoded", "GuidanceState", "joined"]
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,10 @@ class Encoded:
 
     Arguments:
         embeddings: Padded with zeros, with shape (rows, N, width).
-        lengths: How many tokens of each row are real.
-        weights: The weight of each token, with shape (rows, N); None means 1 for all of them.
-        positions: The position of each token in its own text, with shape (rows, N), -1 for padding; None means that a row is
-            one text.
+        lengths: How many tokens of each row are real, without hidden ones.
+        weights: The weight of each token that is not hidden, with shape (rows, N); None means 1 for all of them.
+        positions: The position of each token in its own text, with shape (rows, N), -1 for padding, and -2 - p for a hidden
+            token at position p; None means that a row is one text.
     """
 
     embeddings: Tensor
@@ -39,7 +40,8 @@ class Encoded:
         """Pads rows of shape (tokens, width), and their weights and positions of shape (tokens,), to the longest row."""
         padded = None if weights is None else pad_sequence(list(weights), batch_first=True, padding_value=1.0)
         places = None if positions is None else pad_sequence(list(positions), batch_first=True, padding_value=-1)
-        return cls(pad_sequence(list(rows), batch_first=True), tuple(len(row) for row in rows), padded, places)
+        lengths = [len(row) for row in rows] if positions is None else [int((row >= 0).sum()) for row in positions]
+        return cls(pad_sequence(list(rows), batch_first=True), tuple(lengths), padded, places)
 
     @property
     def places(self) -> Tensor:
@@ -47,6 +49,14 @@ class Encoded:
         if self.positions is not None:
             return self.positions
         return torch.arange(self.embeddings.shape[1]).expand(self.embeddings.shape[:2])
+
+    def texts(self, row: int) -> "list[tuple[Tensor, Tensor]]":
+        """Returns the embeddings and positions of each text of a row."""
+        places = self.places[row]
+        places = places[: self.lengths[row]] if self.positions is None else places[places != -1]
+        begins = [*((places == 0) | (places == -2)).nonzero()[:, 0].tolist(), len(places)]
+        counts = [end - begin for begin, end in pairwise(begins)]
+        return list(zip(self.embeddings[row, : len(places)].split(counts), places.split(counts), strict=True))
 
     @property
     def is_even(self) -> bool:
@@ -74,6 +84,13 @@ class Encoded:
         return Encoded(self.embeddings.repeat_interleave(times, dim=0), lengths, weights, positions)
 
 
+def joined(groups: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+    """Returns the embeddings and the positions of groups of prompts, one group after another."""
+    parts = [one.embeddings for one in groups], [one.places for one in groups]
+    embeddings, places = (part[0] if len(part) == 1 else torch.cat(part, dim=1) for part in parts)
+    return embeddings, places
+
+
 class GuidanceState:
     """The method, and the sizes of the prompts in the running call.
 
@@ -85,7 +102,7 @@ class GuidanceState:
             not guided.
         lengths: How many tokens of each row are real, for each group; None means all of them.
         weights: The weight of each token, for each group; None means 1 for all of them.
-        places: The position of each token in its own text, with shape (B, N, ...), -1 for padding.
+        groups: The negative prompts, as often as the method takes them, then the kept ones if there are any.
         progress: The fraction of all steps before this one.
         default_backend: The attention backend of diffusers for processors without one of their own.
     """
@@ -95,7 +112,7 @@ class GuidanceState:
         self.counts: Tensor | None = None
         self.lengths: tuple[Tensor | None, ...] = ()
         self.weights: tuple[Tensor | None, ...] = ()
-        self.places = torch.empty(0)
+        self.groups: Sequence[Encoded] = ()
         self.progress: Any = 0.0
         self.default_backend: str | None = None
         self._device: torch.device | None = None

@@ -11,10 +11,11 @@ from vsf_cli.models.qwen_image import QWEN_IMAGE
 from vsf_cli.models.sd3 import SD3
 from vsf_cli.models.unet import UNET
 from vsf_cli.models.wan import WAN
+from vsf_cli.models.z_image import Z_IMAGE
 
 __all__ = ["FAMILIES", "family_of"]
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (SD3, FLUX, FLUX2, QWEN_IMAGE, KREA2, UNET, WAN)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (SD3, FLUX, FLUX2, Z_IMAGE, QWEN_IMAGE, KREA2, UNET, WAN)}
 
 
 def family_of(pipe: Any) -> Family:

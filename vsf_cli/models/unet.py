@@ -4,7 +4,6 @@ The negative prompt follows the positive prompt and its padding (paper, equation
 token for the beginning is the same in every prompt and takes most of the attention, so that presets leave special tokens out.
 """
 
-from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +38,6 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     encoders = (pipe.text_encoder, ids), (pipe.text_encoder_2, token_ids(pipe.tokenizer_2, prompt, pipe))
     parts = [encoder(row, output_hidden_states=True).hidden_states[-2][0] for encoder, row in encoders]
     return [TextPart(torch.cat(parts, dim=-1), is_word)]
-
-
-def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
-    import torch
-
-    options = {"device": pipe._execution_device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-    with torch.no_grad():
-        return pipe.encode_prompt(", ".join(prompts), **options)[0][0]
 
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
@@ -89,7 +80,6 @@ UNET = Family(
     last="up_blocks.",
     tokenizers=_tokenizers,
     encode=_encode,
-    encode_padded=_encode_padded,
     decode=_decode,
     pixels_per_token=_pixels_per_token,
     size_multiple=_size_multiple,

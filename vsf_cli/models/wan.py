@@ -5,7 +5,6 @@ every block they are projections of the same embeddings.
 """
 
 import math
-from collections.abc import Sequence
 from operator import attrgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -35,14 +34,6 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     ids = token_ids(pipe.tokenizer, prompt, pipe)
     tokens: Tensor = pipe.text_encoder(ids, torch.ones_like(ids)).last_hidden_state[0]
     return [TextPart(tokens, word_tokens(pipe.tokenizer, ids))]
-
-
-def _encode_padded(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":
-    import torch
-
-    options = {"do_classifier_free_guidance": False, "max_sequence_length": max_length}
-    with torch.no_grad():
-        return pipe.encode_prompt(", ".join(prompts), **options)[0][0]
 
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
@@ -78,7 +69,6 @@ WAN = Family(
     attentions=MappingProxyType({"blocks.*.attn2": Order.CROSS}),
     tokenizers=_tokenizers,
     encode=_encode,
-    encode_padded=_encode_padded,
     decode=_decode,
     pixels_per_token=_pixels_per_token,
     size_multiple=_size_multiple,

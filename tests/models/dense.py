@@ -23,8 +23,9 @@ class Dense:
     """Attention with shape (B, H, L, D).
 
     Arguments:
-        order: How rows stand: "I P N K", "N K P I", or in cross attention "P N K", where K is the kept prompts.
-        images: How many keys are the image's; 0 in cross attention.
+        order: How rows stand: "I P N K", "N K P I R", or in cross attention "P N K", where K is the kept prompts, and R an
+            image that is edited.
+        images: How many keys are those of both images; 0 in cross attention.
         positives: How many tokens the positive prompt has.
         lengths: How many tokens the negative prompt of each row has; the longest decides its padding.
         method: The method.
@@ -41,6 +42,7 @@ class Dense:
     kept: list[int] | None = None
     kept_weights: list[Tensor] | None = None
     calls: int = 0
+    references: int = 0
 
     def __post_init__(self) -> None:
         self.kept = self.kept or [0] * len(self.lengths)
@@ -73,22 +75,26 @@ class Dense:
     def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int, kept_length: int, weights: Tensor) -> Tensor:
         """One sample with shape (H, L, D)."""
         assert self.kept is not None
-        counts = {"I": self.images, "P": self.positives, "N": max(self.lengths), "K": max(self.kept)}
+        counts = {"I": self.images - self.references, "R": self.references}
+        counts |= {"P": self.positives, "N": max(self.lengths), "K": max(self.kept)}
         places, start = {}, 0
         for part in self.order.split():
             places[part] = list(range(start, start + counts[part]))
             start += counts[part]
         image, positive, negative = places.get("I", []), places["P"], places["N"][:length]
         kept = places["K"][:kept_length]
-        base = [*image, *positive]
+        reference = places.get("R", [])
+        images = [*image, *reference]
+        base = [*images, *positive]
         spared = value[:, kept] * weights[:, None]
         if not image:
             return self.image_rows(query, key, value, base, negative, kept, spared, [])
         output = torch.zeros_like(query)
-        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, kept, spared, image)
-        output[:, positive] = softmax(query[:, positive], key[:, base], value[:, base])
+        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, kept, spared, images)
+        for rows in (positive, reference):
+            output[:, rows] = softmax(query[:, rows], key[:, base], value[:, base])
         for group, real in (("N", negative), ("K", kept)):
-            own = [*image, *real]
+            own = [*images, *real]
             output[:, places[group]] = softmax(query[:, places[group]], key[:, own], value[:, own])
         return output
 
@@ -101,7 +107,7 @@ class Dense:
         negative: list[int],
         kept: list[int],
         spared: Tensor,
-        image: list[int],
+        images: list[int],
     ) -> Tensor:
         method, plain = self.method, softmax(query, key[:, base], value[:, base])
         if not negative:
@@ -115,7 +121,7 @@ class Dense:
                 return weights @ values
             share = weights[..., len(base) :].sum(-1, keepdim=True)
             return weights @ values + method.alpha * method.contrast * share * softmax(query, key[:, kept], spared)
-        away = softmax(query, key[:, [*image, *negative]], value[:, [*image, *negative]])
+        away = softmax(query, key[:, [*images, *negative]], value[:, [*images, *negative]])
         if isinstance(method, NASA):
             return plain - method.alpha * away
         assert isinstance(method, NAG)

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.models.normalization import RMSNorm
 from torch import Tensor
 from torch._dynamo.backends.debugging import aot_eager
@@ -47,6 +48,7 @@ def dense_output(
     batch: int = 1,
     kept: list[Tensor] | None = None,
     kept_weights: list[Tensor] | None = None,
+    references: int = 0,
 ) -> Tensor:
     """The model with the negative and the kept prompts beside its text, and dense attention."""
     call, groups = tiny.call(batch), [rows] if kept is None else [rows, kept]
@@ -64,7 +66,9 @@ def dense_output(
         # Each text counts from 0.
         model.pos_embed.register_forward_hook(lambda _, __, out: (out[0], torch.cat([out[1][:count] for count in counts])))
     lengths = [[len(row) for row in group] for group in groups]
-    dense = Dense(tiny.order, tiny.images, tiny.positives, lengths[0], method, *lengths[1:], kept_weights=kept_weights)
+    order = f"{tiny.order} R" if references else tiny.order
+    dense = Dense(order, tiny.images, tiny.positives, lengths[0], method, *lengths[1:], kept_weights=kept_weights)
+    dense.references = references
     with dense_attention(dense):
         result = output(model, call)
     assert dense.calls == tiny.attentions
@@ -79,6 +83,26 @@ def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: T
     assert (applied.blocks, applied.tokens) == (tiny.attentions, (NEGATIVES,))
     torch.testing.assert_close(found, dense_output(tiny, method, [negative[0]]), atol=1e-11, rtol=0)
     assert (found - output(model, call)).abs().max() > 1e-4, "the oracle must differ from no guidance"
+
+
+class Editing(DiffusionPipeline):
+    """Edits an image, whose tokens stand behind the latents."""
+
+    def __call__(self, model: Any, call: dict[str, Any], references: int) -> Tensor:
+        latents = call["hidden_states"][:, :-references]
+        assert len(latents)
+        return output(model, call)
+
+
+@pytest.mark.parametrize("tiny", ["flux", "flux2", "qwen-image"], indirect=True)
+@pytest.mark.parametrize("method", METHODS[::2], ids=str)
+def test_an_image_that_is_edited_is_seen_and_not_guided(tiny: Tiny, method: Method, negative: Tensor) -> None:
+    model, kept = tiny.model(), [tiny.text(2) + 1] if isinstance(method, VSF) else None
+    groups = [Encoded(negative, (NEGATIVES,)), *([Encoded.stack(kept)] if kept else [])]
+    with guided_denoisers(tiny.family, [model], method, groups):
+        found = Editing()(model, tiny.call(), 3)
+    torch.testing.assert_close(found, dense_output(tiny, method, [negative[0]], 1, kept, references=3), atol=1e-11, rtol=0)
+    assert (found - dense_output(tiny, method, [negative[0]], 1, kept)).abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("method", METHODS[::2], ids=str)

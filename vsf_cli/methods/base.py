@@ -164,7 +164,7 @@ class Method(ABC):
         """Returns the attention of the image's rows, with shape (B, H, I, D), to [image, negative]."""
         mask = context.image_mask
         if mask is not None:
-            mask = context.with_negative_mask(mask[..., :0] if context.image is None else context.image.keys_of(mask))
+            mask = context.with_negative_mask(context.images.keys_of(mask))
         return self._attend_with_image(query, context, context.negative, mask)
 
     def _attend_with_image(self, query: "Tensor", context: "Context", group: "TextGroup", mask: "Tensor | None") -> "Tensor":

@@ -101,12 +101,13 @@ class Context:
     Arguments:
         base: The tokens to which the unguided model attends, in its own order, padding included: those of image and positive
             prompt, or in cross attention those of the positive prompt.
-        image: The positions of the image's tokens in `base`; None in cross attention.
+        image: The positions in `base` of the tokens of the image that is made; None in cross attention.
         positive: The positions of the positive prompt's tokens in `base`.
         groups: The isolated groups of text, none of which sees another: the negative prompts, then the kept ones if any.
         progress: The fraction of all steps before this one: 0 at the first, below 1 at the last.
         backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
+        reference: The positions in `base` of the tokens of images that are edited, behind those of `image`; not guided.
     """
 
     base: KeyValue
@@ -116,6 +117,7 @@ class Context:
     progress: "float | Tensor" = 0.0
     backend: str | None = None
     mask: "Tensor | None" = None
+    reference: Span | None = None
 
     @property
     def negative(self) -> TextGroup:
@@ -131,9 +133,17 @@ class Context:
         """Returns the image's rows of queries or outputs, as a view: in cross attention all of them."""
         return states if self.image is None else self.image.of(states)
 
-    def positive_rows(self, states: "Tensor") -> "Tensor":
-        """Returns the positive prompt's rows of queries or outputs, as a view: in cross attention none."""
-        return states[:, :, :0] if self.image is None else self.positive.of(states)
+    @property
+    def unguided(self) -> tuple[Span, ...]:
+        """The positions of rows that keep their output: those of the positive prompt, and of images that are edited."""
+        spans = () if self.image is None else (self.positive, self.reference)
+        return tuple(span for span in spans if span is not None)
+
+    @property
+    def images(self) -> Span:
+        """The positions of all images' tokens in `base`, which the groups of text see; none in cross attention."""
+        first = self.image or Span(0, 0)
+        return Span(first.start, (self.reference or first).stop)
 
     @property
     def image_mask(self) -> "Tensor | None":
@@ -142,13 +152,13 @@ class Context:
 
     @cached_property
     def with_negative(self) -> KeyValue:
-        """The tokens [image, negative], copied once for all rows that attend to them."""
+        """The tokens [images, negative], copied once for all rows that attend to them."""
         return self.image_tokens.join(self.negative)
 
     @property
     def image_tokens(self) -> KeyValue:
-        """The image's tokens, of which cross attention has none; a view."""
-        return self.base.part(self.image or Span(0, 0))
+        """All images' tokens, of which cross attention has none; a view."""
+        return self.base.part(self.images)
 
     def attend_base(self, query: "Tensor") -> "Tensor":
         """Returns the unguided output for the rows of image and positive prompt, by the call that the model itself makes."""

@@ -205,14 +205,15 @@ class VSF(Method):
 
         from vsf_cli.attention import attention_with_lse, merge_attention_states
 
-        base, rows, text = context.base, context.image_rows, context.positive_rows
+        base, rows = context.base, context.image_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
         # It is cheaper to flip the few values than the output of all rows.
         alpha = self.alpha_at(context.progress)
         added, added_lse = context.negative.times(-alpha).attend(rows(query))
         if (spared := self._spared(rows(query), context, alpha)) is not None:
             added = added + spared if added.requires_grad or spared.requires_grad else added.add_(spared)
-        text(out).copy_(text(output))
+        for span in context.unguided:
+            span.of(out).copy_(span.of(output))
         image = rows(output)
         target = torch.empty_like(image) if self._is_limited else rows(out)
         guided = merge_attention_states(image, added, context.image_rows(lse), added_lse, self.beta, out=target)
@@ -223,11 +224,11 @@ class VSF(Method):
         """The same without a log-sum-exp: one call each for the rows of image and positive prompt, which see other keys."""
         from vsf_cli.attention import attention
 
-        base, rows, text = context.base, context.image_rows, context.positive_rows
+        base, rows = context.base, context.image_rows
         rows(out).copy_(self._attend_with_bias(rows(query), context))
-        if context.image is not None:
-            mask = None if context.mask is None else context.positive.rows_of(context.mask)
-            text(out).copy_(attention(text(query), base.key, base.value, mask))
+        for span in context.unguided:
+            mask = None if context.mask is None else span.rows_of(context.mask)
+            span.of(out).copy_(attention(span.of(query), base.key, base.value, mask))
 
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         return self._limit(self._attend_with_bias(query, context), base, context)

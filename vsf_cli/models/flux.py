@@ -55,9 +55,9 @@ def pixels_per_packed_token(pipe: Any) -> int:
 
 
 def grid_of_ids(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
-    """Returns the frames, rows and columns of image tokens, from their positions."""
-    ids = arguments["img_ids"]
-    rows, columns = (int(1 + ids[..., axis].max()) for axis in (1, 2))
+    """Returns the frames, rows and columns of image tokens, from their positions; images that are edited have other times."""
+    ids = arguments["img_ids"].flatten(0, -2)
+    rows, columns = (int(1 + ids[ids[:, 0] == 0, axis].max()) for axis in (1, 2))
     return 1, rows, columns
 
 

@@ -83,7 +83,7 @@ def isolated_attention(running: RunningCall) -> Attend:
         if state is None or state.counts is None:
             return None
         query, key, value = _prepare(query, key, value, options.get("scale"))
-        positives, *groups = state.counts.shape[:-1]
+        _, positives, *groups = state.counts.shape[:-1]
         spans = _spans(0, (*groups, positives))
         mask, backend = _whole(attn_mask), state.backend(options.get("backend"))
         out = torch.empty_like(query)
@@ -104,7 +104,7 @@ def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor |
         groups.append(TextGroup(states.key, states.value, lengths, weights, *_masks_of(mask, rows, span)))
     base_mask = None if mask is None else rows.base.keys_of(rows.queries.rows_of(mask))
     base = keys.part(rows.base)
-    return Context(base, rows.image, rows.positive, tuple(groups), state.progress, backend, base_mask)
+    return Context(base, rows.image, rows.positive, tuple(groups), state.progress, backend, base_mask, rows.reference)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,7 +128,8 @@ class _Rows:
     Arguments:
         queries: Image and positive prompt, or in cross attention the image, among the queries.
         base: Image and positive prompt, or in cross attention the positive prompt, among the keys.
-        image: The image in the base; None in cross attention.
+        image: The image that is made, in the base; None in cross attention.
+        reference: Images that are edited, in the base; None if there are none.
         positive: The positive prompt in the base.
         groups: The negative and the kept prompts among the keys, and in joint attention among the queries.
     """
@@ -138,10 +139,17 @@ class _Rows:
     image: Span | None
     positive: Span
     groups: tuple[Span, ...]
+    reference: Span | None = None
+
+    @property
+    def images(self) -> Span:
+        """All images in the base; none in cross attention."""
+        first = self.image or Span(0, 0)
+        return Span(first.start, (self.reference or first).stop)
 
     @classmethod
-    def of(cls, order: Order, queries: int, keys: int, positives: int, *groups: int) -> "_Rows":
-        """Returns the positions by the numbers of queries, keys and tokens of the positive prompt and of each group.
+    def of(cls, order: Order, queries: int, keys: int, references: int, positives: int, *groups: int) -> "_Rows":
+        """Returns the positions by the numbers of queries, keys, and tokens of references, positive prompt and each group.
 
         Raises:
             PatchError: If the numbers contradict each other.
@@ -154,8 +162,9 @@ class _Rows:
             return cls(Span(0, queries), Span(0, positives), None, Span(0, positives), _spans(positives, groups))
         base, images = keys - grouped, keys - text
         if order is Order.TEXT_FIRST:
-            rows = Span(grouped, keys)
-            return cls(rows, rows, Span(positives, base), Span(0, positives), _spans(0, groups))
+            rows, end = Span(grouped, keys), base - references
+            reference = Span(end, base) if references else None
+            return cls(rows, rows, Span(positives, end), Span(0, positives), _spans(0, groups), reference)
         rows = Span(0, base)
         return cls(rows, rows, Span(0, images), Span(images, base), _spans(base, groups))
 
@@ -189,5 +198,5 @@ def _masks_of(mask: Tensor | None, rows: _Rows, group: Span) -> tuple[Tensor | N
     if rows.image is None:
         return group.keys_of(of_base), None
     own = group.rows_of(mask)
-    own = torch.cat([rows.image.keys_of(rows.base.keys_of(own)), group.keys_of(own)], dim=-1)
+    own = torch.cat([rows.images.keys_of(rows.base.keys_of(own)), group.keys_of(own)], dim=-1)
     return group.keys_of(rows.image.rows_of(of_base)), own

@@ -181,7 +181,7 @@ class _GuidedCall:
         for width in (one.embeddings.shape[-1] for one in groups):
             if width != text.shape[-1]:
                 raise PatchError(f"the negative prompt's embeddings have width {width}, but the text's {text.shape[-1]}")
-        state.begin(groups, text, progress)
+        state.begin(groups, text, progress, _references(call.arguments, variables))
         if method.copies > 1 and state.lengths[0] is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
         groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
@@ -210,6 +210,13 @@ class _GuidedCall:
             raise RequestError(
                 f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {off}, or another method"
             )
+
+
+def _references(arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> int:
+    """Returns the number of tokens of images that a pipeline edits: those in the model's sequence beyond its own latents."""
+    sequence, latents = arguments.get("hidden_states"), variables.get("latents")
+    packed = isinstance(sequence, torch.Tensor) and isinstance(latents, torch.Tensor) and sequence.ndim == latents.ndim == 3
+    return max(0, sequence.shape[1] - latents.shape[1]) if packed else 0
 
 
 def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:

@@ -98,8 +98,8 @@ class GuidanceState:
 
     Attributes:
         method: The method.
-        counts: An empty tensor with shape (P, N, ..., 0), for P tokens of text before those of each group; None if the call is
-            not guided.
+        counts: An empty tensor with shape (R, P, N, ..., 0), for R tokens of images that are edited, and P tokens of text
+            before those of each group; None if the call is not guided.
         lengths: How many tokens of each row are real, for each group; None means all of them.
         weights: The weight of each token, for each group; None means 1 for all of them.
         groups: The negative prompts, as often as the method takes them, then the kept ones if there are any.
@@ -117,10 +117,14 @@ class GuidanceState:
         self.default_backend: str | None = None
         self._device: torch.device | None = None
 
-    def begin(self, groups: Sequence[Encoded], text: Tensor, progress: float) -> None:
+    def begin(self, groups: Sequence[Encoded], text: Tensor, progress: float, references: int = 0) -> None:
         """Prepares for a guided call of the model with positive prompts of shape (B, P, width).
 
-        `groups` are the negative prompts, then the kept ones if there are any.
+        Arguments:
+            groups: The negative prompts, then the kept ones if there are any.
+            text: The embeddings of the positive prompts.
+            progress: The fraction of all steps before this one.
+            references: The number of tokens of images that are edited.
         """
         device = text.device
         if self._device != device:
@@ -131,8 +135,8 @@ class GuidanceState:
         longest = [max(one.lengths) for one in groups]
         # Copies but the last count as part of the positive prompt.
         positives = text.shape[1] + (self.method.copies - 1) * longest[0]
-        self.counts = torch.empty(positives, *longest, 0, device=device)
-        for axis in range(1 + len(longest)):
+        self.counts = torch.empty(references, positives, *longest, 0, device=device)
+        for axis in range(2 + len(longest)):
             torch._dynamo.maybe_mark_dynamic(self.counts, axis)
         self.default_backend = _active_backend()
 

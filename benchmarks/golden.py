@@ -73,8 +73,8 @@ start-stop: --start 0.3 --stop 1
 slope: --slope 0.5 --stop 1
 tau-blend: --tau 2 --blend 0.5
 guided-blocks: --guided-blocks 1..3,6
-no-mask: --no-mask
-no-duplication: --no-duplication --no-mask
+no-mask: --no-attention-mask
+no-duplication: --no-duplication --no-attention-mask
 reference-layout: --reference-layout
 two: --neg basket
 json: --json -q
@@ -322,9 +322,10 @@ class Recorder:
         kinds, vsf, guided = vsf_cli.METHODS, vsf_cli.VSF, vsf_cli.guided
         methods = {name: kind() for name, kind in kinds.items() if name != "cfg"}
         methods |= {"beta": vsf(3, 0.3), "part": vsf(2, 0.5, special_tokens=False, stop=0.6, slope=0.5, tau=2.0, blend=0.5)}
-        methods |= {"layout": vsf(reference_layout=True), "no-mask": vsf(mask=False), "blocks": vsf(guided_blocks="1..2")}
+        methods |= {"layout": vsf(reference_layout=True), "blocks": vsf(guided_blocks="1..2")}
+        methods |= {"no-mask": vsf(attention_mask=False)}
         methods |= {"nag-plain": kinds["nag"](padding=False), "nasa-plain": kinds["nasa"](padding=False)}
-        methods |= {"no-duplication": vsf(duplication=False, mask=False)}
+        methods |= {"no-duplication": vsf(duplication=False, attention_mask=False)}
         prompts, negatives = ["a red bike", "a person", "a car on a road"], ["wheels", "", ["a hat with feathers", "road"]]
         sizes = {"tiny-sd3-turbo": (20, {}, ()), "tiny-wan": (24, {"num_frames": 5, "height": 32, "width": 32}, LORA)}
         for model, (max_length, size, loras) in sizes.items():

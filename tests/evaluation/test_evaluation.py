@@ -175,7 +175,7 @@ def test_everything_is_legal_and_runs_on_its_family(name: str) -> None:
         settings = Settings({"preset": name, **variant.settings}, video=preset.video)
         request, _ = request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)
         assert request.method == resolved(variant.settings["method"])[0] and settings.preset.video == preset.video
-        assert not preset.video or request.method != "vsf" or request.parameters["mask"]
+        assert not preset.video or request.method != "vsf" or request.parameters["attention_mask"]
 
 
 def test_an_arm_of_a_family_is_for_its_presets_alone(tmp_path: Path) -> None:

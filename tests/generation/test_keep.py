@@ -68,7 +68,7 @@ def test_a_preset_keeps_words_of_no_meaning(tmp_path: Path) -> None:
     assert pixels("c.png") == pixels("plain.png") != pixels("a.png")
     assert "keep 'bells'" in vsf("image", *neutral, "--keep", "bells", "-o", "d.png").stderr
     # Where nothing can be kept, or nothing is unwanted, they are left out.
-    for more in (("--method", "nag"), ("--no-mask",), ("--neg", "")):
+    for more in (("--method", "nag"), ("--no-attention-mask",), ("--neg", "")):
         done = vsf("image", *neutral, *more, "-o", "e.png", "--exists", "overwrite")
         assert done.exit_code == 0 and ("keep" not in done.stderr or more[0] == "--neg"), done.output
     assert vsf("image", "a blue clock", "--preset", str(preset), "--seed", "1", "--steps", "2", "-o", "f.png").exit_code == 0
@@ -86,7 +86,7 @@ def test_without_contrast_it_is_plain_vsf_to_the_bit() -> None:
     [
         (("a red bike", "--keep", "bells"), "--keep says what must stay"),
         ((*CLOCK, "--keep", "bells", "--method", "nag"), "NAG scale=4 tau=2.5 alpha=0.125 has no use for --keep"),
-        ((*CLOCK, "--keep", "bells", "--no-mask"), "has no use for --keep"),
+        ((*CLOCK, "--keep", "bells", "--no-attention-mask"), "has no use for --keep"),
         ((*CLOCK, "--keep", "belz"), "kept 'belz' has words that this model does not know: belz. Did you mean 'bells'?"),
         ((*CLOCK, "--keep", "bells", "--compare", "none,nag"), "--keep is for VSF, which is not compared"),
         ((*CLOCK, "--contrast", "0.5"), "--contrast is for what --keep names, and it names nothing"),

@@ -42,7 +42,7 @@ METHODS = [
     VSF(2.0, 0.4),
     VSF(2.0, 0.4, special_tokens=False),
     VSF(2.0, 0.4, reference_layout=True),
-    VSF(2.0, mask=False),
+    VSF(2.0, attention_mask=False),
     NAG(),
     NASA(),
     NoGuidance(),

@@ -25,7 +25,7 @@ METHOD_FIELDS = st.one_of(
                 "tau": st.one_of(st.floats(0.1, 9), st.just(math.inf)),
             },
             optional={
-                "mask": st.just(True),
+                "attention_mask": st.just(True),
                 "reference_layout": st.booleans(),
                 "special_tokens": st.booleans(),
                 "slope": st.floats(-1, 1),

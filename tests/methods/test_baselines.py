@@ -240,7 +240,7 @@ class DenseAblation:
         n0, n1 = slice(rows - n, rows), slice(rows, rows + n)
         if not method.duplication:
             bias[:, n0] = -torch.inf
-        if method.mask:
+        if method.attention_mask:
             # With the public code's layout the extra copy is among the positive tokens: nothing else differs.
             bias[: rows - n, n0] = -torch.inf
             bias[:images, n1] = -method.beta
@@ -255,8 +255,8 @@ class DenseAblation:
 ABLATIONS = [
     VSF(2.0, 0.4),
     VSF(2.0, 0.0),
-    VSF(2.0, mask=False),
-    VSF(0.6, mask=False, duplication=False),
+    VSF(2.0, attention_mask=False),
+    VSF(0.6, attention_mask=False, duplication=False),
     VSF(3.5, 0.1, reference_layout=True),
 ]
 
@@ -279,7 +279,7 @@ def test_the_ablations_equal_their_masks(configuration: str, method: VSF) -> Non
     assert (output - run_joint(pipe)).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize("method", [VSF(2.0, mask=False), VSF(0.6, mask=False, duplication=False)], ids=str)
+@pytest.mark.parametrize("method", [VSF(2.0, attention_mask=False), VSF(0.6, attention_mask=False, duplication=False)], ids=str)
 def test_ablations_in_a_batch_of_different_lengths(method: VSF) -> None:
     pipe = random_pipeline("sd3")
     noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
@@ -351,10 +351,10 @@ def test_what_an_ablation_cannot_do_is_said() -> None:
         VSF(duplication=False)
     for option in ({"guided_blocks": "1"}, {"tau": 2.0}, {"blend": 0.5}):
         with pytest.raises(RequestError, match="without its mask acts on every row: leave guided_blocks, tau and blend out"):
-            VSF(mask=False, **option)  # type: ignore[arg-type]
+            VSF(attention_mask=False, **option)  # type: ignore[arg-type]
     pipe = random_pipeline("sd3")
     with guided(pipe, ["wheels", "a hat"], VSF(reference_layout=True)), pytest.raises(RequestError, match="of one length"):
         run_joint(pipe, ["a red bike", "a person"])
     clips = random_wan()
-    with guided(clips, "wheels", VSF(mask=False)), pytest.raises(RequestError, match="no mask to leave out"):
+    with guided(clips, "wheels", VSF(attention_mask=False)), pytest.raises(RequestError, match="no mask to leave out"):
         run_wan(clips)

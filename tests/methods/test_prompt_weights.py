@@ -300,4 +300,4 @@ def test_what_is_not_legal_is_refused() -> None:
         with pytest.raises(RequestError):
             VSF(**fields)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="leave guided_blocks, tau and blend out"):
-        VSF(mask=False, guided_blocks="1")
+        VSF(attention_mask=False, guided_blocks="1")

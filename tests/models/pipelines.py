@@ -14,11 +14,15 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxFillPipeline,
+    FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     Krea2Pipeline,
     Krea2Transformer2DModel,
     LCMScheduler,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     StableDiffusionPipeline,
@@ -29,10 +33,13 @@ from diffusers import (
 )
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    BatchFeature,
     CLIPTextModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
+    Qwen2VLImageProcessorPil,
+    Qwen2VLProcessor,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3Model,
@@ -50,6 +57,22 @@ def _weighty(model: Any) -> Any:
             if parameter.ndim == 2 and "norm" not in name:
                 parameter.mul_(1.5)
     return model.eval()
+
+
+def build_flux_kontext() -> FluxKontextPipeline:
+    return FluxKontextPipeline(**{name: part for name, part in build_flux().components.items() if part is not None})
+
+
+def build_flux_fill() -> FluxFillPipeline:
+    """Beside the latents, its transformer takes those of the image and of the mask."""
+    parts = build_flux().components
+    torch.manual_seed(9)
+    # A token is 2 x 2 latents: those of the noise, those of the image, and 2 x 2 pixels of the mask for each.
+    channels = 16 + 16 + 4 * 2**2
+    sizes = {name: size for name, size in parts["transformer"].config.items() if not name.startswith("_")}
+    transformer = FluxTransformer2DModel(**{**sizes, "in_channels": channels, "out_channels": 16})
+    names = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    return FluxFillPipeline(**{name: parts[name] for name in names}, transformer=_weighty(transformer))
 
 
 def build_flux() -> FluxPipeline:
@@ -93,7 +116,7 @@ CHAT = """{% for message in messages %}<|im_start|>{{ message.role }}
 def chat_tokenizer() -> Qwen2TokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special, show_progress=False
     )
@@ -234,10 +257,38 @@ def build_krea2() -> Krea2Pipeline:
     )
 
 
+class Reading(Qwen2VLProcessor):
+    """Qwen2VLProcessor for images and text. Its own class reads videos too, for which it needs torchvision."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
+
+    def __call__(self, text: list[str], images: Any = None, padding: bool = True, return_tensors: str = "pt") -> Any:
+        read = {} if images is None else self.image_processor(images=images, return_tensors=return_tensors)
+        for grid in read.get("image_grid_thw", ()):
+            pads = "<|placeholder|>" * (int(grid.prod()) // self.image_processor.merge_size**2)
+            text = [one.replace("<|image_pad|>", pads, 1) for one in text]
+        text = [one.replace("<|placeholder|>", "<|image_pad|>") for one in text]
+        return BatchFeature({**self.tokenizer(text, padding=padding, return_tensors=return_tensors), **read})
+
+
+def build_qwen_edit() -> QwenImageEditPipeline:
+    parts = build_qwen_image().components
+    return QwenImageEditPipeline(**parts, processor=Reading(parts["tokenizer"]))
+
+
+def build_qwen_edit_plus() -> QwenImageEditPlusPipeline:
+    return QwenImageEditPlusPipeline(**build_qwen_edit().components)
+
+
 def build_qwen_image() -> QwenImagePipeline:
     tokenizer = copy.deepcopy(chat_tokenizer())
     torch.manual_seed(9)
+    ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("vision_start", "vision_end")}
     config = Qwen2_5_VLConfig(
+        **ids,
+        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
         text_config={
             "hidden_size": 16,
             "intermediate_size": 16,
@@ -330,3 +381,11 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "sd15": build_sd15,
 }
 """Functions that build pipelines, by name."""
+
+EDITORS: dict[str, Callable[[], Any]] = {
+    "flux-kontext": build_flux_kontext,
+    "flux-fill": build_flux_fill,
+    "qwen-image-edit": build_qwen_edit,
+    "qwen-image-edit-plus": build_qwen_edit_plus,
+}
+"""The same for pipelines that edit images."""

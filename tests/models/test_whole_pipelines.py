@@ -17,7 +17,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.loading.pipelines import load
 from vsf_cli.maps import load as load_maps
 from vsf_cli.methods import NAG, NASA
-from vsf_cli.models import family_of
+from vsf_cli.models import FAMILIES, family_of
 
 SIZE = ("--size", "32x32", "--steps", "3", "--seed", "1", "--dtype", "float32", "-q")
 PROMPT = "a red bike"
@@ -62,6 +62,35 @@ def test_an_image_changes_with_a_negative_prompt_alone(folder: Path) -> None:
 
     info = json.loads(vsf("info", "vsf.png", "--json").stdout)["vsf"]
     assert info["request"]["negative"] == ["wheels"] and info["request"]["model"] == folder.name
+    vsf("again", "vsf.png", "-m", str(folder), "-o", "again.png", "-q")
+    assert Path("again.png").read_bytes() == Path("vsf.png").read_bytes()
+
+
+def draw_image() -> None:
+    """Writes an image, and a mask of its right half."""
+    image = Image.radial_gradient("L").resize((96, 64))
+    Image.merge("RGB", [image, image.rotate(90), image.rotate(180)]).save("photo.png")
+    mask = Image.new("L", image.size)
+    mask.paste(255, (48, 0, 96, 64))
+    mask.save("mask.png")
+
+
+@pytest.mark.parametrize("task", ["image", "mask"])
+def test_an_image_is_redrawn_without_what_is_unwanted(folder: Path, task: str) -> None:
+    draw_image()
+    model = ("-m", str(folder), *SIZE[2:])
+    given = ("--image", "photo.png", *(("--mask", "mask.png") if task == "mask" else ()))
+    name = type(PIPELINES[folder.name]()).__name__
+    (uses,) = (family.pipelines[name] for family in FAMILIES.values() if name in family.pipelines)
+    if getattr(uses, task) is None:
+        refused = CliRunner().invoke(app, ["image", PROMPT, *model, *given])
+        assert refused.exit_code == 6 and f"takes no --{task}" in refused.output
+        return
+    vsf("image", PROMPT, *model, *given, "-o", "none.png")
+    vsf("image", PROMPT, *model, *given, "--neg", "wheels", "-o", "vsf.png")
+    assert pixels("none.png") != pixels("vsf.png")
+    with Image.open("vsf.png") as made:
+        assert made.width / made.height == 1.5
     vsf("again", "vsf.png", "-m", str(folder), "-o", "again.png", "-q")
     assert Path("again.png").read_bytes() == Path("vsf.png").read_bytes()
 

@@ -19,8 +19,7 @@ from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS, check_size
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import prompt_warnings, request_of
-from vsf_cli.generation.run import weights_of
-from vsf_cli.loading.loras import hashes_of
+from vsf_cli.generation.run import files_of, weights_of
 from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
@@ -211,7 +210,7 @@ class _ItemBuilder:
     def __init__(self, options: Mapping[str, Any], given: Given, dump_attn: bool) -> None:
         self.options, self.given, self.dump_attn = options, given, dump_attn
         self.settings: dict[tuple[Any, Any], Settings] = {}
-        self.models: dict[tuple[str, str | None, tuple[str, ...]], dict[str, Any]] = {}
+        self.models: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.vocabulary_of, self.grid_of = cache(vocabulary_of), cache(grid_of)
         self.occurrences: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
@@ -284,12 +283,12 @@ class _ItemBuilder:
         return Item(id, request, number, str(path.with_name(f"{short}{added}{ending}")), model, *encoded)
 
     def _identity(self, request: Request) -> dict[str, Any]:
-        key = request.model, request.revision, request.loras
+        key = request.model, request.revision, request.loras, request.image, request.mask
         if key not in self.models:
             # A model of the hub is identified by its revision: its commit is not known before it is downloaded.
             local = source_of(request.model).folder is not None
             hub = {"revision": request.revision or "main"}
-            self.models[key] = weights_of(request) if local else {**hub, **hashes_of(request.loras)}
+            self.models[key] = weights_of(request) if local else {**hub, **files_of(request)}
         return self.models[key]
 
 

@@ -176,7 +176,7 @@ def _help(one: Option, takes: Takes) -> str:
     if default := "the file's" if of_file else _default(one, takes):
         details.append(f"default: {default}")
     # A file's own values count before those of the environment.
-    if one.setting and not of_file:
+    if one.setting and not one.of_run and not of_file:
         setting = SETTINGS[takes.preset] if one.key == "preset" else one
         details.append(f"env: {setting.variable}")
     return f"{one.help} [{'; '.join(details)}]" if details else one.help
@@ -191,7 +191,7 @@ def _default(one: Option, takes: Takes) -> str:
     default = {True: "yes", False: "no"}[one.default] if isinstance(one.default, bool) else one.default
     if not _is_of_request(one):
         return "" if default in (None, "no", ()) else str(default)
-    if one.key == "preset" or not one.setting:
+    if one.key == "preset" or one.of_run or not one.setting:
         return {"preset": PRESET, "seed": takes.seed}.get(one.key, "")
     if one.key in method_options():
         return f"by preset, else {default:g}" if isinstance(default, float) else f"by preset, else {default}"

@@ -71,7 +71,8 @@ class Option:
         parse: Checks a text, and raises `ValueError` if it is not legal.
         sweep: Whether it takes several numbers.
         video: Whether it is for videos only.
-        setting: Whether the environment and the user's file can set it.
+        setting: Whether it is a setting: a value of which the settings know the origin.
+        of_run: Whether neither the environment nor the user's file can set it.
         column: Whether a batch's table can have it as a column.
         columns: Names of that column, in addition to those of the command line.
         in_name: Whether it is a field of file names.
@@ -101,6 +102,7 @@ class Option:
     sweep: bool = False
     video: bool = False
     setting: bool = True
+    of_run: bool = False
     column: bool = True
     columns: tuple[str, ...] = ()
     in_name: bool = True

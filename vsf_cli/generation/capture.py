@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
+from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate, prepare
 from vsf_cli.maps.data import EVERYTHING, Maps, Selection, check_method, save
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_video, write_image
@@ -67,12 +67,12 @@ def check_capture(request: Request, selection: Selection = EVERYTHING, family: "
     if uses_cfg(request, family):
         scale = f"--guidance is {request.guidance_scale:g}"
         raise RequestError(f"{scale}, but maps are of one call of the model a step: pass --guidance 0")
-    selection.check_steps(request.num_inference_steps, _guided_steps(request))
+    selection.check_steps(request.steps_run, _guided_steps(request))
 
 
 def _guided_steps(request: Request) -> list[int]:
     """Returns the steps in which the method acts, counted from 1."""
-    steps, method = request.num_inference_steps, request.guidance
+    steps, method = request.steps_run, request.guidance
     return [step + 1 for step in range(steps) if method.acts_at(step / steps)]
 
 
@@ -82,8 +82,13 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
     Raises:
         RequestError: If there is nothing to record, or the selection names a block, head, step or word that does not exist.
     """
-    check_capture(request, selection)
     from vsf_cli.models import family_of
+
+    _, (request,) = prepare(pipe, [request])
+    check_capture(request, selection)
+    if (uses := family_of(pipe).pipelines.get(type(pipe).__name__)) and not uses.maps:
+        unknown = f"a {type(pipe).__name__} has images in its text, so that the positions of its words are not known"
+        raise RequestError(f"{unknown}: there are no maps of it")
 
     family, method = family_of(pipe), request.guidance
     recorder, notes = _build_recorder(pipe, family, request, selection)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.loading.tasks import pipeline_for
+from vsf_cli.media.inputs import fitted, read_input, read_mask
 from vsf_cli.settings.presets import check_scale
 from vsf_cli.settings.request import Request, public_source
 
@@ -29,9 +31,12 @@ __all__ = [
     "generate",
     "generate_batch",
     "is_out_of_memory",
+    "prepare",
 ]
 
 DEFAULT_FPS = 16
+DEFAULT_STRENGTH = 0.6
+"""How much of an image is redrawn where no mask says what."""
 OWN_FIELDS = ("prompt", "negative", "keep", "seed")
 """The fields of requests that may differ between the images of one pass through the model."""
 Progress = Callable[[int, int], None]
@@ -82,8 +87,8 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 
 def can_batch(first: Request, second: Request) -> bool:
-    """Returns whether two requests can run in one batch: they differ only in their texts and seeds."""
-    return replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
+    """Returns whether two requests can run in one batch: they differ only in their texts and seeds, and have no image."""
+    return first.image is None and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
 
 
 def generate_batch(
@@ -99,6 +104,7 @@ def generate_batch(
     from vsf_cli.models import family_of
 
     family = family_of(pipe)
+    pipe, requests = prepare(pipe, requests)
     _check_batch(family, pipe, requests)
     started = time.monotonic()
     notes = [_notes(family, pipe, request) for request in requests]
@@ -113,11 +119,33 @@ def generate_batch(
     return results
 
 
+def prepare(pipe: Any, requests: Sequence[Request]) -> tuple[Any, list[Request]]:
+    """Returns the pipeline that makes requests with a loaded model, and the requests with the strength that it uses.
+
+    Raises:
+        RequestError: If the model takes no image, no mask or no strength, but one is given.
+    """
+    pipe = pipeline_for(pipe, requests[0].image is not None, requests[0].mask is not None)
+    return pipe, [_with_strength(pipe, request) for request in requests]
+
+
+def _with_strength(pipe: Any, request: Request) -> Request:
+    """Returns a request with its strength; a model that edits an image has none."""
+    from vsf_cli.models.family import call_parameters
+
+    takes_strength = request.image is not None and "strength" in call_parameters(pipe)
+    if request.strength is not None and not takes_strength:
+        raise RequestError("this model edits --image as a whole: leave --strength out")
+    if request.strength is not None or not takes_strength:
+        return request
+    return replace(request, strength=DEFAULT_STRENGTH if request.mask is None else 1.0)
+
+
 def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> None:
     """Checks that the model can make the requests, and that they can run in one batch."""
     request = requests[0]
-    if not all(can_batch(request, other) for other in requests):
-        raise RequestError("requests that are made together must differ in texts and seeds alone")
+    if len(requests) > 1 and not all(can_batch(request, other) for other in requests):
+        raise RequestError("requests that are made together must differ in texts and seeds alone, and have no image")
     largest = getattr(family.denoisers_of(pipe)[0].config, "pos_embed_max_size", None)
     check_size(request, family.size_multiple(pipe), largest)
     check_scale(request, family)
@@ -145,6 +173,10 @@ def _run(
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
         with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
             return pipe(**options)[0], applied
+    except ValueError as error:
+        if request.image is None:
+            raise
+        raise RequestError(f"{type(pipe).__name__} cannot use --image {request.image}: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -160,7 +192,7 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
 
     def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         if progress is not None:
-            progress(step + 1, request.num_inference_steps)
+            progress(step + 1, getattr(pipe, "num_timesteps", request.num_inference_steps))
         return tensors
 
     names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
@@ -168,10 +200,27 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
     return {
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},
+        **_images(pipe, request),
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
     }
+
+
+def _images(pipe: Any, request: Request) -> dict[str, Any]:
+    """Returns the arguments of a call for an image, which fits the request's size unless the model edits it as it is."""
+    from vsf_cli.models.family import call_parameters
+
+    if request.image is None:
+        return {}
+    image, mask = read_input(request.image), None if request.mask is None else read_mask(request.mask)
+    if request.strength is None:
+        # Flux.1 Kontext changes the size to one with its own area.
+        area = {"max_area": request.width * request.height} if request.width and request.height else {}
+        return {"image": image, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
+    size = request.width or image.width, request.height or image.height
+    masked = {} if mask is None else {"mask_image": fitted(mask, size)}
+    return {"image": fitted(image, size), "strength": request.strength, **masked}
 
 
 def _joined(request: Request) -> str:

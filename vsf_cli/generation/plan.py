@@ -15,8 +15,10 @@ from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
-from vsf_cli.loading.sources import BUILTIN, vocabulary_of
+from vsf_cli.loading.sources import BUILTIN, pipeline_of, vocabulary_of
+from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
+from vsf_cli.media.inputs import check_inputs, fitted_size, input_hashes
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
@@ -32,6 +34,8 @@ from vsf_cli.settings.request import ModelSettings, Request, request_options
 __all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
 
 _FILES = FileOptions()
+MAX_AREA = 1024**2
+"""The maximum area of an image in pixels where neither the command nor a preset says a size."""
 
 
 def plan(
@@ -146,6 +150,10 @@ def request_of(
     prompt, moved = move_negatives(texts.prompt)
     note = None
     values = _model_settings(settings, video)
+    image, mask = settings["image"], settings["mask"]
+    _check_task(settings["model"], preset.family, image, mask)
+    if image is not None:
+        _fit_size(values, check_inputs(image, mask), settings)
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
     negative, name, parameters = (*texts.negative, *moved), resolved(settings["method"])[0], _parameters(settings)
@@ -155,7 +163,7 @@ def request_of(
         prompt=prompt.strip(),
         negative=negative,
         keep=texts.keep or (preset.neutral(negative) if spares else ()),
-        model=settings["model"],
+        **{name: settings[name] for name in ("model", "image", "mask", "strength")},
         seed=seed,
         method=name,
         parameters=parameters,
@@ -164,6 +172,19 @@ def request_of(
     )
     check_scale(request, FAMILIES[preset.family])
     return request, note
+
+
+def _check_task(model: str, family: str, image: str | None, mask: str | None) -> None:
+    """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
+    first = next(iter(FAMILIES[family].pipelines))
+    check_task(pipeline_of(model) or first, image is not None, mask is not None)
+
+
+def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings) -> None:
+    """Gives a request the shape of its image, if the command does not say a size."""
+    if settings.origin("size").origin != "option":
+        area = values["width"] * values["height"] if values["width"] else min(size[0] * size[1], MAX_AREA)
+        values["width"], values["height"] = fitted_size(size, area)
 
 
 def _model_settings(settings: Settings, video: bool) -> dict[str, Any]:
@@ -249,6 +270,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     check_scale(request)
     if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
+    _check_images(file, request, given, description)
     video = request.num_frames is not None
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({**machine, "model": request.model}, video=video)
@@ -274,6 +296,20 @@ def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> 
         if known and not shipped and (here[number] is None or before not in (None, here[number])):
             digest = f", SHA-256 {before[:12]}" if before else ""
             raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{digest}: say where it is with --lora")
+
+
+def _check_images(file: Path, request: Request, given: Given, description: Mapping[str, Any]) -> None:
+    """Checks that the images of a request are found, and those that are not given are what they were."""
+    for name in ("image", "mask"):
+        path, before = getattr(request, name), description.get(f"{name}_sha256")
+        if path is None:
+            continue
+        known = name in given.settings or Path(path).is_file()
+        if not known or (name not in given.settings and input_hashes(**{name: path})[f"{name}_sha256"] != before):
+            digest = f", SHA-256 {before[:12]}" if before else ""
+            raise RequestError(f"{file} was made with the {name} '{path}'{digest}: say where it is with --{name}")
+    if request.image is not None:
+        check_inputs(request.image, request.mask)
 
 
 def _override(request: Request, given: Given) -> Request:

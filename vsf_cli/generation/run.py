@@ -23,13 +23,14 @@ from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.media.frames import write_frames
+from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
 from vsf_cli.methods import setting_name
 from vsf_cli.settings.options import IN_NAMES, FileOptions
 from vsf_cli.settings.presets import Settings
 from vsf_cli.settings.request import request_options
 
-__all__ = ["Plan", "WrittenFile", "advising", "describe_result", "load_for", "weights_of", "write_result"]
+__all__ = ["Plan", "WrittenFile", "advising", "describe_result", "files_of", "load_for", "weights_of", "write_result"]
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,13 @@ def _write_to_stdout(data: bytes) -> None:
 
 
 def weights_of(request: Request) -> dict[str, Any]:
-    """Returns what identifies the weights of a request: those of the model, and of LoRA files."""
-    return {**identify(source_of(request.model), request.revision), **hashes_of(request.loras)}
+    """Returns what identifies the files of a request: the weights of the model, those of LoRA files, and its images."""
+    return {**identify(source_of(request.model), request.revision), **files_of(request)}
+
+
+def files_of(request: Request) -> dict[str, Any]:
+    """Returns the hashes of a request's LoRA files and images."""
+    return {**hashes_of(request.loras), **input_hashes(image=request.image, mask=request.mask)}
 
 
 def load_for(request: Request, runtime: Runtime) -> Any:

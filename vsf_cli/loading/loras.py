@@ -1,6 +1,5 @@
 """Finds and loads LoRA files."""
 
-import hashlib
 import json
 import logging
 import math
@@ -8,7 +7,6 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.loading.hub import as_model_error
 from vsf_cli.loading.sources import BUILTIN, builtin_path
+from vsf_cli.media.inputs import file_hash
 
 if TYPE_CHECKING:
     from vsf_cli.loading.lora_keys import Tensors
@@ -107,15 +106,8 @@ def _is_file(name: str) -> bool:
 def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
     """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub."""
     files = [Lora.parse(text).file for text in loras]
-    hashes = [None if file is None else _hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    hashes = [None if file is None else file_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return {"lora_hashes": hashes} if any(hashes) else {}
-
-
-@cache
-def _hash(file: Path, size: int, changed: int) -> str:
-    """Returns the SHA-256 of a file, which is read again if its size or its time changes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from vsf_cli.errors import ModelError
@@ -107,6 +108,8 @@ def _check_class(source: Source, revision: str | None, offline: bool) -> None:
     else:
         config = DiffusionPipeline.load_config(source.name, revision=revision, local_files_only=offline)
         class_name = config.get("_class_name") if isinstance(config, dict) else None
-    known = [name for family in FAMILIES.values() for name in family.pipelines]
+    known = {name: uses for family in FAMILIES.values() for name, uses in family.pipelines.items()}
+    if class_name in known and (package := known[class_name].needs) and find_spec(package) is None:
+        raise ModelError(f"a {class_name} needs {package}, which is not here: pip install 'vsf[edit]'")
     if class_name not in known:
         raise ModelError(f"model '{source.name}' is a {class_name}, but supported pipelines are {', '.join(known)}")

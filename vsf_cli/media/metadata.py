@@ -99,6 +99,8 @@ def infotext(metadata: Mapping[str, Any]) -> str:
     if metadata.get("model_hash"):
         pairs["Model hash"] = metadata["model_hash"][:10]
     pairs["Model"] = re.sub(r"[^\w.\-]", "-", request["model"].rsplit("/", 1)[-1].removeprefix("builtin:"))
+    if request.get("strength"):
+        pairs["Denoising strength"] = request["strength"]
     if request.get("keep"):
         pairs["Keep"] = ", ".join(request["keep"])
     if request["negative"]:

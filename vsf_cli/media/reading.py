@@ -14,11 +14,11 @@ from vsf_cli.media.videos import count_frames, read_tags, read_video, read_video
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["check_whole", "read_frames", "read_metadata", "read_middle"]
+__all__ = ["check_whole", "read_frames", "read_metadata", "read_middle", "reading"]
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
     """Raises the errors of a missing or damaged file as `MediaError`."""
     from PIL.Image import DecompressionBombError
 
@@ -26,7 +26,7 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, DecompressionBombError) as error:
+    except (RuntimeError, OSError, ValueError, SyntaxError, EOFError, IndexError, DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as an image: {error}") from error
 
 
@@ -38,7 +38,7 @@ def read_metadata(path: Path) -> Metadata:
     """Returns the metadata of an image, video, sidecar or folder of frames; raises a `MediaError` if it cannot be read."""
     from PIL import Image
 
-    with _reading(path):
+    with reading(path):
         if path.is_dir():
             frames = frame_paths(path)
             if not frames:
@@ -62,7 +62,7 @@ def read_frames(path: Path) -> list["Image.Image"]:
     """
     from PIL import Image, ImageSequence
 
-    with _reading(path):
+    with reading(path):
         if path.is_dir():
             return [frame for file in frame_paths(path) for frame in read_frames(file)]
         if _is_video(path):
@@ -105,6 +105,6 @@ def read_middle(path: Path, seconds: float = 0.0) -> "Image.Image":
         path = files[len(files) // 2] if files else path / "0000.png"
     if _is_video(path):
         return read_video_frame(path, seconds)
-    with _reading(path), Image.open(path) as image:
+    with reading(path), Image.open(path) as image:
         image.seek(getattr(image, "n_frames", 1) // 2)
         return image.convert("RGB")

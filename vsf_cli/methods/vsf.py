@@ -55,8 +55,8 @@ class VSF(Method):
             no effect (not in the paper).
         special_tokens: Whether the negative prompt has its tokens for beginning and end, as in the paper. They have no meaning
             of their own, but a share of attention, so that subtracting them also removes what was not meant.
-        mask: Whether only the image attends to the flipped tokens. For the paper's ablation (section 4.8): without it, all rows
-            attend to all tokens, and there is no bias. In joint attention only.
+        attention_mask: Whether only the image attends to the flipped tokens. For the paper's ablation (section 4.8): without
+            it, all rows attend to all tokens, and there is no bias. In joint attention only.
         duplication: Whether an unflipped copy of the negative prompt goes through the blocks. For the ablation: without it,
             and without the mask, all rows attend to the flipped tokens only.
         reference_layout: Whether the positive prompt has another unflipped copy, as in the paper's public code. For comparison:
@@ -73,7 +73,7 @@ class VSF(Method):
 
     Raises:
         RequestError: If a number is out of its range, `start` is not below `stop`, the blocks cannot be parsed, there is a
-            `mask` without `duplication`, or `guided_blocks`, `tau` or `blend` without a `mask`.
+            `attention_mask` without `duplication`, or `guided_blocks`, `tau` or `blend` without an `attention_mask`.
     """
 
     name: ClassVar[str] = "vsf"
@@ -104,7 +104,9 @@ class VSF(Method):
         newer=True,
     )
     special_tokens: bool = option(True, "--special-tokens", help="Whether VSF uses the negative's begin and end tokens.")
-    mask: bool = option(True, "--mask", help="Whether only the image sees the flipped negative.", panel=ABLATIONS)
+    attention_mask: bool = option(
+        True, "--attention-mask", help="Whether only the image sees the flipped negative.", panel=ABLATIONS
+    )
     duplication: bool = option(
         True, "--duplication", help="Keep an unflipped copy of the negative in the blocks.", panel=ABLATIONS
     )
@@ -124,13 +126,13 @@ class VSF(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mask and not self.duplication:
-            raise RequestError("VSF without duplication has no mask: pass --no-duplication with --no-mask")
+        if self.attention_mask and not self.duplication:
+            raise RequestError("VSF without duplication has no mask: pass --no-duplication with --no-attention-mask")
         if not 0 <= self.start < self.stop <= 1:
             raise RequestError(
                 f"start is {self.start:g} and stop {self.stop:g}, but they must be two fractions of 0 to 1, the larger last"
             )
-        if not self.mask and (self._blocks is not None or self.tau != math.inf or self.blend != 1):
+        if not self.attention_mask and (self._blocks is not None or self.tau != math.inf or self.blend != 1):
             raise RequestError("VSF without its mask acts on every row: leave guided_blocks, tau and blend out")
         if self._blocks == ():
             raise RequestError("guided_blocks names no block: write all, or 1..4,8")
@@ -151,7 +153,7 @@ class VSF(Method):
     @property
     def keeps(self) -> bool:  # type: ignore[override]
         """The ablations have no kept side."""
-        return self.mask and not self.reference_layout
+        return self.attention_mask and not self.reference_layout
 
     @property
     def last_block(self) -> int:
@@ -190,7 +192,7 @@ class VSF(Method):
     def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
         from vsf_cli.attention import has_lse
 
-        if not self.mask:
+        if not self.attention_mask:
             out.copy_(self._attend_everything(query, context))
         elif context.mask is None and has_lse(query, context.backend):
             self._attend_in_parts(query, context, out)
@@ -288,7 +290,7 @@ class VSF(Method):
     def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
         from vsf_cli.attention import attention_with_lse, has_lse, merge_attention_states
 
-        if not self.mask:
+        if not self.attention_mask:
             return self._attend_everything(query, context)
         if context.mask is not None or not has_lse(query, context.backend):
             return super().attend_group(query, context, group)

@@ -24,6 +24,7 @@ __all__ = [
     "Order",
     "PromptTokenizer",
     "TextPart",
+    "Uses",
     "append_text",
     "call_parameters",
     "prepend_text",
@@ -170,6 +171,24 @@ def runs_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
     return bool(getattr(pipe, "do_classifier_free_guidance", False))
 
 
+class Uses(NamedTuple):
+    """What else a model does.
+
+    Arguments:
+        image: The name of its pipeline that starts from an image, or edits one; None if it has none.
+        mask: That of its pipeline that redraws an image where a mask is white.
+        text: Whether it makes something of a text alone.
+        maps: Whether it has attention maps: not if images stand in its text, where no word's position is known.
+        needs: The package that it needs beyond those of vsf.
+    """
+
+    image: str | None = None
+    mask: str | None = None
+    text: bool = True
+    maps: bool = True
+    needs: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of models.
@@ -177,7 +196,7 @@ class Family:
     Arguments:
         name: Its name in presets.
         models: The names of its denoisers' classes; subclasses belong to it too.
-        pipelines: The names of the pipelines of diffusers that `vsf` loads.
+        pipelines: What the models do, by the names of the pipelines of diffusers that `vsf` loads.
         attentions: The order of tokens in each guided attention, by a pattern of the module's name.
         isolated: Patterns of the names of attentions among the text alone, in which prompts are kept from each other.
         tokenizers: Returns the tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text;
@@ -212,7 +231,7 @@ class Family:
 
     name: str
     models: tuple[str, ...]
-    pipelines: tuple[str, ...]
+    pipelines: Mapping[str, Uses]
     attentions: Mapping[str, Order]
     tokenizers: Callable[[Any, int], list[PromptTokenizer]]
     encode: Callable[[Any, str], list[TextPart]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
 from vsf_cli.models.decoding import decode_scaled
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, prepend_text
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -69,7 +69,13 @@ def uses_true_cfg(pipe: Any, variables: Mapping[str, Any]) -> bool:
 FLUX = Family(
     name="flux",
     models=("FluxTransformer2DModel",),
-    pipelines=("FluxPipeline",),
+    pipelines=MappingProxyType(
+        {
+            "FluxPipeline": Uses("FluxImg2ImgPipeline", "FluxInpaintPipeline"),
+            "FluxKontextPipeline": Uses("FluxKontextPipeline", "FluxKontextInpaintPipeline"),
+            "FluxFillPipeline": Uses(mask="FluxFillPipeline", text=False),
+        }
+    ),
     attentions=MappingProxyType(
         {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST}
     ),

@@ -7,7 +7,7 @@ alone. The text encoder is a causal language model, so that an encoding without 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text, shared_places
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, prepend_text, shared_places
 from vsf_cli.models.flux import grid_of_ids, pixels_per_packed_token
 from vsf_cli.models.prompt_tokens import chat_template, template_tokens
 
@@ -59,7 +59,7 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
 FLUX2 = Family(
     name="flux2",
     models=("Flux2Transformer2DModel",),
-    pipelines=("Flux2KleinPipeline",),
+    pipelines=MappingProxyType({"Flux2KleinPipeline": Uses("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")}),
     attentions=MappingProxyType(
         {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST}
     ),

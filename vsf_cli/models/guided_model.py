@@ -215,8 +215,9 @@ class _GuidedCall:
 def _references(arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> int:
     """Returns the number of tokens of images that a pipeline edits: those in the model's sequence beyond its own latents."""
     sequence, latents = arguments.get("hidden_states"), variables.get("latents")
-    packed = isinstance(sequence, torch.Tensor) and isinstance(latents, torch.Tensor) and sequence.ndim == latents.ndim == 3
-    return max(0, sequence.shape[1] - latents.shape[1]) if packed else 0
+    if not (isinstance(sequence, torch.Tensor) and isinstance(latents, torch.Tensor) and sequence.ndim == latents.ndim == 3):
+        return 0
+    return max(0, sequence.shape[1] - latents.shape[1])
 
 
 def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.models.decoding import decode_whitened
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, prepend_text
 from vsf_cli.models.prompt_tokens import template_tokens
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _grid(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
 KREA2 = Family(
     name="krea2",
     models=("Krea2Transformer2DModel",),
-    pipelines=("Krea2Pipeline",),
+    pipelines=MappingProxyType({"Krea2Pipeline": Uses()}),
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_FIRST}),
     isolated=("text_fusion.refiner_blocks.*.attn",),
     tokenizers=_tokenizers,

@@ -4,13 +4,13 @@ The tokens of a text have positions that count from the end of the image's: the 
 alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.models.decoding import decode_whitened
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, prepend_text, shared_places
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, prepend_text, shared_places
 from vsf_cli.models.flux import pixels_per_packed_token, unpacked, uses_true_cfg
 from vsf_cli.models.prompt_tokens import template_tokens
 
@@ -23,16 +23,25 @@ if TYPE_CHECKING:
 __all__ = ["QWEN_IMAGE"]
 
 
+EDITS: Mapping[str, Any] = MappingProxyType({"text": False, "maps": False, "needs": "torchvision"})
+
+
+def _template(pipe: Any) -> Callable[[str], str]:
+    """The negative prompt of a model that edits images is encoded without an image."""
+    template = pipe.prompt_template_encode.replace("<|vision_start|><|image_pad|><|vision_end|>", "")
+    return template.format  # type: ignore[no-any-return]
+
+
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    dropped, template = pipe.prompt_template_encode_start_idx, pipe.prompt_template_encode.format
-    return [PromptTokenizer("qwen2.5-vl", pipe.tokenizer, -dropped, max_length + dropped, template)]
+    dropped = pipe.prompt_template_encode_start_idx
+    return [PromptTokenizer("qwen2.5-vl", pipe.tokenizer, -dropped, max_length + dropped, _template(pipe))]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     """Returns the last hidden states behind the beginning of the template, which does not see the prompt."""
     import torch
 
-    ids, is_word, start = template_tokens(pipe.tokenizer, pipe.prompt_template_encode.format, prompt, pipe)
+    ids, is_word, start = template_tokens(pipe.tokenizer, _template(pipe), prompt, pipe)
     output = pipe.text_encoder(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
     return [TextPart(output.hidden_states[-1][0, start:], is_word, start - pipe.prompt_template_encode_start_idx)]
 
@@ -63,7 +72,13 @@ def _grid(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
 QWEN_IMAGE = Family(
     name="qwen-image",
     models=("QwenImageTransformer2DModel",),
-    pipelines=("QwenImagePipeline",),
+    pipelines=MappingProxyType(
+        {
+            "QwenImagePipeline": Uses("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
+            "QwenImageEditPipeline": Uses("QwenImageEditPipeline", "QwenImageEditInpaintPipeline", **EDITS),
+            "QwenImageEditPlusPipeline": Uses("QwenImageEditPlusPipeline", **EDITS),
+        }
+    ),
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_FIRST}),
     tokenizers=_tokenizers,
     encode=_encode,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
 from vsf_cli.models.decoding import decode_scaled
-from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart
+from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart, Uses
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def _pixels_per_token(pipe: Any) -> int:
 SD3 = Family(
     name="sd3",
     models=("SD3Transformer2DModel",),
-    pipelines=("StableDiffusion3Pipeline",),
+    pipelines=MappingProxyType(
+        {"StableDiffusion3Pipeline": Uses("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")}
+    ),
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_LAST}),
     tokenizers=_tokenizers,
     encode=_encode,

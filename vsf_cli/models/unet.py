@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -75,7 +75,12 @@ def _grid(arguments: Arguments, unet: Any) -> tuple[int, int, int]:
 UNET = Family(
     name="unet",
     models=("UNet2DConditionModel",),
-    pipelines=("StableDiffusionXLPipeline", "StableDiffusionPipeline"),
+    pipelines=MappingProxyType(
+        {
+            "StableDiffusionXLPipeline": Uses("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+            "StableDiffusionPipeline": Uses("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+        }
+    ),
     attentions=MappingProxyType({"*.attn2": Order.CROSS}),
     last="up_blocks.",
     tokenizers=_tokenizers,

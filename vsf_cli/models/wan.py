@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vsf_cli.config.values import SIDES_OF_CLIPS
 from vsf_cli.errors import PatchError
 from vsf_cli.models.decoding import decode_whitened
-from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart
+from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart, Uses
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _calls_once(attention: Any) -> bool:
 WAN = Family(
     name="wan",
     models=("WanTransformer3DModel",),
-    pipelines=("WanPipeline",),
+    pipelines=MappingProxyType({"WanPipeline": Uses(), "WanImageToVideoPipeline": Uses("WanImageToVideoPipeline", text=False)}),
     attentions=MappingProxyType({"blocks.*.attn2": Order.CROSS}),
     tokenizers=_tokenizers,
     encode=_encode,

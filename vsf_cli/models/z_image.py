@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
 from vsf_cli.models.decoding import decode_scaled
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses
 from vsf_cli.models.flux import pixels_per_packed_token
 from vsf_cli.models.prompt_tokens import chat_template, template_tokens
 
@@ -104,7 +104,7 @@ def _grid(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]:
 Z_IMAGE = Family(
     name="z-image",
     models=("ZImageTransformer2DModel",),
-    pipelines=("ZImagePipeline",),
+    pipelines=MappingProxyType({"ZImagePipeline": Uses("ZImageImg2ImgPipeline", "ZImageInpaintPipeline")}),
     attentions=MappingProxyType({"layers.*.attention": Order.TEXT_LAST}),
     tokenizers=_tokenizers,
     encode=_encode,

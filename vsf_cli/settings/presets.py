@@ -357,17 +357,18 @@ def _convert(key: str, value: Any, source: str) -> Value:
 def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
     return {
         key: _convert(key, variables[name], f"environment variable {name}")
-        for key in SETTINGS
-        if variables.get(name := f"VSF_{key.upper()}")
+        for key, one in SETTINGS.items()
+        if not one.of_run and variables.get(name := f"VSF_{key.upper()}")
     }
 
 
 def _user_settings() -> dict[str, Any]:
     path = user_file()
     table = _read_toml(path, str(path)) if path.is_file() else {}
+    legal = [key for key, one in SETTINGS.items() if not one.of_run]
     for key in table:
-        if key not in SETTINGS:
-            raise PresetError(f"{path}: unknown key '{key}'.{nearest(key, list(SETTINGS))} Legal keys: {', '.join(SETTINGS)}")
+        if key not in legal:
+            raise PresetError(f"{path}: unknown key '{key}'.{nearest(key, legal)} Legal keys: {', '.join(legal)}")
     return {key: _convert(key, value, f"{path}: '{key}'") for key, value in table.items()}
 
 

@@ -35,6 +35,10 @@ SIZE_OPTION = Option(
 """Width and height as one text, as in `Request.size`."""
 
 
+RENAMED = {"mask": "attention_mask"}
+"""The names of hyper-parameters, by those that earlier files have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """The settings of a model, which presets and requests have.
@@ -120,6 +124,9 @@ class Request(ModelSettings):
         seed: The seed of the noise, 0 to 2^64 - 1. Noise is drawn on the CPU, so that it does not depend on the device.
         negative: The negative prompts, with weights as in `vsf_cli.prompts.prompt_weights`.
         keep: What must stay although it is like the negative prompts; several in one text stand between commas.
+        image: The path of an image to start from or, for models that edit, of the image that is edited; None: none.
+        mask: The path of an image that is white where `image` is redrawn; None means everywhere.
+        strength: The part of the steps that run: 1 leaves nothing of `image`. None: 0.6, or 1 with a mask.
         method: A key of `vsf_cli.methods.METHODS`.
         parameters: The method's hyper-parameters.
         preset: The name of the preset that the settings came from.
@@ -160,6 +167,39 @@ class Request(ModelSettings):
         newer=True,
         noise=False,
     )
+    image: str | None = option(
+        None,
+        "--image",
+        help="An image to start from, or to edit.",
+        panel=WHAT,
+        metavar="FILE",
+        of_run=True,
+        in_name=False,
+        newer=True,
+        label=False,
+    )
+    mask: str | None = option(
+        None,
+        "--mask",
+        help="An image that is white where --image is redrawn.",
+        panel=WHAT,
+        metavar="FILE",
+        of_run=True,
+        in_name=False,
+        newer=True,
+        label=False,
+    )
+    strength: float | None = option(
+        None,
+        "--strength",
+        help="How much of --image is redrawn. Without it: 0.6, or 1 with --mask.",
+        panel=WHAT,
+        above=0,
+        max=1,
+        sweep=True,
+        of_run=True,
+        newer=True,
+    )
     method: str = option("vsf", "--method", help=f"One of {', '.join((*METHODS, *VARIANTS))}.", noise=False)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
@@ -174,10 +214,24 @@ class Request(ModelSettings):
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
+        self._check_image()
         self._check_method()
 
+    def _check_image(self) -> None:
+        for name in ("mask", "strength"):
+            if getattr(self, name) is not None and self.image is None:
+                raise RequestError(f"--{name} is for --image, and there is none: add --image, or leave --{name} out")
+        if self.steps_run < 1:
+            none = f"strength {self.strength:g} leaves none of {self.num_inference_steps} steps"
+            raise RequestError(f"{none}: pass a larger --strength, or more --steps")
+
+    @property
+    def steps_run(self) -> int:
+        """The number of steps that run: `strength` leaves the first ones out."""
+        return int(self.num_inference_steps * (1 if self.strength is None else self.strength) + 1e-6)
+
     def _check_method(self) -> None:
-        method, steps = self.guidance, self.num_inference_steps
+        method, steps = self.guidance, self.steps_run
         self._check_kept(method)
         if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
             weighted = f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one"
@@ -230,6 +284,8 @@ class Request(ModelSettings):
         first = dict.fromkeys(("prompt", "model", "seed", "negative", "keep", "method", "parameters"))
         plain = first | asdict(self) | {"parameters": numbers, "negative": list(self.negative), "keep": list(self.keep)}
         plain["model"] = public_source(self.model)
+        for name in ("image", "mask"):
+            plain[name] = path and re.split(r"[/\\]", path)[-1] if (path := plain[name]) else None
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
         return plain
 
@@ -247,7 +303,7 @@ class Request(ModelSettings):
             tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras") if key in plain}
             types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
-                key: value if isinstance(value, bool) or types.get(key) is str else float(value)
+                RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)
                 for key, value in plain.get("parameters", {}).items()
             }
             return cls(**{**plain, **tuples, "parameters": numbers})

@@ -1,0 +1,57 @@
+"""The pipeline of a loaded model for a task: with a text alone, with an image, or with an image and a mask."""
+
+import inspect
+from typing import Any
+
+from vsf_cli.errors import RequestError
+from vsf_cli.models import FAMILIES, family_of
+from vsf_cli.models.family import Uses
+
+__all__ = ["check_task", "pipeline_for"]
+
+LATENT_CHANNELS = {"StableDiffusion3InpaintPipeline": (16, 33)}
+"""The numbers of input channels of the denoisers that a pipeline takes, where it does not take all."""
+
+STATE = ("_all_hooks", "_offload_device", "_offload_gpu_id", "_progress_bar_config")
+"""The attributes of a pipeline for offloading and talk, which are not components."""
+
+
+def check_task(pipeline: str, image: bool, mask: bool) -> str:
+    """Returns the class of the pipeline that makes images with a text alone, with an image, or with an image and a mask.
+
+    Raises:
+        RequestError: If the model has none.
+    """
+    uses = next((family.pipelines[pipeline] for family in FAMILIES.values() if pipeline in family.pipelines), Uses())
+    if (name := uses.mask if mask else uses.image if image else pipeline if uses.text else None) is not None:
+        return name
+    if mask:
+        raise RequestError(f"a {pipeline} takes no --mask: leave it out, or choose another model")
+    if image and uses.mask:
+        raise RequestError(f"a {pipeline} redraws a part of an image: add --mask, white where it is redrawn")
+    if image:
+        raise RequestError(f"a {pipeline} takes no --image: leave it out, or choose another model")
+    needed = "--image" if uses.image else "--image and --mask"
+    raise RequestError(f"a {pipeline} makes no image without another one: add {needed}")
+
+
+def pipeline_for(pipe: Any, image: bool, mask: bool) -> Any:
+    """Returns the pipeline of a task, which has the modules of a loaded one.
+
+    Raises:
+        RequestError: If the model has none.
+    """
+    own = next((kind.__name__ for kind in type(pipe).__mro__ if kind.__name__ in family_of(pipe).pipelines), "")
+    if not own or (name := check_task(own, image, mask)) == own:
+        return pipe
+    import diffusers
+
+    channels = family_of(pipe).denoisers_of(pipe)[0].config.in_channels
+    if channels not in LATENT_CHANNELS.get(name, (channels,)):
+        raise RequestError(f"a {name} takes no model with {channels} latent channels, as this has: choose another model")
+    kind = getattr(diffusers, name)
+    parts = {**pipe.config, **pipe.components}
+    names = [parameter for parameter in inspect.signature(kind.__init__).parameters if parameter in parts]
+    other = kind(**{parameter: parts[parameter] for parameter in names})
+    vars(other).update({key: value for key, value in vars(pipe).items() if key in STATE})
+    return other

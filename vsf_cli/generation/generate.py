@@ -214,11 +214,13 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
     if request.image is None:
         return {}
     image, mask = read_input(request.image), None if request.mask is None else read_mask(request.mask)
+    size = request.width or image.width, request.height or image.height
+    if request.num_frames is not None:
+        return {"image": fitted(image, size)}
     if request.strength is None:
         # Flux.1 Kontext changes the size to one with its own area.
         area = {"max_area": request.width * request.height} if request.width and request.height else {}
         return {"image": image, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
-    size = request.width or image.width, request.height or image.height
     masked = {} if mask is None else {"mask_image": fitted(mask, size)}
     return {"image": fitted(image, size), "strength": request.strength, **masked}
 

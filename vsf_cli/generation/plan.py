@@ -8,7 +8,7 @@ from typing import Any
 
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
-from vsf_cli.config.values import parse_size, whole_frames
+from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.outputs import Outputs, slug
@@ -184,7 +184,9 @@ def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings)
     """Gives a request the shape of its image, if the command does not say a size."""
     if settings.origin("size").origin != "option":
         area = values["width"] * values["height"] if values["width"] else min(size[0] * size[1], MAX_AREA)
-        values["width"], values["height"] = fitted_size(size, area)
+        # Sides that nearly all models take; smaller models take smaller multiples.
+        multiple = SIDES_OF_CLIPS if settings.preset.video or area >= 256**2 else SIDES_OF_CLIPS // 2
+        values["width"], values["height"] = fitted_size(size, area, multiple)
 
 
 def _model_settings(settings: Settings, video: bool) -> dict[str, Any]:

@@ -65,9 +65,8 @@ def check_inputs(image: str, mask: str | None) -> tuple[int, int]:
     return size
 
 
-def fitted_size(size: tuple[int, int], area: int) -> tuple[int, int]:
-    """Returns the width and height with about the shape of an image and about an area, in multiples that models take."""
-    multiple = 16 if area >= 256**2 else 8
+def fitted_size(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
+    """Returns the width and height, in multiples, with about the shape of an image and about an area in pixels."""
     scale = (area / (size[0] * size[1])) ** 0.5
     width, height = (max(multiple, round(side * scale / multiple) * multiple) for side in size)
     return width, height

@@ -64,7 +64,8 @@ def guided_denoisers(
     Raises:
         PatchError: If an attention cannot be guided, or is guided already.
         RequestError: If the model does not have a block of `guided_blocks`. Also in a call of a model, if the pipeline uses
-            classifier-free guidance without a method for it, or the method depends on steps that cannot be counted.
+            classifier-free guidance without a method for it, or the method depends on steps that cannot be counted; and at
+            the end, if steps ran and the method's window had none of them.
     """
     for model in denoisers:
         _check_attentions(family, model)
@@ -82,6 +83,9 @@ def guided_denoisers(
             for path, follow in family.inside.items():
                 stack.enter_context(followed(unwrap(model), path, call.inside(follow)))
         yield sum(map(len, guided))
+    if state.unguided_steps and not state.guided_steps:
+        window = f"start {method.start:g} and stop {method.stop:g}"
+        raise RequestError(f"{window} left none of the {state.unguided_steps} steps that ran guided: widen them")
 
 
 def _check_attentions(family: Family, model: Any) -> None:
@@ -172,7 +176,9 @@ class _GuidedCall:
             progress = self.steps.progress(getattr(caller or self.pipe, "scheduler", None))
             if not method.acts_at(progress):
                 state.counts = None
+                state.unguided_steps += 1
                 return args, kwargs
+        state.guided_steps += 1
         call = bind_call(self.model, args, kwargs)
         text = self.family.text(call.arguments)
         if text is None:

@@ -28,8 +28,7 @@ EDITS: Mapping[str, Any] = MappingProxyType({"text": False, "maps": False, "need
 
 def _template(pipe: Any) -> Callable[[str], str]:
     """The negative prompt of a model that edits images is encoded without an image."""
-    template = pipe.prompt_template_encode.replace("<|vision_start|><|image_pad|><|vision_end|>", "")
-    return template.format  # type: ignore[no-any-return]
+    return str(pipe.prompt_template_encode).replace("<|vision_start|><|image_pad|><|vision_end|>", "").format
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:

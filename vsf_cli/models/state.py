@@ -104,6 +104,7 @@ class GuidanceState:
         weights: The weight of each token, for each group; None means 1 for all of them.
         groups: The negative prompts, as often as the method takes them, then the kept ones if there are any.
         progress: The fraction of all steps before this one.
+        guided_steps, unguided_steps: How many calls of a model were guided, and how many were outside the method's window.
         default_backend: The attention backend of diffusers for processors without one of their own.
     """
 
@@ -114,6 +115,7 @@ class GuidanceState:
         self.weights: tuple[Tensor | None, ...] = ()
         self.groups: Sequence[Encoded] = ()
         self.progress: Any = 0.0
+        self.guided_steps = self.unguided_steps = 0
         self.default_backend: str | None = None
         self._device: torch.device | None = None
 

@@ -80,7 +80,8 @@ def guided_denoisers(
             call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
             stack.enter_context(hooked(model, *call.hooks()))
             for path, follow in family.inside.items():
-                stack.enter_context(followed(unwrap(model), path, call.inside(follow)))
+                owner, _, name = path.rpartition(".")
+                stack.enter_context(followed(unwrap(model).get_submodule(owner), name, call.inside(follow)))
         yield sum(map(len, guided))
 
 

@@ -69,7 +69,7 @@ def test_progress_is_told_of_every_step(pipe: Any) -> None:
         {"num_inference_steps": 0},
         {"guidance_scale": float("nan")},
         {"width": 0},
-        {"max_sequence_length": 600},
+        {"max_sequence_length": 1200},
         {"method": "nope"},
         {"parameters": {"gamma": 1.0}},
         {"negative": ("wheels",), "method": "cfg", "parameters": {}, "guidance_scale": 1.0},

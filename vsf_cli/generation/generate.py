@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.media.sound import Sound
 from vsf_cli.settings.presets import check_scale
 from vsf_cli.settings.request import Request, public_source
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from vsf_cli.generation.guided import Applied
@@ -49,6 +51,7 @@ class Result:
         tokens, kept_tokens: The number of tokens of the negative and of the kept prompts.
         seconds: The time from prompt to image, without loading.
         notes: Warnings, such as that the prompt was cut.
+        sound: The sound of a video, if the model makes one.
     """
 
     frames: tuple["Image.Image", ...]
@@ -58,6 +61,7 @@ class Result:
     seconds: float
     notes: tuple[str, ...] = ()
     kept_tokens: int = 0
+    sound: Sound | None = None
 
     @property
     def image(self) -> "Image.Image":
@@ -102,14 +106,15 @@ def generate_batch(
     _check_batch(family, pipe, requests)
     started = time.monotonic()
     notes = [_notes(family, pipe, request) for request in requests]
-    batch, applied = _run(family, pipe, requests, progress, recorder)
+    output, applied = _run(family, pipe, requests, progress, recorder)
     seconds = (time.monotonic() - started) / len(requests)
     results = []
-    for index, (request, pixels) in enumerate(zip(requests, batch, strict=True)):
+    for index, (request, pixels) in enumerate(zip(requests, output[0], strict=True)):
         frames = _frames(pixels if family.video else pixels[None], request)
         sized = replace(request, width=frames[0].width, height=frames[0].height)
         tokens, kept = (counts[index] if counts else 0 for counts in (applied.tokens, applied.kept_tokens))
-        results.append(Result(frames, sized, applied.blocks if tokens else 0, tokens, seconds, notes[index], kept))
+        sound = _sound(family.sound(pipe, output), index, request)
+        results.append(Result(frames, sized, applied.blocks if tokens else 0, tokens, seconds, notes[index], kept, sound))
     return results
 
 
@@ -128,13 +133,13 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
 def _run(
     family: "Family", pipe: Any, requests: Sequence[Request], progress: Progress | None, recorder: "Recorder | None"
 ) -> tuple[Any, "Applied"]:
-    """Calls the pipeline; returns its pixels, and what was done to the model."""
+    """Calls the pipeline; returns its output, and what was done to the model."""
     from vsf_cli.generation.guided import guided
     from vsf_cli.models.family import call_parameters
 
     request = requests[0]
     method = request.guidance
-    options = _call(pipe, requests, progress)
+    options = {**_call(pipe, requests, progress), **family.call}
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         if "negative_prompt" not in call_parameters(pipe):
@@ -144,7 +149,7 @@ def _run(
     try:
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
         with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
-            return pipe(**options)[0], applied
+            return pipe(**options), applied
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -164,10 +169,13 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
         return tensors
 
     names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
-    names = [name for name in [*names, "num_frames"] if name in call_parameters(pipe)]
+    parameters = call_parameters(pipe)
+    names = [name for name in [*names, "num_frames"] if name in parameters]
+    rate = {"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}
     return {
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},
+        **rate,
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
@@ -236,9 +244,27 @@ def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
     import numpy as np
     from PIL import Image
 
-    label = f"seed {request.seed}, {request.method}, {request.dtype}"
+    label = _label(request)
     if not np.isfinite(pixels).all():
         raise PictureError(f"the model gave no numbers ({label}): try --dtype float32 or a smaller --alpha")
     if pixels.max() < 1 / 255:
         raise PictureError(f"the picture is all black ({label}): try --dtype float32 or a smaller --alpha")
     return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))
+
+
+def _sound(sounds: "tuple[torch.Tensor, int] | None", index: int, request: Request) -> Sound | None:
+    """Returns the sound of one video, between its first frame that is kept and its end."""
+    import numpy as np
+
+    if sounds is None:
+        return None
+    samples, fps = sounds[0][index].float().cpu().numpy(), request.fps or DEFAULT_FPS
+    if not np.isfinite(samples).all():
+        raise PictureError(
+            f"the model gave no numbers for the sound ({_label(request)}): try --dtype float32 or a smaller --alpha"
+        )
+    return Sound(samples, sounds[1]).until((request.num_frames or 1) / fps).after(request.drop_frames / fps)
+
+
+def _label(request: Request) -> str:
+    return f"seed {request.seed}, {request.method}, {request.dtype}"

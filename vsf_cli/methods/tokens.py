@@ -107,6 +107,7 @@ class Context:
         progress: The fraction of all steps before this one: 0 at the first, below 1 at the last.
         backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
+        has_grid: Whether the image's rows are those of an image, which has a grid: a sound has none.
     """
 
     base: KeyValue
@@ -116,6 +117,7 @@ class Context:
     progress: "float | Tensor" = 0.0
     backend: str | None = None
     mask: "Tensor | None" = None
+    has_grid: bool = True
 
     @property
     def negative(self) -> TextGroup:

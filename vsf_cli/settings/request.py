@@ -42,7 +42,7 @@ class ModelSettings:
     Arguments:
         guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
         width, height: Pixels; None means the model's own size.
-        max_sequence_length: The number of tokens of T5.
+        max_sequence_length: The number of tokens of the text encoder with the longest input.
         num_frames: The number of frames that are generated; None for an image.
         loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` is a built-in one.
         revision: A branch, tag or commit of the hub.
@@ -69,7 +69,7 @@ class ModelSettings:
     height: int | None = option(
         None, "-H", "--height", help="Pixels; with --width.", panel=SIZE, min=1, setting=False, in_name=False, label=False
     )
-    max_sequence_length: int = unlisted(256, min=1, max=512)
+    max_sequence_length: int = unlisted(256, min=1, max=1024)
     num_frames: int | None = option(
         None,
         "--frames",

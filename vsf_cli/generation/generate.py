@@ -1,7 +1,7 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -126,6 +126,7 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
     largest = getattr(family.denoisers_of(pipe)[0].config, "pos_embed_max_size", None)
     check_size(request, family.size_multiple(pipe), largest)
     check_scale(request, family)
+    _check_length(family, request)
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
 
@@ -171,15 +172,22 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
     names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
     parameters = call_parameters(pipe)
     names = [name for name in [*names, "num_frames"] if name in parameters]
-    rate = {"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}
     return {
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},
-        **rate,
+        **_clock(request, parameters),
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
     }
+
+
+def _clock(request: Request, parameters: Collection[str]) -> dict[str, Any]:
+    """Returns the arguments of a pipeline's call that say when frames are, and how much noise each step begins with."""
+    if request.sigmas and "sigmas" not in parameters:
+        raise RequestError("the settings have sigmas, which this model's pipeline does not take: leave them out of the preset")
+    rate = {"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}
+    return {**rate, "sigmas": list(request.sigmas)} if request.sigmas else rate
 
 
 def _joined(request: Request) -> str:
@@ -220,6 +228,14 @@ def check_size(request: Request, multiple: int, max_count: int | None) -> None:
     for name, side in (("width", request.width), ("height", request.height)):
         if side is not None and max_count is not None and side > multiple * max_count:
             raise RequestError(f"{name} is {side}, but this model can make {multiple * max_count} pixels at most")
+
+
+def _check_length(family: "Family", request: Request) -> None:
+    """Checks that the pipeline takes as many tokens of text."""
+    if request.max_sequence_length > family.max_length:
+        raise RequestError(
+            f"max_sequence_length is {request.max_sequence_length}, but this model takes {family.max_length} at most"
+        )
 
 
 def _check_frames(family: "Family", pipe: Any, request: Request) -> None:

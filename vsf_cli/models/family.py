@@ -7,6 +7,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vsf_cli.config.values import FRAMES_OF_A_TOKEN
 from vsf_cli.errors import RequestError
 from vsf_cli.prompts.tokens import Token
 
@@ -192,6 +193,7 @@ class Family:
         pixels_per_token: Returns the side of a token in pixels.
         size_multiple: Returns the number of pixels that sides are multiples of: a token's side, or more.
         frames_per_token: Returns how many frames a token has; the first one of a video has one.
+        frames_multiple: The same in the models that are known, to which a requested length is rounded.
         extend: Returns the arguments of the denoiser's `forward` with the negative prompt in embeddings, positions and masks,
             from its embeddings, of shape (B, N, width), and the positions of its tokens in their own texts, of shape (B, N).
         text: Returns a tensor like the positive prompts' embeddings in the blocks, with shape (B, P, width).
@@ -211,6 +213,7 @@ class Family:
         cfg_argument: The argument of a pipeline's call with the scale of classifier-free guidance. If it is another one, then
             `guidance_scale` is an input of the model.
         max_scale: The largest scale that is no classifier-free guidance.
+        max_length: The largest `max_sequence_length` of its pipelines.
         defaults: The default keys of the family's presets.
         video: Whether it makes videos.
     """
@@ -227,6 +230,7 @@ class Family:
     pixels_per_token: Callable[[Any], int]
     size_multiple: Callable[[Any], int]
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
+    frames_multiple: int = FRAMES_OF_A_TOKEN
     extend: "Callable[[Arguments, Tensor, Tensor], dict[str, Any]]" = append_text
     text: "Callable[[Arguments], Tensor | None]" = text_of
     inside: Mapping[str, Follow] = field(default_factory=dict)
@@ -244,6 +248,7 @@ class Family:
     limits: Mapping[str, float] = field(default_factory=dict)
     cfg_argument: str = "guidance_scale"
     max_scale: float = 1.0
+    max_length: int = 512
     defaults: Mapping[str, Any] = field(default_factory=dict)
     video: bool = False
 
@@ -283,15 +288,10 @@ class Family:
         names = dict.fromkeys(block_of(name) for name, _, _ in self.attentions_of(model))
         return [unwrap(model).get_submodule(name) for name in names]
 
-    def added_passes(self, pipe: Any, variables: Mapping[str, Any]) -> tuple[str, float] | None:
-        """Returns the argument by which a running pipeline makes further passes of the model, and a value that adds none.
-
-        None means that it makes no further passes.
-        """
-        for name, limit in self.limits.items():
-            if (variables.get(name) or 0) > limit:
-                return name, limit
-        return (self.cfg_argument, float(self.embeds_scale)) if self.runs_cfg(pipe, variables) else None
+    def added_passes(self, pipe: Any, variables: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the arguments by which a running pipeline makes further passes of the model, with values that add none."""
+        added = {name: limit for name, limit in self.limits.items() if (variables.get(name) or 0) > limit}
+        return added or ({self.cfg_argument: float(self.embeds_scale)} if self.runs_cfg(pipe, variables) else {})
 
     def main_tokenizer(self, pipe: Any, max_length: int) -> PromptTokenizer:
         """Returns the tokenizer that takes most of a prompt with a `max_sequence_length`."""

@@ -207,11 +207,10 @@ class _GuidedCall:
             )
         method = self.state.method
         if (added := self.family.added_passes(caller, variables)) and not method.accepts_guidance_scale:
-            name, off = added
+            name, off = next(iter(added)), ", ".join(f"{name}={value:g}" for name, value in added.items())
             scale = variables.get(name, getattr(caller, name, None))
             raise RequestError(
-                f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {name}={off:g}, or another"
-                " method"
+                f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {off}, or another method"
             )
 
 

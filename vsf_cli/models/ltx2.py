@@ -131,6 +131,7 @@ LTX2 = Family(
     pixels_per_token=_pixels_per_token,
     size_multiple=_size_multiple,
     frames_per_token=lambda pipe: pipe.vae_temporal_compression_ratio * pipe.transformer_temporal_patch_size,
+    frames_multiple=8,
     extend=_extend,
     text=_text,
     clean=str.strip,
@@ -150,6 +151,7 @@ LTX2 = Family(
             "audio_modality_scale": 1.0,
         }
     ),
+    max_length=1024,
     defaults=MappingProxyType(
         {
             "source": "the defaults of the family ltx2; alpha and beta are starting points",

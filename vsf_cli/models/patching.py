@@ -1,5 +1,6 @@
 """Changes modules of a model inside a `with`, and then restores the same objects, whatever happens inside."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ class _Followed:
 
     def __init__(self, owner: Any, name: str, follow: Callable[[Any, Sequence[Any]], Any]) -> None:
         self.owner, self.name, self.stock, self.follow = owner, name, getattr(owner, name), follow
+        # Pipelines pass what the signature names, such as a generator.
+        self.__signature__ = inspect.signature(self.stock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.follow(self.stock(*args, **kwargs), args)

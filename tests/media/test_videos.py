@@ -4,12 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 
+from tests.processes import TIMEOUT
 from vsf_cli.errors import MediaError
 from vsf_cli.media.formats import encode_video
 from vsf_cli.media.reading import read_middle
+from vsf_cli.media.sound import Sound
 from vsf_cli.media.videos import read_video
 
 ENCODE = """
@@ -50,3 +54,21 @@ def test_a_time_after_the_end_has_no_frame(tmp_path: Path) -> None:
     path.write_bytes(encode_video([Image.new("RGB", (32, 32))] * 3, 8, "mp4", None))
     with pytest.raises(MediaError, match=r"has no frame at 99\.00 s"):
         read_middle(path, 99)
+
+
+@pytest.mark.parametrize("format", ["mp4", "webm"])
+def test_a_sound_is_written_beside_the_frames(tmp_path: Path, format: str) -> None:
+    path, times = tmp_path / f"a.{format}", np.arange(48000) / 24000
+    sound = Sound(np.stack([np.sin(2 * np.pi * 440 * times), np.zeros_like(times)]), 24000).after(0.5).until(1.0)
+    path.write_bytes(encode_video([Image.new("RGB", (32, 32))] * 8, 8, format, None, sound=sound))
+    assert len(read_video(path)) == 8
+    done = subprocess.run(
+        [get_ffmpeg_exe(), "-v", "error", "-i", str(path), "-f", "s16le", "-ar", "24000", "-"],
+        capture_output=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    left, right = np.frombuffer(done.stdout, "<i2").reshape(-1, 2).T
+    assert len(left) == pytest.approx(24000, abs=2000)
+    loudest = np.abs(np.fft.rfft(left[:24000])).argmax() * 24000 / len(left[:24000])
+    assert loudest == pytest.approx(440, abs=2) and abs(left.astype(int)).max() > 20000 and abs(right.astype(int)).max() < 500

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
+    LTX2VideoTransformer3DModel,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
@@ -178,6 +180,62 @@ def build_wan() -> Any:
     )
 
 
+LTX2_SIZES: dict[str, Any] = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "audio_in_channels": 6,
+    "audio_out_channels": 6,
+    "num_attention_heads": 2,
+    "audio_num_attention_heads": 2,
+    "num_layers": 2,
+}
+LTX2_AUDIO = 4
+"""The width of a text for the sound in LTX-2.3."""
+
+
+def build_ltx2() -> Any:
+    return LTX2VideoTransformer3DModel(
+        **LTX2_SIZES,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=16,
+        caption_channels=WIDTH // 2,
+    )
+
+
+def build_ltx2_3() -> Any:
+    return LTX2VideoTransformer3DModel(
+        **LTX2_SIZES,
+        attention_head_dim=(WIDTH - LTX2_AUDIO) // 2,
+        cross_attention_dim=WIDTH - LTX2_AUDIO,
+        audio_attention_head_dim=LTX2_AUDIO // 2,
+        audio_cross_attention_dim=LTX2_AUDIO,
+        gated_attn=True,
+        cross_attn_mod=True,
+        audio_gated_attn=True,
+        audio_cross_attn_mod=True,
+        perturbed_attn=True,
+        use_prompt_embeddings=False,
+        rope_type="split",
+    )
+
+
+def ltx2_inputs(batch: int) -> dict[str, Any]:
+    sizes = {"num_frames": 2, "height": 3, "width": 2, "audio_num_frames": 5}
+    return {"hidden_states": drawn(batch, 12, 4), "audio_hidden_states": drawn(batch, 5, 6), **sizes}
+
+
+def ltx2_call(call: dict[str, Any], audio: int = WIDTH // 2) -> dict[str, Any]:
+    """The call of LTX-2, whose streams have parts of the text's width."""
+    return {**call, "sigma": call["timestep"], **ltx2_streams(call["encoder_hidden_states"], audio)}
+
+
+def ltx2_streams(text: Tensor, audio: int) -> dict[str, Tensor]:
+    """The embeddings of each stream, of which those of the sound have the width `audio`."""
+    return {"encoder_hidden_states": text[..., :-audio], "audio_encoder_hidden_states": text[..., -audio:]}
+
+
 def build_z_image() -> Any:
     model = ZImageTransformer2DModel(
         in_channels=4,
@@ -270,7 +328,7 @@ class Tiny:
         return model
 
     def call(self, batch: int = 1) -> dict[str, Any]:
-        time = torch.full((batch,), 500.0 if self.family.name in ("sd3", "wan", "unet") else 0.5, dtype=torch.float64)
+        time = torch.full((batch,), 500.0 if self.family.name in ("sd3", "wan", "unet", "ltx2") else 0.5, dtype=torch.float64)
         return self.convert({**self.inputs(batch), "encoder_hidden_states": self.text(batch, TEXT), "timestep": time})
 
     def text(self, *shape: int) -> Tensor:
@@ -289,5 +347,7 @@ TINY = {
     "z-image": Tiny(FAMILIES["z-image"], build_z_image, lambda batch: {}, "I P N K", 32, 2, convert=z_image_call, positives=32),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
+    "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call),
+    "ltx2.3": Tiny(FAMILIES["ltx2"], build_ltx2_3, ltx2_inputs, "P N K", 0, 4, convert=partial(ltx2_call, audio=LTX2_AUDIO)),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
 }

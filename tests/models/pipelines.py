@@ -2,6 +2,7 @@
 
 import copy
 import json
+import string
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKLFlux2,
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
     AutoencoderKLQwenImage,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -21,6 +24,8 @@ from diffusers import (
     Krea2Pipeline,
     Krea2Transformer2DModel,
     LCMScheduler,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
     QwenImageEditPipeline,
     QwenImageEditPlusPipeline,
     QwenImagePipeline,
@@ -31,10 +36,15 @@ from diffusers import (
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     BatchFeature,
     CLIPTextModel,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GemmaTokenizer,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -369,6 +379,116 @@ def build_sd15() -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+@cache
+def gemma_tokenizer() -> GemmaTokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    # No token has parts of two words.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=list(string.printable), special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(CAPTIONS * 5, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(pair) for pair in model["merges"]]
+    return GemmaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, model_max_length=1024)
+
+
+def ltx2_connectors(gemma: Gemma3Config, **widths: Any) -> LTX2TextConnectors:
+    sizes = {"num_attention_heads": 2, "num_layers": 1, "num_learnable_registers": 128}
+    return LTX2TextConnectors(
+        caption_channels=gemma.text_config.hidden_size,
+        text_proj_in_factor=gemma.text_config.num_hidden_layers + 1,
+        **{f"{stream}_connector_{name}": size for stream in ("video", "audio") for name, size in sizes.items()},
+        **widths,
+    )
+
+
+def build_ltx2() -> LTX2Pipeline:
+    """LTX-2.3: a projection for each stream in the connectors, and gates in the denoiser."""
+    tokenizer = copy.deepcopy(gemma_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**sizes, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": len(tokenizer)},
+        vision_config={**sizes, "image_size": 28, "patch_size": 14},
+        **{f"{name}_token_index": number for number, name in enumerate(("image", "boi", "eoi"))},
+    )
+    connectors = ltx2_connectors(
+        config,
+        video_connector_attention_head_dim=12,
+        audio_connector_attention_head_dim=8,
+        per_modality_projections=True,
+        video_hidden_dim=24,
+        audio_hidden_dim=16,
+        video_gated_attn=True,
+        audio_gated_attn=True,
+        rope_type="split",
+    )
+    transformer = LTX2VideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=12,
+        cross_attention_dim=24,
+        gated_attn=True,
+        cross_attn_mod=True,
+        audio_in_channels=8,
+        audio_out_channels=8,
+        audio_num_attention_heads=2,
+        audio_attention_head_dim=8,
+        audio_cross_attention_dim=16,
+        audio_gated_attn=True,
+        audio_cross_attn_mod=True,
+        num_layers=2,
+        vae_scale_factors=(2, 2, 2),
+        rope_type="split",
+        use_prompt_embeddings=False,
+        perturbed_attn=True,
+    )
+    return LTX2Pipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05),
+        vae=ltx2_autoencoder(),
+        audio_vae=AutoencoderKLLTX2Audio(
+            base_channels=8, ch_mult=(1, 2, 4), num_res_blocks=1, latent_channels=2, resolution=32, mel_bins=16
+        ).eval(),
+        text_encoder=Gemma3ForConditionalGeneration(config).eval(),
+        tokenizer=tokenizer,
+        connectors=_weighty(connectors),
+        transformer=_weighty(transformer),
+        vocoder=LTX2Vocoder(
+            in_channels=32,
+            hidden_channels=16,
+            upsample_kernel_sizes=[6, 5, 8],
+            upsample_factors=[6, 5, 8],
+            resnet_kernel_sizes=[3],
+            resnet_dilations=[[1, 3, 5]],
+        ).eval(),
+    )
+
+
+def ltx2_autoencoder() -> AutoencoderKLLTX2Video:
+    """It makes 8 x 8 pixels of a token, and 4 frames."""
+    torch.manual_seed(8)
+    vae = AutoencoderKLLTX2Video(
+        latent_channels=4,
+        block_out_channels=(8, 8),
+        decoder_block_out_channels=(8,),
+        layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True, False),
+        decoder_spatio_temporal_scaling=(True,),
+        decoder_inject_noise=(False, False),
+        downsample_type=("spatiotemporal", "spatiotemporal"),
+        upsample_residual=(True,),
+        upsample_factor=(1,),
+        patch_size=4,
+        patch_size_t=1,
+    )
+    return vae.eval()
 
 
 PIPELINES: dict[str, Callable[[], Any]] = {

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, join_z_image
+from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, join_z_image, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, Context, Method
@@ -37,8 +37,11 @@ def negative(tiny: Tiny) -> Tensor:
 
 
 def output(model: Any, call: dict[str, Any]) -> Tensor:
-    result: Any = model(**call, return_dict=False)[0]
-    return torch.stack(result) if isinstance(result, list) else result
+    result: Any = model(**call, return_dict=False)
+    if len(result) == 2:
+        # The video, and its sound.
+        return torch.cat([part.flatten(1) for part in result], 1)
+    return torch.stack(result[0]) if isinstance(result[0], list) else result[0]
 
 
 def dense_output(
@@ -57,7 +60,11 @@ def dense_output(
         join_z_image(model, call, groups)
     else:
         padded = torch.cat([pad_sequence(group, batch_first=True) for group in groups], 1)
-        call["encoder_hidden_states"] = torch.cat([padded, text] if tiny.order.startswith("N") else [text, padded], 1)
+        parts = {"encoder_hidden_states": padded}
+        if (sound := call.get("audio_encoder_hidden_states")) is not None:
+            parts = ltx2_streams(padded, sound.shape[-1])
+        for name, part in parts.items():
+            call[name] = torch.cat([part, text] if tiny.order.startswith("N") else [call[name], part], 1)
     if tiny.text_ids:
         call["txt_ids"] = tiny.text_ids(*counts)
     if "position_ids" in call:
@@ -337,11 +344,12 @@ def test_arguments_are_known_by_their_names(tiny: Tiny, negative: Tensor) -> Non
     import inspect
 
     model, call = tiny.model(), tiny.call()
-    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    parameters = inspect.signature(type(model).forward).parameters
+    names = list(parameters)[1:]
     last = max(names.index(name) for name in call)
     with guided(model, negative_prompt_embeds=negative):
         wanted = output(model, call)
-        positional = [call.get(name) for name in names[: last + 1]]
+        positional = [call.get(name, parameters[name].default) for name in names[: last + 1]]
         if "return_dict" in names[: last + 1]:
             return
         assert torch.equal(output(partial(model, *positional), {}), wanted)

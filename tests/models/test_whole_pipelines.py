@@ -115,6 +115,13 @@ def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
     assert missing.exit_code == 6 and "--heads has 99, but there are heads 1 to" in missing.output
 
 
+def test_maps_do_not_change_the_image(folder: Path) -> None:
+    model = (PROMPT, "--neg", "wheels", "-m", str(folder), *SIZE)
+    vsf("image", *model, "-o", "plain.png")
+    vsf("image", *model, "-o", "mapped.png", "--dump-attn")
+    assert pixels("plain.png") == pixels("mapped.png")
+
+
 def run(pipe: Any, **options: Any) -> Any:
     generator = torch.Generator().manual_seed(1)
     options = {"num_inference_steps": 2, "guidance_scale": 0.0, "output_type": "np", **options}

@@ -12,7 +12,7 @@ from vsf_cli.batch.items import Item
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch, is_out_of_memory
-from vsf_cli.generation.run import advising, describe_result, load_for, weights_of, write_result
+from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.offload import offload_of
 from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
 from vsf_cli.maps.data import EVERYTHING
@@ -249,7 +249,7 @@ class Worker:
 
     def _written(self, pipe: Any, item: Item, result: Result, fallback: str) -> Outcome:
         """Writes the files of an item, and returns its outcome."""
-        started = time.monotonic()
+        started, result = time.monotonic(), note_lost_sound(result, item.format)
         try:
             metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar)
             write_result(self.folder / item.name, result, metadata, files, format=item.format, crf=item.crf)

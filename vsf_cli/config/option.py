@@ -259,4 +259,5 @@ def fits(annotation: Any, value: Any) -> bool:
 
 def type_name(annotation: Any) -> str:
     """Returns the type of a field in words."""
-    return {tuple: "a list of texts", Mapping: "a table"}.get(get_origin(annotation)) or _value_type(annotation).__name__
+    texts = "a list of texts" if _value_type(annotation) is str else "a list of numbers"
+    return {tuple: texts, Mapping: "a table"}.get(get_origin(annotation)) or _value_type(annotation).__name__

@@ -10,6 +10,7 @@ from vsf_cli.config.ranges import MAX_VALUES, parse_indices
 from vsf_cli.errors import RequestError
 
 __all__ = [
+    "FRAMES_OF_A_TOKEN",
     "SIDES_OF_CLIPS",
     "check_sides",
     "choose_seeds",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 FRAMES_OF_A_TOKEN = 4
-"""Frames per token of Wan's autoencoder: a video has 1 frame more than a multiple of it."""
+"""Frames per token of most autoencoders, such as Wan's: a video has 1 frame more than a multiple of it."""
 
 SIDES_OF_CLIPS = 16
 """Wan's pipeline takes only videos whose sides are multiples of it, whatever the autoencoder is."""
@@ -116,7 +117,9 @@ def check_sides(width: int | None, height: int | None, multiple: int) -> None:
             raise RequestError(f"{name} is {side}, but must be a multiple of {multiple} for this model: try {near}")
 
 
-def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dropped: int = 0) -> tuple[int | None, str | None]:
+def whole_frames(
+    frames: int | None, seconds: float | None, fps: int | None, dropped: int = 0, multiple: int = FRAMES_OF_A_TOKEN
+) -> tuple[int | None, str | None]:
     """Returns the nearest number of frames that a video model can make, and a note if it differs from the requested one.
 
     Arguments:
@@ -124,6 +127,7 @@ def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dro
         seconds: The requested length; it takes precedence over `frames`, and does not count dropped frames.
         fps: Frames per second.
         dropped: How many of the first frames are dropped.
+        multiple: A video has 1 frame more than a multiple of it.
 
     Raises:
         RequestError: If there would be no frame.
@@ -136,10 +140,10 @@ def whole_frames(frames: int | None, seconds: float | None, fps: int | None, dro
         return None, None
     if frames < 1:
         raise RequestError(f"frames is {frames}, but must be at least 1")
-    whole = max(1, round((frames - 1) / FRAMES_OF_A_TOKEN) * FRAMES_OF_A_TOKEN + 1)
+    whole = max(1, round((frames - 1) / multiple) * multiple + 1)
     kept = f"{frames - dropped} frames" + (f", and {dropped} are left out" if dropped else "")
     asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
-    note = f"{asked}, but {whole} are made: 1 more than a multiple of {FRAMES_OF_A_TOKEN}"
+    note = f"{asked}, but {whole} are made: 1 more than a multiple of {multiple}"
     return whole, None if whole == frames else note
 
 

@@ -106,7 +106,9 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
     estimates = [at_maps(family.decode(pipe, latents, *result.image.size)) for latents in recorder.estimates()]
     final, shown = at_maps(result.frames), result.frames[request.drop_frames :]
     own = replace(result.request, drop_frames=request.drop_frames)
-    return Capture(replace(result, request=own, frames=shown, notes=(*result.notes, *notes)), maps, final, unguided, estimates)
+    sound = result.sound and result.sound.after(request.drop_frames / (request.fps or DEFAULT_FPS))
+    result = replace(result, request=own, frames=shown, sound=sound, notes=(*result.notes, *notes))
+    return Capture(result, maps, final, unguided, estimates)
 
 
 def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Selection) -> tuple["Recorder", tuple[str, ...]]:
@@ -115,7 +117,8 @@ def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Se
 
     method = request.guidance
     # The two transformers of Wan 2.2 have the same number of blocks.
-    attentions: list[Any] = [module for _, module, _ in family.attentions_of(family.denoisers_of(pipe)[0])]
+    found = family.attentions_of(family.denoisers_of(pipe)[0])
+    attentions: list[Any] = [module for name, module, _ in found if family.has_grid(name)]
     blocks = len(attentions)
     selection.check(blocks, min(one.num_heads if hasattr(one, "num_heads") else one.heads for one in attentions))
     texts = [negative.text for negative in request.negatives]

@@ -1,19 +1,22 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
 from vsf_cli.loading.tasks import pipeline_for
 from vsf_cli.media.inputs import fitted, read_input, read_mask
+from vsf_cli.media.sound import Sound
 from vsf_cli.settings.presets import check_scale
 from vsf_cli.settings.request import Request, public_source
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
     from vsf_cli.generation.guided import Applied
@@ -54,6 +57,7 @@ class Result:
         tokens, kept_tokens: The number of tokens of the negative and of the kept prompts.
         seconds: The time from prompt to image, without loading.
         notes: Warnings, such as that the prompt was cut.
+        sound: The sound of a video, if the model makes one.
     """
 
     frames: tuple["Image.Image", ...]
@@ -63,6 +67,7 @@ class Result:
     seconds: float
     notes: tuple[str, ...] = ()
     kept_tokens: int = 0
+    sound: Sound | None = None
 
     @property
     def image(self) -> "Image.Image":
@@ -108,14 +113,15 @@ def generate_batch(
     _check_batch(family, pipe, requests)
     started = time.monotonic()
     notes = [_notes(family, pipe, request) for request in requests]
-    batch, applied = _run(family, pipe, requests, progress, recorder)
+    output, applied = _run(family, pipe, requests, progress, recorder)
     seconds = (time.monotonic() - started) / len(requests)
     results = []
-    for index, (request, pixels) in enumerate(zip(requests, batch, strict=True)):
+    for index, (request, pixels) in enumerate(zip(requests, output[0], strict=True)):
         frames = _frames(pixels if family.video else pixels[None], request)
         sized = replace(request, width=frames[0].width, height=frames[0].height)
         tokens, kept = (counts[index] if counts else 0 for counts in (applied.tokens, applied.kept_tokens))
-        results.append(Result(frames, sized, applied.blocks if tokens else 0, tokens, seconds, notes[index], kept))
+        sound = _sound(family.sound(pipe, output), index, request)
+        results.append(Result(frames, sized, applied.blocks if tokens else 0, tokens, seconds, notes[index], kept, sound))
     return results
 
 
@@ -149,6 +155,7 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
     largest = getattr(family.denoisers_of(pipe)[0].config, "pos_embed_max_size", None)
     check_size(request, family.size_multiple(pipe), largest)
     check_scale(request, family)
+    _check_length(family, request)
     _check_frames(family, pipe, request)
     _check_steps(pipe, request)
 
@@ -156,13 +163,13 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
 def _run(
     family: "Family", pipe: Any, requests: Sequence[Request], progress: Progress | None, recorder: "Recorder | None"
 ) -> tuple[Any, "Applied"]:
-    """Calls the pipeline; returns its pixels, and what was done to the model."""
+    """Calls the pipeline; returns its output, and what was done to the model."""
     from vsf_cli.generation.guided import guided
     from vsf_cli.models.family import call_parameters
 
     request = requests[0]
     method = request.guidance
-    options = _call(pipe, requests, progress)
+    options = {**_call(pipe, requests, progress), **family.call}
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         if "negative_prompt" not in call_parameters(pipe):
@@ -172,7 +179,7 @@ def _run(
     try:
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
         with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
-            return pipe(**options)[0], applied
+            return pipe(**options), applied
     except ValueError as error:
         if request.image is None:
             raise
@@ -196,11 +203,13 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
         return tensors
 
     names = ["num_inference_steps", "guidance_scale", "width", "height", "max_sequence_length"]
-    names = [name for name in [*names, "num_frames"] if name in call_parameters(pipe)]
+    parameters = call_parameters(pipe)
+    names = [name for name in [*names, "num_frames"] if name in parameters]
     return {
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},
         **_images(pipe, request),
+        **_clock(request, parameters),
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
@@ -216,6 +225,8 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
     image, mask = read_input(request.image), None if request.mask is None else read_mask(request.mask)
     size = request.width or image.width, request.height or image.height
     if request.num_frames is not None:
+        if "image_crf" in call_parameters(pipe) and find_spec("av") is None:
+            raise RequestError("this model compresses --image, for which it needs av: pip install 'vsf[edit]'")
         return {"image": fitted(image, size)}
     if request.strength is None:
         # Flux.1 Kontext changes the size to one with its own area.
@@ -223,6 +234,14 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
         return {"image": image, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
     masked = {} if mask is None else {"mask_image": fitted(mask, size)}
     return {"image": fitted(image, size), "strength": request.strength, **masked}
+
+
+def _clock(request: Request, parameters: Collection[str]) -> dict[str, Any]:
+    """Returns the arguments of a pipeline's call that say when frames are, and how much noise each step begins with."""
+    if request.sigmas and "sigmas" not in parameters:
+        raise RequestError("the settings have sigmas, which this model's pipeline does not take: leave them out of the preset")
+    rate = {"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}
+    return {**rate, "sigmas": list(request.sigmas)} if request.sigmas else rate
 
 
 def _joined(request: Request) -> str:
@@ -265,6 +284,14 @@ def check_size(request: Request, multiple: int, max_count: int | None) -> None:
             raise RequestError(f"{name} is {side}, but this model can make {multiple * max_count} pixels at most")
 
 
+def _check_length(family: "Family", request: Request) -> None:
+    """Checks that the pipeline takes as many tokens of text."""
+    if request.max_sequence_length > family.max_length:
+        raise RequestError(
+            f"max_sequence_length is {request.max_sequence_length}, but this model takes {family.max_length} at most"
+        )
+
+
 def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
     """Checks that a video model makes a video and an image model an image, and that the autoencoder takes the frames."""
     if family.video != (request.num_frames is not None):
@@ -287,9 +314,27 @@ def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
     import numpy as np
     from PIL import Image
 
-    label = f"seed {request.seed}, {request.method}, {request.dtype}"
+    label = _label(request)
     if not np.isfinite(pixels).all():
         raise PictureError(f"the model gave no numbers ({label}): try --dtype float32 or a smaller --alpha")
     if pixels.max() < 1 / 255:
         raise PictureError(f"the picture is all black ({label}): try --dtype float32 or a smaller --alpha")
     return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))
+
+
+def _sound(sounds: "tuple[torch.Tensor, int] | None", index: int, request: Request) -> Sound | None:
+    """Returns the sound of one video, between its first frame that is kept and its end."""
+    import numpy as np
+
+    if sounds is None:
+        return None
+    samples, fps = sounds[0][index].float().cpu().numpy(), request.fps or DEFAULT_FPS
+    if not np.isfinite(samples).all():
+        raise PictureError(
+            f"the model gave no numbers for the sound ({_label(request)}): try --dtype float32 or a smaller --alpha"
+        )
+    return Sound(samples, sounds[1]).until((request.num_frames or 1) / fps).after(request.drop_frames / fps)
+
+
+def _label(request: Request) -> str:
+    return f"seed {request.seed}, {request.method}, {request.dtype}"

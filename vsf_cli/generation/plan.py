@@ -206,7 +206,8 @@ def _model_settings(settings: Settings, video: bool) -> dict[str, Any]:
 def _frames(settings: Settings, seconds: float | None) -> tuple[int | None, int, str | None]:
     """Returns the number of frames, how many of the first are left out, and a note about them."""
     dropped, origin = settings["drop_frames"] or 0, settings.origin("drop_frames").origin
-    frames, note = whole_frames(settings["frames"], seconds, settings["fps"], dropped)
+    multiple = FAMILIES[settings.preset.family].frames_multiple
+    frames, note = whole_frames(settings["frames"], seconds, settings["fps"], dropped, multiple)
     if frames is not None and dropped >= frames and origin != "option":
         left_out = f"{origin} leaves the first {dropped} frames out, but {frames} are made"
         raise RequestError(f"{left_out}: ask for more, or pass --drop-frames 0")

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, write_bytes
-from vsf_cli.media.formats import encode_image, encode_video
+from vsf_cli.media.formats import CRF_FORMATS, encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
@@ -30,7 +30,17 @@ from vsf_cli.settings.options import IN_NAMES, FileOptions
 from vsf_cli.settings.presets import Settings
 from vsf_cli.settings.request import request_options
 
-__all__ = ["Plan", "WrittenFile", "advising", "describe_result", "files_of", "load_for", "weights_of", "write_result"]
+__all__ = [
+    "Plan",
+    "WrittenFile",
+    "advising",
+    "describe_result",
+    "files_of",
+    "load_for",
+    "note_lost_sound",
+    "weights_of",
+    "write_result",
+]
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,7 @@ class Plan:
             with advising(pipe):
                 captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
                 result = captured.result if captured else generate(pipe, request, progress)
+            result = note_lost_sound(result, self.outputs.file_format)
             description = self.describe(pipe, result)
             path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             format, crf = self.outputs.file_format, self._crf(number)
@@ -206,6 +217,14 @@ def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
     )
 
 
+def note_lost_sound(result: Result, format: str) -> Result:
+    """Returns a result with a note if a format cannot hold its sound."""
+    if result.sound is None or format in CRF_FORMATS:
+        return result
+    note = f"the sound is left out, which {format} cannot hold: choose --format {' or '.join(CRF_FORMATS)}"
+    return replace(result, notes=(*result.notes, note))
+
+
 def write_result(
     path: Path,
     result: Result,
@@ -235,7 +254,7 @@ def _encode(
 ) -> bytes:
     if result.request.num_frames is None:
         return encode_image(result.image, format, metadata)
-    return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, metadata, crf, progress)
+    return encode_video(result.frames, result.request.fps or DEFAULT_FPS, format, metadata, crf, progress, result.sound)
 
 
 @contextmanager

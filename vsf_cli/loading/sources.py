@@ -82,7 +82,7 @@ def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
     halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
     if patch is None or halvings < 0:
         return None
-    factor = autoencoder.get("scale_factor_spatial") or 2**halvings
+    factor = autoencoder.get("scale_factor_spatial") or autoencoder.get("spatial_compression_ratio") or 2**halvings
     return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
 
 

@@ -1,6 +1,6 @@
 """Records what image tokens attend to, by a wrapper around a guidance method that does not change the image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +15,7 @@ from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
 from vsf_cli.methods import Context, Method, TextGroup
 from vsf_cli.models import family_of
 from vsf_cli.models.guided_model import bind_call
+from vsf_cli.models.patching import followed
 
 __all__ = ["Recorder"]
 
@@ -100,16 +101,17 @@ class Recorder(Method):
             for denoiser in family.denoisers_of(pipe):
                 stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
                 stack.callback(denoiser.register_forward_hook(end).remove)
-            stack.enter_context(self._watching(pipe.scheduler))
+            stack.enter_context(followed(pipe.scheduler, "step", self._watch(pipe.scheduler)))
             yield
 
-    @contextmanager
-    def _watching(self, scheduler: Any) -> Iterator[None]:
-        """Takes the noise level and the estimate of each step from the scheduler, which knows what the model predicts."""
-        stock = scheduler.step
+    def _watch(self, scheduler: Any) -> Callable[[Any, Sequence[Any]], Any]:
+        """Returns what takes each step's noise level and estimate from the scheduler, which knows what the model predicts.
 
-        def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
-            output = stock(model_output, timestep, sample, *args, **options)
+        A copy of the scheduler, which may be that of a sound, is not watched.
+        """
+
+        def after(output: Any, args: Sequence[Any]) -> Any:
+            model_output, timestep, sample = args[:3]
             if self._steps:
                 sigma = noise_level(scheduler, timestep)
                 # Schedulers that do not return the estimate are those of flow matching.
@@ -118,11 +120,7 @@ class Recorder(Method):
                 self._steps[-1].sigma, self._steps[-1].estimate = sigma, estimate.float().cpu()
             return output
 
-        scheduler.step = step
-        try:
-            yield
-        finally:
-            del scheduler.step
+        return after
 
     def on(self, device: torch.device) -> "Recorder":
         self._running = self.method.on(device)
@@ -154,7 +152,9 @@ class Recorder(Method):
         return self._running.attend_group(query, context, group)
 
     def _count(self, query: Tensor, context: Context) -> None:
-        """Counts the call, and records it if its step and its block are selected."""
+        """Counts the call, and records it if its step and its block are selected. A sound has no maps."""
+        if not context.has_grid:
+            return
         self._calls += 1
         chosen = self.selection
         if len(self._steps) in (chosen.steps or (len(self._steps),)) and self._calls in (chosen.blocks or (self._calls,)):

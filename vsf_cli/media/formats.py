@@ -10,6 +10,7 @@ from vsf_cli.media.animations import encode_animated_webp, encode_gif
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.images import encode_jpeg, encode_png, encode_webp, read_comment, read_exif, read_png_text
 from vsf_cli.media.metadata import tags_of
+from vsf_cli.media.sound import Sound
 from vsf_cli.media.videos import Codec, encode_by_ffmpeg
 
 if TYPE_CHECKING:  # Plans start without Pillow.
@@ -130,6 +131,7 @@ def encode_video(
     metadata: Mapping[str, Any] | None,
     crf: int | None = None,
     progress: Progress | None = None,
+    sound: Sound | None = None,
 ) -> bytes:
     """Returns a video as the bytes of a file.
 
@@ -140,6 +142,7 @@ def encode_video(
         metadata: The JSON of the file, by `vsf_cli.media.metadata.describe`; None writes no metadata.
         crf: The constant rate factor of MP4 and WebM; None means the format's default.
         progress: Called after each frame with the number of encoded frames and of all frames.
+        sound: The sound, which only MP4 and WebM hold.
 
     Raises:
         EncodingError: If the format cannot hold the video.
@@ -148,7 +151,7 @@ def encode_video(
     entry, tags = FORMATS[format], tags_of(metadata)
     try:
         if entry.codec:
-            return encode_by_ffmpeg(frames, fps, entry.codec, tags, crf, progress)
+            return encode_by_ffmpeg(frames, fps, entry.codec, tags, crf, progress, sound)
         assert entry.animate is not None
         return entry.animate(frames, fps, tags, progress)
     except (OSError, ValueError, RuntimeError) as error:

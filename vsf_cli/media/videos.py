@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import MediaError
+from vsf_cli.media.sound import Sound
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +45,13 @@ class Codec:
 
 
 def encode_by_ffmpeg(
-    frames: Sequence["Image"], fps: int, codec: Codec, tags: Mapping[str, str], crf: int | None, progress: Progress | None
+    frames: Sequence["Image"],
+    fps: int,
+    codec: Codec,
+    tags: Mapping[str, str],
+    crf: int | None,
+    progress: Progress | None,
+    sound: Sound | None = None,
 ) -> bytes:
     """Returns a video as the bytes of a file, with tags; the other arguments are those of `vsf_cli.media.formats.encode_video`.
 
@@ -57,6 +64,9 @@ def encode_by_ffmpeg(
     options: Any = {"is_batch": True, "fps": fps, "codec": codec.encoder, "pixelformat": "yuv420p", "macro_block_size": 1}
     with tempfile.TemporaryDirectory(prefix="vsf-") as folder:
         path = Path(folder) / f"video.{codec.container}"
+        if sound is not None:
+            options["audio_path"] = str(Path(folder) / "sound.wav")
+            sound.write(Path(options["audio_path"]))
         # If ffmpeg ends early, with or without an error, as on a full disk, the number of frames shows it.
         written = 0
         with suppress(OSError):

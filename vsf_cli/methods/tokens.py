@@ -108,6 +108,7 @@ class Context:
         backend: The attention backend of diffusers that the model uses; None means PyTorch's own choice.
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
         reference: The positions in `base` of the tokens of images that are edited, behind those of `image`; not guided.
+        has_grid: Whether the image's rows are those of an image, which has a grid: a sound has none.
     """
 
     base: KeyValue
@@ -118,6 +119,7 @@ class Context:
     backend: str | None = None
     mask: "Tensor | None" = None
     reference: Span | None = None
+    has_grid: bool = True
 
     @property
     def negative(self) -> TextGroup:

@@ -7,6 +7,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vsf_cli.config.values import FRAMES_OF_A_TOKEN
 from vsf_cli.errors import RequestError
 from vsf_cli.prompts.tokens import Token
 
@@ -26,6 +27,7 @@ __all__ = [
     "TextPart",
     "Uses",
     "append_text",
+    "block_of",
     "call_parameters",
     "prepend_text",
     "shared_places",
@@ -199,15 +201,18 @@ class Family:
         pipelines: What the models do, by the names of the pipelines of diffusers that `vsf` loads.
         attentions: The order of tokens in each guided attention, by a pattern of the module's name.
         isolated: Patterns of the names of attentions among the text alone, in which prompts are kept from each other.
+        off_grid: Patterns of the names of guided attentions whose queries are not the image's tokens: they have no maps.
         tokenizers: Returns the tokenizers of a pipeline with a `max_sequence_length`, in the order of their tokens in the text;
             the one that takes most of a prompt is the last.
         encode: Encodes one prompt, alone and without padding, by each text encoder.
         encode_padded: Encodes prompts as the pipeline encodes a positive prompt with a `max_sequence_length`, with shape
             (tokens, width).
         decode: Returns the images, or the frames of one video, of a pipeline's latents of a width and a height in pixels.
+        sound: Returns the sound of a pipeline's output, with shape (B, channels, samples), and its samples per second.
         pixels_per_token: Returns the side of a token in pixels.
         size_multiple: Returns the number of pixels that sides are multiples of: a token's side, or more.
         frames_per_token: Returns how many frames a token has; the first one of a video has one.
+        frames_multiple: The same in the models that are known, to which a requested length is rounded.
         extend: Returns the arguments of the denoiser's `forward` with the negative prompt in embeddings, positions and masks,
             from its embeddings, of shape (B, N, width), and the positions of its tokens in their own texts, of shape (B, N).
         text: Returns a tensor like the positive prompts' embeddings in the blocks, with shape (B, P, width).
@@ -222,9 +227,12 @@ class Family:
         clean: Cleans a prompt as the pipeline does.
         grid: Returns the frames, rows and columns of image tokens of a denoiser with the arguments of its call.
         runs_cfg: Returns whether a running pipeline uses classifier-free guidance, by itself and the variables of its call.
+        call: Arguments of a pipeline's call that are the same in all.
+        limits: Arguments of a pipeline's call that add passes of the model, with the largest value that adds none.
         cfg_argument: The argument of a pipeline's call with the scale of classifier-free guidance. If it is another one, then
             `guidance_scale` is an input of the model.
         max_scale: The largest scale that is no classifier-free guidance.
+        max_length: The largest `max_sequence_length` of its pipelines.
         defaults: The default keys of the family's presets.
         video: Whether it makes videos.
     """
@@ -237,23 +245,29 @@ class Family:
     encode: Callable[[Any, str], list[TextPart]]
     encode_padded: "Callable[[Any, Sequence[str], int], Tensor]" = encode_by_pipeline
     decode: "Callable[[Any, Tensor, int, int], list[Image.Image]]"
+    sound: "Callable[[Any, Any], tuple[Tensor, int] | None]" = lambda pipe, output: None
     pixels_per_token: Callable[[Any], int]
     size_multiple: Callable[[Any], int]
     frames_per_token: Callable[[Any], int] = lambda pipe: 1
+    frames_multiple: int = FRAMES_OF_A_TOKEN
     extend: "Callable[[Arguments, Tensor, Tensor], dict[str, Any]]" = append_text
     text: "Callable[[Arguments], Tensor | None]" = text_of
     inside: Mapping[str, Follow] = field(default_factory=dict)
     hides_tokens: bool = False
     denoisers: tuple[str, ...] = ("transformer",)
     isolated: tuple[str, ...] = ()
+    off_grid: tuple[str, ...] = ()
     last: str | None = None
     drops_text: Callable[[Any], bool] = lambda attention: False
     calls_once: Callable[[Any], bool] = lambda attention: False
     clean: Callable[[str], str] = str
     grid: Callable[[Arguments, Any], tuple[int, int, int]] = grid_of_latents
     runs_cfg: Callable[[Any, Mapping[str, Any]], bool] = runs_cfg
+    call: Mapping[str, Any] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
     cfg_argument: str = "guidance_scale"
     max_scale: float = 1.0
+    max_length: int = 512
     defaults: Mapping[str, Any] = field(default_factory=dict)
     video: bool = False
 
@@ -279,6 +293,10 @@ class Family:
                 if fnmatchcase(name, pattern) and hasattr(module, "processor"):
                     yield name, module, order
 
+    def has_grid(self, name: str) -> bool:
+        """Returns whether the queries of a guided attention are the image's tokens, by its name."""
+        return not any(fnmatchcase(name, pattern) for pattern in self.off_grid)
+
     def isolated_of(self, model: Any) -> "list[nn.Module]":
         """Returns the attentions of a denoiser among the text alone."""
         named = unwrap(model).named_modules()
@@ -286,8 +304,13 @@ class Family:
 
     def blocks_of(self, model: Any) -> "list[nn.Module]":
         """Returns the blocks of a denoiser that have a guided attention, in the order in which they run."""
-        names = dict.fromkeys(name.rpartition(".")[0] for name, _, _ in self.attentions_of(model))
+        names = dict.fromkeys(block_of(name) for name, _, _ in self.attentions_of(model))
         return [unwrap(model).get_submodule(name) for name in names]
+
+    def added_passes(self, pipe: Any, variables: Mapping[str, Any]) -> dict[str, float]:
+        """Returns the arguments by which a running pipeline makes further passes of the model, with values that add none."""
+        added = {name: limit for name, limit in self.limits.items() if (variables.get(name) or 0) > limit}
+        return added or ({self.cfg_argument: float(self.embeds_scale)} if self.runs_cfg(pipe, variables) else {})
 
     def main_tokenizer(self, pipe: Any, max_length: int) -> PromptTokenizer:
         """Returns the tokenizer that takes most of a prompt with a `max_sequence_length`."""
@@ -403,6 +426,11 @@ def _joined_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, texts: Sequ
 def call_parameters(pipe: Any) -> "Mapping[str, inspect.Parameter]":
     """Returns the parameters of a pipeline's call, by name."""
     return inspect.signature(type(pipe).__call__).parameters
+
+
+def block_of(name: str) -> str:
+    """Returns the name of the block that an attention is in, by the attention's own."""
+    return name.rpartition(".")[0]
 
 
 def unwrap(model: Any) -> Any:

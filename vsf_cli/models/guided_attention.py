@@ -24,7 +24,9 @@ class RunningCall:
     state: GuidanceState | None = None
 
 
-def guided_attention(running: RunningCall, order: Order, guides: bool = True, drops_text: bool = False) -> Attend:
+def guided_attention(
+    running: RunningCall, order: Order, guides: bool = True, drops_text: bool = False, has_grid: bool = True
+) -> Attend:
     """Returns an attention function for guided models.
 
     Arguments:
@@ -32,6 +34,7 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
         order: The order of tokens.
         guides: Whether the method acts; else only the negative prompt's own rows are computed.
         drops_text: Whether the outputs for the text are unused, so that those of the negative prompt are 0.
+        has_grid: Whether the queries beside the text are the image's tokens.
     """
 
     def attend(
@@ -59,11 +62,9 @@ def guided_attention(running: RunningCall, order: Order, guides: bool = True, dr
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
-        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend))
-        # With heads after tokens in memory, the processor joins the heads without a copy.
-        out = value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
-        write = state.method.attend if guides else state.method.attend_unguided
-        write(rows.queries.of(query), context, rows.queries.of(out))
+        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend), has_grid)
+        out = _empty_output(query, value)
+        (state.method.attend if guides else state.method.attend_unguided)(rows.queries.of(query), context, rows.queries.of(out))
         if order is not Order.CROSS:
             for span, group in zip(rows.groups, context.groups, strict=True):
                 if drops_text:
@@ -97,14 +98,22 @@ def isolated_attention(running: RunningCall) -> Attend:
     return attend
 
 
-def _context(state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None) -> Context:
+def _empty_output(query: Tensor, value: Tensor) -> Tensor:
+    """Returns a tensor for an output, with heads after tokens in memory: the processor joins them without a copy."""
+    return value.new_empty(value.shape[0], query.shape[2], value.shape[1], value.shape[3]).transpose(1, 2)
+
+
+def _context(
+    state: GuidanceState, rows: "_Rows", keys: KeyValue, mask: Tensor | None, backend: str | None, has_grid: bool
+) -> Context:
     groups = []
     for span, lengths, weights in zip(rows.groups, state.lengths, state.weights, strict=True):
         states = keys.part(span)
         groups.append(TextGroup(states.key, states.value, lengths, weights, *_masks_of(mask, rows, span)))
     base_mask = None if mask is None else rows.base.keys_of(rows.queries.rows_of(mask))
     base = keys.part(rows.base)
-    return Context(base, rows.image, rows.positive, tuple(groups), state.progress, backend, base_mask, rows.reference)
+    shared = state.progress, backend, base_mask
+    return Context(base, rows.image, rows.positive, tuple(groups), *shared, rows.reference, has_grid)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:

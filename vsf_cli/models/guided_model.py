@@ -13,7 +13,7 @@ from torch import nn
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
-from vsf_cli.models.family import Family, Follow, unwrap
+from vsf_cli.models.family import Family, Follow, block_of, unwrap
 from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import followed, hooked, patched
@@ -81,7 +81,8 @@ def guided_denoisers(
             call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
             stack.enter_context(hooked(model, *call.hooks()))
             for path, follow in family.inside.items():
-                stack.enter_context(followed(unwrap(model), path, call.inside(follow)))
+                owner, _, name = path.rpartition(".")
+                stack.enter_context(followed(unwrap(model).get_submodule(owner), name, call.inside(follow)))
         yield sum(map(len, guided))
     if state.unguided_steps and not state.guided_steps:
         window = f"start {method.start:g} and stop {method.stop:g}"
@@ -112,11 +113,13 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
     attentions = list(family.attentions_of(model))
     if not attentions:
         raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
-    if len(attentions) < method.last_block:
-        raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {len(attentions)}")
+    blocks = list(dict.fromkeys(block_of(name) for name, _, _ in attentions))
+    if len(blocks) < method.last_block:
+        raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {len(blocks)}")
     twins = {}
-    for block, (_, module, order) in enumerate(attentions, 1):
-        arguments = order, method.guides_block(block), family.drops_text(module)
+    for name, module, order in attentions:
+        guides = method.guides_block(1 + blocks.index(block_of(name)))
+        arguments = order, guides, family.drops_text(module), family.has_grid(name)
         twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
     return twins
 
@@ -209,10 +212,9 @@ class _GuidedCall:
                 f"a {type(caller).__name__} calls the model, but another pipeline was guided: guide the one that you call"
             )
         method = self.state.method
-        if self.family.runs_cfg(caller, variables) and not method.accepts_guidance_scale:
-            name = self.family.cfg_argument
+        if (added := self.family.added_passes(caller, variables)) and not method.accepts_guidance_scale:
+            name, off = next(iter(added)), ", ".join(f"{name}={value:g}" for name, value in added.items())
             scale = variables.get(name, getattr(caller, name, None))
-            off = f"{name}={1 if self.family.embeds_scale else 0}"
             raise RequestError(
                 f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {off}, or another method"
             )

@@ -1,5 +1,6 @@
 """Changes modules of a model inside a `with`, and then restores the same objects, whatever happens inside."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,32 +40,35 @@ def hooked(module: "nn.Module", before: Before, after: After) -> Iterator[None]:
 
 
 class _Followed:
-    """A function of a module, and what follows it. In copies of the module it is the stock function."""
+    """A method of an object, and what follows it. In copies of the object it is the stock method."""
 
-    def __init__(self, module: Any, name: str, follow: Callable[[Any, Sequence[Any]], Any]) -> None:
-        self.module, self.name, self.stock, self.follow = module, name, getattr(module, name), follow
+    def __init__(self, owner: Any, name: str, follow: Callable[[Any, Sequence[Any]], Any]) -> None:
+        self.owner, self.name, self.stock, self.follow = owner, name, getattr(owner, name), follow
+        # Pipelines pass what the signature names, such as a generator.
+        self.__signature__ = inspect.signature(self.stock)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.follow(self.stock(*args, **kwargs), args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return getattr(type(self.module), self.name).__get__(memo[id(self.module)])
+        return getattr(type(self.owner), self.name).__get__(memo[id(self.owner)])
 
 
 @contextmanager
-def followed(model: "nn.Module", path: str, follow: Callable[[Any, Sequence[Any]], Any]) -> Iterator[None]:
-    """Calls a function with the output and the arguments of another one, at a path in a model, inside a `with` block."""
-    owner, _, name = path.rpartition(".")
-    module = model.get_submodule(owner)
-    own = vars(module).get(name)
-    setattr(module, name, _Followed(module, name, follow))
+def followed(owner: Any, name: str, follow: Callable[[Any, Sequence[Any]], Any]) -> Iterator[None]:
+    """Calls a function with the output and the positional arguments of an object's method, inside a `with` block.
+
+    The function returns what the method shall return.
+    """
+    own = vars(owner).get(name)
+    setattr(owner, name, _Followed(owner, name, follow))
     try:
         yield
     finally:
         if own is None:
-            delattr(module, name)
+            delattr(owner, name)
         else:
-            setattr(module, name, own)
+            setattr(owner, name, own)
 
 
 @contextmanager

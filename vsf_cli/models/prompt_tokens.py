@@ -20,17 +20,20 @@ WORD = re.compile(rf"[^\s{MARKS}]+(?:['\u2019-][^\s{MARKS}]+)*")
 """A word: anything but spaces and punctuation, with apostrophes and hyphens inside it."""
 
 
-def token_ids(tokenizer: Any, prompt: str, pipe: Any) -> "Tensor":
+def token_ids(tokenizer: Any, prompt: str, pipe: Any, max_length: int | None = None) -> "Tensor":
     """Returns the token ids of a negative prompt without padding, with shape (1, tokens).
+
+    `max_length` is how many the text encoder takes; None means as many as the tokenizer says.
 
     Raises:
         RequestError: If the text encoder takes fewer.
     """
     ids: Tensor = tokenizer(prompt, return_tensors="pt").input_ids
-    if ids.shape[-1] > tokenizer.model_max_length:
+    longest = min(tokenizer.model_max_length, max_length or tokenizer.model_max_length)
+    if ids.shape[-1] > longest:
         raise RequestError(
-            f"negative prompt '{prompt}' has {ids.shape[-1]} tokens, but the text encoder takes"
-            f" {tokenizer.model_max_length}: shorten it, or give several"
+            f"negative prompt '{prompt}' has {ids.shape[-1]} tokens, but the text encoder takes {longest}: shorten it, or give"
+            " several"
         )
     return ids.to(pipe._execution_device)
 

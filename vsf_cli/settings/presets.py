@@ -140,7 +140,8 @@ def _load(name: str, path: Any, source: str) -> Preset:
     if ("width" in table) != ("height" in table):
         raise PresetError(f"{source}: give both width and height, or neither for the model's own size")
     _check_method(table.get("method", {}), source)
-    return Preset(name=name, **{**table, "loras": tuple(table.get("loras", ()))})
+    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
+    return Preset(name=name, **{**table, **lists})
 
 
 def _check_method(method: Mapping[str, Any], source: str) -> None:

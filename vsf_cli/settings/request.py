@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,12 @@ class ModelSettings:
     Arguments:
         guidance_scale: The scale of diffusers' own CFG; 0 or 1 is none.
         width, height: Pixels; None means the model's own size.
-        max_sequence_length: The number of tokens of T5.
+        max_sequence_length: The number of tokens of the text encoder with the longest input.
         num_frames: The number of frames that are generated; None for an image.
         loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` is a built-in one.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files, such as "fp16".
+        sigmas: The noise level of each step, for a model that was distilled at some; empty means the scheduler's own.
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
         vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
     """
@@ -73,11 +75,11 @@ class ModelSettings:
     height: int | None = option(
         None, "-H", "--height", help="Pixels; with --width.", panel=SIZE, min=1, setting=False, in_name=False, label=False
     )
-    max_sequence_length: int = unlisted(256, min=1, max=512)
+    max_sequence_length: int = unlisted(256, min=1, max=1024)
     num_frames: int | None = option(
         None,
         "--frames",
-        help="Number of frames, rounded to 1 more than a multiple of 4.",
+        help="Number of frames, rounded to what the model can make.",
         panel=SIZE,
         min=1,
         sweep=True,
@@ -101,6 +103,7 @@ class ModelSettings:
     )
     revision: str | None = unlisted(None, identity=False)
     variant: str | None = None
+    sigmas: tuple[float, ...] = ()
     scheduler: str | None = None
     flow_shift: float | None = option(
         None, "--shift", help="Shift of the flow-matching sigmas.", panel=SIZE, above=0, sweep=True, video=True
@@ -215,6 +218,7 @@ class Request(ModelSettings):
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         self._check_image()
+        self._check_sigmas()
         self._check_method()
 
     def _check_image(self) -> None:
@@ -229,6 +233,17 @@ class Request(ModelSettings):
     def steps_run(self) -> int:
         """The number of steps that run: `strength` leaves the first ones out."""
         return int(self.num_inference_steps * (1 if self.strength is None else self.strength) + 1e-6)
+
+    def _check_sigmas(self) -> None:
+        count, steps = len(self.sigmas), self.num_inference_steps
+        if self.sigmas and count != steps:
+            raise RequestError(
+                f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
+            )
+        if not all(0 < next <= sigma <= 1 for sigma, next in pairwise((*self.sigmas, *self.sigmas[-1:]))):
+            raise RequestError(
+                f"sigmas are {', '.join(f'{sigma:g}' for sigma in self.sigmas)}, but must fall from 1 at most, above 0"
+            )
 
     def _check_method(self) -> None:
         method, steps = self.guidance, self.steps_run
@@ -287,7 +302,9 @@ class Request(ModelSettings):
         for name in ("image", "mask"):
             plain[name] = path and re.split(r"[/\\]", path)[-1] if (path := plain[name]) else None
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
-        return plain
+        # Files from before the field have no such key.
+        sigmas = plain.pop("sigmas")
+        return {**plain, "sigmas": list(sigmas)} if sigmas else plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Request":
@@ -300,7 +317,7 @@ class Request(ModelSettings):
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras") if key in plain}
+            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras", "sigmas") if key in plain}
             types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
                 RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)

@@ -82,6 +82,8 @@ def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
     fields["keep"] = fields["keep"] if keeps else ()
     if fields["image"] is None:
         fields["mask"] = fields["strength"] = None
+    if int(fields["num_inference_steps"] * (fields["strength"] or 1)) < 1:
+        fields["strength"] = None
     return Request(method=method[0], parameters=method[1], **fields)
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload, cpu_offload_with_hook
+from accelerate.hooks import remove_hook_from_module
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from tests.models.pipelines import PIPELINES
@@ -137,6 +140,45 @@ def test_other_methods_and_an_infinite_bias(pipe: Any) -> None:
     with guided(pipe, "wheels", VSF(3.0, float("inf"))):
         assert abs(run(pipe) - stock).max() < 1e-5
     assert (run(pipe) == stock).all()
+
+
+def test_a_lora_acts_on_what_is_guided(folder: Path, pipe: Any) -> None:
+    denoiser = family_of(pipe).denoisers_of(pipe)[0]
+    prefix = next(name for name, part in pipe.components.items() if part is denoiser)
+    name, attention, _ = next(iter(family_of(pipe).attentions_of(denoiser)))
+    name, layer = f"{name}.to_q", attention.to_q
+    generator = torch.Generator().manual_seed(1)
+    sizes = {"lora_A": (2, layer.in_features), "lora_B": (layer.out_features, 2)}
+    matrices = {part: torch.randn(size, generator=generator) for part, size in sizes.items()}
+    save_file({f"{prefix}.{name}.{part}.weight": matrix for part, matrix in matrices.items()}, "lora.safetensors")
+    model = ("-m", str(folder), *SIZE, "--neg", "wheels", "--lora", "lora.safetensors")
+    vsf("image", PROMPT, *model[:-2], "-o", "without.png")
+    vsf("image", PROMPT, *model, "-o", "with.png")
+    with guided(pipe, "wheels", VSF(3.0)):
+        layer.weight.data += matrices["lora_B"] @ matrices["lora_A"]
+        merged = run(pipe)
+        layer.weight.data -= matrices["lora_B"] @ matrices["lora_A"]
+    other = load(str(folder), "float32", loras=("lora.safetensors",))
+    with guided(other, "wheels", VSF(3.0)):
+        assert abs(run(other) - merged).max() < 1e-4
+    assert pixels("with.png") != pixels("without.png")
+
+
+@pytest.mark.parametrize("level", ["sequential", "model"])
+def test_offloading_does_not_change_what_is_guided(pipe: Any, level: str) -> None:
+    with guided(pipe, "wheels"):
+        wanted = run(pipe)
+    # The offloading of diffusers needs an accelerator; accelerate's own, on which it stands, runs anywhere.
+    denoiser, cpu = family_of(pipe).denoisers_of(pipe)[0], torch.device("cpu")
+    if level == "sequential":
+        cpu_offload(denoiser, execution_device=cpu)
+    else:
+        cpu_offload_with_hook(denoiser, cpu)
+    try:
+        with guided(pipe, "wheels"):
+            assert (run(pipe) == wanted).all()
+    finally:
+        remove_hook_from_module(denoiser, recurse=True)
 
 
 def test_cfg_is_refused_in_the_familys_own_way(pipe: Any) -> None:

@@ -28,8 +28,8 @@ from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
 from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
-from vsf_cli.settings.presets import Settings, check_scale
-from vsf_cli.settings.request import ModelSettings, Request, request_options
+from vsf_cli.settings.presets import Preset, Settings, check_scale
+from vsf_cli.settings.request import ModelSettings, Request, public_source, request_options
 
 __all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
 
@@ -151,7 +151,7 @@ def request_of(
     note = None
     values = _model_settings(settings, video)
     image, mask = settings["image"], settings["mask"]
-    _check_task(settings["model"], preset.family, image, mask)
+    _check_task(settings["model"], preset, image, mask)
     if image is not None:
         _fit_size(values, check_inputs(image, mask), settings)
     if video:
@@ -174,10 +174,13 @@ def request_of(
     return request, note
 
 
-def _check_task(model: str, family: str, image: str | None, mask: str | None) -> None:
+def _check_task(model: str, preset: Preset, image: str | None, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
-    first = next(iter(FAMILIES[family].pipelines))
-    check_task(pipeline_of(model) or first, image is not None, mask is not None)
+    own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
+    if pipeline not in own and any(pipeline in family.pipelines for family in FAMILIES.values()):
+        wrong = f"preset {preset.name} is for {', '.join(own)}, but {public_source(model)} is a {pipeline}"
+        raise RequestError(f"{wrong}: leave --preset out, or choose another one")
+    check_task(pipeline or next(iter(own)), image is not None, mask is not None)
 
 
 def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings) -> None:

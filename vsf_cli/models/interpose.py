@@ -38,10 +38,16 @@ class _Functional:
 
 
 def attention_calls(processor: type) -> int:
-    """Returns how many calls of a known attention function the code of a processor has."""
-    code = getattr(processor.__call__, "__code__", None)
-    instructions = dis.get_instructions(code) if code else ()
-    return sum(one.argval in (DISPATCH, SDPA) and one.opname.startswith("LOAD") for one in instructions)
+    """Returns how many calls of a known attention function a processor has, in its code and in functions that it calls."""
+    return _calls_in(processor.__call__)
+
+
+def _calls_in(function: Any) -> int:
+    code = getattr(function, "__code__", None)
+    loaded = [one.argval for one in dis.get_instructions(code) if one.opname.startswith("LOAD")] if code else []
+    helpers = [function.__globals__.get(name) for name in loaded if name not in (DISPATCH, SDPA)]
+    own = [helper for helper in helpers if isinstance(helper, FunctionType) and helper.__module__ == function.__module__]
+    return sum(name in (DISPATCH, SDPA) for name in loaded) + sum(map(_calls_in, own))
 
 
 def twin_class(processor: type, attend: Attend) -> type:

@@ -112,25 +112,22 @@ def evaluated(row: Mapping[str, Any]) -> list[str]:
 
 
 def families() -> str:
-    """What works in each family of models, from the families themselves."""
-    head = [
-        "family",
-        "pipelines",
-        "guided attention",
-        "VSF, NAG, NASA",
-        "maps",
-        "batches",
-        "`vsf bench`",
-        "run on real weights",
-    ]
+    """What each pipeline of each family does, from the families themselves."""
+    head = ["family", "pipeline", "guided attention", "from a text", "`--image`", "`--mask`", "maps", "`vsf bench`"]
     rows = []
     for family in FAMILIES.values():
         joint = any(order is not Order.CROSS for order in family.attentions.values())
         kinds = ("cross", "joint")[joint] + (", and text alone" if family.isolated else "")
-        bench = "yes" if family.name in BENCHED else "no"
-        pipelines = ", ".join(f"`{name}`" for name in family.pipelines)
-        rows.append([f"`{family.name}`", pipelines, kinds, "yes", "yes", "yes", bench, "no"])
+        for name, uses in family.pipelines.items():
+            image = "first frame" if family.video else "is edited" if uses.image == name else "is redrawn"
+            image = image if uses.image else "with a mask" if uses.mask else "no"
+            own = yes(uses.text), image, yes(uses.mask), yes(uses.maps), yes(family.name in BENCHED)
+            rows.append([f"`{family.name}`", f"`{name}`", kinds, *own])
     return table(head, rows)
+
+
+def yes(fact: object) -> str:
+    return "yes" if fact else "no"
 
 
 def contrast(name: str, *arms: str) -> str:

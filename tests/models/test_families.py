@@ -19,7 +19,7 @@ from tests.models.dense import Dense, dense_attention
 from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, join_z_image, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, VSF, Context, Method
+from vsf_cli.methods import NAG, NASA, VSF, WEF, Context, Method
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
@@ -166,6 +166,33 @@ def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor)
     torch.testing.assert_close(run(VSF(2.0, contrast=0), first), plain, atol=1e-12, rtol=0)
     # (1 - w) O1 is left, as with a strength of 0.
     torch.testing.assert_close(run(VSF(2.0, contrast=1), negative[0]), run(VSF(0.0)), atol=1e-12, rtol=0)
+
+
+def test_an_embedding_that_is_flipped_joins_the_text(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    stock = output(model, call)
+    with guided(model, method=WEF(1.0), negative_prompt_embeds=negative) as applied:
+        found = output(model, call)
+    assert applied.blocks == 0 and (found - stock).abs().max() > 1e-4
+    with guided(model, method=WEF(2.0), negative_prompt_embeds=negative / 2):
+        assert torch.equal(output(model, call), found)
+
+
+@pytest.mark.parametrize("tiny", ["flux"], indirect=True)
+def test_flux_as_the_papers_public_code_has_it(tiny: Tiny, negative: Tensor) -> None:
+    """Its double blocks flip a copy of the negative prompt, which otherwise is positive text, as in all single blocks."""
+    method = VSF(3.0, 0.3, reference_layout=True, guided_blocks="1..2")
+    model, call = tiny.model(), tiny.call()
+    with guided(model, method=method, negative_prompt_embeds=negative):
+        found = output(model, call)
+
+    text = torch.cat([negative, negative, call["encoder_hidden_states"]], 1)
+    longer = {**call, "encoder_hidden_states": text, "txt_ids": torch.zeros(text.shape[1], 3)}
+    flipped = Dense(tiny.order, tiny.images, TEXT + NEGATIVES, [NEGATIVES], VSF(3.0, 0.3))
+    stock = Dense(tiny.order, tiny.images, TEXT + NEGATIVES, [NEGATIVES], VSF(3.0, torch.inf))
+    model, calls = tiny.model(), iter([flipped, flipped, stock, stock])
+    with dense_attention(lambda *states: next(calls)(*states)):
+        torch.testing.assert_close(found, output(model, longer), atol=1e-11, rtol=0)
 
 
 def test_without_contrast_nothing_is_kept(tiny: Tiny, negative: Tensor) -> None:

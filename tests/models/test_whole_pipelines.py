@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,33 @@ def test_other_methods_and_an_infinite_bias(pipe: Any) -> None:
     with guided(pipe, "wheels", VSF(3.0, float("inf"))):
         assert abs(run(pipe) - stock).max() < 1e-5
     assert (run(pipe) == stock).all()
+
+
+WORDS = {
+    "silence": "ignores it, without a word",
+    "warning": "ignores it, with a warning",
+    "no argument": "has no such argument",
+}
+
+
+def test_the_pipelines_own_negative_prompt_does_what_the_docs_say(
+    pipe: Any, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    off: dict[str, Any] = {family_of(pipe).cfg_argument: float(family_of(pipe).embeds_scale)}
+    stock, heard = run(pipe, **off), logging.getLogger("diffusers")
+    heard.addHandler(caplog.handler)
+    try:
+        found = "silence" if (run(pipe, **off, negative_prompt="wheels") == stock).all() else "an effect"
+    except TypeError:
+        found = "no argument"
+    finally:
+        heard.removeHandler(caplog.handler)
+    if "negative_prompt is passed" in caplog.text:
+        found = "warning"
+    preset = {"sd15": "sd-turbo", "sdxl": "sdxl-turbo", "flux": "flux.1-schnell"}.get(folder.name, folder.name)
+    page = (Path(__file__).parents[2] / "docs/negative-prompts.md").read_text("utf-8").splitlines()
+    (row,) = [line for line in page if f"--preset {preset}" in line or f"--preset {preset.replace('flux2', 'flux.2')}" in line]
+    assert WORDS[found] in row
 
 
 def test_a_lora_acts_on_what_is_guided(folder: Path, pipe: Any) -> None:

@@ -18,26 +18,39 @@ __all__ = ["app"]
 app = command_app(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name, or the path of a file.")]
 FACTS = (
+    "pipeline",
     *("loras", "sigmas", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
     *("download_bytes", "license", "source", "measured"),
 )
 """Fields of a preset that are not settings."""
 
 
+GROUPS = "images, by vsf image", "editing, by vsf image --image FILE", "videos, by vsf video"
+
+
+def _group(preset: Preset) -> int:
+    return 2 if preset.video else int(preset.edits)
+
+
 @app.command("list", cls=Command, epilog="Example: vsf presets list")
 @handle_errors
 def list_presets(as_json: Json = False) -> None:
-    """List all presets, those for images and then those for videos; the one in use has a star."""
+    """List all presets, for images, for editing and for videos; the one in use has a star."""
     used = Settings({}).preset.name
-    loaded = sorted((load_preset(name) for name in preset_names()), key=lambda preset: preset.video)
+    loaded = sorted((load_preset(name) for name in preset_names()), key=_group)
     if as_json:
         Console.data(
-            as_line([{"name": one.name, "about": one.about, "video": one.video, "used": one.name == used} for one in loaded])
+            as_line(
+                [
+                    {"name": one.name, "about": one.about, "video": one.video, "edits": one.edits, "used": one.name == used}
+                    for one in loaded
+                ]
+            )
         )
         return
     console, width = Console(), max(len(preset.name) for preset in loaded)
-    for video, presets in groupby(loaded, lambda preset: preset.video):
-        console.info("videos, by vsf video" if video else "images, by vsf image")
+    for group, presets in groupby(loaded, _group):
+        console.info(GROUPS[group])
         for preset in presets:
             console.data(f"{'*' if preset.name == used else ' '} {preset.name:{width}} {preset.about}")
 
@@ -59,7 +72,7 @@ def show_preset(name: Name, as_json: Json = False) -> None:
         Console.data(f"{key:20} {setting.value!s:45} {setting.origin}")
     for key, value in facts.items():
         for line in value if isinstance(value, tuple) else [value]:
-            if line is not None:
+            if line not in (None, ""):
                 Console.data(f"{key:20} {line}")
 
 

@@ -295,7 +295,7 @@ def _check_length(family: "Family", request: Request) -> None:
 def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
     """Checks that a video model makes a video and an image model an image, and that the autoencoder takes the frames."""
     if family.video != (request.num_frames is not None):
-        wanted = "clips: use 'vsf video'" if family.video else "pictures: use 'vsf image'"
+        wanted = "videos: use 'vsf video'" if family.video else "images: use 'vsf image'"
         raise RequestError(f"model {public_source(request.model)} makes {wanted}")
     step = family.frames_per_token(pipe)
     if request.num_frames is not None and request.num_frames % step != 1 % step:

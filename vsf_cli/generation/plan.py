@@ -142,7 +142,7 @@ def request_of(
     """
     preset = settings.preset
     if preset.video != video:
-        wanted = "clips: use 'vsf video'" if preset.video else "pictures: use 'vsf image'"
+        wanted = "videos: use 'vsf video'" if preset.video else "images: use 'vsf image'"
         raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
     check_dtype(settings["dtype"])
     for lora in loras:
@@ -177,10 +177,14 @@ def request_of(
 def _check_task(model: str, preset: Preset, image: str | None, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
     own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
-    if pipeline not in own and any(pipeline in family.pipelines for family in FAMILIES.values()):
+    other = next((family for family in FAMILIES.values() if pipeline in family.pipelines and pipeline not in own), None)
+    if other is not None and other.video != preset.video:
+        wanted = "videos: use 'vsf video'" if other.video else "images: use 'vsf image'"
+        raise RequestError(f"model {public_source(model)} makes {wanted}")
+    if other is not None:
         wrong = f"preset {preset.name} is for {', '.join(own)}, but {public_source(model)} is a {pipeline}"
         raise RequestError(f"{wrong}: leave --preset out, or choose another one")
-    check_task(pipeline or next(iter(own)), image is not None, mask is not None)
+    check_task(pipeline or preset.main_pipeline, image is not None, mask is not None)
 
 
 def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings) -> None:

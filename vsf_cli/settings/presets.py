@@ -54,6 +54,7 @@ class Preset(ModelSettings):
         about: One line for the list.
         family: A key of `vsf_cli.models.FAMILIES`.
         model: `builtin:NAME`, a hub id, or a folder.
+        pipeline: The name of the model's pipeline; "" means the first one of the family.
         license: The licence of the weights, and where it can be read.
         download_bytes: About how much is downloaded; None if nothing is, or it is not known.
         source: Where the settings come from.
@@ -66,6 +67,7 @@ class Preset(ModelSettings):
     family: str
     model: str
     about: str = ""
+    pipeline: str = ""
     license: str = "not stated"
     download_bytes: int | None = None
     dtype: str = "bfloat16"
@@ -79,6 +81,16 @@ class Preset(ModelSettings):
     def video(self) -> bool:
         """Whether its model makes videos."""
         return FAMILIES[self.family].video
+
+    @property
+    def main_pipeline(self) -> str:
+        """The name of its model's pipeline."""
+        return self.pipeline or next(iter(FAMILIES[self.family].pipelines))
+
+    @property
+    def edits(self) -> bool:
+        """Whether its model is one that edits images."""
+        return not self.video and bool(self.pipeline)
 
     def guidance(self) -> Method:
         """Returns the preset's method."""

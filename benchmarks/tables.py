@@ -24,7 +24,7 @@ from typing import Any
 from run import RESULTS, ROOT, SUITES
 
 from vsf_cli.bench.report import markdown
-from vsf_cli.cli.bench import FAMILIES as BENCHED
+from vsf_cli.bench.shapes import FAMILIES as BENCHED
 from vsf_cli.models import FAMILIES, Order
 
 FOLDERS = (RESULTS, ROOT / "docs" / "results")
@@ -222,6 +222,20 @@ def section(name: str, path: Path) -> str:
     return f"### {TITLES[name]}\n\n{chart}{markdown(json.loads(path.read_text('utf-8')))}"
 
 
+def counted(*presets: str) -> str:
+    """What methods take of the FLOPs without guidance, by model."""
+    names = ("vsf", "vsf-keep", "nag", "cfg")
+    rows = []
+    for preset in presets:
+        report = result(f"count-{preset}")
+        methods = {row["name"]: row for row in report["methods"]}
+        tera = f"{methods['none']['flops'] / 1e12:.1f}"
+        rows.append(
+            [f"`{preset}`", report["shape"].split(", ", 1)[1], tera, *(f"{methods[name]['flops_times']:.4f}" for name in names)]
+        )
+    return table(["preset", "transformer", "TFLOP a step, unguided", "VSF", "VSF with `--keep`", "NAG", "CFG"], rows)
+
+
 def cross_attention() -> str:
     """The cross attention of Wan, timed alone."""
     rows = []
@@ -333,6 +347,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "families": families,
     "localise": localise,
     "bench": bench,
+    "counted": counted,
     "cross-attention": cross_attention,
     "profile": profile,
     "batch": batch,

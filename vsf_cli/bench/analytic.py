@@ -16,11 +16,13 @@ TIME_CHANNELS = 256
 """The sinusoids of Stable Diffusion 3's timestep."""
 
 
-def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int:
-    """Returns the FLOPs of one step.
+def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int | None:
+    """Returns the FLOPs of one step; None for a family without a formula.
 
     `negatives` is the number of tokens of the negative prompt without padding.
     """
+    if shape.family not in ("sd3", "wan"):
+        return None
     implementation = method.implementation
     count = shape.positives if implementation.padding else negatives if implementation.guides_attention else 0
     step = _joint if shape.family == "sd3" else _cross

@@ -14,12 +14,12 @@ from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.memory import peak_memory
 from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.random_model import RandomModel, build, prepared
-from vsf_cli.bench.shapes import Shape
+from vsf_cli.bench.shapes import Shape, depth_of
 from vsf_cli.bench.stages import time_request
 from vsf_cli.bench.timing import Progress, Sample, clock, interleave
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.generation.generate import Request
-from vsf_cli.models import family_of
+from vsf_cli.models import Family, family_of
 
 __all__ = ["Row", "count", "measure_pipeline", "measure_random", "shape_of_pipeline"]
 
@@ -32,7 +32,7 @@ class Row:
         method: The method.
         tokens: The number of tokens of the negative prompt that it uses.
         costs: The counted costs of one step.
-        analytic: The FLOPs of one step by formula.
+        analytic: The FLOPs of one step by formula; None for a family without one.
         samples: The seconds of each round; empty if nothing was timed.
         memory: The peak memory in bytes, weights included; None if it cannot be measured here.
     """
@@ -40,7 +40,7 @@ class Row:
     method: BenchMethod
     tokens: int
     costs: Costs
-    analytic: int
+    analytic: int | None
     samples: Sequence[Sample] = ()
     memory: int | None = None
 
@@ -116,11 +116,19 @@ def _timed_step(model: RandomModel, method: BenchMethod, device: torch.device) -
         return {"step": clock(device) - started, "cpu": time.process_time() - used}
 
 
+def _shape_in_tokens(pipe: Any, family: Family, config: dict[str, Any], request: Request) -> Shape:
+    default, side = getattr(pipe, "default_sample_size", 128) * pipe.vae_scale_factor, family.pixels_per_token(pipe)
+    latent = ((request.height or default) // side, (request.width or default) // side)
+    return Shape(request.model, family.name, config, latent, request.max_sequence_length, depth_of(config))
+
+
 def shape_of_pipeline(pipe: Any, request: Request) -> Shape:
     """Returns the shape of a pipeline's transformer at the size of a request."""
     family = family_of(pipe)
     transformer = family.denoisers_of(pipe)[0]
     config = {**transformer.config, "_class_name": type(transformer).__name__}
+    if family.name not in ("sd3", "wan"):
+        return _shape_in_tokens(pipe, family, config, request)
     if family.video:
         scale, name = pipe.vae_scale_factor_spatial, "wan"
         frames = ((request.num_frames or 1) - 1) // pipe.vae_scale_factor_temporal + 1

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vsf_cli.bench.inputs import random_inputs, random_text
 from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.shapes import Shape
 from vsf_cli.errors import OutOfMemory
@@ -28,13 +29,13 @@ class RandomModel:
         shape: The architecture.
         transformer: The model.
         inputs: The arguments of its `forward`, for one image or video.
-        negative, kept: Embeddings of the negative and the kept prompt without padding, with shape (1, N, width of text).
-        padded: Embeddings of a negative prompt with padding, with shape (1, P, width of text).
+        negative, kept: Embeddings of the negative and the kept prompt without padding, with shape (1, N, ...).
+        padded: Embeddings of a negative prompt with padding, with shape (1, P, ...).
     """
 
     shape: Shape
     transformer: Any
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Any]
     negative: Tensor
     kept: Tensor
     padded: Tensor
@@ -58,20 +59,9 @@ def build(shape: Shape, dtype: torch.dtype, device: torch.device, negatives: int
     _fill(transformer, dtype, device, generator)
     transformer.to(device).eval().requires_grad_(False)
     normal = partial(torch.randn, dtype=dtype, device=device, generator=generator)
-    inputs = _random_inputs(shape, normal, device)
-    texts = (normal((1, tokens, shape.text_width)) for tokens in (negatives, negatives, shape.positives))
+    inputs = random_inputs(shape, normal, device)
+    texts = (random_text(shape, normal, tokens) for tokens in (negatives, negatives, shape.positives))
     return RandomModel(shape, transformer, inputs, *texts)
-
-
-def _random_inputs(shape: Shape, normal: Callable[[tuple[int, ...]], Tensor], device: torch.device) -> dict[str, Tensor]:
-    inputs = {
-        "hidden_states": normal((1, shape.config["in_channels"], *shape.latent)),
-        "timestep": torch.tensor([500.0], device=device),
-        "encoder_hidden_states": normal((1, shape.positives, shape.text_width)),
-    }
-    if shape.family == "sd3":
-        inputs["pooled_projections"] = normal((1, shape.config["pooled_projection_dim"]))
-    return inputs
 
 
 def _check_memory(shape: Shape, transformer: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
@@ -117,8 +107,9 @@ def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], T
     @torch.no_grad()
     def step() -> Tensor:
         for _ in range(calls):
-            output: Tensor = model.transformer(**inputs, return_dict=False)[0]
-        return output
+            output = model.transformer(**inputs, return_dict=False)[0]
+        # Z-Image has a list of images.
+        return output if isinstance(output, Tensor) else output[0]
 
     # diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, and those of Wan in two calls.
     batched = implementation.passes_negative_prompt and model.shape.family == "sd3"

@@ -97,7 +97,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         **measured,
         "flops": _gigas(row["flops"]),
-        "analytic": _gigas(row["flops_analytic"]),
+        **({} if row["flops_analytic"] is None else {"analytic": _gigas(row["flops_analytic"])}),
         "flops_times": f"{row['flops_times']:.4f}",
         "calls": str(row["attention_calls"]),
         "tensors": f"{row['tensor_bytes'] / 1e6:.1f} ({row['tensor_times']:.3f})",

@@ -14,7 +14,12 @@ from typing import Any
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.sources import source_of
 
-__all__ = ["Shape", "shape_of"]
+__all__ = ["FAMILIES", "Shape", "depth_of", "shape_of"]
+
+FAMILIES = ("sd3", "wan", "flux", "flux2", "z-image", "qwen-image", "krea2")
+"""The families whose inputs are known."""
+BLOCKS = ("num_layers", "num_single_layers", "n_layers")
+"""The keys of configurations with numbers of blocks."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Shape:
         model: The name of the model.
         family: A key of `vsf_cli.models.FAMILIES`.
         config: The transformer's configuration, at full depth.
-        latent: The sides of the latents: (rows, columns), or (frames, rows, columns) for a video.
+        latent: The sides of the latents: (rows, columns), or (frames, rows, columns) for a video. Those of families that know
+            only tokens are sides in tokens.
         positives: The number of tokens of the positive prompt, padding included.
         layers: The number of blocks that are built.
     """
@@ -40,7 +46,7 @@ class Shape:
     @property
     def patch(self) -> tuple[int, ...]:
         """The sides of a patch, which is one token, in latents."""
-        side = self.config["patch_size"]
+        side = self.config["patch_size"] if self.family in ("sd3", "wan") else 1
         return (side,) * len(self.latent) if isinstance(side, int) else tuple(side)
 
     @property
@@ -51,22 +57,31 @@ class Shape:
     @property
     def width(self) -> int:
         """The width of a token: heads times head dimension."""
-        return int(self.config["num_attention_heads"] * self.config["attention_head_dim"])
+        config = self.config
+        return int(config["dim"] if "dim" in config else config["num_attention_heads"] * config["attention_head_dim"])
 
     @property
     def depth(self) -> int:
         """The number of blocks of the real model."""
-        return int(self.config["num_layers"])
+        return depth_of(self.config)
 
     @property
-    def text_width(self) -> int:
-        """The width of the embeddings of text."""
-        return int(self.config["joint_attention_dim" if self.family == "sd3" else "text_dim"])
+    def text_shape(self) -> tuple[int, ...]:
+        """The shape of the embedding of a token of text."""
+        if "num_text_layers" in self.config:
+            return self.config["num_text_layers"], self.config["text_hidden_dim"]
+        return (next(self.config[key] for key in ("joint_attention_dim", "text_dim", "cap_feat_dim") if key in self.config),)
 
     @property
     def built(self) -> dict[str, Any]:
         """The configuration to build: the real one with `layers` blocks, and with position embeddings for the input alone."""
-        config = {**self.config, "num_layers": self.layers}
+        config, left = dict(self.config), self.layers
+        # Of each kind of blocks as many as in the real model, in proportion, and at least one.
+        *smaller, largest = sorted((key for key in BLOCKS if key in config), key=config.__getitem__)
+        for kind in smaller:
+            config[kind] = max(1, round(self.layers * config[kind] / self.depth))
+            left -= config[kind]
+        config[largest] = left
         if "pos_embed_max_size" in config:
             config["pos_embed_max_size"] = max(self.latent) // config["patch_size"]
         if dual := self.config.get("dual_attention_layers"):
@@ -76,6 +91,11 @@ class Shape:
     def __str__(self) -> str:
         depth = f"{self.layers} layers" if self.layers == self.depth else f"{self.layers} of {self.depth} layers"
         return f"{self.model}, {depth}, width {self.width}, {self.images} + {self.positives} tokens"
+
+
+def depth_of(config: Mapping[str, Any]) -> int:
+    """Returns the number of all blocks of a configuration."""
+    return sum(config.get(key) or 0 for key in BLOCKS)
 
 
 def shape_of(
@@ -97,29 +117,34 @@ def shape_of(
     """
     known = _configuration(model)
     config = known["transformer"]
-    depth = config["num_layers"]
-    if layers is not None and not 1 <= layers <= depth:
-        raise RequestError(f"--layers is {layers}, but {model} has {depth}: give 1 to {depth}")
-    latent = _latent_sides(model, known, size, frames)
-    return Shape(model, family, config, latent, known.get("clip_tokens", 0) + max_sequence_length, layers or depth)
+    kinds = [config[key] for key in BLOCKS if key in config]
+    least, depth = len(kinds), sum(kinds)
+    if layers is not None and not least <= layers <= depth:
+        raise RequestError(f"--layers is {layers}, but {model} has {depth}: give {least} to {depth}")
+    latent = _latent_sides(model, family, known, size, frames)
+    positives = known.get("positives", known.get("clip_tokens", 0) + max_sequence_length)
+    return Shape(model, family, config, latent, positives, layers or depth)
 
 
-def _latent_sides(model: str, known: Mapping[str, Any], size: tuple[int, int], frames: int | None) -> tuple[int, ...]:
+def _latent_sides(
+    model: str, family: str, known: Mapping[str, Any], size: tuple[int, int], frames: int | None
+) -> tuple[int, ...]:
     config, scale = known["transformer"], known["vae_scale"]
     width, height = size
-    step = scale * (config["patch_size"] if isinstance(config["patch_size"], int) else config["patch_size"][-1])
+    patch = config["patch_size"] if family in ("sd3", "wan") else 1
+    step = scale * (patch if isinstance(patch, int) else patch[-1])
     if width % step or height % step:
         raise RequestError(f"--size is {width}x{height}, but must be two multiples of {step}")
     latent = height // scale, width // scale
     if frames is not None:
         return (frames - 1) // known["vae_scale_temporal"] + 1, *latent
-    if max(latent) // config["patch_size"] > config["pos_embed_max_size"]:
+    if "pos_embed_max_size" in config and max(latent) // patch > config["pos_embed_max_size"]:
         raise RequestError(f"--size is {width}x{height}, but {model} knows {config['pos_embed_max_size'] * step} pixels a side")
     return latent
 
 
 def _configuration(model: str) -> Mapping[str, Any]:
-    """Returns what decides the shape: the transformer's configuration, the VAE's scales, and the number of CLIP's tokens."""
+    """Returns what decides the shape: the transformer's configuration, the VAE's scales, and the numbers of tokens of text."""
     if (folder := source_of(model).folder) is not None:
         return _read_folder(folder, model)
     shipped = resources.files("vsf_cli") / "bench" / "configs"

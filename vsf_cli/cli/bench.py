@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from vsf_cli.bench.shapes import Shape, shape_of
+from vsf_cli.bench.shapes import FAMILIES, Shape, shape_of
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from vsf_cli.bench.measure import Row
     from vsf_cli.bench.methods import BenchMethod
 
-__all__ = ["FAMILIES", "BenchOptions", "app", "measure"]
+__all__ = ["BenchOptions", "app", "measure"]
 
 app = command_app()
 TEXTS = Texts("a red bike on a road", ("wheels",), ("basket",))
-FAMILIES = ("sd3", "wan")
-"""The families whose inputs and FLOPs `vsf_cli.bench` knows."""
 OF_MODEL = ("preset", "model", "steps", "size", "frames", "dtype", "device", "offload", "compile", "offline")
 NOT_OF_RANDOM = ("steps", "offload", "offline")
 NOT_OF_COUNTS = ("compile", "device")
@@ -117,9 +115,11 @@ def _check_given(given: Given, options: BenchOptions) -> None:
 
 
 def _settings(given: Given) -> Settings:
+    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0}
+    if "model" in given.settings and "preset" not in given.settings:
+        return Settings(settings)
     name = str(given.settings.get("preset") or Settings({}).preset.name)
-    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0, "preset": name}
-    return Settings(settings, video=load_preset(name).video)
+    return Settings({**settings, "preset": name}, video=load_preset(name).video)
 
 
 def _measure_random(

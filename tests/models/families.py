@@ -30,6 +30,11 @@ def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
 
 
+def text_mask(batch: int) -> Tensor:
+    """Which tokens of the text are seen: all but three of padding at its end."""
+    return (torch.arange(TEXT) < TEXT - 3).expand(batch, -1)
+
+
 SD3_SIZES: dict[str, Any] = {
     "sample_size": 8,
     "patch_size": 2,
@@ -98,6 +103,11 @@ def flux_inputs(batch: int) -> dict[str, Any]:
     ids[:, 1], ids[:, 2] = torch.arange(9) // 3, torch.arange(9) % 3
     pooled = {"pooled_projections": drawn(batch, WIDTH)}
     return {"hidden_states": drawn(batch, 9, 4), **pooled, "img_ids": ids, "txt_ids": torch.zeros(TEXT, 3)}
+
+
+def zero_positions(*counts: int) -> Tensor:
+    """The positions of Flux.1 for texts with some numbers of tokens."""
+    return torch.zeros(sum(counts), 3)
 
 
 def build_qwen() -> Any:
@@ -317,6 +327,8 @@ class Tiny:
     """Returns the call with the arguments that the model has in place of the usual ones."""
     positives: int = TEXT
     """How many tokens the positive prompt has in the attention."""
+    mask: str = ""
+    """The argument with a mask of the text, if the call has one: it is 1 for what is seen."""
 
     def model(self) -> Any:
         torch.manual_seed(3)
@@ -342,10 +354,20 @@ TINY = {
         FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
     ),
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
-    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, lambda *counts: torch.zeros(sum(counts), 3)),
+    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, zero_positions),
     "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
     "z-image": Tiny(FAMILIES["z-image"], build_z_image, lambda batch: {}, "I P N K", 32, 2, convert=z_image_call, positives=32),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
+    "qwen-image-masked": Tiny(
+        FAMILIES["qwen-image"],
+        build_qwen,
+        lambda batch: {**qwen_inputs(batch), "encoder_hidden_states_mask": text_mask(batch)},
+        "N K P I",
+        12,
+        2,
+        counts_text=True,
+        mask="encoder_hidden_states_mask",
+    ),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
     "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call),
     "ltx2.3": Tiny(FAMILIES["ltx2"], build_ltx2_3, ltx2_inputs, "P N K", 0, 4, convert=partial(ltx2_call, audio=LTX2_AUDIO)),

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
@@ -108,6 +109,28 @@ def flux_inputs(batch: int) -> dict[str, Any]:
 def zero_positions(*counts: int) -> Tensor:
     """The positions of Flux.1 for texts with some numbers of tokens."""
     return torch.zeros(sum(counts), 3)
+
+
+def build_chroma() -> Any:
+    return ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+
+
+def chroma_inputs(batch: int, masked: bool = False) -> dict[str, Any]:
+    inputs = {name: value for name, value in flux_inputs(batch).items() if name != "pooled_projections"}
+    if not masked:
+        return inputs
+    return {**inputs, "attention_mask": torch.cat([text_mask(batch).double(), torch.ones(batch, 9).double()], 1)}
 
 
 def build_qwen() -> Any:
@@ -356,6 +379,17 @@ TINY = {
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
     "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, zero_positions),
     "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
+    "chroma": Tiny(FAMILIES["chroma"], build_chroma, chroma_inputs, "N K P I", 9, 4, zero_positions),
+    "chroma-masked": Tiny(
+        FAMILIES["chroma"],
+        build_chroma,
+        partial(chroma_inputs, masked=True),
+        "N K P I",
+        9,
+        4,
+        zero_positions,
+        mask="attention_mask",
+    ),
     "z-image": Tiny(FAMILIES["z-image"], build_z_image, lambda batch: {}, "I P N K", 32, 2, convert=z_image_call, positives=32),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
     "qwen-image-masked": Tiny(

@@ -13,6 +13,8 @@ from diffusers import (
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -107,6 +109,30 @@ def build_flux() -> FluxPipeline:
         tokenizer=parts["tokenizer"],
         text_encoder_2=parts["text_encoder_3"],
         tokenizer_2=parts["tokenizer_3"],
+        transformer=_weighty(transformer),
+    )
+
+
+def build_chroma() -> ChromaPipeline:
+    parts = copy.deepcopy(text_parts())
+    torch.manual_seed(9)
+    transformer = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=parts["text_encoder_3"].config.d_model,
+        axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=copy.deepcopy(autoencoder()),
+        text_encoder=parts["text_encoder_3"],
+        tokenizer=parts["tokenizer_3"],
         transformer=_weighty(transformer),
     )
 
@@ -494,6 +520,7 @@ def ltx2_autoencoder() -> AutoencoderKLLTX2Video:
 PIPELINES: dict[str, Callable[[], Any]] = {
     "flux": build_flux,
     "flux2": build_flux2,
+    "chroma": build_chroma,
     "z-image": build_z_image,
     "qwen-image": build_qwen_image,
     "krea2": build_krea2,

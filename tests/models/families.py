@@ -13,6 +13,7 @@ from diffusers import (
     Krea2Transformer2DModel,
     LTX2VideoTransformer3DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
@@ -174,6 +175,29 @@ def krea2_inputs(batch: int) -> dict[str, Any]:
     ids = torch.zeros(TEXT + 12, 3)
     ids[TEXT:, 1], ids[TEXT:, 2] = torch.arange(12) // 4, torch.arange(12) % 4
     return {"hidden_states": drawn(batch, 12, 4), "position_ids": ids}
+
+
+def build_sana() -> Any:
+    return SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        mlp_ratio=1.0,
+        sample_size=32,
+        guidance_embeds=True,
+        qk_norm="rms_norm_across_heads",
+    )
+
+
+def sana_inputs(batch: int) -> dict[str, Any]:
+    guidance = torch.full((batch,), 0.45, dtype=torch.float64)
+    return {"hidden_states": drawn(batch, 4, 4, 3), "guidance": guidance, "encoder_attention_mask": text_mask(batch).long()}
 
 
 def build_unet() -> Any:
@@ -403,6 +427,7 @@ TINY = {
         mask="encoder_hidden_states_mask",
     ),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
+    "sana": Tiny(FAMILIES["sana"], build_sana, sana_inputs, "P N K", 0, 2, mask="encoder_attention_mask"),
     "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call),
     "ltx2.3": Tiny(FAMILIES["ltx2"], build_ltx2_3, ltx2_inputs, "P N K", 0, 4, convert=partial(ltx2_call, audio=LTX2_AUDIO)),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),

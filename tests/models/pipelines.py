@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKLFlux2,
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
@@ -32,6 +33,9 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -44,6 +48,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     BatchFeature,
     CLIPTextModel,
+    Gemma2Config,
+    Gemma2Model,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GemmaTokenizer,
@@ -423,6 +429,40 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return GemmaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, model_max_length=1024)
 
 
+def build_sana() -> SanaSprintPipeline:
+    tokenizer = copy.deepcopy(gemma_tokenizer())
+    # The text encoder reads an instruction before the prompt.
+    tokenizer.model_max_length = 8192
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config = Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **sizes)
+    levels = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8), "attention_head_dim": 4}
+    layers = {"encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1)}
+    scales = {"encoder_qkv_multiscales": ((), (), ()), "decoder_qkv_multiscales": ((), (), ())}
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        mlp_ratio=1.0,
+        sample_size=32,
+        guidance_embeds=True,
+        qk_norm="rms_norm_across_heads",
+    )
+    return SanaSprintPipeline(
+        scheduler=SCMScheduler(),
+        vae=AutoencoderDC(latent_channels=4, **levels, **layers, **scales, scaling_factor=0.5).eval(),
+        text_encoder=Gemma2Model(config).eval(),
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+    )
+
+
 def ltx2_connectors(gemma: Gemma3Config, **widths: Any) -> LTX2TextConnectors:
     sizes = {"num_attention_heads": 2, "num_layers": 1, "num_learnable_registers": 128}
     return LTX2TextConnectors(
@@ -524,6 +564,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "z-image": build_z_image,
     "qwen-image": build_qwen_image,
     "krea2": build_krea2,
+    "sana": build_sana,
     "sdxl": build_sdxl,
     "sd15": build_sd15,
 }

@@ -165,6 +165,7 @@ def dense_attention(dense: Callable[..., Tensor]) -> Iterator[None]:
         patch(f"{models}.transformer_qwenimage.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_krea2.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_z_image.dispatch_attention_fn", dispatch),
+        patch(f"{models}.transformer_ernie_image.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_ltx2.dispatch_attention_fn", dispatch),
     ):
         yield

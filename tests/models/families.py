@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from diffusers import (
     ChromaTransformer2DModel,
+    ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
@@ -352,6 +353,52 @@ def join_z_image(model: Any, call: dict[str, Any], groups: list[list[Tensor]]) -
         layer.register_forward_pre_hook(join)
 
 
+def build_ernie_image() -> Any:
+    model = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=4,
+        out_channels=4,
+        text_in_dim=WIDTH,
+        rope_axes_dim=(8, 4, 4),
+    )
+    for layer in (model.adaLN_modulation[-1], model.final_linear):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return model
+
+
+def ernie_image_call(call: dict[str, Any]) -> dict[str, Any]:
+    """The call of ERNIE-Image, whose text has three tokens of padding."""
+    text = call.pop("encoder_hidden_states")
+    return {**call, "text_bth": text, "text_lens": text_mask(len(text)).sum(1)}
+
+
+def join_ernie_image(model: Any, call: dict[str, Any], groups: list[list[Tensor]]) -> None:
+    """Gives ERNIE-Image texts behind its own, each as far from the image as it is when it is a prompt alone."""
+    places = []
+    for group in groups:
+        call["text_bth"] = torch.cat([call["text_bth"], pad_sequence(group, batch_first=True)], 1)
+        own = [call["text_lens"][0] - len(row) + torch.arange(len(row)) for row in group]
+        places.append(pad_sequence(own, batch_first=True))
+    joined = torch.cat(places, 1)
+
+    def place(embedder: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        ids = args[0].clone()
+        ids[:, -joined.shape[1] :, 0] = joined
+        return (ids,)
+
+    def show(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        mask = args[3].clone()
+        mask[..., -joined.shape[1] :] = True
+        return *args[:3], mask
+
+    model.pos_embed.register_forward_pre_hook(place)
+    for layer in model.layers:
+        layer.register_forward_pre_hook(show)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A denoiser of a family, and the order of its rows as the oracle reads it."""
@@ -372,10 +419,14 @@ class Tiny:
     """Whether the model itself counts the rotary positions of the text."""
     convert: Callable[[dict[str, Any]], dict[str, Any]] = dict
     """Returns the call with the arguments that the model has in place of the usual ones."""
+    join: Callable[[Any, dict[str, Any], list[list[Tensor]]], None] | None = None
+    """Lets the model find the rows of groups of texts, where they cannot be in the call's usual arguments."""
     positives: int = TEXT
     """How many tokens the positive prompt has in the attention."""
     mask: str = ""
     """The argument with a mask of the text, if the call has one: it is 1 for what is seen."""
+    has_mask: bool = False
+    """Whether the model has a mask of its own."""
 
     def model(self) -> Any:
         torch.manual_seed(3)
@@ -414,7 +465,28 @@ TINY = {
         zero_positions,
         mask="attention_mask",
     ),
-    "z-image": Tiny(FAMILIES["z-image"], build_z_image, lambda batch: {}, "I P N K", 32, 2, convert=z_image_call, positives=32),
+    "z-image": Tiny(
+        FAMILIES["z-image"],
+        build_z_image,
+        lambda batch: {},
+        "I P N K",
+        32,
+        2,
+        convert=z_image_call,
+        join=join_z_image,
+        positives=32,
+    ),
+    "ernie-image": Tiny(
+        FAMILIES["ernie-image"],
+        build_ernie_image,
+        lambda batch: {"hidden_states": drawn(batch, 4, 4, 3)},
+        "I P N K",
+        12,
+        2,
+        convert=ernie_image_call,
+        join=join_ernie_image,
+        has_mask=True,
+    ),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
     "qwen-image-masked": Tiny(
         FAMILIES["qwen-image"],

@@ -16,6 +16,8 @@ from diffusers import (
     AutoencoderKLQwenImage,
     ChromaPipeline,
     ChromaTransformer2DModel,
+    ErnieImagePipeline,
+    ErnieImageTransformer2DModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -53,6 +55,8 @@ from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GemmaTokenizer,
+    Mistral3Config,
+    Mistral3Model,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -170,11 +174,7 @@ def chat_tokenizer() -> Qwen2TokenizerFast:
     return fast
 
 
-def build_flux2() -> Flux2KleinPipeline:
-    tokenizer = copy.deepcopy(chat_tokenizer())
-    torch.manual_seed(9)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **sizes)).eval()
+def flux2_autoencoder() -> AutoencoderKLFlux2:
     vae = AutoencoderKLFlux2(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -186,6 +186,15 @@ def build_flux2() -> Flux2KleinPipeline:
     )
     vae.bn.running_mean.normal_(0, 0.2)
     vae.bn.running_var.uniform_(0.5, 2)
+    return vae.eval()
+
+
+def build_flux2() -> Flux2KleinPipeline:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **sizes)).eval()
+    vae = flux2_autoencoder()
     transformer = Flux2Transformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -200,7 +209,7 @@ def build_flux2() -> Flux2KleinPipeline:
     )
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer,
         transformer=_weighty(transformer),
@@ -429,6 +438,35 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return GemmaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, model_max_length=1024)
 
 
+def build_ernie_image() -> ErnieImagePipeline:
+    tokenizer = copy.deepcopy(gemma_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    config = Mistral3Config(
+        text_config={**sizes, "model_type": "mistral", "num_key_value_heads": 1, "vocab_size": len(tokenizer)},
+        vision_config={**sizes, "model_type": "pixtral", "image_size": 28, "patch_size": 14},
+    )
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(8, 4, 4),
+    )
+    for layer in (transformer.adaLN_modulation[-1], transformer.final_linear):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return ErnieImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flux2_autoencoder(),
+        text_encoder=Mistral3Model(config).eval(),
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+    )
+
+
 def build_sana() -> SanaSprintPipeline:
     tokenizer = copy.deepcopy(gemma_tokenizer())
     # The text encoder reads an instruction before the prompt.
@@ -564,6 +602,7 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "z-image": build_z_image,
     "qwen-image": build_qwen_image,
     "krea2": build_krea2,
+    "ernie-image": build_ernie_image,
     "sana": build_sana,
     "sdxl": build_sdxl,
     "sd15": build_sd15,

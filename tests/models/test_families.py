@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, join_z_image, ltx2_streams
+from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, Context, Method
@@ -56,9 +56,10 @@ def dense_output(
     """The model with the negative and the kept prompts beside its text, and dense attention."""
     call, groups = tiny.call(batch), [rows] if kept is None else [rows, kept]
     model, counts = tiny.model(), [*(max(map(len, group)) for group in groups), TEXT]
-    if (text := call.get("encoder_hidden_states")) is None:
-        join_z_image(model, call, groups)
+    if tiny.join:
+        tiny.join(model, call, groups)
     else:
+        text = call["encoder_hidden_states"]
         padded = torch.cat([pad_sequence(group, batch_first=True) for group in groups], 1)
         parts = {"encoder_hidden_states": padded}
         if (sound := call.get("audio_encoder_hidden_states")) is not None:
@@ -255,7 +256,7 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny
         with guided(model, method=method, **texts):
             torch.testing.assert_close(output(model, call), expected, atol=1e-11, rtol=0)
     # With a mask all rows of the image attend at once.
-    assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 or tiny.mask for count in kernels)
+    assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 or tiny.mask or tiny.has_mask for count in kernels)
     if tiny not in (TINY["sd3.5-medium"], TINY["wan"]):
         return
     for length in (NEGATIVES + 2, NEGATIVES + 1, NEGATIVES + 5):

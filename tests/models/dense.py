@@ -48,16 +48,19 @@ class Dense:
         self.kept = self.kept or [0] * len(self.lengths)
         self.kept_weights = self.kept_weights or [torch.ones(count, dtype=torch.float64) for count in self.kept]
 
-    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Attention with what is added to the logits, with shape (B, H or 1, Q or 1, K)."""
         assert self.kept is not None and self.kept_weights is not None
         text = self.positives + max(self.lengths) + max(self.kept)
         if self.images and key.shape[2] == text and len(query) == len(self.lengths):
             return self.text_alone(query, key, value)
         if key.shape[2] != self.images + text:
-            return softmax(query, key, value)
+            return softmax(query, key, value, 0.0 if bias is None else bias)
         self.calls += 1
+        bias = torch.zeros(1, 1, 1, 1) if bias is None else bias
+        bias = bias.expand(len(query), -1, query.shape[2], key.shape[2])
         lengths = zip(self.lengths, self.kept, self.kept_weights, strict=True)
-        rows = [self.sample(*(tensor[n] for tensor in (query, key, value)), *row) for n, row in enumerate(lengths)]
+        rows = [self.sample(*(tensor[n] for tensor in (query, key, value, bias)), *row) for n, row in enumerate(lengths)]
         return torch.stack(rows)
 
     def text_alone(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -72,8 +75,10 @@ class Dense:
             start += max(real)
         return output
 
-    def sample(self, query: Tensor, key: Tensor, value: Tensor, length: int, kept_length: int, weights: Tensor) -> Tensor:
-        """One sample with shape (H, L, D)."""
+    def sample(
+        self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor, length: int, kept_length: int, weights: Tensor
+    ) -> Tensor:
+        """One sample with shape (H, L, D), and the bias of its rows."""
         assert self.kept is not None
         counts = {"I": self.images - self.references, "R": self.references}
         counts |= {"P": self.positives, "N": max(self.lengths), "K": max(self.kept)}
@@ -88,14 +93,15 @@ class Dense:
         base = [*images, *positive]
         spared = value[:, kept] * weights[:, None]
         if not image:
-            return self.image_rows(query, key, value, base, negative, kept, spared, [])
+            return self.image_rows(query, key, value, bias, base, negative, kept, spared, [])
         output = torch.zeros_like(query)
-        output[:, image] = self.image_rows(query[:, image], key, value, base, negative, kept, spared, images)
+        of_image = query[:, image], key, value, bias[:, image]
+        output[:, image] = self.image_rows(*of_image, base, negative, kept, spared, images)
         for rows in (positive, reference):
-            output[:, rows] = softmax(query[:, rows], key[:, base], value[:, base])
+            output[:, rows] = softmax(query[:, rows], key[:, base], value[:, base], bias[:, rows][..., base])
         for group, real in (("N", negative), ("K", kept)):
-            own = [*images, *real]
-            output[:, places[group]] = softmax(query[:, places[group]], key[:, own], value[:, own])
+            own, rows = [*images, *real], places[group]
+            output[:, rows] = softmax(query[:, rows], key[:, own], value[:, own], bias[:, rows][..., own])
         return output
 
     def image_rows(
@@ -103,25 +109,28 @@ class Dense:
         query: Tensor,
         key: Tensor,
         value: Tensor,
+        bias: Tensor,
         base: list[int],
         negative: list[int],
         kept: list[int],
         spared: Tensor,
         images: list[int],
     ) -> Tensor:
-        method, plain = self.method, softmax(query, key[:, base], value[:, base])
+        method, plain = self.method, softmax(query, key[:, base], value[:, base], bias[..., base])
         if not negative:
             return plain
         if isinstance(method, VSF):
             every = [*base, *negative]
-            bias = torch.tensor([0.0] * len(base) + [float(method.beta)] * len(negative), dtype=query.dtype)
+            beta = torch.tensor([0.0] * len(base) + [float(method.beta)] * len(negative), dtype=query.dtype)
             values = torch.cat([value[:, base], -method.alpha * value[:, negative]], 1)
-            weights = (query @ key[:, every].mT / query.shape[-1] ** 0.5 - bias).softmax(-1)
+            weights = (query @ key[:, every].mT / query.shape[-1] ** 0.5 + bias[..., every] - beta).softmax(-1)
             if not kept:
                 return weights @ values
             share = weights[..., len(base) :].sum(-1, keepdim=True)
-            return weights @ values + method.alpha * method.contrast * share * softmax(query, key[:, kept], spared)
-        away = softmax(query, key[:, [*images, *negative]], value[:, [*images, *negative]])
+            alone = softmax(query, key[:, kept], spared, bias[..., kept])
+            return weights @ values + method.alpha * method.contrast * share * alone
+        own = [*images, *negative]
+        away = softmax(query, key[:, own], value[:, own], bias[..., own])
         if isinstance(method, NASA):
             return plain - method.alpha * away
         assert isinstance(method, NAG)
@@ -131,19 +140,21 @@ class Dense:
         return method.alpha * guided + (1 - method.alpha) * plain
 
 
-def softmax(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(-1) @ value
+def softmax(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    return (query @ key.mT / math.sqrt(query.shape[-1]) + bias).softmax(-1) @ value
 
 
 @contextmanager
-def dense_attention(dense: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterator[None]:
-    """A `with` in which diffusers attends by a dense function."""
+def dense_attention(dense: Callable[..., Tensor]) -> Iterator[None]:
+    """A `with` in which diffusers attends by a dense function of query, key, value, and what is added to the logits."""
 
-    def dispatch(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
-        return dense(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+    def dispatch(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        return sdpa(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), **options).transpose(1, 2)
 
-    def sdpa(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
-        return dense(query, key, value)
+    def sdpa(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
+        return dense(query, key, value, attn_mask)
 
     models = "diffusers.models.transformers"
     with (
@@ -154,6 +165,7 @@ def dense_attention(dense: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterat
         patch(f"{models}.transformer_qwenimage.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_krea2.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_z_image.dispatch_attention_fn", dispatch),
+        patch(f"{models}.transformer_ernie_image.dispatch_attention_fn", dispatch),
         patch(f"{models}.transformer_ltx2.dispatch_attention_fn", dispatch),
     ):
         yield

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from diffusers import (
+    ChromaTransformer2DModel,
+    ErnieImageTransformer2DModel,
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
     Krea2Transformer2DModel,
     LTX2VideoTransformer3DModel,
     QwenImageTransformer2DModel,
+    SanaTransformer2DModel,
     SD3Transformer2DModel,
     UNet2DConditionModel,
     WanTransformer3DModel,
@@ -28,6 +31,11 @@ NEGATIVES = 4
 
 def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def text_mask(batch: int) -> Tensor:
+    """Which tokens of the text are seen: all but three of padding at its end."""
+    return (torch.arange(TEXT) < TEXT - 3).expand(batch, -1)
 
 
 SD3_SIZES: dict[str, Any] = {
@@ -100,6 +108,33 @@ def flux_inputs(batch: int) -> dict[str, Any]:
     return {"hidden_states": drawn(batch, 9, 4), **pooled, "img_ids": ids, "txt_ids": torch.zeros(TEXT, 3)}
 
 
+def zero_positions(*counts: int) -> Tensor:
+    """The positions of Flux.1 for texts with some numbers of tokens."""
+    return torch.zeros(sum(counts), 3)
+
+
+def build_chroma() -> Any:
+    return ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=4,
+        num_layers=2,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=WIDTH,
+        axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+
+
+def chroma_inputs(batch: int, masked: bool = False) -> dict[str, Any]:
+    inputs = {name: value for name, value in flux_inputs(batch).items() if name != "pooled_projections"}
+    if not masked:
+        return inputs
+    return {**inputs, "attention_mask": torch.cat([text_mask(batch).double(), torch.ones(batch, 9).double()], 1)}
+
+
 def build_qwen() -> Any:
     return QwenImageTransformer2DModel(
         patch_size=2,
@@ -141,6 +176,29 @@ def krea2_inputs(batch: int) -> dict[str, Any]:
     ids = torch.zeros(TEXT + 12, 3)
     ids[TEXT:, 1], ids[TEXT:, 2] = torch.arange(12) // 4, torch.arange(12) % 4
     return {"hidden_states": drawn(batch, 12, 4), "position_ids": ids}
+
+
+def build_sana() -> Any:
+    return SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=WIDTH,
+        mlp_ratio=1.0,
+        sample_size=32,
+        guidance_embeds=True,
+        qk_norm="rms_norm_across_heads",
+    )
+
+
+def sana_inputs(batch: int) -> dict[str, Any]:
+    guidance = torch.full((batch,), 0.45, dtype=torch.float64)
+    return {"hidden_states": drawn(batch, 4, 4, 3), "guidance": guidance, "encoder_attention_mask": text_mask(batch).long()}
 
 
 def build_unet() -> Any:
@@ -295,6 +353,52 @@ def join_z_image(model: Any, call: dict[str, Any], groups: list[list[Tensor]]) -
         layer.register_forward_pre_hook(join)
 
 
+def build_ernie_image() -> Any:
+    model = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=4,
+        out_channels=4,
+        text_in_dim=WIDTH,
+        rope_axes_dim=(8, 4, 4),
+    )
+    for layer in (model.adaLN_modulation[-1], model.final_linear):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return model
+
+
+def ernie_image_call(call: dict[str, Any]) -> dict[str, Any]:
+    """The call of ERNIE-Image, whose text has three tokens of padding."""
+    text = call.pop("encoder_hidden_states")
+    return {**call, "text_bth": text, "text_lens": text_mask(len(text)).sum(1)}
+
+
+def join_ernie_image(model: Any, call: dict[str, Any], groups: list[list[Tensor]]) -> None:
+    """Gives ERNIE-Image texts behind its own, each as far from the image as it is when it is a prompt alone."""
+    places = []
+    for group in groups:
+        call["text_bth"] = torch.cat([call["text_bth"], pad_sequence(group, batch_first=True)], 1)
+        own = [call["text_lens"][0] - len(row) + torch.arange(len(row)) for row in group]
+        places.append(pad_sequence(own, batch_first=True))
+    joined = torch.cat(places, 1)
+
+    def place(embedder: Any, args: tuple[Tensor]) -> tuple[Tensor]:
+        ids = args[0].clone()
+        ids[:, -joined.shape[1] :, 0] = joined
+        return (ids,)
+
+    def show(layer: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        mask = args[3].clone()
+        mask[..., -joined.shape[1] :] = True
+        return *args[:3], mask
+
+    model.pos_embed.register_forward_pre_hook(place)
+    for layer in model.layers:
+        layer.register_forward_pre_hook(show)
+
+
 @dataclass(frozen=True)
 class Tiny:
     """A denoiser of a family, and the order of its rows as the oracle reads it."""
@@ -315,8 +419,14 @@ class Tiny:
     """Whether the model itself counts the rotary positions of the text."""
     convert: Callable[[dict[str, Any]], dict[str, Any]] = dict
     """Returns the call with the arguments that the model has in place of the usual ones."""
+    join: Callable[[Any, dict[str, Any], list[list[Tensor]]], None] | None = None
+    """Lets the model find the rows of groups of texts, where they cannot be in the call's usual arguments."""
     positives: int = TEXT
     """How many tokens the positive prompt has in the attention."""
+    mask: str = ""
+    """The argument with a mask of the text, if the call has one: it is 1 for what is seen."""
+    has_mask: bool = False
+    """Whether the model has a mask of its own."""
 
     def model(self) -> Any:
         torch.manual_seed(3)
@@ -342,11 +452,54 @@ TINY = {
         FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
     ),
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
-    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, lambda *counts: torch.zeros(sum(counts), 3)),
+    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, zero_positions),
     "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
-    "z-image": Tiny(FAMILIES["z-image"], build_z_image, lambda batch: {}, "I P N K", 32, 2, convert=z_image_call, positives=32),
+    "chroma": Tiny(FAMILIES["chroma"], build_chroma, chroma_inputs, "N K P I", 9, 4, zero_positions),
+    "chroma-masked": Tiny(
+        FAMILIES["chroma"],
+        build_chroma,
+        partial(chroma_inputs, masked=True),
+        "N K P I",
+        9,
+        4,
+        zero_positions,
+        mask="attention_mask",
+    ),
+    "z-image": Tiny(
+        FAMILIES["z-image"],
+        build_z_image,
+        lambda batch: {},
+        "I P N K",
+        32,
+        2,
+        convert=z_image_call,
+        join=join_z_image,
+        positives=32,
+    ),
+    "ernie-image": Tiny(
+        FAMILIES["ernie-image"],
+        build_ernie_image,
+        lambda batch: {"hidden_states": drawn(batch, 4, 4, 3)},
+        "I P N K",
+        12,
+        2,
+        convert=ernie_image_call,
+        join=join_ernie_image,
+        has_mask=True,
+    ),
     "qwen-image": Tiny(FAMILIES["qwen-image"], build_qwen, qwen_inputs, "N K P I", 12, 2, counts_text=True),
+    "qwen-image-masked": Tiny(
+        FAMILIES["qwen-image"],
+        build_qwen,
+        lambda batch: {**qwen_inputs(batch), "encoder_hidden_states_mask": text_mask(batch)},
+        "N K P I",
+        12,
+        2,
+        counts_text=True,
+        mask="encoder_hidden_states_mask",
+    ),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
+    "sana": Tiny(FAMILIES["sana"], build_sana, sana_inputs, "P N K", 0, 2, mask="encoder_attention_mask"),
     "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call),
     "ltx2.3": Tiny(FAMILIES["ltx2"], build_ltx2_3, ltx2_inputs, "P N K", 0, 4, convert=partial(ltx2_call, audio=LTX2_AUDIO)),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),

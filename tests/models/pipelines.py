@@ -9,10 +9,15 @@ from typing import Any
 
 import torch
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKLFlux2,
     AutoencoderKLLTX2Audio,
     AutoencoderKLLTX2Video,
     AutoencoderKLQwenImage,
+    ChromaPipeline,
+    ChromaTransformer2DModel,
+    ErnieImagePipeline,
+    ErnieImageTransformer2DModel,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -30,6 +35,9 @@ from diffusers import (
     QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    SanaSprintPipeline,
+    SanaTransformer2DModel,
+    SCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -42,9 +50,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import (
     BatchFeature,
     CLIPTextModel,
+    Gemma2Config,
+    Gemma2Model,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GemmaTokenizer,
+    Mistral3Config,
+    Mistral3Model,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -111,6 +123,30 @@ def build_flux() -> FluxPipeline:
     )
 
 
+def build_chroma() -> ChromaPipeline:
+    parts = copy.deepcopy(text_parts())
+    torch.manual_seed(9)
+    transformer = ChromaTransformer2DModel(
+        patch_size=1,
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=parts["text_encoder_3"].config.d_model,
+        axes_dims_rope=(4, 4, 8),
+        approximator_hidden_dim=32,
+        approximator_layers=1,
+    )
+    return ChromaPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=copy.deepcopy(autoencoder()),
+        text_encoder=parts["text_encoder_3"],
+        tokenizer=parts["tokenizer_3"],
+        transformer=_weighty(transformer),
+    )
+
+
 CHAT = """{% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
 {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
@@ -138,11 +174,7 @@ def chat_tokenizer() -> Qwen2TokenizerFast:
     return fast
 
 
-def build_flux2() -> Flux2KleinPipeline:
-    tokenizer = copy.deepcopy(chat_tokenizer())
-    torch.manual_seed(9)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **sizes)).eval()
+def flux2_autoencoder() -> AutoencoderKLFlux2:
     vae = AutoencoderKLFlux2(
         block_out_channels=(4, 8),
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -154,6 +186,15 @@ def build_flux2() -> Flux2KleinPipeline:
     )
     vae.bn.running_mean.normal_(0, 0.2)
     vae.bn.running_var.uniform_(0.5, 2)
+    return vae.eval()
+
+
+def build_flux2() -> Flux2KleinPipeline:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    encoder = Qwen3ForCausalLM(Qwen3Config(vocab_size=len(tokenizer), num_hidden_layers=28, **sizes)).eval()
+    vae = flux2_autoencoder()
     transformer = Flux2Transformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -168,7 +209,7 @@ def build_flux2() -> Flux2KleinPipeline:
     )
     return Flux2KleinPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=vae.eval(),
+        vae=vae,
         text_encoder=encoder,
         tokenizer=tokenizer,
         transformer=_weighty(transformer),
@@ -397,6 +438,69 @@ def gemma_tokenizer() -> GemmaTokenizer:
     return GemmaTokenizer(vocab=model["vocab"], merges=merges, add_bos_token=True, model_max_length=1024)
 
 
+def build_ernie_image() -> ErnieImagePipeline:
+    tokenizer = copy.deepcopy(gemma_tokenizer())
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8}
+    config = Mistral3Config(
+        text_config={**sizes, "model_type": "mistral", "num_key_value_heads": 1, "vocab_size": len(tokenizer)},
+        vision_config={**sizes, "model_type": "pixtral", "image_size": 28, "patch_size": 14},
+    )
+    transformer = ErnieImageTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=2,
+        num_layers=2,
+        ffn_hidden_size=32,
+        in_channels=16,
+        out_channels=16,
+        text_in_dim=16,
+        rope_axes_dim=(8, 4, 4),
+    )
+    for layer in (transformer.adaLN_modulation[-1], transformer.final_linear):
+        torch.nn.init.normal_(layer.weight, std=0.1)
+    return ErnieImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=flux2_autoencoder(),
+        text_encoder=Mistral3Model(config).eval(),
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+    )
+
+
+def build_sana() -> SanaSprintPipeline:
+    tokenizer = copy.deepcopy(gemma_tokenizer())
+    # The text encoder reads an instruction before the prompt.
+    tokenizer.model_max_length = 8192
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    config = Gemma2Config(vocab_size=len(tokenizer), num_hidden_layers=2, **sizes)
+    levels = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8), "attention_head_dim": 4}
+    layers = {"encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1)}
+    scales = {"encoder_qkv_multiscales": ((), (), ()), "decoder_qkv_multiscales": ((), (), ())}
+    transformer = SanaTransformer2DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        num_cross_attention_heads=2,
+        cross_attention_head_dim=8,
+        cross_attention_dim=16,
+        caption_channels=16,
+        mlp_ratio=1.0,
+        sample_size=32,
+        guidance_embeds=True,
+        qk_norm="rms_norm_across_heads",
+    )
+    return SanaSprintPipeline(
+        scheduler=SCMScheduler(),
+        vae=AutoencoderDC(latent_channels=4, **levels, **layers, **scales, scaling_factor=0.5).eval(),
+        text_encoder=Gemma2Model(config).eval(),
+        tokenizer=tokenizer,
+        transformer=_weighty(transformer),
+    )
+
+
 def ltx2_connectors(gemma: Gemma3Config, **widths: Any) -> LTX2TextConnectors:
     sizes = {"num_attention_heads": 2, "num_layers": 1, "num_learnable_registers": 128}
     return LTX2TextConnectors(
@@ -494,9 +598,12 @@ def ltx2_autoencoder() -> AutoencoderKLLTX2Video:
 PIPELINES: dict[str, Callable[[], Any]] = {
     "flux": build_flux,
     "flux2": build_flux2,
+    "chroma": build_chroma,
     "z-image": build_z_image,
     "qwen-image": build_qwen_image,
     "krea2": build_krea2,
+    "ernie-image": build_ernie_image,
+    "sana": build_sana,
     "sdxl": build_sdxl,
     "sd15": build_sd15,
 }

@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, join_z_image, ltx2_streams
+from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, WEF, Context, Method
@@ -56,9 +56,10 @@ def dense_output(
     """The model with the negative and the kept prompts beside its text, and dense attention."""
     call, groups = tiny.call(batch), [rows] if kept is None else [rows, kept]
     model, counts = tiny.model(), [*(max(map(len, group)) for group in groups), TEXT]
-    if (text := call.get("encoder_hidden_states")) is None:
-        join_z_image(model, call, groups)
+    if tiny.join:
+        tiny.join(model, call, groups)
     else:
+        text = call["encoder_hidden_states"]
         padded = torch.cat([pad_sequence(group, batch_first=True) for group in groups], 1)
         parts = {"encoder_hidden_states": padded}
         if (sound := call.get("audio_encoder_hidden_states")) is not None:
@@ -67,6 +68,9 @@ def dense_output(
             call[name] = torch.cat([part, text] if tiny.order.startswith("N") else [call[name], part], 1)
     if tiny.text_ids:
         call["txt_ids"] = tiny.text_ids(*counts)
+    if tiny.mask:
+        seen = call[tiny.mask].new_ones(batch, sum(counts[:-1]))
+        call[tiny.mask] = torch.cat([seen, call[tiny.mask]] if tiny.order.startswith("N") else [call[tiny.mask], seen], 1)
     if "position_ids" in call:
         call["position_ids"] = torch.cat([torch.zeros(sum(counts[:-1]), 3), call["position_ids"]])
     if tiny.counts_text:
@@ -278,7 +282,8 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny
     for method, expected in zip(methods, wanted, strict=True):
         with guided(model, method=method, **texts):
             torch.testing.assert_close(output(model, call), expected, atol=1e-11, rtol=0)
-    assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 for count in kernels)
+    # With a mask all rows of the image attend at once.
+    assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 or tiny.mask or tiny.has_mask for count in kernels)
     if tiny not in (TINY["sd3.5-medium"], TINY["wan"]):
         return
     for length in (NEGATIVES + 2, NEGATIVES + 1, NEGATIVES + 5):

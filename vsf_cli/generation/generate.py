@@ -169,7 +169,7 @@ def _run(
 
     request = requests[0]
     method = request.guidance
-    options = {**_call(pipe, requests, progress), **family.call}
+    options = {**_call(pipe, requests, progress), **family.call(request.num_inference_steps)}
     negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
     if method.passes_negative_prompt and any(negatives):
         if "negative_prompt" not in call_parameters(pipe):

@@ -243,4 +243,6 @@ def noise_level(scheduler: Any, timestep: Any) -> float:
     flows = hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")
     if flows or scheduler.config.get("use_flow_sigmas"):
         return float(scheduler.sigmas[scheduler.step_index - 1])
+    if scheduler.config.get("prediction_type") == "trigflow":
+        return float(scheduler.timesteps[scheduler.step_index - 1].sin())
     return float((1 - scheduler.alphas_cumprod[int(timestep)]).sqrt())

@@ -1,7 +1,6 @@
 """Keys and values of the tokens that one attention sees. The letters of shapes are those of `vsf_cli.attention`."""
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -120,6 +119,7 @@ class Context:
     mask: "Tensor | None" = None
     reference: Span | None = None
     has_grid: bool = True
+    _joined: KeyValue | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def negative(self) -> TextGroup:
@@ -152,10 +152,14 @@ class Context:
         """The model's own mask of the image's rows and the keys of `base`."""
         return self.mask if self.mask is None or self.image is None else self.image.rows_of(self.mask)
 
-    @cached_property
+    @property
     def with_negative(self) -> KeyValue:
         """The tokens [images, negative], copied once for all rows that attend to them."""
-        return self.image_tokens.join(self.negative)
+        # A cached property has a lock in Python 3.11, which the compiler cannot take.
+        if self._joined is None:
+            object.__setattr__(self, "_joined", self.image_tokens.join(self.negative))
+        assert self._joined is not None
+        return self._joined
 
     @property
     def image_tokens(self) -> KeyValue:

@@ -112,11 +112,17 @@ def text_of(arguments: Arguments) -> "Tensor | None":
     return arguments.get("encoder_hidden_states")
 
 
-def append_text(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
-    """Returns the arguments with the negative prompt, of shape (B, N, width), after the positive prompt."""
+def append_text(arguments: Arguments, negative: "Tensor", positions: "Tensor", mask: str = "") -> dict[str, Any]:
+    """Returns the arguments with the negative prompt, of shape (B, N, width), after the positive prompt.
+
+    `mask` is the argument with the mask of the text, if the model takes one.
+    """
     import torch
 
-    return {**arguments, "encoder_hidden_states": torch.cat([arguments["encoder_hidden_states"], negative], dim=1)}
+    extended = {**arguments, "encoder_hidden_states": torch.cat([arguments["encoder_hidden_states"], negative], dim=1)}
+    if (own := arguments.get(mask)) is not None:
+        extended[mask] = torch.cat([own, own.new_ones(negative.shape[:2])], dim=1)
+    return extended
 
 
 def prepend_text(arguments: Arguments, negative: "Tensor", positions: "Tensor", mask: str = "") -> dict[str, Any]:
@@ -220,6 +226,7 @@ class Family:
             negative prompt, where it cannot be all in the arguments: positions that the model counts by itself, for example.
         hides_tokens: Whether the text goes through blocks of its own, which see tokens that the image does not see: those of a
             template's beginning, and all special tokens if they are left out.
+        masks_negative: Whether the model masks the negative prompt, behind its text, as padding: the image shall see it.
         denoisers: The attributes of a pipeline with its denoisers.
         last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
         drops_text: Returns whether a guided attention's output for the text is unused.
@@ -227,11 +234,11 @@ class Family:
         clean: Cleans a prompt as the pipeline does.
         grid: Returns the frames, rows and columns of image tokens of a denoiser with the arguments of its call.
         runs_cfg: Returns whether a running pipeline uses classifier-free guidance, by itself and the variables of its call.
-        call: Arguments of a pipeline's call that are the same in all.
+        call: Returns arguments of a pipeline's call that are the same in all with a number of steps.
         limits: Arguments of a pipeline's call that add passes of the model, with the largest value that adds none.
         cfg_argument: The argument of a pipeline's call with the scale of classifier-free guidance. If it is another one, then
             `guidance_scale` is an input of the model.
-        max_scale: The largest scale that is no classifier-free guidance.
+        max_scale: The largest scale that is no classifier-free guidance; infinite if none of its pipelines has any.
         max_length: The largest `max_sequence_length` of its pipelines.
         defaults: The default keys of the family's presets.
         video: Whether it makes videos.
@@ -254,6 +261,7 @@ class Family:
     text: "Callable[[Arguments], Tensor | None]" = text_of
     inside: Mapping[str, Follow] = field(default_factory=dict)
     hides_tokens: bool = False
+    masks_negative: bool = False
     denoisers: tuple[str, ...] = ("transformer",)
     isolated: tuple[str, ...] = ()
     off_grid: tuple[str, ...] = ()
@@ -263,7 +271,7 @@ class Family:
     clean: Callable[[str], str] = str
     grid: Callable[[Arguments, Any], tuple[int, int, int]] = grid_of_latents
     runs_cfg: Callable[[Any, Mapping[str, Any]], bool] = runs_cfg
-    call: Mapping[str, Any] = field(default_factory=dict)
+    call: Callable[[int], Mapping[str, Any]] = lambda steps: {}
     limits: Mapping[str, float] = field(default_factory=dict)
     cfg_argument: str = "guidance_scale"
     max_scale: float = 1.0

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["FLUX", "grid_of_ids", "pixels_per_packed_token", "unpacked", "uses_true_cfg"]
+__all__ = [
+    "FLUX",
+    "decode_packed",
+    "extend_with_ids",
+    "grid_of_ids",
+    "pixels_per_packed_token",
+    "unpacked",
+    "uses_true_cfg",
+]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
@@ -32,12 +40,13 @@ def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     return [TextPart(pipe.text_encoder_2(ids)[0][0], word_tokens(pipe.tokenizer_2, ids))]
 
 
-def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
+def extend_with_ids(arguments: Arguments, negative: "Tensor", positions: "Tensor", mask: str = "") -> dict[str, Any]:
+    """Returns the arguments of `prepend_text`, and positions of zeros for the negative prompt."""
     import torch
 
     ids = arguments["txt_ids"]
     zeros = ids.new_zeros(*ids.shape[:-2], negative.shape[1], ids.shape[-1])
-    return {**prepend_text(arguments, negative, positions), "txt_ids": torch.cat([zeros, ids], dim=-2)}
+    return {**prepend_text(arguments, negative, positions, mask), "txt_ids": torch.cat([zeros, ids], dim=-2)}
 
 
 def unpacked(pipe: Any, latents: "Tensor", width: int, height: int) -> "Tensor":
@@ -45,7 +54,8 @@ def unpacked(pipe: Any, latents: "Tensor", width: int, height: int) -> "Tensor":
     return pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
 
 
-def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
+def decode_packed(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
+    """Returns images from packed latents, which have one scale and one shift."""
     return decode_scaled(pipe, unpacked(pipe, latents, width, height))
 
 
@@ -81,10 +91,10 @@ FLUX = Family(
     ),
     tokenizers=_tokenizers,
     encode=_encode,
-    decode=_decode,
+    decode=decode_packed,
     pixels_per_token=pixels_per_packed_token,
     size_multiple=pixels_per_packed_token,
-    extend=_extend,
+    extend=extend_with_ids,
     grid=grid_of_ids,
     runs_cfg=uses_true_cfg,
     cfg_argument="true_cfg_scale",

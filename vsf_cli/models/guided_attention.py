@@ -25,7 +25,12 @@ class RunningCall:
 
 
 def guided_attention(
-    running: RunningCall, order: Order, guides: bool = True, drops_text: bool = False, has_grid: bool = True
+    running: RunningCall,
+    order: Order,
+    guides: bool = True,
+    drops_text: bool = False,
+    has_grid: bool = True,
+    masks_negative: bool = False,
 ) -> Attend:
     """Returns an attention function for guided models.
 
@@ -35,6 +40,7 @@ def guided_attention(
         guides: Whether the method acts; else only the negative prompt's own rows are computed.
         drops_text: Whether the outputs for the text are unused, so that those of the negative prompt are 0.
         has_grid: Whether the queries beside the text are the image's tokens.
+        masks_negative: Whether the model masks the negative prompt at the end of the keys, and the image shall see it.
     """
 
     def attend(
@@ -50,27 +56,19 @@ def guided_attention(
         backend: Any = None,
         parallel_config: Any = None,
     ) -> Tensor | None:
-        state = running.state
-        if state is None:
-            raise PatchError(
-                "an attention of the guided model was called, but not by the model's own call, or its hook was removed, so that"
-                " the negative prompt would be lost: call the model itself, and leave its hooks alone inside the `with`"
-            )
+        state = _state_of(running)
         if state.counts is None:
             return None
         if dropout_p or is_causal or attention_kwargs:
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
-        context = _context(state, rows, KeyValue(key, value), _whole(attn_mask), state.backend(backend), has_grid)
+        mask = _mask(attn_mask, rows, masks_negative)
+        context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
         out = _empty_output(query, value)
         (state.method.attend if guides else state.method.attend_unguided)(rows.queries.of(query), context, rows.queries.of(out))
         if order is not Order.CROSS:
-            for span, group in zip(rows.groups, context.groups, strict=True):
-                if drops_text:
-                    span.of(out).zero_()
-                else:
-                    span.of(out).copy_(state.method.attend_group(span.of(query), context, group))
+            _attend_groups(state, rows, context, query, out, drops_text)
         return out
 
     return attend
@@ -96,6 +94,24 @@ def isolated_attention(running: RunningCall) -> Attend:
         return out
 
     return attend
+
+
+def _attend_groups(state: GuidanceState, rows: "_Rows", context: Context, query: Tensor, out: Tensor, drops_text: bool) -> None:
+    """Writes the outputs of the groups' own rows, or zeros."""
+    for span, group in zip(rows.groups, context.groups, strict=True):
+        if drops_text:
+            span.of(out).zero_()
+        else:
+            span.of(out).copy_(state.method.attend_group(span.of(query), context, group))
+
+
+def _state_of(running: RunningCall) -> GuidanceState:
+    if running.state is None:
+        raise PatchError(
+            "an attention of the guided model was called, but not by the model's own call, or its hook was removed, so that"
+            " the negative prompt would be lost: call the model itself, and leave its hooks alone inside the `with`"
+        )
+    return running.state
 
 
 def _empty_output(query: Tensor, value: Tensor) -> Tensor:
@@ -197,6 +213,15 @@ def _whole(mask: Tensor | None) -> Tensor | None:
     if mask.ndim == 2:
         return mask[:, None, None]
     raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+
+
+def _mask(mask: Tensor | None, rows: _Rows, masks_negative: bool) -> Tensor | None:
+    """Returns the model's own mask as `_whole` does; a boolean one that masks the groups at the keys' end shows them."""
+    mask = _whole(mask)
+    if mask is None or not masks_negative:
+        return mask
+    base = rows.base.keys_of(mask)
+    return torch.cat([base, base.new_ones(*base.shape[:-1], mask.shape[-1] - base.shape[-1])], dim=-1)
 
 
 def _masks_of(mask: Tensor | None, rows: _Rows, group: Span) -> tuple[Tensor | None, Tensor | None]:

@@ -119,7 +119,7 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
     twins = {}
     for name, module, order in attentions:
         guides = method.guides_block(1 + blocks.index(block_of(name)))
-        arguments = order, guides, family.drops_text(module), family.has_grid(name)
+        arguments = order, guides, family.drops_text(module), family.has_grid(name), family.masks_negative
         twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
     return twins
 

@@ -137,7 +137,7 @@ LTX2 = Family(
     clean=str.strip,
     grid=_grid,
     # The scales of the sound are those of the video, which is what None means.
-    call=MappingProxyType(
+    call=lambda steps: (
         {"stg_scale": 0.0, "modality_scale": 1.0}
         | dict.fromkeys(("audio_guidance_scale", "audio_stg_scale", "audio_modality_scale"))
     ),

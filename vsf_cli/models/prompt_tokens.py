@@ -59,11 +59,16 @@ def template_tokens(tokenizer: Any, template: Callable[[str], str], prompt: str,
         raise PatchError("the pipeline has no text encoder, so a negative prompt cannot be encoded")
     text = template(prompt)
     ids = token_ids(tokenizer, text, pipe)
-    first = text.index(prompt)
+    first = _place(template)
     spans = tokenizer(text, return_offsets_mapping=True).offset_mapping
     inside = [first < end and start < first + len(prompt) for start, end in spans]
     begin = inside.index(True)
     return ids, torch.tensor(inside[begin:], device=ids.device), begin
+
+
+def _place(template: Callable[[str], str]) -> int:
+    """Returns where a prompt begins in its template, which may have the prompt's words itself."""
+    return template("\0").index("\0")
 
 
 def prompt_tokens(one: "PromptTokenizer", prompt: str, text: str, max_length: int | None = None) -> list[Token]:
@@ -77,7 +82,7 @@ def prompt_tokens(one: "PromptTokenizer", prompt: str, text: str, max_length: in
     """
     # Words are searched in the text, since some tokenizers join them with punctuation.
     tokenizer, whole = one.tokenizer, one.whole(text)
-    offset = whole.index(text)
+    offset = _place(one.template) if one.template else 0
     encoding = tokenizer(whole, truncation=max_length is not None, max_length=max_length, verbose=False)
     words = [match.span() for match in WORD.finditer(text)]
     tokens, special_ids = [], _special_ids(tokenizer)

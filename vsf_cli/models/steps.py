@@ -34,7 +34,7 @@ class StepCounter:
             self._timesteps, self._begin = timesteps, scheduler.begin_index or 0
         elif self._begin < 0:
             self._begin = index - 1
-        return (index - self._begin) / max(1, len(timesteps) - self._begin)
+        return (index - self._begin) / max(1, _count(scheduler) - self._begin)
 
     def _start(self, scheduler: Any) -> None:
         """Begins a run. A scheduler without a `begin_index` finds its first step only as it makes it."""
@@ -45,3 +45,9 @@ class StepCounter:
             )
         self._timesteps = scheduler.timesteps
         self._begin = -1 if scheduler.begin_index is None else scheduler.begin_index
+
+
+def _count(scheduler: Any) -> int:
+    """Returns the number of a scheduler's steps. The timesteps of TrigFlow have the end of the last step, too."""
+    trigonometric = getattr(getattr(scheduler, "config", None), "prediction_type", None) == "trigflow"
+    return len(scheduler.timesteps) - trigonometric

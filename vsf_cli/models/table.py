@@ -3,12 +3,15 @@
 from typing import Any
 
 from vsf_cli.errors import PatchError
+from vsf_cli.models.chroma import CHROMA
+from vsf_cli.models.ernie_image import ERNIE_IMAGE
 from vsf_cli.models.family import Family
 from vsf_cli.models.flux import FLUX
 from vsf_cli.models.flux2 import FLUX2
 from vsf_cli.models.krea2 import KREA2
 from vsf_cli.models.ltx2 import LTX2
 from vsf_cli.models.qwen_image import QWEN_IMAGE
+from vsf_cli.models.sana import SANA
 from vsf_cli.models.sd3 import SD3
 from vsf_cli.models.unet import UNET
 from vsf_cli.models.wan import WAN
@@ -17,7 +20,7 @@ from vsf_cli.models.z_image import Z_IMAGE
 __all__ = ["FAMILIES", "family_of"]
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (SD3, FLUX, FLUX2, Z_IMAGE, QWEN_IMAGE, KREA2, UNET, WAN, LTX2)
+    family.name: family for family in (SD3, FLUX, FLUX2, CHROMA, Z_IMAGE, QWEN_IMAGE, KREA2, ERNIE_IMAGE, SANA, UNET, WAN, LTX2)
 }
 
 

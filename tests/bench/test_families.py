@@ -16,16 +16,16 @@ from vsf_cli.cli.app import app
 from vsf_cli.methods import VSF
 from vsf_cli.settings.presets import load_preset
 
-PRESETS = ["flux.1-schnell", "flux.1-krea-dev", "flux.2-klein-4b", "z-image-turbo", "qwen-image-lightning", "krea2-turbo"]
+PRESETS = ["flux.1-krea-dev", "flux.2-klein-4b", "z-image-turbo", "qwen-image-lightning", "krea2-turbo"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_few_tokens_cost_little_and_cfg_twice(name: str) -> None:
     preset = load_preset(name)
-    shape = shape_of(preset.model, preset.family, (1024, 1024), None, preset.max_sequence_length, 4)
-    rows = {row.method.name: row for row in count(shape, select_methods("all", VSF()), torch.bfloat16, 8)}
+    shape = shape_of(preset.model, preset.family, (1024, 1024), None, preset.max_sequence_length, 2)
+    rows = {row.method.name: row for row in count(shape, select_methods("none,vsf,nag,cfg", VSF()), torch.bfloat16, 8)}
     none = rows["none"].costs.flops
-    assert 1 < rows["vsf"].costs.flops / none < 1.007 and rows["cfg"].costs.flops == 2 * none
+    assert 1 < rows["vsf"].costs.flops / none < 1.01 and rows["cfg"].costs.flops == 2 * none
     assert rows["vsf"].costs.flops < rows["nag"].costs.flops < 2 * none and rows["vsf"].analytic is None
 
 

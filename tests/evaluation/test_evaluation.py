@@ -39,6 +39,7 @@ from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
+from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset, preset_names
 from vsf_cli.toy.image_recipe import build_clip_tokenizer
@@ -173,6 +174,10 @@ def test_everything_is_legal_and_runs_on_its_family(name: str) -> None:
     preset = load_preset(name)
     for variant in choose_variants(load_variants(), "everything", preset):
         settings = Settings({"preset": name, **variant.settings}, video=preset.video)
+        if not FAMILIES[preset.family].pipelines[preset.main_pipeline].text:
+            with pytest.raises(RequestError, match="makes no image without another one: add --image"):
+                request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)
+            continue
         request, _ = request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)
         assert request.method == resolved(variant.settings["method"])[0] and settings.preset.video == preset.video
         assert not preset.video or request.method != "vsf" or request.parameters["attention_mask"]

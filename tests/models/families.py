@@ -421,6 +421,8 @@ class Tiny:
     """Returns the call with the arguments that the model has in place of the usual ones."""
     join: Callable[[Any, dict[str, Any], list[list[Tensor]]], None] | None = None
     """Lets the model find the rows of groups of texts, where they cannot be in the call's usual arguments."""
+    compiles: bool = True
+    """Whether it is compiled in the tests: of sizes of the same kinds of blocks one is."""
     positives: int = TEXT
     """How many tokens the positive prompt has in the attention."""
     mask: str = ""
@@ -464,6 +466,7 @@ TINY = {
         4,
         zero_positions,
         mask="attention_mask",
+        compiles=False,
     ),
     "z-image": Tiny(
         FAMILIES["z-image"],
@@ -500,7 +503,7 @@ TINY = {
     ),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
     "sana": Tiny(FAMILIES["sana"], build_sana, sana_inputs, "P N K", 0, 2, mask="encoder_attention_mask"),
-    "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call),
+    "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call, compiles=False),
     "ltx2.3": Tiny(FAMILIES["ltx2"], build_ltx2_3, ltx2_inputs, "P N K", 0, 4, convert=partial(ltx2_call, audio=LTX2_AUDIO)),
     "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
 }

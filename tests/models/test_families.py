@@ -175,6 +175,10 @@ def test_what_is_kept_spares_what_it_has_in_common(tiny: Tiny, negative: Tensor)
 def test_an_embedding_that_is_flipped_joins_the_text(tiny: Tiny, negative: Tensor) -> None:
     model, call = tiny.model(), tiny.call()
     stock = output(model, call)
+    if tiny.family.masks_negative:
+        with pytest.raises(RequestError, match="no effect"), guided(model, method=WEF(), negative_prompt_embeds=negative):
+            pass
+        return
     with guided(model, method=WEF(1.0), negative_prompt_embeds=negative) as applied:
         found = output(model, call)
     assert applied.blocks == 0 and (found - stock).abs().max() > 1e-4
@@ -252,6 +256,8 @@ KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny, negative: Tensor) -> None:
+    if not tiny.compiles:
+        pytest.skip("another size of the family is compiled")
     kernels: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
@@ -284,7 +290,7 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny
             torch.testing.assert_close(output(model, call), expected, atol=1e-11, rtol=0)
     # With a mask all rows of the image attend at once.
     assert counters["stats"]["unique_graphs"] == kinds and all(count >= 2 or tiny.mask or tiny.has_mask for count in kernels)
-    if tiny not in (TINY["sd3.5-medium"], TINY["wan"]):
+    if tiny is not TINY["wan"]:
         return
     for length in (NEGATIVES + 2, NEGATIVES + 1, NEGATIVES + 5):
         texts["negative_prompt_embeds"] = tiny.text(1, length)

@@ -95,8 +95,6 @@ def test_an_image_is_redrawn_without_what_is_unwanted(folder: Path, task: str) -
     assert pixels("none.png") != pixels("vsf.png")
     with Image.open("vsf.png") as made:
         assert made.width / made.height == 1.5
-    vsf("again", "vsf.png", "-m", str(folder), "-o", "again.png", "-q")
-    assert Path("again.png").read_bytes() == Path("vsf.png").read_bytes()
 
 
 def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
@@ -181,9 +179,6 @@ def test_a_lora_acts_on_what_is_guided(folder: Path, pipe: Any) -> None:
     sizes = {"lora_A": (2, layer.in_features), "lora_B": (layer.out_features, 2)}
     matrices = {part: torch.randn(size, generator=generator) for part, size in sizes.items()}
     save_file({f"{prefix}.{name}.{part}.weight": matrix for part, matrix in matrices.items()}, "lora.safetensors")
-    model = ("-m", str(folder), *SIZE, "--neg", "wheels", "--lora", "lora.safetensors")
-    vsf("image", PROMPT, *model[:-2], "-o", "without.png")
-    vsf("image", PROMPT, *model, "-o", "with.png")
     with guided(pipe, "wheels", VSF(3.0)):
         layer.weight.data += matrices["lora_B"] @ matrices["lora_A"]
         merged = run(pipe)
@@ -191,7 +186,8 @@ def test_a_lora_acts_on_what_is_guided(folder: Path, pipe: Any) -> None:
     other = load(str(folder), "float32", loras=("lora.safetensors",))
     with guided(other, "wheels", VSF(3.0)):
         assert abs(run(other) - merged).max() < 1e-4
-    assert pixels("with.png") != pixels("without.png")
+    with guided(pipe, "wheels", VSF(3.0)):
+        assert abs(run(pipe) - merged).max() > 1e-3
 
 
 @pytest.mark.parametrize("level", ["sequential", "model"])

@@ -67,6 +67,10 @@ def guided_denoisers(
             classifier-free guidance without a method for it, or the method depends on steps that cannot be counted; and at
             the end, if steps ran and the method's window had none of them.
     """
+    if method.flips_embedding and family.masks_negative:
+        raise RequestError(
+            f"{method.label} has no effect on a model that masks what is not its own text: choose another method"
+        )
     for model in denoisers:
         _check_attentions(family, model)
     state = GuidanceState(method)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
@@ -15,7 +15,7 @@ from vsf_cli.loading.loras import Lora
 from vsf_cli.loading.offload import out_of_memory_advice
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
-from vsf_cli.loading.schedulers import set_scheduler
+from vsf_cli.loading.schedulers import check_scheduler, set_scheduler
 from vsf_cli.loading.sources import source_of, vocabulary_of
 
 
@@ -217,3 +217,15 @@ def test_a_shift_takes_the_place_of_one_by_the_size_of_the_image() -> None:
     # Of the schedulers' 1000 sigmas the last is not 0, so that the steps are even but for a thousandth.
     torch.testing.assert_close(pipe.scheduler.sigmas[:2], (3 * even / (1 + 2 * even))[:2], atol=0.06, rtol=0)
     assert pipe.scheduler.config.shift == 3.0 and pipe.scheduler.config.shift_terminal is None
+
+
+def test_a_named_scheduler_begins_at_pure_noise() -> None:
+    pipe = type("Pipe", (), {"scheduler": EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1)})()
+    for name in ("EulerDiscreteScheduler", "LCMScheduler"):
+        set_scheduler(pipe, name, None)
+        pipe.scheduler.set_timesteps(4)
+        assert type(pipe.scheduler).__name__ == name and pipe.scheduler.timesteps[0] == 999
+    with pytest.raises(RequestError, match="shift is 3, but a LCMScheduler has none"):
+        set_scheduler(pipe, None, 3.0)
+    with pytest.raises(RequestError, match="scheduler is 'PNDMScheduler', but must be one of"):
+        check_scheduler("PNDMScheduler")

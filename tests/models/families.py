@@ -449,7 +449,7 @@ class Tiny:
 
 
 TINY = {
-    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N K", 16, 3),
+    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N K", 16, 3, compiles=False),
     "sd3.5-medium": Tiny(
         FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
     ),

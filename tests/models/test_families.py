@@ -263,7 +263,7 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
         kernels.append(sum(node.target in (KERNEL, KERNEL.default) for node in graph.graph.nodes))
         # It takes in-place operations apart, as compilers do; for one family alone, since it is slow.
-        return aot_eager(graph, inputs) if tiny is TINY["sd3"] and wanted else graph
+        return aot_eager(graph, inputs) if tiny is TINY["sd3.5-medium"] and wanted else graph
 
     torch._dynamo.reset()
     counters.clear()

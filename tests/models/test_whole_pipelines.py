@@ -113,6 +113,8 @@ def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
     assert maps.share.shape[-3:] == (1, 8, 8) and len(maps.steps) == 2 and 0 < maps.share.mean() < 1
     assert maps.words() == ["wheels"] and maps.words("kept") == ["a", "hat"] and maps.sigmas[0] > maps.sigmas[-1] > 0
     assert len(pixels("maps/steps/2.png")) == 32 * 32 * 3
+    if folder.name != "sdxl":  # Its blocks have different numbers of heads.
+        return
     missing = CliRunner().invoke(
         app, ["attn-map", PROMPT, "--neg", "wheels", *model, "--steps", "1", "--heads", "99", "-o", "no"]
     )

@@ -7,7 +7,7 @@ prompts have N tokens, too.
 import math
 
 from vsf_cli.bench.methods import BenchMethod
-from vsf_cli.bench.shapes import Shape
+from vsf_cli.bench.shapes import IN_LATENTS, Shape
 from vsf_cli.methods import Method
 
 __all__ = ["analytic_flops"]
@@ -21,7 +21,7 @@ def analytic_flops(shape: Shape, method: BenchMethod, negatives: int) -> int | N
 
     `negatives` is the number of tokens of the negative prompt without padding.
     """
-    if shape.family not in ("sd3", "wan"):
+    if shape.family not in IN_LATENTS:
         return None
     implementation = method.implementation
     count = shape.positives if implementation.padding else negatives if implementation.guides_attention else 0

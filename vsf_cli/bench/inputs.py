@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vsf_cli.bench.shapes import Shape
+from vsf_cli.bench.shapes import IN_LATENTS, Shape
 
 __all__ = ["random_inputs", "random_text"]
 
@@ -26,7 +26,7 @@ def random_inputs(shape: Shape, normal: Normal, device: torch.device) -> dict[st
 
 
 def _common(shape: Shape, text: Tensor, device: torch.device) -> dict[str, Any]:
-    time = torch.tensor([500.0 if shape.family in ("sd3", "wan") else 0.5], device=device)
+    time = torch.tensor([500.0 if shape.family in IN_LATENTS else 0.5], device=device)
     if shape.family == "z-image":
         return {"t": time, "cap_feats": list(text)}
     guidance = {"guidance": torch.tensor([4.0], device=device)} if shape.config.get("guidance_embeds") else {}

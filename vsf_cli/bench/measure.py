@@ -14,7 +14,7 @@ from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.memory import peak_memory
 from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.random_model import RandomModel, build, prepared
-from vsf_cli.bench.shapes import Shape, depth_of
+from vsf_cli.bench.shapes import IN_LATENTS, Shape, depth_of
 from vsf_cli.bench.stages import time_request
 from vsf_cli.bench.timing import Progress, Sample, clock, interleave
 from vsf_cli.errors import OutOfMemory
@@ -127,7 +127,7 @@ def shape_of_pipeline(pipe: Any, request: Request) -> Shape:
     family = family_of(pipe)
     transformer = family.denoisers_of(pipe)[0]
     config = {**transformer.config, "_class_name": type(transformer).__name__}
-    if family.name not in ("sd3", "wan"):
+    if family.name not in IN_LATENTS:
         return _shape_in_tokens(pipe, family, config, request)
     if family.video:
         scale, name = pipe.vae_scale_factor_spatial, "wan"

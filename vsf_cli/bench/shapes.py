@@ -14,10 +14,12 @@ from typing import Any
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.sources import source_of
 
-__all__ = ["FAMILIES", "Shape", "depth_of", "shape_of"]
+__all__ = ["FAMILIES", "IN_LATENTS", "Shape", "depth_of", "shape_of"]
 
 FAMILIES = ("sd3", "wan", "flux", "flux2", "z-image", "qwen-image", "krea2")
 """The families whose inputs are known."""
+IN_LATENTS = ("sd3", "wan")
+"""Those whose transformers take latents; the others take tokens."""
 BLOCKS = ("num_layers", "num_single_layers", "n_layers")
 """The keys of configurations with numbers of blocks."""
 
@@ -46,7 +48,7 @@ class Shape:
     @property
     def patch(self) -> tuple[int, ...]:
         """The sides of a patch, which is one token, in latents."""
-        side = self.config["patch_size"] if self.family in ("sd3", "wan") else 1
+        side = self.config["patch_size"] if self.family in IN_LATENTS else 1
         return (side,) * len(self.latent) if isinstance(side, int) else tuple(side)
 
     @property
@@ -131,7 +133,7 @@ def _latent_sides(
 ) -> tuple[int, ...]:
     config, scale = known["transformer"], known["vae_scale"]
     width, height = size
-    patch = config["patch_size"] if family in ("sd3", "wan") else 1
+    patch = config["patch_size"] if family in IN_LATENTS else 1
     step = scale * (patch if isinstance(patch, int) else patch[-1])
     if width % step or height % step:
         raise RequestError(f"--size is {width}x{height}, but must be two multiples of {step}")

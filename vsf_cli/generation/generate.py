@@ -12,6 +12,7 @@ from vsf_cli.errors import OutOfMemory, PictureError, RequestError
 from vsf_cli.loading.tasks import pipeline_for
 from vsf_cli.media.inputs import fitted, read_input, read_mask
 from vsf_cli.media.sound import Sound
+from vsf_cli.models.family import call_parameters
 from vsf_cli.settings.presets import check_scale
 from vsf_cli.settings.request import Request, public_source
 
@@ -137,8 +138,6 @@ def prepare(pipe: Any, requests: Sequence[Request]) -> tuple[Any, list[Request]]
 
 def _with_strength(pipe: Any, request: Request) -> Request:
     """Returns a request with its strength; a model that edits an image has none."""
-    from vsf_cli.models.family import call_parameters
-
     takes_strength = request.image is not None and "strength" in call_parameters(pipe)
     if request.strength is not None and not takes_strength:
         raise RequestError("this model edits --image as a whole: leave --strength out")
@@ -165,7 +164,6 @@ def _run(
 ) -> tuple[Any, "Applied"]:
     """Calls the pipeline; returns its output, and what was done to the model."""
     from vsf_cli.generation.guided import guided
-    from vsf_cli.models.family import call_parameters
 
     request = requests[0]
     method = request.guidance
@@ -193,8 +191,6 @@ def _run(
 def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
     import torch
 
-    from vsf_cli.models.family import call_parameters
-
     request = requests[0]
 
     def after_step(_: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -218,8 +214,6 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
 
 def _images(pipe: Any, request: Request) -> dict[str, Any]:
     """Returns the arguments of a call for an image, which fits the request's size unless the model edits it as it is."""
-    from vsf_cli.models.family import call_parameters
-
     if request.image is None:
         return {}
     image, mask = read_input(request.image), None if request.mask is None else read_mask(request.mask)

@@ -106,7 +106,7 @@ def _is_file(name: str) -> bool:
 def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
     """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub."""
     files = [Lora.parse(text).file for text in loras]
-    hashes = [None if file is None else file_hash(file, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    hashes = [None if file is None else file_hash(file) for file in files]
     return {"lora_hashes": hashes} if any(hashes) else {}
 
 

@@ -60,7 +60,7 @@ def check_inputs(image: str, mask: str | None) -> tuple[int, int]:
     if masked.size != size:
         sizes = (f"{width}x{height}" for width, height in (masked.size, size))
         raise RequestError("--mask has {} pixels, but --image {}: make them the same size".format(*sizes))
-    if max(masked.tobytes()) < 128:
+    if not any(masked.histogram()[128:]):
         raise RequestError(f"--mask {mask} is black everywhere, so that nothing is redrawn: make white what is")
     return size
 
@@ -90,13 +90,17 @@ def input_hashes(**paths: str | None) -> dict[str, str]:
         if path is not None:
             file = Path(path).expanduser()
             with reading(file):
-                status = file.stat()
-                hashes[f"{name}_sha256"] = file_hash(file, status.st_size, status.st_mtime_ns)
+                hashes[f"{name}_sha256"] = file_hash(file)
     return hashes
 
 
-@cache
-def file_hash(file: Path, size: int, changed: int) -> str:
+def file_hash(file: Path) -> str:
     """Returns the SHA-256 of a file, which is read again if its size or its time changes."""
+    status = file.stat()
+    return _hash(file, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _hash(file: Path, size: int, changed: int) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Context", "KeyValue", "Span", "TextGroup", "key_mask"]
+__all__ = ["Context", "KeyValue", "Span", "TextGroup", "joined_span", "key_mask"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,7 @@ class Context:
     @property
     def images(self) -> Span:
         """The positions of all images' tokens in `base`, which the groups of text see; none in cross attention."""
-        first = self.image or Span(0, 0)
-        return Span(first.start, (self.reference or first).stop)
+        return joined_span(self.image, self.reference)
 
     @property
     def image_mask(self) -> "Tensor | None":
@@ -178,6 +177,12 @@ class Context:
 
         assert self.negative.mask is not None, "a mask is of all keys"
         return torch.cat([mask, self.negative.mask], dim=-1)
+
+
+def joined_span(image: Span | None, reference: Span | None) -> Span:
+    """Returns the positions of an image and of a reference behind it; none without an image."""
+    first = image or Span(0, 0)
+    return Span(first.start, (reference or first).stop)
 
 
 def key_mask(mask: "Tensor | None", seen: "Tensor | None") -> "Tensor | None":

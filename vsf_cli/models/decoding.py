@@ -1,4 +1,4 @@
-"""Images and frames from latents, in the two forms that autoencoders share."""
+"""Images and frames from latents, in the three forms that autoencoders share."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["decode_scaled", "decode_whitened"]
+__all__ = ["decode_normalized", "decode_scaled", "decode_whitened"]
 
 
 def decode_scaled(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
@@ -17,6 +17,17 @@ def decode_scaled(pipe: Any, latents: "Tensor") -> "list[Image.Image]":
     scaled = latents.to(pipe._execution_device, vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
     with torch.no_grad():
         return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
+
+
+def decode_normalized(pipe: Any, latents: "Tensor", epsilon: float) -> "list[Image.Image]":
+    """Returns images from latents with shape (B, 4 C, h, w), which a batch norm with an epsilon made."""
+    import torch
+
+    vae = pipe.vae
+    mean, variance = (statistic.view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
+    scaled = latents.to(pipe._execution_device, vae.dtype) * (variance + epsilon).sqrt() + mean
+    with torch.no_grad():
+        return pipe.image_processor.postprocess(vae.decode(pipe._unpatchify_latents(scaled)).sample, output_type="pil")
 
 
 def decode_whitened(pipe: Any, latents: "Tensor") -> "Tensor":

@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses
+from vsf_cli.models.decoding import decode_normalized
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, pixels_per_patch
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -78,19 +79,8 @@ def _places_before_end(group: "Encoded") -> "Tensor":
 
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
-    """Images from latents with shape (B, 4 C, h, w), as the pipeline makes them."""
-    import torch
-
-    vae = pipe.vae
-    mean, variance = (statistic.view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
     # The pipeline's own constant, which is not the autoencoder's.
-    scaled = latents.to(pipe._execution_device, vae.dtype) * (variance + 1e-5).sqrt() + mean
-    with torch.no_grad():
-        return pipe.image_processor.postprocess(vae.decode(pipe._unpatchify_latents(scaled)).sample, output_type="pil")
-
-
-def _pixels_per_token(pipe: Any) -> int:
-    return int(pipe.vae_scale_factor * pipe.transformer.config.patch_size)
+    return decode_normalized(pipe, latents, 1e-5)
 
 
 ERNIE_IMAGE = Family(
@@ -102,8 +92,8 @@ ERNIE_IMAGE = Family(
     encode=_encode,
     encode_padded=_encode_padded,
     decode=_decode,
-    pixels_per_token=_pixels_per_token,
-    size_multiple=_pixels_per_token,
+    pixels_per_token=pixels_per_patch,
+    size_multiple=pixels_per_patch,
     extend=_extend,
     text=lambda arguments: arguments.get("text_bth"),
     inside=MappingProxyType({"pos_embed.forward": _rotate}),

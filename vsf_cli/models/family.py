@@ -29,6 +29,7 @@ __all__ = [
     "append_text",
     "block_of",
     "call_parameters",
+    "pixels_per_patch",
     "prepend_text",
     "shared_places",
     "unwrap",
@@ -161,6 +162,11 @@ def grid_of_latents(arguments: Arguments, denoiser: Any) -> tuple[int, int, int]
     patch = [1, patch_size, patch_size] if isinstance(patch_size, int) else list(patch_size)
     frames, rows, columns = (side // part for side, part in zip(sides, patch, strict=True))
     return frames, rows, columns
+
+
+def pixels_per_patch(pipe: Any) -> int:
+    """Returns the side in pixels of a token that is a patch of latents."""
+    return int(pipe.vae_scale_factor * pipe.transformer.config.patch_size)
 
 
 def encode_by_pipeline(pipe: Any, prompts: Sequence[str], max_length: int) -> "Tensor":

@@ -7,6 +7,7 @@ alone. The text encoder is a causal language model, so that an encoding without 
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from vsf_cli.models.decoding import decode_normalized
 from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, prepend_text, shared_places
 from vsf_cli.models.flux import grid_of_ids, pixels_per_packed_token
 from vsf_cli.models.prompt_tokens import chat_template, template_tokens
@@ -46,14 +47,9 @@ def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> di
 
 def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Image.Image]":
     """Images from packed latents with shape (B, tokens, 4 C), as the pipeline makes them."""
-    import torch
-
-    vae, side = pipe.vae, pixels_per_packed_token(pipe)
-    packed = latents.to(pipe._execution_device, vae.dtype).transpose(1, 2).unflatten(2, (height // side, width // side))
-    mean, variance = (statistic.view(1, -1, 1, 1) for statistic in (vae.bn.running_mean, vae.bn.running_var))
-    scaled = pipe._unpatchify_latents(packed * (variance + vae.config.batch_norm_eps).sqrt() + mean)
-    with torch.no_grad():
-        return pipe.image_processor.postprocess(vae.decode(scaled).sample, output_type="pil")
+    side = pixels_per_packed_token(pipe)
+    packed = latents.transpose(1, 2).unflatten(2, (height // side, width // side))
+    return decode_normalized(pipe, packed, pipe.vae.config.batch_norm_eps)
 
 
 FLUX2 = Family(

@@ -10,7 +10,7 @@ from torch import Tensor
 from vsf_cli.attention import attention
 from vsf_cli.errors import PatchError
 from vsf_cli.methods import Context, KeyValue, TextGroup
-from vsf_cli.methods.tokens import Span, key_mask
+from vsf_cli.methods.tokens import Span, joined_span, key_mask
 from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
@@ -169,8 +169,7 @@ class _Rows:
     @property
     def images(self) -> Span:
         """All images in the base; none in cross attention."""
-        first = self.image or Span(0, 0)
-        return Span(first.start, (self.reference or first).stop)
+        return joined_span(self.image, self.reference)
 
     @classmethod
     def of(cls, order: Order, queries: int, keys: int, references: int, positives: int, *groups: int) -> "_Rows":

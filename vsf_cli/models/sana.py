@@ -10,7 +10,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart, Uses, append_text, call_parameters
+from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart, Uses, append_text, call_parameters, pixels_per_patch
 from vsf_cli.models.prompt_tokens import template_tokens
 
 if TYPE_CHECKING:
@@ -67,10 +67,6 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
     return pipe.image_processor.postprocess(pixels, output_type="pil")
 
 
-def _pixels_per_token(pipe: Any) -> int:
-    return int(pipe.vae_scale_factor * pipe.transformer.config.patch_size)
-
-
 def _call(steps: int) -> Mapping[str, Any]:
     """Returns images of the size that was asked for, and the model's own second timestep in runs of two steps."""
     return {"use_resolution_binning": False, "intermediate_timesteps": 1.3 if steps == 2 else None}
@@ -85,8 +81,8 @@ SANA = Family(
     encode=_encode,
     encode_padded=_encode_padded,
     decode=_decode,
-    pixels_per_token=_pixels_per_token,
-    size_multiple=lambda pipe: math.lcm(_pixels_per_token(pipe), MULTIPLE),
+    pixels_per_token=pixels_per_patch,
+    size_multiple=lambda pipe: math.lcm(pixels_per_patch(pipe), MULTIPLE),
     extend=partial(append_text, mask="encoder_attention_mask"),
     clean=lambda prompt: prompt.lower().strip(),
     call=_call,

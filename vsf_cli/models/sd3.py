@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
 from vsf_cli.models.decoding import decode_scaled
-from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart, Uses
+from vsf_cli.models.family import Family, Order, PromptTokenizer, TextPart, Uses, pixels_per_patch
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -51,10 +51,6 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
     return decode_scaled(pipe, latents)
 
 
-def _pixels_per_token(pipe: Any) -> int:
-    return pipe.vae_scale_factor * pipe.transformer.config.patch_size
-
-
 SD3 = Family(
     name="sd3",
     models=("SD3Transformer2DModel",),
@@ -65,8 +61,8 @@ SD3 = Family(
     tokenizers=_tokenizers,
     encode=_encode,
     decode=_decode,
-    pixels_per_token=_pixels_per_token,
-    size_multiple=_pixels_per_token,
+    pixels_per_token=pixels_per_patch,
+    size_multiple=pixels_per_patch,
     # The last block has no output for the text.
     drops_text=attrgetter("context_pre_only"),
     defaults=MappingProxyType(

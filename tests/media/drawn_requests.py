@@ -63,6 +63,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "revision": st.one_of(st.none(), text),
     "variant": st.one_of(st.none(), st.just("fp16")),
     "sigmas": st.lists(st.floats(0.01, 1), unique=True, max_size=4).map(lambda found: tuple(sorted(found, reverse=True))),
+    "timesteps": st.lists(st.integers(1, 999), unique=True, max_size=4).map(lambda found: tuple(sorted(found, reverse=True))),
     "scheduler": st.one_of(st.none(), st.just("UniPCMultistepScheduler")),
     "flow_shift": st.one_of(st.none(), st.floats(0.1, 20)),
     "vae_dtype": st.one_of(st.none(), st.just("float32")),
@@ -76,7 +77,8 @@ def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
     above 1, and VSF alone a kept side.
     """
     fields["drop_frames"] = fields["drop_frames"] if fields["num_frames"] else 0
-    fields["num_inference_steps"] = len(fields["sigmas"]) or fields["num_inference_steps"]
+    fields["timesteps"] = () if fields["sigmas"] else fields["timesteps"]
+    fields["num_inference_steps"] = len(fields["sigmas"] or fields["timesteps"]) or fields["num_inference_steps"]
     fields["guidance_scale"] += 2 if method[0] == "cfg" else 0
     keeps = method[0] == "vsf" and fields["negative"] and not method[1].get("reference_layout")
     fields["keep"] = fields["keep"] if keeps else ()

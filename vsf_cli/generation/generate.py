@@ -1,7 +1,8 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
+import inspect
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -205,7 +206,7 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},
         **_images(pipe, request),
-        **_clock(request, parameters),
+        **_clock(pipe, request),
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
@@ -230,12 +231,15 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
     return {"image": fitted(image, size), "strength": request.strength, **masked}
 
 
-def _clock(request: Request, parameters: Collection[str]) -> dict[str, Any]:
+def _clock(pipe: Any, request: Request) -> dict[str, Any]:
     """Returns the arguments of a pipeline's call that say when frames are, and how much noise each step begins with."""
-    if request.sigmas and "sigmas" not in parameters:
-        raise RequestError("the settings have sigmas, which this model's pipeline does not take: leave them out of the preset")
-    rate = {"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}
-    return {**rate, "sigmas": list(request.sigmas)} if request.sigmas else rate
+    parameters, own = call_parameters(pipe), inspect.signature(pipe.scheduler.set_timesteps).parameters
+    schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := getattr(request, name))}
+    for name in schedule:
+        if name not in parameters or name not in own:
+            taker = f"a {type(pipe).__name__} with a {type(pipe.scheduler).__name__}"
+            raise RequestError(f"the settings have {name}, which {taker} does not take: leave them out of the preset")
+    return {**({"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}), **schedule}
 
 
 def _joined(request: Request) -> str:

@@ -52,7 +52,8 @@ class ModelSettings:
         loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` is a built-in one.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files, such as "fp16".
-        sigmas: The noise level of each step, for a model that was distilled at some; empty means the scheduler's own.
+        sigmas, timesteps: The noise level or the timestep at which each step begins, for a model that was distilled at some;
+            empty means the scheduler's own.
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
         vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
     """
@@ -104,6 +105,7 @@ class ModelSettings:
     revision: str | None = unlisted(None, identity=False)
     variant: str | None = None
     sigmas: tuple[float, ...] = ()
+    timesteps: tuple[int, ...] = ()
     scheduler: str | None = None
     flow_shift: float | None = option(
         None, "--shift", help="Shift of the flow-matching sigmas.", panel=SIZE, above=0, sweep=True, video=True
@@ -218,7 +220,7 @@ class Request(ModelSettings):
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         self._check_image()
-        self._check_sigmas()
+        self._check_schedule()
         self._check_method()
 
     def _check_image(self) -> None:
@@ -234,16 +236,20 @@ class Request(ModelSettings):
         """The number of steps that run: `strength` leaves the first ones out."""
         return int(self.num_inference_steps * (1 if self.strength is None else self.strength) + 1e-6)
 
-    def _check_sigmas(self) -> None:
-        count, steps = len(self.sigmas), self.num_inference_steps
-        if self.sigmas and count != steps:
-            raise RequestError(
-                f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
-            )
-        if not all(0 < next <= sigma <= 1 for sigma, next in pairwise((*self.sigmas, *self.sigmas[-1:]))):
-            raise RequestError(
-                f"sigmas are {', '.join(f'{sigma:g}' for sigma in self.sigmas)}, but must fall from 1 at most, above 0"
-            )
+    def _check_schedule(self) -> None:
+        if self.sigmas and self.timesteps:
+            raise RequestError("the settings have both sigmas and timesteps: keep one of them in the preset")
+        steps = self.num_inference_steps
+        for name, most in (("sigmas", 1), ("timesteps", 999)):
+            levels: tuple[float, ...] = getattr(self, name)
+            if levels and (count := len(levels)) != steps:
+                raise RequestError(
+                    f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
+                )
+            if not all(0 < next <= level <= most for level, next in pairwise((*levels, *levels[-1:]))):
+                raise RequestError(
+                    f"{name} are {', '.join(f'{level:g}' for level in levels)}, but must fall from {most} at most, above 0"
+                )
 
     def _check_method(self) -> None:
         method, steps = self.guidance, self.steps_run
@@ -302,9 +308,9 @@ class Request(ModelSettings):
         for name in ("image", "mask"):
             plain[name] = path and re.split(r"[/\\]", path)[-1] if (path := plain[name]) else None
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
-        # Files from before the field have no such key.
-        sigmas = plain.pop("sigmas")
-        return {**plain, "sigmas": list(sigmas)} if sigmas else plain
+        # Files from before these fields have no such keys.
+        schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := plain.pop(name))}
+        return {**plain, **schedule}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Request":
@@ -317,7 +323,7 @@ class Request(ModelSettings):
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras", "sigmas") if key in plain}
+            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras", "sigmas", "timesteps") if key in plain}
             types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
                 RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)

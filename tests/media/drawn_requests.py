@@ -47,7 +47,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     # A plain colon may begin a weight, which not every method knows.
     "negative": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=3).map(tuple),
     "keep": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=2).map(tuple),
-    "image": st.one_of(st.none(), st.just("photo.png")),
+    "image": st.sampled_from([(), ("photo.png",), ("photo.png", "hat.png")]),
     "mask": st.one_of(st.none(), st.just("mask.png")),
     "strength": st.one_of(st.none(), st.floats(0.5, 1)),
     "num_inference_steps": st.integers(2, 100),
@@ -82,7 +82,7 @@ def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
     fields["guidance_scale"] += 2 if method[0] == "cfg" else 0
     keeps = method[0] == "vsf" and fields["negative"] and not method[1].get("reference_layout")
     fields["keep"] = fields["keep"] if keeps else ()
-    if fields["image"] is None:
+    if not fields["image"]:
         fields["mask"] = fields["strength"] = None
     if int(fields["num_inference_steps"] * (fields["strength"] or 1)) < 1:
         fields["strength"] = None

@@ -95,7 +95,7 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 def can_batch(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch: they differ only in their texts and seeds, and have no image."""
-    return first.image is None and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
+    return not first.image and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
 
 
 def generate_batch(
@@ -133,13 +133,13 @@ def prepare(pipe: Any, requests: Sequence[Request]) -> tuple[Any, list[Request]]
     Raises:
         RequestError: If the model takes no image, no mask or no strength, but one is given.
     """
-    pipe = pipeline_for(pipe, requests[0].image is not None, requests[0].mask is not None)
+    pipe = pipeline_for(pipe, len(requests[0].image), requests[0].mask is not None)
     return pipe, [_with_strength(pipe, request) for request in requests]
 
 
 def _with_strength(pipe: Any, request: Request) -> Request:
     """Returns a request with its strength; a model that edits an image has none."""
-    takes_strength = request.image is not None and "strength" in call_parameters(pipe)
+    takes_strength = bool(request.image) and "strength" in call_parameters(pipe)
     if request.strength is not None and not takes_strength:
         raise RequestError("this model edits --image as a whole: leave --strength out")
     if request.strength is not None or not takes_strength:
@@ -180,9 +180,9 @@ def _run(
         with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
             return pipe(**options), applied
     except ValueError as error:
-        if request.image is None:
+        if not request.image:
             raise
-        raise RequestError(f"{type(pipe).__name__} cannot use --image {request.image}: {error}") from error
+        raise RequestError(f"{type(pipe).__name__} cannot use --image {', '.join(request.image)}: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -214,10 +214,11 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
 
 
 def _images(pipe: Any, request: Request) -> dict[str, Any]:
-    """Returns the arguments of a call for an image, which fits the request's size unless the model edits it as it is."""
-    if request.image is None:
+    """Returns the arguments of a call for images, which fit the request's size unless the model edits them as they are."""
+    if not request.image:
         return {}
-    image, mask = read_input(request.image), None if request.mask is None else read_mask(request.mask)
+    images, mask = [read_input(path) for path in request.image], None if request.mask is None else read_mask(request.mask)
+    image = images[0]
     size = request.width or image.width, request.height or image.height
     if request.num_frames is not None:
         if "image_crf" in call_parameters(pipe) and find_spec("av") is None:
@@ -226,7 +227,8 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
     if request.strength is None:
         # Flux.1 Kontext changes the size to one with its own area.
         area = {"max_area": request.width * request.height} if request.width and request.height else {}
-        return {"image": image, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
+        edited = image if len(images) == 1 else images
+        return {"image": edited, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
     masked = {} if mask is None else {"mask_image": fitted(mask, size)}
     return {"image": fitted(image, size), "strength": request.strength, **masked}
 

@@ -192,6 +192,7 @@ class Uses(NamedTuple):
         image: The name of its pipeline that starts from an image, or edits one; None if it has none.
         mask: That of its pipeline that redraws an image where a mask is white.
         text: Whether it makes something of a text alone.
+        several: Whether it takes several images.
         maps: Whether it has attention maps: not if images stand in its text, where no word's position is known.
         needs: The package that it needs beyond those of vsf.
     """
@@ -199,6 +200,7 @@ class Uses(NamedTuple):
     image: str | None = None
     mask: str | None = None
     text: bool = True
+    several: bool = False
     maps: bool = True
     needs: str | None = None
 

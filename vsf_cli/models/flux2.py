@@ -55,7 +55,7 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
 FLUX2 = Family(
     name="flux2",
     models=("Flux2Transformer2DModel",),
-    pipelines=MappingProxyType({"Flux2KleinPipeline": Uses("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")}),
+    pipelines=MappingProxyType({"Flux2KleinPipeline": Uses("Flux2KleinPipeline", "Flux2KleinInpaintPipeline", several=True)}),
     attentions=MappingProxyType(
         {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST}
     ),

@@ -75,7 +75,7 @@ QWEN_IMAGE = Family(
         {
             "QwenImagePipeline": Uses("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
             "QwenImageEditPipeline": Uses("QwenImageEditPipeline", "QwenImageEditInpaintPipeline", **EDITS),
-            "QwenImageEditPlusPipeline": Uses("QwenImageEditPlusPipeline", **EDITS),
+            "QwenImageEditPlusPipeline": Uses("QwenImageEditPlusPipeline", several=True, **EDITS),
         }
     ),
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_FIRST}),

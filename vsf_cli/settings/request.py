@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, option, options_of, unlisted
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
@@ -129,7 +129,7 @@ class Request(ModelSettings):
         seed: The seed of the noise, 0 to 2^64 - 1. Noise is drawn on the CPU, so that it does not depend on the device.
         negative: The negative prompts, with weights as in `vsf_cli.prompts.prompt_weights`.
         keep: What must stay although it is like the negative prompts; several in one text stand between commas.
-        image: The path of an image to start from or, for models that edit, of the image that is edited; None: none.
+        image: The path of an image to start from or, for models that edit, of the image that is edited; some take several.
         mask: The path of an image that is white where `image` is redrawn; None means everywhere.
         strength: The part of the steps that run: 1 leaves nothing of `image`. None: 0.6, or 1 with a mask.
         method: A key of `vsf_cli.methods.METHODS`.
@@ -172,10 +172,10 @@ class Request(ModelSettings):
         newer=True,
         noise=False,
     )
-    image: str | None = option(
-        None,
+    image: tuple[str, ...] = option(
+        (),
         "--image",
-        help="An image to start from, or to edit.",
+        help="An image to start from, or to edit; some models take several.",
         panel=WHAT,
         metavar="FILE",
         of_run=True,
@@ -225,7 +225,7 @@ class Request(ModelSettings):
 
     def _check_image(self) -> None:
         for name in ("mask", "strength"):
-            if getattr(self, name) is not None and self.image is None:
+            if getattr(self, name) is not None and not self.image:
                 raise RequestError(f"--{name} is for --image, and there is none: add --image, or leave --{name} out")
         if self.steps_run < 1:
             none = f"strength {self.strength:g} leaves none of {self.num_inference_steps} steps"
@@ -305,8 +305,8 @@ class Request(ModelSettings):
         first = dict.fromkeys(("prompt", "model", "seed", "negative", "keep", "method", "parameters"))
         plain = first | asdict(self) | {"parameters": numbers, "negative": list(self.negative), "keep": list(self.keep)}
         plain["model"] = public_source(self.model)
-        for name in ("image", "mask"):
-            plain[name] = path and re.split(r"[/\\]", path)[-1] if (path := plain[name]) else None
+        plain["image"] = [_last_part(path) for path in self.image]
+        plain["mask"] = self.mask and _last_part(self.mask)
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
         # Files from before these fields have no such keys.
         schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := plain.pop(name))}
@@ -323,13 +323,13 @@ class Request(ModelSettings):
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras", "sigmas", "timesteps") if key in plain}
+            lists = [entry.name for entry in fields(cls) if get_origin(entry.type) is tuple and entry.name in plain]
             types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
                 RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)
                 for key, value in plain.get("parameters", {}).items()
             }
-            return cls(**{**plain, **tuples, "parameters": numbers})
+            return cls(**{**plain, **{name: tuple(plain[name]) for name in lists}, "parameters": numbers})
         except (TypeError, ValueError, AttributeError) as error:
             raise RequestError(f"the request is not one that vsf wrote: {error}") from error
 
@@ -339,7 +339,11 @@ def public_source(source: str) -> str:
     hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", source) and not source.lower().endswith(".safetensors")
     if source.startswith(BUILTIN) or (hub and not Path(source).is_dir()):
         return source
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1]
+    return _last_part(source.rstrip("/\\"))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path)[-1]
 
 
 def _public_lora(text: str) -> str:

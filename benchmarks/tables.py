@@ -120,6 +120,7 @@ def families() -> str:
         kinds = ("cross", "joint")[joint] + (", and text alone" if family.isolated else "")
         for name, uses in family.pipelines.items():
             image = "first frame" if family.video else "is edited" if uses.image == name else "is redrawn"
+            image = "several are edited" if uses.several else image
             image = image if uses.image else "with a mask" if uses.mask else "no"
             own = yes(uses.text), image, yes(uses.mask), yes(uses.maps), yes(family.name in BENCHED)
             rows.append([f"`{family.name}`", f"`{name}`", kinds, *own])

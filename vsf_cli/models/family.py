@@ -54,6 +54,7 @@ class PromptTokenizer:
         start: The position of its first token.
         max_length: How many tokens its encoder takes, padding included.
         template: Returns the text that its encoder gets for a prompt; None means the prompt itself.
+        pads_left: Whether padding stands before the tokens.
     """
 
     name: str
@@ -61,6 +62,7 @@ class PromptTokenizer:
     start: int
     max_length: int
     template: Callable[[str], str] | None = None
+    pads_left: bool = False
 
     def whole(self, prompt: str) -> str:
         """Returns the text that the encoder gets for a prompt."""
@@ -148,8 +150,8 @@ def shared_places(positions: "Tensor") -> "Tensor":
     places = positions.amax(0)
     if ((positions != places) & (positions >= 0)).any():
         raise RequestError(
-            "this model has one position for a token in all rows of a batch, and these negative prompts of several texts differ"
-            " in theirs: make them one at a time, with --batch-size 1"
+            "this model has one position for a token in all rows of a batch, and those of these negative prompts differ: make"
+            " them one at a time, with --batch-size 1"
         )
     return places
 
@@ -412,11 +414,11 @@ def _padded_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, text: str) 
     """Returns the tokens of a text as the pipeline encodes it."""
     from vsf_cli.models.prompt_tokens import prompt_tokens
 
-    tokens = [
-        replace(token, position=one.start + token.position)
-        for one in tokenizers
-        for token in prompt_tokens(one, kind, text, one.max_length)
-    ]
+    tokens: list[Token] = []
+    for one in tokenizers:
+        own = prompt_tokens(one, kind, text, one.max_length)
+        begin = one.start + (one.max_length - len(own) if one.pads_left else 0)
+        tokens += [replace(token, position=begin + token.position) for token in own]
     # Of a template only the prompt's own tokens: a pipeline may have padding between them and the template's end.
     templated = {one.name for one in tokenizers if one.template}
     return [token for token in tokens if not (token.encoder in templated and token.special)]

@@ -97,13 +97,21 @@ def test_wrong_use_is_one_line_before_a_model_is_loaded(folder: Path) -> None:
 
 def test_maps_are_of_the_image_that_is_made(folder: Path) -> None:
     arguments = ("attn-map", PROMPT, "--neg", "wheels", "-m", str(folder), *OPTIONS[2:], *images_of(folder), "-o", "maps")
-    if folder.name.startswith("qwen"):
-        assert "has images in its text, so that the positions of its words are not known" in vsf(*arguments, code=6).output
-        return
     from vsf_cli.maps import load as load_maps
 
     vsf(*arguments)
-    assert load_maps("maps").share.mean() > 0
+    assert load_maps("maps").share.mean() > 0 and load_maps("maps").words() == ["wheels"]
+
+
+@pytest.mark.parametrize("name", ["qwen-image-edit", "qwen-image-edit-plus"])
+def test_words_are_found_behind_images_of_any_size(name: str) -> None:
+    pipe = EDITORS[name]()
+    picture = "Picture 1: <|vision_start|><|image_pad|><|vision_end|>" if name.endswith("plus") else ""
+    text = pipe.prompt_template_encode.format(picture + PROMPT)
+    ids = pipe.processor(text=[text], images=[read_input("photo.png")]).input_ids[0]
+    tokens = [one for one in family_of(pipe).tokens(pipe, PROMPT, [], True, 512) if one.word]
+    assert {one.word for one in tokens} == {"a", "red", "bike"}
+    assert [one.piece for one in tokens] == pipe.tokenizer.convert_ids_to_tokens([int(ids[one.position]) for one in tokens])
 
 
 def test_every_method_guides_the_image_and_an_infinite_bias_none(pipe: Any, folder: Path) -> None:

@@ -54,7 +54,7 @@ class PromptTokenizer:
         start: The position of its first token.
         max_length: How many tokens its encoder takes, padding included.
         template: Returns the text that its encoder gets for a prompt; None means the prompt itself.
-        pads_left: Whether padding stands before the tokens.
+        from_end: Whether padding or images stand before the tokens, whose positions then are negative: from the text's end.
     """
 
     name: str
@@ -62,7 +62,7 @@ class PromptTokenizer:
     start: int
     max_length: int
     template: Callable[[str], str] | None = None
-    pads_left: bool = False
+    from_end: bool = False
 
     def whole(self, prompt: str) -> str:
         """Returns the text that the encoder gets for a prompt."""
@@ -195,7 +195,6 @@ class Uses(NamedTuple):
         mask: That of its pipeline that redraws an image where a mask is white.
         text: Whether it makes something of a text alone.
         several: Whether it takes several images.
-        maps: Whether it has attention maps: not if images stand in its text, where no word's position is known.
         needs: The package that it needs beyond those of vsf.
     """
 
@@ -203,7 +202,6 @@ class Uses(NamedTuple):
     mask: str | None = None
     text: bool = True
     several: bool = False
-    maps: bool = True
     needs: str | None = None
 
 
@@ -417,7 +415,7 @@ def _padded_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, text: str) 
     tokens: list[Token] = []
     for one in tokenizers:
         own = prompt_tokens(one, kind, text, one.max_length)
-        begin = one.start + (one.max_length - len(own) if one.pads_left else 0)
+        begin = -len(own) if one.from_end else one.start
         tokens += [replace(token, position=begin + token.position) for token in own]
     # Of a template only the prompt's own tokens: a pipeline may have padding between them and the template's end.
     templated = {one.name for one in tokenizers if one.template}

@@ -217,20 +217,24 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
     """Returns the arguments of a call for images, which fit the request's size unless the model edits them as they are."""
     if not request.image:
         return {}
-    images, mask = [read_input(path) for path in request.image], None if request.mask is None else read_mask(request.mask)
-    image = images[0]
+    image, mask = read_input(request.image[0]), None if request.mask is None else read_mask(request.mask)
     size = request.width or image.width, request.height or image.height
     if request.num_frames is not None:
         if "image_crf" in call_parameters(pipe) and find_spec("av") is None:
             raise RequestError("this model compresses --image, for which it needs av: pip install 'vsf[edit]'")
         return {"image": fitted(image, size)}
     if request.strength is None:
-        # Flux.1 Kontext changes the size to one with its own area.
-        area = {"max_area": request.width * request.height} if request.width and request.height else {}
-        edited = image if len(images) == 1 else images
-        return {"image": edited, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
+        return _edited(pipe, request)
     masked = {} if mask is None else {"mask_image": fitted(mask, size)}
     return {"image": fitted(image, size), "strength": request.strength, **masked}
+
+
+def _edited(pipe: Any, request: Request) -> dict[str, Any]:
+    """Returns the arguments for images that a model edits as they are. Flux.1 Kontext needs the area of the result, too."""
+    images = [read_input(path) for path in request.image]
+    area = {"max_area": request.width * request.height} if request.width and request.height else {}
+    own = {name: value for name, value in area.items() if name in call_parameters(pipe)}
+    return {"image": images if len(images) > 1 else images[0], **own}
 
 
 def _clock(pipe: Any, request: Request) -> dict[str, Any]:

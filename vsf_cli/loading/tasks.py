@@ -26,16 +26,20 @@ def check_task(pipeline: str, images: int, mask: bool) -> str:
     if images > 1 and (mask or not uses.several):
         with_mask = " with --mask" if mask else ""
         raise RequestError(f"a {pipeline} takes one --image{with_mask}, but there are {images}: leave the others out")
-    if (name := uses.mask if mask else uses.image if images else pipeline if uses.text else None) is not None:
-        return name
+    name = uses.mask if mask else uses.image if images else pipeline if uses.text else None
+    if name is None:
+        raise RequestError(f"a {pipeline} {_what_it_lacks(uses, images, mask)}")
+    return name
+
+
+def _what_it_lacks(uses: Uses, images: int, mask: bool) -> str:
     if mask:
-        raise RequestError(f"a {pipeline} takes no --mask: leave it out, or choose another model")
+        return "takes no --mask: leave it out, or choose another model"
     if images and uses.mask:
-        raise RequestError(f"a {pipeline} redraws a part of an image: add --mask, white where it is redrawn")
+        return "redraws a part of an image: add --mask, white where it is redrawn"
     if images:
-        raise RequestError(f"a {pipeline} takes no --image: leave it out, or choose another model")
-    needed = "--image" if uses.image else "--image and --mask"
-    raise RequestError(f"a {pipeline} makes no image without another one: add {needed}")
+        return "takes no --image: leave it out, or choose another model"
+    return f"makes no image without another one: add {'--image' if uses.image else '--image and --mask'}"
 
 
 def pipeline_for(pipe: Any, images: int, mask: bool) -> Any:

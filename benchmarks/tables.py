@@ -24,7 +24,6 @@ from typing import Any
 from run import RESULTS, ROOT, SUITES
 
 from vsf_cli.bench.report import markdown
-from vsf_cli.bench.shapes import FAMILIES as BENCHED
 from vsf_cli.models import FAMILIES, Order
 
 FOLDERS = (RESULTS, ROOT / "docs" / "results")
@@ -113,16 +112,16 @@ def evaluated(row: Mapping[str, Any]) -> list[str]:
 
 def families() -> str:
     """What each pipeline of each family does, from the families themselves."""
-    head = ["family", "pipeline", "guided attention", "from a text", "`--image`", "`--mask`", "maps", "`vsf bench`"]
+    head = ["family", "pipeline", "guided attention", "from a text", "`--image`", "`--mask`"]
     rows = []
     for family in FAMILIES.values():
         joint = any(order is not Order.CROSS for order in family.attentions.values())
         kinds = ("cross", "joint")[joint] + (", and text alone" if family.isolated else "")
         for name, uses in family.pipelines.items():
             image = "first frame" if family.video else "is edited" if uses.image == name else "is redrawn"
+            image = "several are edited" if uses.several else image
             image = image if uses.image else "with a mask" if uses.mask else "no"
-            own = yes(uses.text), image, yes(uses.mask), yes(uses.maps), yes(family.name in BENCHED)
-            rows.append([f"`{family.name}`", f"`{name}`", kinds, *own])
+            rows.append([f"`{family.name}`", f"`{name}`", kinds, yes(uses.text), image, yes(uses.mask)])
     return table(head, rows)
 
 

@@ -154,7 +154,7 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
         ({"count": True, "device": None, "compile": True}, RequestError, "--compile has no effect on --count"),
         ({"plot": "/proc/nothing/plot.png"}, MediaError, "cannot be written"),
         ({"steps": 0}, RequestError, "must be at least 1"),
-        ({"preset": "sdxl-turbo", "count": True, "device": None}, RequestError, "knows models of sd3 and wan and flux"),
+        ({"preset": "sdxl-turbo", "count": True, "device": None, "layers": 1}, RequestError, "blocks are all different"),
     ],
 )
 def test_what_is_not_legal_is_refused(bench: Any, options: dict[str, Any], error: type, message: str) -> None:

@@ -34,8 +34,8 @@ def test_an_image_has_the_shape_of_the_one_that_it_starts_from() -> None:
     with Image.open("out.png") as made:
         assert made.size == (136, 64)
     described = json.loads(vsf("info", "out.png", "--json").stdout)["vsf"]
-    assert described["request"]["image"] == "photo.png" and described["request"]["strength"] == 0.6
-    assert described["image_sha256"] == input_hashes(image="photo.png")["image_sha256"]
+    assert described["request"]["image"] == ["photo.png"] and described["request"]["strength"] == 0.6
+    assert described["image_sha256"] == input_hashes(["photo.png"], None)["image_sha256"]
     vsf(*BIKE, "--image", str(Path("photo.png").resolve()), "--size", "64x64", "-o", "square.png", "--sidecar")
     with Image.open("square.png") as made:
         assert made.size == (64, 64)
@@ -77,6 +77,7 @@ def test_strengths_are_swept_and_stand_in_a_table(monkeypatch: pytest.MonkeyPatc
         (("--image", "photo.png", "--strength", "0.1"), "strength 0.1 leaves none of 8 steps"),
         (("--image", "photo.png", "--strength", "0.2", "--start", "0.2", "--stop", "0.9"), "leave none of 1 steps guided"),
         (("--image", "photo.png", "--strength", "1.5"), "strength is 1.5, but must be"),
+        (("--image", "photo.png", "--image", "photo.png"), "takes one --image, but there are 2: leave the others out"),
         (("--image", "photo.png", "--mask", "photo.png"), "takes no model with 4 latent channels"),
     ],
 )
@@ -86,7 +87,7 @@ def test_wrong_use_is_one_line(options: tuple[str, ...], message: str) -> None:
 
 @pytest.mark.parametrize(("strength", "window"), [(0.5, VSF(stop=0.1)), (0.6, VSF(start=0.3, stop=0.5))])
 def test_a_window_is_of_the_steps_that_run(strength: float, window: VSF) -> None:
-    pipe = pipeline_for(load("builtin:tiny-sd3-turbo", "float32"), image=True, mask=False)
+    pipe = pipeline_for(load("builtin:tiny-sd3-turbo", "float32"), images=1, mask=False)
     image, steps = Image.open("photo.png").convert("RGB"), []
     options = {"image": image, "strength": strength, "num_inference_steps": 8, "guidance_scale": 0.0, "output_type": "np"}
     pipe.transformer.register_forward_hook(lambda *_: steps.append(0))

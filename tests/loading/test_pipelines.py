@@ -221,7 +221,7 @@ def test_a_shift_takes_the_place_of_one_by_the_size_of_the_image() -> None:
 
 def test_a_named_scheduler_begins_at_pure_noise() -> None:
     pipe = type("Pipe", (), {"scheduler": EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1)})()
-    for name in ("EulerDiscreteScheduler", "LCMScheduler"):
+    for name in ("EulerDiscreteScheduler", "DDIMScheduler", "LCMScheduler"):
         set_scheduler(pipe, name, None)
         pipe.scheduler.set_timesteps(4)
         assert type(pipe.scheduler).__name__ == name and pipe.scheduler.timesteps[0] == 999

@@ -47,7 +47,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     # A plain colon may begin a weight, which not every method knows.
     "negative": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=3).map(tuple),
     "keep": st.lists(text.map(lambda words: re.sub(r"[:\\\\]", r"\\:", words)).filter(str.strip), max_size=2).map(tuple),
-    "image": st.one_of(st.none(), st.just("photo.png")),
+    "image": st.sampled_from([(), ("photo.png",), ("photo.png", "hat.png")]),
     "mask": st.one_of(st.none(), st.just("mask.png")),
     "strength": st.one_of(st.none(), st.floats(0.5, 1)),
     "num_inference_steps": st.integers(2, 100),
@@ -63,6 +63,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "revision": st.one_of(st.none(), text),
     "variant": st.one_of(st.none(), st.just("fp16")),
     "sigmas": st.lists(st.floats(0.01, 1), unique=True, max_size=4).map(lambda found: tuple(sorted(found, reverse=True))),
+    "timesteps": st.lists(st.integers(1, 999), unique=True, max_size=4).map(lambda found: tuple(sorted(found, reverse=True))),
     "scheduler": st.one_of(st.none(), st.just("UniPCMultistepScheduler")),
     "flow_shift": st.one_of(st.none(), st.floats(0.1, 20)),
     "vae_dtype": st.one_of(st.none(), st.just("float32")),
@@ -76,11 +77,12 @@ def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
     above 1, and VSF alone a kept side.
     """
     fields["drop_frames"] = fields["drop_frames"] if fields["num_frames"] else 0
-    fields["num_inference_steps"] = len(fields["sigmas"]) or fields["num_inference_steps"]
+    fields["timesteps"] = () if fields["sigmas"] else fields["timesteps"]
+    fields["num_inference_steps"] = len(fields["sigmas"] or fields["timesteps"]) or fields["num_inference_steps"]
     fields["guidance_scale"] += 2 if method[0] == "cfg" else 0
     keeps = method[0] == "vsf" and fields["negative"] and not method[1].get("reference_layout")
     fields["keep"] = fields["keep"] if keeps else ()
-    if fields["image"] is None:
+    if not fields["image"]:
         fields["mask"] = fields["strength"] = None
     if int(fields["num_inference_steps"] * (fields["strength"] or 1)) < 1:
         fields["strength"] = None

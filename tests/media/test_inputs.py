@@ -27,10 +27,10 @@ def test_an_image_is_upright_and_over_white() -> None:
 def test_an_image_that_was_written_anew_is_read_again() -> None:
     for colour in ("red", "blue"):
         Image.new("RGB", (2, 2), colour).save("image.png")
-        before = read_input("image.png"), input_hashes(image="image.png", mask=None)
+        before = read_input("image.png"), input_hashes(["image.png", "image.png"], None)
         Path("image.png").touch()
         assert read_input("image.png").tobytes() == before[0].tobytes()
-        assert input_hashes(image="image.png") == before[1] and list(before[1]) == ["image_sha256"]
+        assert input_hashes(["image.png"] * 2, None) == before[1] and len(before[1]["image_sha256"]) == 2
     assert before[0].getpixel((0, 0)) == (0, 0, 255)
 
 
@@ -40,17 +40,17 @@ def test_what_cannot_be_used_is_refused() -> None:
     Image.new("L", (4, 4), 255).save("small.png")
     Image.new("L", (8, 4), 255).save("white.png")
     Path("text.png").write_text("no image")
-    assert check_inputs("image.png", None) == check_inputs("image.png", "white.png") == (8, 4)
+    assert check_inputs(["image.png", "small.png"], None) == check_inputs(["image.png"], "white.png") == (8, 4)
     with pytest.raises(RequestError, match=r"--mask black\.png is black everywhere"):
-        check_inputs("image.png", "black.png")
+        check_inputs(["image.png"], "black.png")
     with pytest.raises(RequestError, match="--mask has 4x4 pixels, but --image 8x4: make them the same size"):
-        check_inputs("image.png", "small.png")
+        check_inputs(["image.png"], "small.png")
     with pytest.raises(MediaError, match=r"none\.png: there is no such file"):
-        check_inputs("none.png", None)
+        check_inputs(["image.png", "none.png"], None)
     with pytest.raises(MediaError, match="cannot be read as an image"):
-        check_inputs("text.png", None)
+        check_inputs(["text.png"], None)
     with pytest.raises(MediaError):
-        check_inputs(".", None)
+        check_inputs(["."], None)
 
 
 def test_a_size_has_the_shape_of_an_image() -> None:

@@ -21,6 +21,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
+    Flux2Pipeline,
     Flux2Transformer2DModel,
     FluxFillPipeline,
     FluxKontextPipeline,
@@ -46,7 +47,7 @@ from diffusers import (
 )
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BatchFeature,
     CLIPTextModel,
@@ -56,7 +57,9 @@ from transformers import (
     Gemma3ForConditionalGeneration,
     GemmaTokenizer,
     Mistral3Config,
+    Mistral3ForConditionalGeneration,
     Mistral3Model,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2TokenizerFast,
@@ -214,6 +217,65 @@ def build_flux2() -> Flux2KleinPipeline:
         tokenizer=tokenizer,
         transformer=_weighty(transformer),
         is_distilled=True,
+    )
+
+
+MISTRAL = """{{ bos_token }}{% for message in messages %}{% if message.role == "system" %}[SYSTEM_PROMPT]\
+{{ message.content[0].text }}[/SYSTEM_PROMPT]{% else %}[INST]{{ message.content[0].text }}[/INST]{% endif %}{% endfor %}"""
+"""The form of Mistral's own template."""
+
+
+class Conversing:
+    """What Flux.2 dev uses of a PixtralProcessor, which needs torchvision. It pads on the left."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def apply_chat_template(
+        self, messages: list[Any], tokenize: bool, add_generation_prompt: bool, return_dict: bool = False, **options: Any
+    ) -> Any:
+        own = {"chat_template": MISTRAL, "add_generation_prompt": add_generation_prompt, "tokenize": False}
+        texts = [self.tokenizer.apply_chat_template(one, **own) for one in messages]
+        return self.tokenizer([text.removeprefix("<s>") for text in texts], **options) if tokenize else texts
+
+
+def mistral_processor() -> Conversing:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    marks = ["[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"]
+    special = ["<s>", "</s>", "<pad>", *marks]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=special, show_progress=False
+    )
+    tokenizer.train_from_iterator(CAPTIONS * 5, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, padding_side="left", model_max_length=512)
+    return Conversing(fast)
+
+
+def build_flux2_dev() -> Flux2Pipeline:
+    parts, processor = build_flux2().components, mistral_processor()
+    torch.manual_seed(9)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "head_dim": 8}
+    config = Mistral3Config(
+        text_config={
+            "model_type": "mistral",
+            "vocab_size": len(processor.tokenizer),
+            "num_hidden_layers": 30,
+            "num_key_value_heads": 1,
+            **sizes,
+        },
+        vision_config={"model_type": "pixtral", "num_hidden_layers": 1, "image_size": 28, "patch_size": 14, **sizes},
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("[IMG]"),
+    )
+    transformer = Flux2Transformer2DModel.from_config({**parts["transformer"].config, "guidance_embeds": True})
+    return Flux2Pipeline(
+        scheduler=parts["scheduler"],
+        vae=parts["vae"],
+        text_encoder=Mistral3ForConditionalGeneration(config).eval(),
+        tokenizer=processor,
+        transformer=_weighty(transformer),
     )
 
 

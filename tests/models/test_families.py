@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -105,9 +106,24 @@ class Editing(DiffusionPipeline):
         return output(model, call)
 
 
+def editing(tiny: Tiny) -> Tiny:
+    """A denoiser in whose calls two images, with 2 tokens and 1, stand behind the latents."""
+
+    def inputs(batch: int) -> dict[str, Any]:
+        call = tiny.inputs(batch)
+        if "img_shapes" in call:
+            return {**call, "img_shapes": [[(1, 3, 3), (1, 1, 2), (1, 1, 1)]] * batch}
+        ids = call["img_ids"].clone()
+        ids[..., -3:, 0] = torch.tensor([10.0, 10.0, 20.0])
+        return {**call, "img_ids": ids}
+
+    return replace(tiny, inputs=inputs)
+
+
 @pytest.mark.parametrize("tiny", ["flux", "flux2", "qwen-image"], indirect=True)
 @pytest.mark.parametrize("method", METHODS[::2], ids=str)
-def test_an_image_that_is_edited_is_seen_and_not_guided(tiny: Tiny, method: Method, negative: Tensor) -> None:
+def test_images_that_are_edited_are_seen_and_not_guided(tiny: Tiny, method: Method, negative: Tensor) -> None:
+    tiny = editing(tiny)
     model, kept = tiny.model(), [tiny.text(2) + 1] if isinstance(method, VSF) else None
     groups = [Encoded(negative, (NEGATIVES,)), *([Encoded.stack(kept)] if kept else [])]
     with guided_denoisers(tiny.family, [model], method, groups):

@@ -97,7 +97,8 @@ def _flash(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None =
     if query.device.type != "meta":
         return F.scaled_dot_product_attention(query, key, value, attn_mask, **kwargs)
     output: Tensor = KERNEL(query, key, value, attn_mask=attn_mask)[0]
-    return output
+    # The kernel's output is as wide as the queries, for which it takes the values to be.
+    return output if value.shape[-1] == query.shape[-1] else query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
 def count_costs(call: Callable[[], Any]) -> Costs:

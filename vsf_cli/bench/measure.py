@@ -1,7 +1,8 @@
 """Times methods on a pipeline or on a transformer with random weights, or counts their costs."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -55,12 +56,23 @@ def count(
     model = build(shape, dtype, torch.device("meta"), negatives)
     rows = []
     for method in methods:
-        with prepared(model, method) as step:
+        with prepared(model, method) as step, _no_autocast():
             costs = count_costs(step)
         rows.append(Row(method, _negative_tokens(shape, method, negatives), costs, analytic_flops(shape, method, negatives)))
         if progress is not None:
             progress(len(rows), len(methods))
     return rows
+
+
+@contextmanager
+def _no_autocast() -> Iterator[None]:
+    """A `with` for tensors without values, on whose device there is no autocast that a model could switch off."""
+    own = torch.autocast
+    torch.autocast = lambda *args, **options: nullcontext()  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        torch.autocast = own  # type: ignore[misc]
 
 
 def _negative_tokens(shape: Shape, method: BenchMethod, negatives: int) -> int:
@@ -117,9 +129,14 @@ def _timed_step(model: RandomModel, method: BenchMethod, device: torch.device) -
 
 
 def _shape_in_tokens(pipe: Any, family: Family, config: dict[str, Any], request: Request) -> Shape:
-    default, side = getattr(pipe, "default_sample_size", 128) * pipe.vae_scale_factor, family.pixels_per_token(pipe)
-    latent = ((request.height or default) // side, (request.width or default) // side)
-    return Shape(request.model, family.name, config, latent, request.max_sequence_length, depth_of(config))
+    side = family.pixels_per_token(pipe)
+    # A pipeline that does not say its own size makes 1024 pixels a side.
+    default = getattr(pipe, "default_sample_size", 0) * getattr(pipe, "vae_scale_factor", 0) or 1024
+    latent: tuple[int, ...] = ((request.height or default) // side, (request.width or default) // side)
+    if request.num_frames is not None:
+        latent = ((request.num_frames - 1) // family.frames_per_token(pipe) + 1, *latent)
+    text = min(request.max_sequence_length, family.main_tokenizer(pipe, request.max_sequence_length).max_length)
+    return Shape(request.model, family.name, config, latent, text, depth_of(config))
 
 
 def shape_of_pipeline(pipe: Any, request: Request) -> Shape:

@@ -14,14 +14,16 @@ from typing import Any
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.sources import source_of
 
-__all__ = ["FAMILIES", "IN_LATENTS", "Shape", "depth_of", "shape_of"]
+__all__ = ["IN_LATENTS", "Shape", "depth_of", "shape_of"]
 
-FAMILIES = ("sd3", "wan", "flux", "flux2", "z-image", "qwen-image", "krea2")
-"""The families whose inputs are known."""
 IN_LATENTS = ("sd3", "wan")
-"""Those whose transformers take latents; the others take tokens."""
+"""The families whose transformers take latents; the sizes of the others are in tokens."""
 BLOCKS = ("num_layers", "num_single_layers", "n_layers")
-"""The keys of configurations with numbers of blocks."""
+"""The keys of configurations with numbers of blocks; a U-Net has none."""
+WIDTHS = ("dim", "hidden_size")
+"""The keys with the width of a token, where it is not heads times head dimension."""
+TEXT_WIDTHS = ("joint_attention_dim", "text_dim", "cap_feat_dim", "caption_channels", "text_in_dim", "cross_attention_dim")
+"""The keys with the width of a token of text; the first one counts."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,12 @@ class Shape:
 
     @property
     def width(self) -> int:
-        """The width of a token: heads times head dimension."""
+        """The width of a token: heads times head dimension; in a U-Net the largest one."""
         config = self.config
-        return int(config["dim"] if "dim" in config else config["num_attention_heads"] * config["attention_head_dim"])
+        if "block_out_channels" in config:
+            return int(max(config["block_out_channels"]))
+        own = next((config[key] for key in WIDTHS if key in config), None)
+        return int(own or config["num_attention_heads"] * config["attention_head_dim"])
 
     @property
     def depth(self) -> int:
@@ -72,12 +77,23 @@ class Shape:
         """The shape of the embedding of a token of text."""
         if "num_text_layers" in self.config:
             return self.config["num_text_layers"], self.config["text_hidden_dim"]
-        return (next(self.config[key] for key in ("joint_attention_dim", "text_dim", "cap_feat_dim") if key in self.config),)
+        if "audio_cross_attention_dim" in self.config:
+            return (sum(self.text_widths),)
+        return (next(self.config[key] for key in TEXT_WIDTHS if key in self.config),)
+
+    @property
+    def text_widths(self) -> tuple[int, int]:
+        """The widths of a token of text for the video and for its sound."""
+        if self.config.get("use_prompt_embeddings", True):
+            return (self.config["caption_channels"],) * 2
+        return self.config["cross_attention_dim"], self.config["audio_cross_attention_dim"]
 
     @property
     def built(self) -> dict[str, Any]:
         """The configuration to build: the real one with `layers` blocks, and with position embeddings for the input alone."""
         config, left = dict(self.config), self.layers
+        if not left:
+            return config
         # Of each kind of blocks as many as in the real model, in proportion, and at least one.
         *smaller, largest = sorted((key for key in BLOCKS if key in config), key=config.__getitem__)
         for kind in smaller:
@@ -92,7 +108,8 @@ class Shape:
 
     def __str__(self) -> str:
         depth = f"{self.layers} layers" if self.layers == self.depth else f"{self.layers} of {self.depth} layers"
-        return f"{self.model}, {depth}, width {self.width}, {self.images} + {self.positives} tokens"
+        kind = depth if self.depth else "a U-Net"
+        return f"{self.model}, {kind}, width {self.width}, {self.images} + {self.positives} tokens"
 
 
 def depth_of(config: Mapping[str, Any]) -> int:
@@ -117,10 +134,12 @@ def shape_of(
         ModelError: If a folder does not exist.
         RequestError: If the model's configuration is not known, or a number does not fit it.
     """
-    known = _configuration(model)
+    known = _configuration(model, family)
     config = known["transformer"]
     kinds = [config[key] for key in BLOCKS if key in config]
     least, depth = len(kinds), sum(kinds)
+    if layers is not None and not kinds:
+        raise RequestError(f"--layers is {layers}, but {model} is a U-Net, whose blocks are all different: leave it out")
     if layers is not None and not least <= layers <= depth:
         raise RequestError(f"--layers is {layers}, but {model} has {depth}: give {least} to {depth}")
     latent = _latent_sides(model, family, known, size, frames)
@@ -145,17 +164,17 @@ def _latent_sides(
     return latent
 
 
-def _configuration(model: str) -> Mapping[str, Any]:
+def _configuration(model: str, family: str) -> Mapping[str, Any]:
     """Returns what decides the shape: the transformer's configuration, the VAE's scales, and the numbers of tokens of text."""
-    if (folder := source_of(model).folder) is not None:
+    folder = source_of(model).folder
+    if folder is not None and family in IN_LATENTS:
         return _read_folder(folder, model)
     shipped = resources.files("vsf_cli") / "bench" / "configs"
     path = shipped / f"{model.replace('/', '--')}.json"
     if not path.is_file():
         names = sorted(entry.name.removesuffix(".json").replace("--", "/") for entry in shipped.iterdir())
-        raise RequestError(
-            f"the configuration of '{model}' does not ship with vsf: give a folder, or one of {', '.join(names)}"
-        )
+        other = "leave --random-weights and --count out" if folder is not None else "give a folder of sd3 or wan"
+        raise RequestError(f"the configuration of '{model}' does not ship with vsf: {other}, or name one of {', '.join(names)}")
     configuration: dict[str, Any] = json.loads(path.read_text("utf-8"))
     return configuration
 

@@ -11,11 +11,13 @@ import torch
 
 from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.timing import Sample, clock
+from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Request
 from vsf_cli.generation.guided import guided
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.models import family_of
+from vsf_cli.models.family import call_parameters
 
 __all__ = ["STAGES", "time_request"]
 
@@ -39,19 +41,20 @@ def time_request(pipe: Any, request: Request, method: BenchMethod) -> Sample:
 
 
 def _generate(pipe: Any, request: Request, bench_method: BenchMethod) -> Any:
-    method = bench_method.implementation
-    options: dict[str, Any] = {"num_frames": request.num_frames} if family_of(pipe).video else {}
-    scale = 0.0
+    method, family, parameters = bench_method.implementation, family_of(pipe), call_parameters(pipe)
+    options: dict[str, Any] = {"guidance_scale": 0.0, **family.call(request.num_inference_steps)}
     if method.passes_negative_prompt:
-        scale = request.guidance_scale if request.guidance_scale > 1 else CFG_SCALE
+        if "negative_prompt" not in parameters:
+            raise RequestError(f"a {type(pipe).__name__} takes no negative prompt for CFG: leave cfg out of --method")
+        options[family.cfg_argument] = request.guidance_scale if request.guidance_scale > 1 else CFG_SCALE
         options["negative_prompt"] = ", ".join(request.negative)
     keep = [list(request.keep)] if bench_method.keeps else None
     guidance = guided(pipe, [list(request.negative)], method, request.max_sequence_length, keep=keep)
-    names = ("prompt", "num_inference_steps", "width", "height", "max_sequence_length")
-    options |= {name: getattr(request, name) for name in names}
+    names = ("prompt", "num_inference_steps", "width", "height", "max_sequence_length", "num_frames")
+    options |= {name: getattr(request, name) for name in names if name in parameters}
     generator = torch.Generator("cpu").manual_seed(request.seed)
     with guidance if method.guides_attention else nullcontext():
-        return pipe(**options, guidance_scale=scale, generator=generator, output_type="pil")[0][0]
+        return pipe(**options, generator=generator, output_type="pil")[0][0]
 
 
 def _write(frames: Any, request: Request) -> None:
@@ -64,11 +67,10 @@ def _write(frames: Any, request: Request) -> None:
 
 
 def _stages(pipe: Any) -> Mapping[str, list[Any]]:
-    names = {"text": ("text_encoder", "text_encoder_2", "text_encoder_3"), "denoiser": ("transformer", "transformer_2")}
-    modules = {stage: [getattr(pipe, name, None) for name in parts] for stage, parts in names.items()}
+    encoders = [getattr(pipe, name, None) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")]
     # Hooks do not see the calls of `vae.decode`; the decoder takes nearly all of its time.
-    modules["vae"] = [pipe.vae.decoder]
-    return {stage: [module for module in parts if module is not None] for stage, parts in modules.items()}
+    stages = {"denoiser": family_of(pipe).denoisers_of(pipe), "vae": [pipe.vae.decoder]}
+    return {"text": [encoder for encoder in encoders if encoder is not None], **stages}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from vsf_cli.bench.shapes import FAMILIES, Shape, shape_of
+from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
@@ -80,9 +80,6 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
 
     settings = _settings(given)
     preset = settings.preset
-    if preset.family not in FAMILIES:
-        known = f"vsf bench knows models of {' and '.join(FAMILIES)}"
-        raise RequestError(f"{known}, but preset {preset.name} is of {preset.family}")
     methods = select_methods(options.method, preset.guidance())
     _check_given(given, options)
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}
@@ -175,7 +172,7 @@ def _measure_pipeline(
     pipe = load_for(request, runtime_of(settings))
     shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))
     with console.progress("counting", "runs") as (counting, running), advising(pipe):
-        rows = count(shape, methods, pipe.transformer.dtype, negatives, counting)
+        rows = count(shape, methods, family_of(pipe).denoisers_of(pipe)[0].dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, options.rounds, running)
     facts = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}
     return rows, pipe._execution_device, {"shape": str(shape), "settings": facts}

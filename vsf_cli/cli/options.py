@@ -200,7 +200,8 @@ def _default(one: Option, takes: Takes) -> str:
 
 def _build(record: type, values: Mapping[str, Any]) -> Any:
     if record is Given:
-        return _given({key: value for key, value in values.items() if value is not None})
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        return _given({key: value for key, value in given.items() if value is not None and value != ()})
     given = {one.field: values[one.key] for one in options_of(record) if values.get(one.key) is not None}
     return record(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
@@ -212,7 +213,7 @@ def _given(values: dict[str, Any]) -> Given:
         settings["size"] = size
     text = values.get("seed")
     seeds = None if text is None else parsed("--seed", lambda: tuple(parse_given_seeds(text) or ()))
-    negative, keep, loras = (tuple(values[key]) if values.get(key) else None for key in ("negative", "keep", "lora"))
+    negative, keep, loras = (values.get(key) for key in ("negative", "keep", "lora"))
     return Given(settings, sweeps, negative, keep, loras, seeds)
 
 

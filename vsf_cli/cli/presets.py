@@ -19,7 +19,7 @@ app = command_app(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name, or the path of a file.")]
 FACTS = (
     "pipeline",
-    *("loras", "sigmas", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
+    *("loras", "sigmas", "timesteps", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
     *("download_bytes", "license", "source", "measured"),
 )
 """Fields of a preset that are not settings."""

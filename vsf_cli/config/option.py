@@ -39,8 +39,8 @@ __all__ = [
     "unlisted",
 ]
 
-Value = str | int | float | bool
-"""The value of a setting."""
+Value = str | int | float | bool | tuple[str, ...]
+"""The value of a setting; a tuple if its option is repeatable."""
 
 WHAT, GUIDANCE, SIZE, FILES = "What", "Guidance", "Size and steps", "Files"
 MODEL, WORK, JUDGE, OUTPUT = "Model and device", "Work", "Judge", "Output"

@@ -86,10 +86,6 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
 
     _, (request,) = prepare(pipe, [request])
     check_capture(request, selection)
-    if (uses := family_of(pipe).pipelines.get(type(pipe).__name__)) and not uses.maps:
-        unknown = f"a {type(pipe).__name__} has images in its text, so that the positions of its words are not known"
-        raise RequestError(f"{unknown}: there are no maps of it")
-
     family, method = family_of(pipe), request.guidance
     recorder, notes = _build_recorder(pipe, family, request, selection)
     # Maps have all frames of a video. Only its file drops frames.

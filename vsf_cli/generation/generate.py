@@ -1,7 +1,8 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
+import inspect
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -94,7 +95,7 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 def can_batch(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch: they differ only in their texts and seeds, and have no image."""
-    return first.image is None and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
+    return not first.image and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
 
 
 def generate_batch(
@@ -132,13 +133,13 @@ def prepare(pipe: Any, requests: Sequence[Request]) -> tuple[Any, list[Request]]
     Raises:
         RequestError: If the model takes no image, no mask or no strength, but one is given.
     """
-    pipe = pipeline_for(pipe, requests[0].image is not None, requests[0].mask is not None)
+    pipe = pipeline_for(pipe, len(requests[0].image), requests[0].mask is not None)
     return pipe, [_with_strength(pipe, request) for request in requests]
 
 
 def _with_strength(pipe: Any, request: Request) -> Request:
     """Returns a request with its strength; a model that edits an image has none."""
-    takes_strength = request.image is not None and "strength" in call_parameters(pipe)
+    takes_strength = bool(request.image) and "strength" in call_parameters(pipe)
     if request.strength is not None and not takes_strength:
         raise RequestError("this model edits --image as a whole: leave --strength out")
     if request.strength is not None or not takes_strength:
@@ -179,9 +180,9 @@ def _run(
         with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
             return pipe(**options), applied
     except ValueError as error:
-        if request.image is None:
+        if not request.image:
             raise
-        raise RequestError(f"{type(pipe).__name__} cannot use --image {request.image}: {error}") from error
+        raise RequestError(f"{type(pipe).__name__} cannot use --image {', '.join(request.image)}: {error}") from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -205,7 +206,7 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
         "prompt": [one.prompt for one in requests],
         **{name: getattr(request, name) for name in names},
         **_images(pipe, request),
-        **_clock(request, parameters),
+        **_clock(pipe, request),
         "generator": [torch.Generator("cpu").manual_seed(one.seed) for one in requests],
         "callback_on_step_end": after_step,
         "output_type": "np",
@@ -213,29 +214,38 @@ def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> 
 
 
 def _images(pipe: Any, request: Request) -> dict[str, Any]:
-    """Returns the arguments of a call for an image, which fits the request's size unless the model edits it as it is."""
-    if request.image is None:
+    """Returns the arguments of a call for images, which fit the request's size unless the model edits them as they are."""
+    if not request.image:
         return {}
-    image, mask = read_input(request.image), None if request.mask is None else read_mask(request.mask)
+    image, mask = read_input(request.image[0]), None if request.mask is None else read_mask(request.mask)
     size = request.width or image.width, request.height or image.height
     if request.num_frames is not None:
         if "image_crf" in call_parameters(pipe) and find_spec("av") is None:
             raise RequestError("this model compresses --image, for which it needs av: pip install 'vsf[edit]'")
         return {"image": fitted(image, size)}
     if request.strength is None:
-        # Flux.1 Kontext changes the size to one with its own area.
-        area = {"max_area": request.width * request.height} if request.width and request.height else {}
-        return {"image": image, **{name: value for name, value in area.items() if name in call_parameters(pipe)}}
+        return _edited(pipe, request)
     masked = {} if mask is None else {"mask_image": fitted(mask, size)}
     return {"image": fitted(image, size), "strength": request.strength, **masked}
 
 
-def _clock(request: Request, parameters: Collection[str]) -> dict[str, Any]:
+def _edited(pipe: Any, request: Request) -> dict[str, Any]:
+    """Returns the arguments for images that a model edits as they are. Flux.1 Kontext needs the area of the result, too."""
+    images = [read_input(path) for path in request.image]
+    area = {"max_area": request.width * request.height} if request.width and request.height else {}
+    own = {name: value for name, value in area.items() if name in call_parameters(pipe)}
+    return {"image": images if len(images) > 1 else images[0], **own}
+
+
+def _clock(pipe: Any, request: Request) -> dict[str, Any]:
     """Returns the arguments of a pipeline's call that say when frames are, and how much noise each step begins with."""
-    if request.sigmas and "sigmas" not in parameters:
-        raise RequestError("the settings have sigmas, which this model's pipeline does not take: leave them out of the preset")
-    rate = {"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}
-    return {**rate, "sigmas": list(request.sigmas)} if request.sigmas else rate
+    parameters, own = call_parameters(pipe), inspect.signature(pipe.scheduler.set_timesteps).parameters
+    schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := getattr(request, name))}
+    for name in schedule:
+        if name not in parameters or name not in own:
+            taker = f"a {type(pipe).__name__} with a {type(pipe.scheduler).__name__}"
+            raise RequestError(f"the settings have {name}, which {taker} does not take: leave them out of the preset")
+    return {**({"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}), **schedule}
 
 
 def _joined(request: Request) -> str:

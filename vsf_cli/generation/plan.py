@@ -18,7 +18,7 @@ from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.sources import BUILTIN, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
-from vsf_cli.media.inputs import check_inputs, fitted_size, input_hashes
+from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
@@ -150,10 +150,10 @@ def request_of(
     prompt, moved = move_negatives(texts.prompt)
     note = None
     values = _model_settings(settings, video)
-    image, mask = settings["image"], settings["mask"]
-    _check_task(settings["model"], preset, image, mask)
-    if image is not None:
-        _fit_size(values, check_inputs(image, mask), settings)
+    images, mask = settings["image"] or (), settings["mask"]
+    _check_task(settings["model"], preset, len(images), mask)
+    if images:
+        _fit_size(values, check_inputs(images, mask), settings)
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
     negative, name, parameters = (*texts.negative, *moved), resolved(settings["method"])[0], _parameters(settings)
@@ -163,7 +163,8 @@ def request_of(
         prompt=prompt.strip(),
         negative=negative,
         keep=texts.keep or (preset.neutral(negative) if spares else ()),
-        **{name: settings[name] for name in ("model", "image", "mask", "strength")},
+        image=images,
+        **{name: settings[name] for name in ("model", "mask", "strength")},
         seed=seed,
         method=name,
         parameters=parameters,
@@ -174,7 +175,7 @@ def request_of(
     return request, note
 
 
-def _check_task(model: str, preset: Preset, image: str | None, mask: str | None) -> None:
+def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
     own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
     other = next((family for family in FAMILIES.values() if pipeline in family.pipelines and pipeline not in own), None)
@@ -184,7 +185,7 @@ def _check_task(model: str, preset: Preset, image: str | None, mask: str | None)
     if other is not None:
         wrong = f"preset {preset.name} is for {', '.join(own)}, but {public_source(model)} is a {pipeline}"
         raise RequestError(f"{wrong}: leave --preset out, or choose another one")
-    check_task(pipeline or preset.main_pipeline, image is not None, mask is not None)
+    check_task(pipeline or preset.main_pipeline, images, mask is not None)
 
 
 def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings) -> None:
@@ -310,15 +311,14 @@ def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> 
 
 def _check_images(file: Path, request: Request, given: Given, description: Mapping[str, Any]) -> None:
     """Checks that the images of a request are found, and those that are not given are what they were."""
-    for name in ("image", "mask"):
-        path, before = getattr(request, name), description.get(f"{name}_sha256")
-        if path is None:
-            continue
-        known = name in given.settings or Path(path).is_file()
-        if not known or (name not in given.settings and input_hashes(**{name: path})[f"{name}_sha256"] != before):
-            digest = f", SHA-256 {before[:12]}" if before else ""
-            raise RequestError(f"{file} was made with the {name} '{path}'{digest}: say where it is with --{name}")
-    if request.image is not None:
+    for name, paths in (("image", request.image), ("mask", (request.mask,) if request.mask else ())):
+        hashes = description.get(f"{name}_sha256", [None] * len(paths))
+        for path, before in zip(paths, hashes, strict=True) if name not in given.settings else ():
+            if not Path(path).is_file() or file_hash(Path(path)) != before:
+                digest = f", SHA-256 {before[:12]}" if before else ""
+                every = f"say where it is with --{name}" if len(paths) == 1 else f"say where all {len(paths)} are with --{name}"
+                raise RequestError(f"{file} was made with the {name} '{path}'{digest}: {every}")
+    if request.image:
         check_inputs(request.image, request.mask)
 
 

@@ -192,7 +192,7 @@ def weights_of(request: Request) -> dict[str, Any]:
 
 def files_of(request: Request) -> dict[str, Any]:
     """Returns the hashes of a request's LoRA files and images."""
-    return {**hashes_of(request.loras), **input_hashes(image=request.image, mask=request.mask)}
+    return {**hashes_of(request.loras), **input_hashes(request.image, request.mask)}
 
 
 def load_for(request: Request, runtime: Runtime) -> Any:

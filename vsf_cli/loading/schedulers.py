@@ -12,6 +12,7 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     **{name: {} for name in SHIFTS},
     # Few steps begin at pure noise, which other spacings leave out.
     "EulerDiscreteScheduler": {"timestep_spacing": "trailing"},
+    "DDIMScheduler": {"timestep_spacing": "trailing"},
     "LCMScheduler": {},
 }
 """The schedulers that a preset can name, with what they are always given."""

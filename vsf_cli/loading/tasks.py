@@ -16,33 +16,40 @@ STATE = ("_all_hooks", "_offload_device", "_offload_gpu_id", "_progress_bar_conf
 """The attributes of a pipeline for offloading and talk, which are not components."""
 
 
-def check_task(pipeline: str, image: bool, mask: bool) -> str:
-    """Returns the class of the pipeline that makes images with a text alone, with an image, or with an image and a mask.
+def check_task(pipeline: str, images: int, mask: bool) -> str:
+    """Returns the class of the pipeline that makes images with a text alone, with images, or with an image and a mask.
 
     Raises:
         RequestError: If the model has none.
     """
     uses = next((family.pipelines[pipeline] for family in FAMILIES.values() if pipeline in family.pipelines), Uses())
-    if (name := uses.mask if mask else uses.image if image else pipeline if uses.text else None) is not None:
-        return name
+    if images > 1 and (mask or not uses.several):
+        with_mask = " with --mask" if mask else ""
+        raise RequestError(f"a {pipeline} takes one --image{with_mask}, but there are {images}: leave the others out")
+    name = uses.mask if mask else uses.image if images else pipeline if uses.text else None
+    if name is None:
+        raise RequestError(f"a {pipeline} {_what_it_lacks(uses, images, mask)}")
+    return name
+
+
+def _what_it_lacks(uses: Uses, images: int, mask: bool) -> str:
     if mask:
-        raise RequestError(f"a {pipeline} takes no --mask: leave it out, or choose another model")
-    if image and uses.mask:
-        raise RequestError(f"a {pipeline} redraws a part of an image: add --mask, white where it is redrawn")
-    if image:
-        raise RequestError(f"a {pipeline} takes no --image: leave it out, or choose another model")
-    needed = "--image" if uses.image else "--image and --mask"
-    raise RequestError(f"a {pipeline} makes no image without another one: add {needed}")
+        return "takes no --mask: leave it out, or choose another model"
+    if images and uses.mask:
+        return "redraws a part of an image: add --mask, white where it is redrawn"
+    if images:
+        return "takes no --image: leave it out, or choose another model"
+    return f"makes no image without another one: add {'--image' if uses.image else '--image and --mask'}"
 
 
-def pipeline_for(pipe: Any, image: bool, mask: bool) -> Any:
+def pipeline_for(pipe: Any, images: int, mask: bool) -> Any:
     """Returns the pipeline of a task, which has the modules of a loaded one.
 
     Raises:
         RequestError: If the model has none.
     """
     own = next((kind.__name__ for kind in type(pipe).__mro__ if kind.__name__ in family_of(pipe).pipelines), "")
-    if not own or (name := check_task(own, image, mask)) == own:
+    if not own or (name := check_task(own, images, mask)) == own:
         return pipe
     import diffusers
 

@@ -1,6 +1,7 @@
 """Images that a request starts from or edits, and masks of them."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,14 +47,14 @@ def _opened(path: str, changed: int) -> "Image.Image":
     return Image.alpha_composite(white, upright).convert("RGB")
 
 
-def check_inputs(image: str, mask: str | None) -> tuple[int, int]:
-    """Returns the size of an image in pixels.
+def check_inputs(images: Sequence[str], mask: str | None) -> tuple[int, int]:
+    """Returns the size of the first one of images in pixels.
 
     Raises:
-        MediaError: If the image or the mask cannot be read.
-        RequestError: If they differ in size, or the mask is black everywhere.
+        MediaError: If an image or the mask cannot be read.
+        RequestError: If the mask has another size, or is black everywhere.
     """
-    size = read_input(image).size
+    size, *_ = [read_input(image).size for image in images]
     if mask is None:
         return size
     masked = read_mask(mask)
@@ -79,19 +80,20 @@ def fitted(image: "Image.Image", size: tuple[int, int]) -> "Image.Image":
     return ImageOps.fit(image, size)
 
 
-def input_hashes(**paths: str | None) -> dict[str, str]:
-    """Returns the SHA-256 of each file, by its name, such as `image_sha256`.
+def input_hashes(images: Sequence[str], mask: str | None) -> dict[str, list[str]]:
+    """Returns the SHA-256 of the files, as `image_sha256` and `mask_sha256` if there are any.
 
     Raises:
         MediaError: If one cannot be read.
     """
-    hashes = {}
-    for name, path in paths.items():
-        if path is not None:
-            file = Path(path).expanduser()
-            with reading(file):
-                hashes[f"{name}_sha256"] = file_hash(file)
-    return hashes
+    paths = {"image": images, "mask": [] if mask is None else [mask]}
+    return {f"{name}_sha256": [_hash_of(path) for path in some] for name, some in paths.items() if some}
+
+
+def _hash_of(path: str) -> str:
+    file = Path(path).expanduser()
+    with reading(file):
+        return file_hash(file)
 
 
 def file_hash(file: Path) -> str:

@@ -54,6 +54,7 @@ class PromptTokenizer:
         start: The position of its first token.
         max_length: How many tokens its encoder takes, padding included.
         template: Returns the text that its encoder gets for a prompt; None means the prompt itself.
+        from_end: Whether padding or images stand before the tokens, whose positions then are negative: from the text's end.
     """
 
     name: str
@@ -61,6 +62,7 @@ class PromptTokenizer:
     start: int
     max_length: int
     template: Callable[[str], str] | None = None
+    from_end: bool = False
 
     def whole(self, prompt: str) -> str:
         """Returns the text that the encoder gets for a prompt."""
@@ -148,8 +150,8 @@ def shared_places(positions: "Tensor") -> "Tensor":
     places = positions.amax(0)
     if ((positions != places) & (positions >= 0)).any():
         raise RequestError(
-            "this model has one position for a token in all rows of a batch, and these negative prompts of several texts differ"
-            " in theirs: make them one at a time, with --batch-size 1"
+            "this model has one position for a token in all rows of a batch, and those of these negative prompts differ: make"
+            " them one at a time, with --batch-size 1"
         )
     return places
 
@@ -192,14 +194,14 @@ class Uses(NamedTuple):
         image: The name of its pipeline that starts from an image, or edits one; None if it has none.
         mask: That of its pipeline that redraws an image where a mask is white.
         text: Whether it makes something of a text alone.
-        maps: Whether it has attention maps: not if images stand in its text, where no word's position is known.
+        several: Whether it takes several images.
         needs: The package that it needs beyond those of vsf.
     """
 
     image: str | None = None
     mask: str | None = None
     text: bool = True
-    maps: bool = True
+    several: bool = False
     needs: str | None = None
 
 
@@ -410,11 +412,11 @@ def _padded_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, text: str) 
     """Returns the tokens of a text as the pipeline encodes it."""
     from vsf_cli.models.prompt_tokens import prompt_tokens
 
-    tokens = [
-        replace(token, position=one.start + token.position)
-        for one in tokenizers
-        for token in prompt_tokens(one, kind, text, one.max_length)
-    ]
+    tokens: list[Token] = []
+    for one in tokenizers:
+        own = prompt_tokens(one, kind, text, one.max_length)
+        begin = -len(own) if one.from_end else one.start
+        tokens += [replace(token, position=begin + token.position) for token in own]
     # Of a template only the prompt's own tokens: a pipeline may have padding between them and the template's end.
     templated = {one.name for one in tokenizers if one.template}
     return [token for token in tokens if not (token.encoder in templated and token.special)]

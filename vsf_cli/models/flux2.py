@@ -1,9 +1,13 @@
-"""Flux.2 klein: joint attention of image and text in two kinds of blocks, both of which are guided.
+"""Flux.2 klein and dev: joint attention of image and text in two kinds of blocks, both of which are guided.
 
 As in Flux.1, but the tokens of a text have rotary positions that count from 0: the negative prompt has those that it would have
-alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut.
+alone. The text encoder is a causal language model, so that an encoding without padding is one with padding, cut. Flux.2 dev
+has the padding on the left, so that a text ends at the last position.
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +20,56 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["FLUX2"]
+__all__ = ["FLUX2", "FLUX2_DEV"]
 
-LAYERS = (9, 18, 27)
-"""The language model's hidden states that are joined."""
+LAYERS, DEV_LAYERS = (9, 18, 27), (10, 20, 30)
+"""The language model's hidden states that are joined, in klein and dev."""
+FROM_END = 1 << 20
+"""A position that stands for the end of the text with its padding, from which those of Flux.2 dev count down."""
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     return [PromptTokenizer("qwen3", pipe.tokenizer, 0, max_length, chat_template(pipe.tokenizer, False))]
 
 
+def _conversation(pipe: Any) -> Callable[[str], str]:
+    """Returns a function that returns the text of Flux.2 dev for a prompt, without the beginning that its tokenizer adds."""
+    from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+    tokenizer = pipe.tokenizer.tokenizer
+    beginning = str(tokenizer.bos_token) if tokenizer.bos_token_id in tokenizer("").input_ids else ""
+
+    def template(prompt: str) -> str:
+        messages = format_input([prompt], pipe.system_message)
+        (text,) = pipe.tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
+        return str(text).removeprefix(beginning)
+
+    return template
+
+
+def _dev_tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
+    left = pipe.tokenizer.tokenizer.padding_side == "left"
+    return [PromptTokenizer("mistral3", pipe.tokenizer.tokenizer, 0, max_length, _conversation(pipe), left)]
+
+
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
+    return [_joined(pipe, pipe.tokenizer, chat_template(pipe.tokenizer, False), prompt, LAYERS)]
+
+
+def _encode_dev(pipe: Any, prompt: str) -> list[TextPart]:
+    part = _joined(pipe, pipe.tokenizer.tokenizer, _conversation(pipe), prompt, DEV_LAYERS)
+    left = pipe.tokenizer.tokenizer.padding_side == "left"
+    return [replace(part, start=FROM_END - len(part.embeddings)) if left else part]
+
+
+def _joined(pipe: Any, tokenizer: Any, template: Callable[[str], str], prompt: str, layers: tuple[int, ...]) -> TextPart:
     """Returns the hidden states behind the beginning of the template, which does not see the prompt."""
     import torch
 
-    ids, is_word, start = template_tokens(pipe.tokenizer, chat_template(pipe.tokenizer, False), prompt, pipe)
-    output = pipe.text_encoder(ids, torch.ones_like(ids), output_hidden_states=True, use_cache=False)
-    joined = torch.cat([output.hidden_states[layer][0, start:] for layer in LAYERS], dim=-1)
-    return [TextPart(joined, is_word, start)]
+    ids, is_word, start = template_tokens(tokenizer, template, prompt, pipe)
+    masked = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    output = pipe.text_encoder(**masked, output_hidden_states=True, use_cache=False)
+    return TextPart(torch.cat([output.hidden_states[layer][0, start:] for layer in layers], dim=-1), is_word, start)
 
 
 def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> dict[str, Any]:
@@ -41,7 +77,7 @@ def _extend(arguments: Arguments, negative: "Tensor", positions: "Tensor") -> di
 
     places, ids = shared_places(positions), arguments["txt_ids"]
     own = ids.new_zeros(*ids.shape[:-2], len(places), ids.shape[-1])
-    own[..., 3] = places
+    own[..., 3] = places.where(places < FROM_END // 2, places - FROM_END + ids.shape[-2])
     return {**prepend_text(arguments, negative, positions), "txt_ids": torch.cat([own, ids], dim=-2)}
 
 
@@ -55,7 +91,7 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
 FLUX2 = Family(
     name="flux2",
     models=("Flux2Transformer2DModel",),
-    pipelines=MappingProxyType({"Flux2KleinPipeline": Uses("Flux2KleinPipeline", "Flux2KleinInpaintPipeline")}),
+    pipelines=MappingProxyType({"Flux2KleinPipeline": Uses("Flux2KleinPipeline", "Flux2KleinInpaintPipeline", several=True)}),
     attentions=MappingProxyType(
         {"transformer_blocks.*.attn": Order.TEXT_FIRST, "single_transformer_blocks.*.attn": Order.TEXT_FIRST}
     ),
@@ -72,6 +108,25 @@ FLUX2 = Family(
             "method": {"name": "vsf", "alpha": 3.5, "beta": 0.0},
             "num_inference_steps": 4,
             "guidance_scale": 1.0,
+            "max_sequence_length": 512,
+        }
+    ),
+)
+
+FLUX2_DEV = replace(
+    FLUX2,
+    name="flux2-dev",
+    pipelines=MappingProxyType({"Flux2Pipeline": Uses("Flux2Pipeline", several=True, needs="torchvision")}),
+    tokenizers=_dev_tokenizers,
+    encode=_encode_dev,
+    # Its guidance is an input of the model, and there is no other.
+    max_scale=math.inf,
+    defaults=MappingProxyType(
+        {
+            "source": "the defaults of the family flux2-dev; alpha and beta are starting points",
+            "method": {"name": "vsf", "alpha": 3.5, "beta": 0.0},
+            "num_inference_steps": 28,
+            "guidance_scale": 4.0,
             "max_sequence_length": 512,
         }
     ),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["QWEN_IMAGE"]
 
 
-EDITS: Mapping[str, Any] = MappingProxyType({"text": False, "maps": False, "needs": "torchvision"})
+EDITS: Mapping[str, Any] = MappingProxyType({"text": False, "needs": "torchvision"})
 
 
 def _template(pipe: Any) -> Callable[[str], str]:
@@ -32,8 +32,8 @@ def _template(pipe: Any) -> Callable[[str], str]:
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    dropped = pipe.prompt_template_encode_start_idx
-    return [PromptTokenizer("qwen2.5-vl", pipe.tokenizer, -dropped, max_length + dropped, _template(pipe))]
+    dropped, edits = pipe.prompt_template_encode_start_idx, hasattr(pipe, "processor")
+    return [PromptTokenizer("qwen2.5-vl", pipe.tokenizer, -dropped, max_length + dropped, _template(pipe), edits)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
@@ -75,7 +75,7 @@ QWEN_IMAGE = Family(
         {
             "QwenImagePipeline": Uses("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
             "QwenImageEditPipeline": Uses("QwenImageEditPipeline", "QwenImageEditInpaintPipeline", **EDITS),
-            "QwenImageEditPlusPipeline": Uses("QwenImageEditPlusPipeline", **EDITS),
+            "QwenImageEditPlusPipeline": Uses("QwenImageEditPlusPipeline", several=True, **EDITS),
         }
     ),
     attentions=MappingProxyType({"transformer_blocks.*.attn": Order.TEXT_FIRST}),

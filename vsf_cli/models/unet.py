@@ -4,6 +4,7 @@ The negative prompt follows the positive prompt and its padding (paper, equation
 token for the beginning is the same in every prompt and takes most of the attention, so that presets leave special tokens out.
 """
 
+from collections.abc import Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-__all__ = ["UNET"]
+__all__ = ["UNET", "first_level"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
@@ -54,13 +55,13 @@ def _decode(pipe: Any, latents: "Tensor", width: int, height: int) -> "list[Imag
         vae.to(dtype)
 
 
-def _first_level(unet: Any) -> int:
-    """Returns how often the image is halved before the first cross attention."""
-    return next(level for level, name in enumerate(unet.config.down_block_types) if "CrossAttn" in name)
+def first_level(blocks: Sequence[str]) -> int:
+    """Returns how often the image is halved before the first cross attention, by the names of the blocks."""
+    return next(level for level, name in enumerate(blocks) if "CrossAttn" in name)
 
 
 def _pixels_per_token(pipe: Any) -> int:
-    return int(pipe.vae_scale_factor * 2 ** _first_level(pipe.unet))
+    return int(pipe.vae_scale_factor * 2 ** first_level(pipe.unet.config.down_block_types))
 
 
 def _size_multiple(pipe: Any) -> int:
@@ -68,7 +69,7 @@ def _size_multiple(pipe: Any) -> int:
 
 
 def _grid(arguments: Arguments, unet: Any) -> tuple[int, int, int]:
-    rows, columns = (side // 2 ** _first_level(unet) for side in arguments["sample"].shape[-2:])
+    rows, columns = (side // 2 ** first_level(unet.config.down_block_types) for side in arguments["sample"].shape[-2:])
     return 1, rows, columns
 
 

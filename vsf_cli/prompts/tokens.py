@@ -12,7 +12,7 @@ class Token:
     Arguments:
         prompt: "positive", "negative" or "kept".
         encoder: The text encoder that it comes from, such as "clip" or "t5".
-        position: Its index in the text that the transformer gets, from 0.
+        position: Its index in the text that the transformer gets, from 0; negative if it counts from the end.
         piece: Its spelling in the tokenizer's vocabulary.
         word: The word that it belongs to; empty for special tokens and punctuation.
         start: The index of the word's first character in all prompts of its kind, joined.

@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, option, options_of, unlisted
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
@@ -52,7 +52,8 @@ class ModelSettings:
         loras: LoRA files, each as `PATH_OR_ID[:weight_name][:SCALE]`; `builtin:NAME` is a built-in one.
         revision: A branch, tag or commit of the hub.
         variant: The variant of the weights' files, such as "fp16".
-        sigmas: The noise level of each step, for a model that was distilled at some; empty means the scheduler's own.
+        sigmas, timesteps: The noise level or the timestep at which each step begins, for a model that was distilled at some;
+            empty means the scheduler's own.
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
         vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
     """
@@ -104,6 +105,7 @@ class ModelSettings:
     revision: str | None = unlisted(None, identity=False)
     variant: str | None = None
     sigmas: tuple[float, ...] = ()
+    timesteps: tuple[int, ...] = ()
     scheduler: str | None = None
     flow_shift: float | None = option(
         None, "--shift", help="Shift of the flow-matching sigmas.", panel=SIZE, above=0, sweep=True, video=True
@@ -127,7 +129,7 @@ class Request(ModelSettings):
         seed: The seed of the noise, 0 to 2^64 - 1. Noise is drawn on the CPU, so that it does not depend on the device.
         negative: The negative prompts, with weights as in `vsf_cli.prompts.prompt_weights`.
         keep: What must stay although it is like the negative prompts; several in one text stand between commas.
-        image: The path of an image to start from or, for models that edit, of the image that is edited; None: none.
+        image: The path of an image to start from or, for models that edit, of the image that is edited; some take several.
         mask: The path of an image that is white where `image` is redrawn; None means everywhere.
         strength: The part of the steps that run: 1 leaves nothing of `image`. None: 0.6, or 1 with a mask.
         method: A key of `vsf_cli.methods.METHODS`.
@@ -170,10 +172,10 @@ class Request(ModelSettings):
         newer=True,
         noise=False,
     )
-    image: str | None = option(
-        None,
+    image: tuple[str, ...] = option(
+        (),
         "--image",
-        help="An image to start from, or to edit.",
+        help="An image to start from, or to edit; some models take several.",
         panel=WHAT,
         metavar="FILE",
         of_run=True,
@@ -218,12 +220,12 @@ class Request(ModelSettings):
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         self._check_image()
-        self._check_sigmas()
+        self._check_schedule()
         self._check_method()
 
     def _check_image(self) -> None:
         for name in ("mask", "strength"):
-            if getattr(self, name) is not None and self.image is None:
+            if getattr(self, name) is not None and not self.image:
                 raise RequestError(f"--{name} is for --image, and there is none: add --image, or leave --{name} out")
         if self.steps_run < 1:
             none = f"strength {self.strength:g} leaves none of {self.num_inference_steps} steps"
@@ -234,16 +236,20 @@ class Request(ModelSettings):
         """The number of steps that run: `strength` leaves the first ones out."""
         return int(self.num_inference_steps * (1 if self.strength is None else self.strength) + 1e-6)
 
-    def _check_sigmas(self) -> None:
-        count, steps = len(self.sigmas), self.num_inference_steps
-        if self.sigmas and count != steps:
-            raise RequestError(
-                f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
-            )
-        if not all(0 < next <= sigma <= 1 for sigma, next in pairwise((*self.sigmas, *self.sigmas[-1:]))):
-            raise RequestError(
-                f"sigmas are {', '.join(f'{sigma:g}' for sigma in self.sigmas)}, but must fall from 1 at most, above 0"
-            )
+    def _check_schedule(self) -> None:
+        if self.sigmas and self.timesteps:
+            raise RequestError("the settings have both sigmas and timesteps: keep one of them in the preset")
+        steps = self.num_inference_steps
+        for name, most in (("sigmas", 1), ("timesteps", 999)):
+            levels: tuple[float, ...] = getattr(self, name)
+            if levels and (count := len(levels)) != steps:
+                raise RequestError(
+                    f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
+                )
+            if not all(0 < next <= level <= most for level, next in pairwise((*levels, *levels[-1:]))):
+                raise RequestError(
+                    f"{name} are {', '.join(f'{level:g}' for level in levels)}, but must fall from {most} at most, above 0"
+                )
 
     def _check_method(self) -> None:
         method, steps = self.guidance, self.steps_run
@@ -299,12 +305,12 @@ class Request(ModelSettings):
         first = dict.fromkeys(("prompt", "model", "seed", "negative", "keep", "method", "parameters"))
         plain = first | asdict(self) | {"parameters": numbers, "negative": list(self.negative), "keep": list(self.keep)}
         plain["model"] = public_source(self.model)
-        for name in ("image", "mask"):
-            plain[name] = path and re.split(r"[/\\]", path)[-1] if (path := plain[name]) else None
+        plain["image"] = [_last_part(path) for path in self.image]
+        plain["mask"] = self.mask and _last_part(self.mask)
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
-        # Files from before the field have no such key.
-        sigmas = plain.pop("sigmas")
-        return {**plain, "sigmas": list(sigmas)} if sigmas else plain
+        # Files from before these fields have no such keys.
+        schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := plain.pop(name))}
+        return {**plain, **schedule}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Request":
@@ -317,13 +323,13 @@ class Request(ModelSettings):
         if unknown := sorted(set(plain) - known):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras", "sigmas") if key in plain}
+            lists = [entry.name for entry in fields(cls) if get_origin(entry.type) is tuple and entry.name in plain]
             types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
             numbers = {
                 RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)
                 for key, value in plain.get("parameters", {}).items()
             }
-            return cls(**{**plain, **tuples, "parameters": numbers})
+            return cls(**{**plain, **{name: tuple(plain[name]) for name in lists}, "parameters": numbers})
         except (TypeError, ValueError, AttributeError) as error:
             raise RequestError(f"the request is not one that vsf wrote: {error}") from error
 
@@ -333,7 +339,11 @@ def public_source(source: str) -> str:
     hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", source) and not source.lower().endswith(".safetensors")
     if source.startswith(BUILTIN) or (hub and not Path(source).is_dir()):
         return source
-    return re.split(r"[/\\]", source.rstrip("/\\"))[-1]
+    return _last_part(source.rstrip("/\\"))
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path)[-1]
 
 
 def _public_lora(text: str) -> str:

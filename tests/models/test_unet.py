@@ -1,0 +1,28 @@
+"""What presets of the U-Net's few-step LoRAs need: timesteps of their own, and schedulers."""
+
+from typing import Any
+
+import pytest
+
+from tests.models.pipelines import build_sdxl
+from vsf_cli.errors import RequestError
+from vsf_cli.generation.generate import Request, generate
+from vsf_cli.loading.schedulers import set_scheduler
+
+
+def request(**options: Any) -> Request:
+    options = {"width": 16, "height": 16, "num_inference_steps": 2, "negative": ("wheels",), **options}
+    return Request(prompt="a red bike", model="mine", seed=1, **options)
+
+
+def test_steps_begin_at_the_timesteps_of_a_preset() -> None:
+    pipe = build_sdxl()
+    pipe.set_progress_bar_config(disable=True)
+    seen: list[int] = []
+    pipe.unet.register_forward_pre_hook(lambda module, args, kwargs: seen.append(int(args[1])), with_kwargs=True)
+    set_scheduler(pipe, "LCMScheduler", None)
+    assert generate(pipe, request(timesteps=(999, 249))).tokens and seen == [999, 249]
+    set_scheduler(pipe, "DDIMScheduler", None)
+    with pytest.raises(RequestError, match="timesteps, which a StableDiffusionXLPipeline with a DDIMScheduler does not take"):
+        generate(pipe, request(timesteps=(999, 249)))
+    assert generate(pipe, request()).tokens and seen[2:] == [999, 499]

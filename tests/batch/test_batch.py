@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 import vsf_cli.batch.worker as worker
+from tests.drawn import AnyPipe, drawn
 from tests.processes import TIMEOUT, run_python, running_vsf, wait_until
 from vsf_cli.batch.items import Item, Shard, items_of
 from vsf_cli.batch.journal import Journal, read_journals
@@ -491,32 +492,6 @@ def test_what_a_format_cannot_hold_fails_alone(
     found = CliRunner().invoke(app, ["batch", "rows.jsonl", "--steps", "2", *options])
     assert found.exit_code == 3 and message in found.stderr and len(found.stdout.split()) == 1, found.output
     assert [row["status"] for row in manifest("outputs/rows")] == ["failed", "done"]
-
-
-class SD3Transformer2DModel(torch.nn.Module):
-    """A model that is known by its name, without blocks."""
-
-
-class AnyPipe:
-    """Stands where a pipeline would, and holds itself as those with hooks do."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        self.components: dict[str, Any] = {}
-        self._execution_device, self.transformer, self.itself = torch.device(device), SD3Transformer2DModel(), self
-        self.transformer.transformer_blocks = torch.nn.ModuleList()
-
-
-def drawn(_: Any, requests: Any, *__: Any, **___: Any) -> list[Any]:
-    """Pictures and clips of one color, without a model."""
-    from PIL import Image
-
-    from vsf_cli.generation.generate import Result
-
-    frames = [(request.num_frames or 1) - request.drop_frames for request in requests]
-    return [
-        Result((Image.new("RGB", (32, 32), (request.seed % 256, 0, 0)),) * count, request, 0, 0, 0.1)
-        for request, count in zip(requests, frames, strict=True)
-    ]
 
 
 def test_any_other_error_of_one_is_kept_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ Engine = Callable[[Worker, Sequence[Item], int, str | None, RunHooks], Generator
 """Makes items with a number of workers at an address, and yields the outcome of each. No worker goes on after it is closed."""
 MAX_DEATHS = 5
 """How often workers may die in a row, with nothing made in between, before the run gives up."""
-KILLED = "it killed its worker twice, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
+KILLED = "it killed its worker twice, perhaps for want of memory: try fewer --workers, --vae-tiling, or a smaller --size"
 
 
 def local(

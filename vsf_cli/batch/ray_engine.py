@@ -13,7 +13,7 @@ __all__ = ["on_ray"]
 
 MAX_RETRIES = 1
 """How often a round tries a piece of work again after its actor died; a second round makes what is left item by item."""
-LOST = "it killed its actor again and again, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
+LOST = "it killed its actor again and again, perhaps for want of memory: try --vae-tiling, or a smaller --size"
 
 
 class _Actor:

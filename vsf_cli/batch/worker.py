@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
+from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
-from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch, is_out_of_memory
+from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.offload import offload_of
 from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
@@ -213,7 +213,7 @@ class Worker:
         """
         started = time.monotonic()
         try:
-            with advising(pipe):
+            with advising(pipe, chunk[0].request):
                 results, failure = self._results(pipe, chunk, progress), None
         except Exception as error:
             results, failure = [], Failure.of(error)
@@ -252,7 +252,8 @@ class Worker:
         started, result = time.monotonic(), note_lost_sound(result, item.format)
         try:
             metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar)
-            write_result(self.folder / item.name, result, metadata, files, format=item.format, crf=item.crf)
+            path, format = self.folder / item.name, item.format
+            write_result(path, result=result, description=metadata, files=files, format=format, crf=item.crf)
         except Exception as error:
             return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
         return Outcome(item, None, result.seconds + time.monotonic() - started, fallback=fallback, notes=result.notes)

@@ -1,6 +1,5 @@
 """`vsf batch`: makes the images and videos of a table of prompts."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from vsf_cli.batch.summary import duration
 from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console
+from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
@@ -26,7 +25,7 @@ from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_opti
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
-from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here
@@ -154,14 +153,9 @@ def _read(
 
 
 def _check_folder(folder: Path, items: Sequence[Item]) -> None:
-    """Refuses a folder that no file system could hold."""
-    longest = max((item.name for item in items), key=lambda name: len(name.encode()), default="")
-    try:
-        (folder / longest).exists()
-        check_writable(folder / MANIFEST)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"'{str(folder)[:80]}' cannot be the folder of the run: {reason}; choose another with -o") from error
+    """Refuses a folder that no file system could hold, or that cannot be written."""
+    longest = max((item.name for item in items), key=lambda name: len(name.encode()), default=MANIFEST)
+    check_writable(folder / longest)
 
 
 def _text_of(table: str) -> str:
@@ -183,7 +177,7 @@ def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool
     seconds = estimate(left)
     if as_json:
         facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
-        console.data(json.dumps({**facts, "folder": str(batch.folder)}, ensure_ascii=False))
+        console.data(as_line({**facts, "folder": str(batch.folder)}))
         return
     console.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
     console.data(", ".join(f"{count} {state}" for state, count in counts.items()))

@@ -174,7 +174,7 @@ def _measure_pipeline(
     quiet_libraries(console.verbose)
     pipe = load_for(request, runtime_of(settings))
     shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))
-    with console.progress("counting", "runs") as (counting, running), advising(pipe):
+    with console.progress("counting", "runs") as (counting, running), advising(pipe, request):
         rows = count(shape, methods, pipe.transformer.dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, options.rounds, running)
     facts = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}

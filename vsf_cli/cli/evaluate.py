@@ -1,6 +1,5 @@
 """`vsf eval`: compares methods on a prompt set."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console
+from vsf_cli.cli.console import Console, as_line, writing_to_stdout
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.libraries import quiet_libraries
@@ -196,7 +195,7 @@ def report(
     if missing:
         console.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if messages.as_json:
-        console.data(json.dumps(rows, ensure_ascii=False))
+        console.data(as_line(rows))
     else:
         _show(rows)
     console.info(f"{path}, .csv, .json, and {folder / 'index.html'}")
@@ -213,7 +212,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
         table.add_row(row["label"], *rates, f"{row['quality']:.3f}", p_value)
     terminal = RichConsole(highlight=False)
     terminal.width = max(terminal.width, 120)
-    terminal.print(table)
+    with writing_to_stdout():
+        terminal.print(table)
 
 
 @dataclass(frozen=True)
@@ -305,7 +305,7 @@ def tradeoff(
     studies = comparable(storages, [name.strip() for name in method.split(",")] if method else None)
     areas = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
     if messages.as_json:
-        console.data(json.dumps(areas))
+        console.data(as_line(areas))
     else:
         _show_areas(areas, console)
     counts = {numbers["trials"] for numbers in areas["positive"].values()}

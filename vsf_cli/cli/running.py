@@ -1,6 +1,5 @@
 """Carries out a batch, for `vsf batch` and `vsf eval run`."""
 
-import json
 import signal
 import statistics
 from collections import Counter
@@ -16,7 +15,7 @@ from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
-from vsf_cli.cli.console import Console
+from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.loading.sources import is_here
@@ -138,7 +137,7 @@ def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool) -> Non
         console.warn(f"{path} failed: {outcome.error}")
     if as_json:
         line = {"id": outcome.item.id, "path": path, "error": outcome.error, "seconds": round(outcome.seconds, 3)}
-        console.data(json.dumps(line, ensure_ascii=False))
+        console.data(as_line(line))
     elif outcome.error is None:
         console.data(path)
 

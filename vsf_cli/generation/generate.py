@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
-from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.errors import OutOfMemory, PictureError, RequestError, is_out_of_memory
 from vsf_cli.loading.tasks import pipeline_for
 from vsf_cli.media.inputs import fitted, read_input, read_mask
 from vsf_cli.media.sound import Sound
@@ -34,7 +34,6 @@ __all__ = [
     "check_size",
     "generate",
     "generate_batch",
-    "is_out_of_memory",
     "prepare",
 ]
 
@@ -241,15 +240,6 @@ def _clock(request: Request, parameters: Collection[str]) -> dict[str, Any]:
 def _joined(request: Request) -> str:
     """Returns the negative prompts as one text for diffusers' own CFG."""
     return ", ".join(one.text for one in request.negatives)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that there was too little memory."""
-    import torch
-
-    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(text in str(error) for text in ("out of memory", "can't allocate memory"))
 
 
 def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:

@@ -1,11 +1,10 @@
 """Plans of images or videos. A plan loads the model once, and writes each image or video as soon as it is made."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
-from vsf_cli.media.files import check_writable, write_bytes
+from vsf_cli.media.files import check_writable, encode_json, write_bytes
 from vsf_cli.media.formats import CRF_FORMATS, encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
@@ -40,6 +39,7 @@ __all__ = [
     "note_lost_sound",
     "weights_of",
     "write_result",
+    "write_to_stdout",
 ]
 
 
@@ -136,18 +136,24 @@ class Plan:
         `progress` is called after each step, and `encoding` after each encoded frame of a video.
         """
         for number, request in pending:
-            with advising(pipe):
+            with advising(pipe, request):
                 captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
                 result = captured.result if captured else generate(pipe, request, progress)
             result = note_lost_sound(result, self.outputs.file_format)
             description = self.describe(pipe, result)
-            path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             format, crf = self.outputs.file_format, self._crf(number)
+            if self.to_stdout:
+                write_to_stdout(_encode(result, description if self.files.metadata else None, format, crf, encoding))
+                yield WrittenFile(None, result, description)
+                continue
+            write = partial(write_result, result=result, description=description, files=self.files)
+            target = self.path(request, number)
+            path = self.outputs.write(target, partial(write, format=format, crf=crf, progress=encoding))
             if path is None:
-                _write_to_stdout(_encode(result, description if self.files.metadata else None, format, crf, encoding))
-            else:
-                write_result(path, result, description, self.files, format=format, crf=crf, progress=encoding)
-            if captured and path:
+                skipped = f"{target} was written by another process meanwhile, and is skipped"
+                yield WrittenFile(target, replace(result, notes=(*result.notes, skipped)), description)
+                continue
+            if captured:
                 write_capture(captured, maps_folder(path), description, self.files.metadata, [path])
             yield WrittenFile(path, result, description)
 
@@ -177,7 +183,8 @@ class Plan:
         }
 
 
-def _write_to_stdout(data: bytes) -> None:
+def write_to_stdout(data: bytes) -> None:
+    """Writes the bytes of a file to stdout; raises a `MediaError` if they cannot be written."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -227,10 +234,11 @@ def note_lost_sound(result: Result, format: str) -> Result:
 
 def write_result(
     path: Path,
+    replace: bool = True,
+    *,
     result: Result,
     description: Mapping[str, Any],
     files: FileOptions,
-    *,
     format: str,
     crf: int | None = None,
     progress: Progress | None = None,
@@ -239,14 +247,15 @@ def write_result(
 
     Raises:
         MediaError: If one cannot be written.
+        FileExistsError: If the file exists, and is not to be replaced.
     """
     metadata = description if files.metadata else None
     if format == "frames":
-        write_frames(path, result.frames, metadata, progress)
+        write_frames(path, result.frames, metadata, progress, replace)
     else:
-        write_bytes(path, _encode(result, metadata, format, crf, progress))
+        write_bytes(path, _encode(result, metadata, format, crf, progress), replace)
     if files.sidecar:
-        write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
+        write_bytes(path.with_name(path.name + ".json"), encode_json(description, indent=2))
 
 
 def _encode(
@@ -258,9 +267,11 @@ def _encode(
 
 
 @contextmanager
-def advising(pipe: Any) -> Iterator[None]:
-    """Adds advice to errors about too little memory inside a `with`."""
+def advising(pipe: Any, request: Request) -> Iterator[None]:
+    """Adds advice to errors about too little memory inside a `with`: what a request does not use yet."""
     try:
         yield
     except OutOfMemory as error:
-        raise OutOfMemory(out_of_memory_advice(offload_of(pipe))) from error
+        options = {"--dtype bfloat16": request.dtype != "float32", "--vae-tiling": request.vae_tiling}
+        used = [option for option, in_use in options.items() if in_use]
+        raise OutOfMemory(out_of_memory_advice(offload_of(pipe), used)) from error

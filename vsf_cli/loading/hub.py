@@ -3,19 +3,11 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vsf_cli.errors import ModelError
+from vsf_cli.errors import ModelError, causes, is_out_of_memory
 
 __all__ = ["as_model_error"]
 
 Errors = tuple[type[BaseException], ...]
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 @contextmanager
@@ -26,6 +18,8 @@ def as_model_error(model: str, offline: bool) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, KeyError, IndexError, SafetensorError, _transport_error()) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(_explain(model, offline, error)) from error
 
 
@@ -38,11 +32,11 @@ def _transport_error() -> type[Exception]:
 
 def _explain(model: str, offline: bool, error: BaseException) -> str:
     """Returns the first message whose classes include the error or one of its causes."""
-    causes = list(_causes(error))
+    chain = list(causes(error))
     for classes, message in _hub_messages(model, offline):
-        if any(isinstance(cause, classes) for cause in causes):
+        if any(isinstance(cause, classes) for cause in chain):
             return f"model '{model}' {message}"
-    return f"model '{model}' {_file_message(offline, causes)}"
+    return f"model '{model}' {_file_message(offline, chain)}"
 
 
 def _hub_messages(model: str, offline: bool) -> list[tuple[Errors, str]]:

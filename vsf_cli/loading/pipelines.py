@@ -1,11 +1,12 @@
 """Loads diffusers pipelines, only from safetensors. Every error is one line that says what to do."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from vsf_cli.errors import ModelError
+from vsf_cli.errors import ModelError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.loading.hub import as_model_error
 from vsf_cli.loading.loras import Lora, load_lora
 from vsf_cli.loading.offload import move_to_device
@@ -57,16 +58,29 @@ def load(
     parsed = [Lora.parse(lora) for lora in loras]
     source = source_of(model)
     device = device_named(runtime.device)
-    pipe = _read(source, {"default": dtype, "vae": vae_dtype or dtype}, revision, variant, runtime.offline)
-    if vae_tiling:
-        pipe.vae.enable_tiling()
-    set_scheduler(pipe, scheduler, flow_shift)
-    _add_loras(pipe, parsed, runtime.offline)
-    move_to_device(pipe, device, runtime.offload)
+    with _advising(source, dtype):
+        pipe = _read(source, {"default": dtype, "vae": vae_dtype or dtype}, revision, variant, runtime.offline)
+        if vae_tiling:
+            pipe.vae.enable_tiling()
+        set_scheduler(pipe, scheduler, flow_shift)
+        _add_loras(pipe, parsed, runtime.offline)
+        move_to_device(pipe, device, runtime.offload)
     if runtime.compile:
         for denoiser in family_of(pipe).denoisers_of(pipe):
             compile_blocks(denoiser, device)
     return pipe
+
+
+@contextmanager
+def _advising(source: Source, dtype: str) -> Iterator[None]:
+    """Raises errors of too little memory, but those that have advice already, with advice for a model that is being loaded."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, VSFError) or not is_out_of_memory(error):
+            raise
+        smaller = "--dtype bfloat16, or a smaller model" if dtype == "float32" else "a smaller model"
+        raise OutOfMemory(f"out of memory while model '{source.name}' was loaded: try {smaller}") from error
 
 
 def _read(source: Source, dtypes: dict[str, str], revision: str | None, variant: str | None, offline: bool) -> Any:

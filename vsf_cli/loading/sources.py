@@ -1,6 +1,7 @@
 """Finds models in the package, in folders and on the hub, and reads their configuration files."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -56,7 +57,7 @@ def source_of(model: str) -> Source:
             raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
         return Source(model, folder)
     path = parse_path(model)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Source(model, path)
     if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
         raise ModelError(

@@ -202,14 +202,14 @@ def load_preset(name: str) -> Preset:
     """
     path = Path(name)
     if path.suffix == ".toml" or path.parent != Path("."):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise PresetError(f"preset '{name}': there is no such file")
         return _load(path.stem, path, name)
     own = user_file().parent / "presets" / f"{name}.toml"
-    if own.is_file():
+    if os.path.isfile(own):
         return _load(name, own, str(own))
     shipped = _shipped() / f"{name}.toml"
-    if not shipped.is_file():
+    if not os.path.isfile(shipped):
         names = preset_names()
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
     return _load(name, shipped, f"presets/{name}.toml")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -16,11 +17,13 @@ from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS, check_size
+from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
+from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import prompt_warnings, request_of
-from vsf_cli.generation.run import files_of, weights_of
-from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
+from vsf_cli.generation.run import check_metadata_of, files_of, weights_of
+from vsf_cli.loading.configurations import configured_pipe
+from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
 from vsf_cli.models import FAMILIES
@@ -30,7 +33,7 @@ from vsf_cli.settings.request import Request
 
 __all__ = ["Item", "Shard", "identity", "items_of"]
 
-MAX_ITEMS = 1_000_000
+MAX_ITEMS = 100_000
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
 NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
@@ -158,6 +161,10 @@ def items_of(
         TableErrors: If rows have settings that are not legal; it lists all of them.
         RequestError: If there are too many items.
     """
+    if (count := sum(_count(row, options, given) for row in rows)) > MAX_ITEMS:
+        raise RequestError(
+            f"{source} with its sweeps makes {count} pictures, but a run has {MAX_ITEMS} at most: make fewer at once"
+        )
     builder = _ItemBuilder(options, given, dump_attn)
     errors: list[str] = []
     items: list[Item] = []
@@ -166,14 +173,19 @@ def items_of(
             items += builder.items(number, row)
         except VSFError as error:
             errors.append(f"line {row.line}{_column_of(row, str(error))}: {error}")
-        if len(items) > MAX_ITEMS:
-            raise RequestError(f"{source} with its sweeps makes more than {MAX_ITEMS} pictures: make fewer at once")
     errors += _name_clashes(items, rows)
     if errors:
         raise TableErrors(source, list(dict.fromkeys(errors)))
     if options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items):
         raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {source} makes no such clip: leave it out")
     return items, [f"{note} ({count} pictures)" for note, count in builder.notes.most_common(MAX_NOTES)]
+
+
+def _count(row: Row, options: Mapping[str, Any], given: Given) -> int:
+    """Returns how many items a row makes, without building them."""
+    sweeps = (len(value) for value in {**options, **row.settings}.values() if isinstance(value, ValueList))
+    seeds = given.seeds if row.seeds is None else row.seeds
+    return math.prod(sweeps) * len(seeds or (0,))
 
 
 def _column_of(row: Row, message: str) -> str:
@@ -211,7 +223,7 @@ class _ItemBuilder:
         self.options, self.given, self.dump_attn = options, given, dump_attn
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self.vocabulary_of, self.grid_of = cache(vocabulary_of), cache(grid_of)
+        self.vocabulary_of, self.pipe_of = cache(vocabulary_of), cache(configured_pipe)
         self.occurrences: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
@@ -225,16 +237,17 @@ class _ItemBuilder:
         sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
         seeds = (self.given.seeds or None) if row.seeds is None else row.seeds
-        choices = combinations(sweeps)
-        count = len(choices) * len(seeds or (0,))
+        count = _count(row, self.options, self.given)
         if count > MAX_VALUES:
-            raise RequestError(f"it asks for more than {MAX_VALUES} pictures: make fewer at once")
+            raise RequestError(f"it asks for {count} pictures, but a row makes {MAX_VALUES} at most: make fewer at once")
+        choices = combinations(sweeps)
         items: list[Item] = []
         for choice in choices:
             own = settings.overlaid({key: value for key, value in {**values, **choice}.items() if key not in MODEL_KEYS})
             request = self._request(row, own, settings.preset.video)
             encoded = _encoding(row, own, request)
             added = f"-crf{encoded[1]}" if "crf" in sweeps else ""
+            check_metadata_of(request, encoded[0])
             for seed in seeds or self._seeds(request):
                 items.append(self._item(number, row, replace(request, seed=seed), encoded, count > 1, added))
         return items
@@ -248,9 +261,8 @@ class _ItemBuilder:
             self.notes.update(["the negative prompt is not used where the method is none"])
         if self.dump_attn:
             check_capture(request, family=FAMILIES[settings.preset.family])
-        # A model that is not on this machine has no grid yet.
-        if (grid := self.grid_of(request.model, request.revision)) is not None:
-            check_size(request, *grid)
+        if (pipe := self.pipe_of(request.model, request.revision)) is not None:
+            check_configured(request, FAMILIES[settings.preset.family], pipe)
         return request
 
     def _settings_of(self, values: Mapping[str, Any]) -> Settings:

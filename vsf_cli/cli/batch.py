@@ -27,9 +27,10 @@ from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, 
 from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import runtime_of
-from vsf_cli.loading.runtime import Runtime
+from vsf_cli.loading.runtime import Runtime, check_runtime
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.files import check_writable
+from vsf_cli.media.formats import check_format
 from vsf_cli.prompts.replacements import Replacement
 from vsf_cli.settings.options import SETTINGS, FileOptions, Given
 from vsf_cli.settings.presets import Settings
@@ -92,6 +93,7 @@ def batch(
         raise
     for note in notes:
         console.warn(note)
+    check_runtime(planned.worker.runtime)
     if work.dry_run:
         _say_plan(planned, rows, console, messages.as_json)
         return
@@ -156,6 +158,8 @@ def _check_folder(folder: Path, items: Sequence[Item]) -> None:
     """Refuses a folder that no file system could hold, or that cannot be written."""
     longest = max((item.name for item in items), key=lambda name: len(name.encode()), default=MANIFEST)
     check_writable(folder / longest)
+    for format in {item.format for item in items}:
+        check_format(format)
 
 
 def _text_of(table: str) -> str:

@@ -15,6 +15,7 @@ from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
 from vsf_cli.generation.plan import plan, request_of
 from vsf_cli.generation.run import Plan, advising, write_to_stdout
+from vsf_cli.loading.runtime import check_runtime
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import draw_montage
@@ -97,11 +98,12 @@ def _settings_for(name: str, settings: Settings) -> Settings:
 def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as_json: bool, dry_run: bool) -> None:
     """Makes the strips of `plan_comparison`, and writes their paths, or JSON, to stdout."""
     announce(plan, console)
+    pending = plan.pending()
     if dry_run:
+        check_runtime(plan.runtime)
         for request in requests:
             console.data(as_line(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
         return
-    pending = plan.pending()
     say_skipped(plan, pending, console, as_json)
     if not pending:
         return

@@ -19,6 +19,7 @@ from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
+from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
@@ -98,7 +99,10 @@ def run(
         str, command_option("--method", help="all, everything (ablations too), or some: none,vsf,nag++.", panel=GUIDANCE)
     ] = "none,vsf,nag,nasa",
     seeds: Annotated[
-        int, command_option("--seeds", min=1, help="How many images of each prompt and method.", panel=WHAT, metavar=NUMBER)
+        int,
+        command_option(
+            "--seeds", min=1, max=MAX_VALUES, help="How many images of each prompt and method.", panel=WHAT, metavar=NUMBER
+        ),
     ] = 2,
     batch_size: Annotated[
         int, command_option("--batch-size", min=1, help="Images in one pass through the model.", panel=WORK, metavar=NUMBER)

@@ -11,6 +11,7 @@ from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for
+from vsf_cli.loading.runtime import check_runtime
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.options import SETTINGS
@@ -44,10 +45,11 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         drawn: Whether the seeds were drawn at random, and are written even when quiet.
     """
     announce(plan, console)
+    pending = plan.pending()
     if dry_run:
+        check_runtime(plan.runtime)
         _say_plan(plan, console, as_json)
         return
-    pending = plan.pending()
     say_skipped(plan, pending, console, as_json)
     if not pending:
         return

@@ -12,8 +12,10 @@ from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
+from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
+from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.sources import BUILTIN, pipeline_of, vocabulary_of
@@ -61,6 +63,7 @@ def plan(
     _check_count(seeds, given.sweeps, replacements)
     chosen = _choices(prompt, given, settings, replacements)
     noted = [request_of(texts, seeds[0], own, given.loras or (), video, seconds) for (_, texts), own in chosen]
+    _check_model([request for request, _ in noted], settings.preset)
     for request, _ in noted if files.dump_attn else ():
         check_capture(request)
     requests = tuple(replace(request, seed=seed) for request, _ in noted for seed in seeds)
@@ -85,6 +88,13 @@ def _choices(
     return [
         (words, settings.overlaid(choice)) for words in variants(texts, replacements) for choice in combinations(given.sweeps)
     ]
+
+
+def _check_model(requests: Sequence[Request], preset: Preset) -> None:
+    """Checks what the configuration of a model says that it cannot make; a model that is not on this machine has none yet."""
+    if (pipe := configured_pipe(requests[0].model, requests[0].revision)) is not None:
+        for request in requests:
+            check_configured(request, FAMILIES[preset.family], pipe)
 
 
 def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:
@@ -285,6 +295,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     video = request.num_frames is not None
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({**machine, "model": request.model}, video=video)
+    _check_model([request], settings.preset)
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
     return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))

@@ -20,7 +20,7 @@ from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, encode_json, write_bytes
-from vsf_cli.media.formats import CRF_FORMATS, encode_image, encode_video
+from vsf_cli.media.formats import CRF_FORMATS, check_format, check_metadata, encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
@@ -33,6 +33,7 @@ __all__ = [
     "Plan",
     "WrittenFile",
     "advising",
+    "check_metadata_of",
     "describe_result",
     "files_of",
     "load_for",
@@ -41,6 +42,9 @@ __all__ = [
     "write_result",
     "write_to_stdout",
 ]
+
+LONG = 2000
+"""The letters of a request's texts from which on its metadata are measured."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +114,13 @@ class Plan:
 
         Raises:
             MediaError: If a file exists and that is an error, or a file could not be written.
+            RequestError: If a file could not hold its metadata.
         """
         numbered = list(enumerate(self.requests, 1))
+        check_format(self.outputs.file_format)
+        if self.files.metadata:
+            for request in self.requests:
+                check_metadata_of(request, self.outputs.file_format)
         if self.to_stdout:
             return numbered
         left = [(number, request) for number, request in numbered if self.outputs.free(self.path(request, number))]
@@ -190,6 +199,12 @@ def write_to_stdout(data: bytes) -> None:
         sys.stdout.buffer.flush()
     except OSError as error:
         raise MediaError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def check_metadata_of(request: Request, format: str) -> None:
+    """Raises a `RequestError` if the file of a request could not hold its metadata, for which its texts have to be long."""
+    if sum(map(len, (request.prompt, *request.negative, *request.keep))) > LONG:
+        check_metadata(describe(request.to_json()), format)
 
 
 def weights_of(request: Request) -> dict[str, Any]:

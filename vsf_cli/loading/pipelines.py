@@ -10,7 +10,7 @@ from vsf_cli.errors import ModelError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.loading.hub import as_model_error
 from vsf_cli.loading.loras import Lora, load_lora
 from vsf_cli.loading.offload import move_to_device
-from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
+from vsf_cli.loading.runtime import Runtime, check_dtype, check_runtime, device_named
 from vsf_cli.loading.schedulers import check_scheduler, set_scheduler
 from vsf_cli.loading.sources import Source, source_of
 from vsf_cli.models import FAMILIES, family_of
@@ -57,6 +57,7 @@ def load(
     check_scheduler(scheduler)
     parsed = [Lora.parse(lora) for lora in loras]
     source = source_of(model)
+    check_runtime(runtime)
     device = device_named(runtime.device)
     with _advising(source, dtype):
         pipe = _read(source, {"default": dtype, "vae": vae_dtype or dtype}, revision, variant, runtime.offline)

@@ -3,6 +3,8 @@
 Guidance is compiled with them: another alpha or beta does not recompile them, and another length of the prompts does once.
 """
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError
@@ -54,3 +56,5 @@ def check_compiler(device: "torch.device") -> None:
 
         if not has_triton():
             raise RequestError("--compile on CUDA needs Triton, which is not here: pip install triton, or leave --compile out")
+        if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang"))):
+            raise RequestError("--compile on CUDA needs a C compiler, which is not here: install gcc, or leave --compile out")

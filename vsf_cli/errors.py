@@ -100,7 +100,10 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error, or one of its causes, means that there was too little memory."""
-    found = list(causes(error))
-    if any(isinstance(cause, (OutOfMemory, MemoryError)) for cause in found):
-        return True
-    return any(text in str(cause).lower() for cause in found for text in NO_MEMORY)
+    return any(
+        # PyTorch's own class by its name, since its import takes seconds.
+        isinstance(cause, (OutOfMemory, MemoryError))
+        or type(cause).__name__ == "OutOfMemoryError"
+        or any(text in str(cause).lower() for text in NO_MEMORY)
+        for cause in causes(error)
+    )

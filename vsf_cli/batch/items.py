@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 from vsf_cli.batch.table import Row, TableErrors, key_of
 from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
-from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
 from vsf_cli.generation.limits import check_configured
@@ -31,7 +30,7 @@ from vsf_cli.settings.options import NOTHING, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
-__all__ = ["Item", "Shard", "identity", "items_of"]
+__all__ = ["Item", "identity", "items_of"]
 
 MAX_ITEMS = 100_000
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
@@ -93,54 +92,6 @@ class Item:
         return (frames // 2 - 0.25) / (self.request.fps or DEFAULT_FPS) if frames > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` parts of a run, chosen by the ids of the items; `number` counts from 1, and 1/1 is the whole run."""
-
-    number: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None, environment: Mapping[str, str] | None = None) -> "Shard":
-        """Returns a shard from `I/N`; `auto` reads the variables of a SLURM array.
-
-        Raises:
-            ValueError: If it cannot be parsed.
-            RequestError: If there is no such part, or `auto` finds no array.
-        """
-        if text is None:
-            return cls()
-        if text == "auto":
-            return cls._of_slurm(os.environ if environment is None else environment)
-        number, slash, count = text.partition("/")
-        if not slash or not number.strip().isdigit() or not count.strip().isdigit():
-            raise ValueError(f"'{text}' is no shard: write 2/5 for the second of five, or auto")
-        return cls(int(number), int(count))
-
-    @classmethod
-    def _of_slurm(cls, variables: Mapping[str, str]) -> "Shard":
-        try:
-            first, step = (int(variables.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
-            index = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
-            return cls(index + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
-        except (KeyError, ValueError) as error:
-            raise RequestError("--shard auto finds no SLURM array: set SLURM_ARRAY_TASK_ID, or give --shard I/N") from error
-
-    def __post_init__(self) -> None:
-        number, count = self.number, self.count
-        if not 1 <= number <= count:
-            raise RequestError(f"--shard is {number}/{count}, but must be one of 1/{count} to {count}/{count}")
-
-    def holds(self, item: Item) -> bool:
-        """Returns whether an item belongs to it."""
-        return int(item.id, 16) % self.count == self.number - 1
-
-    @property
-    def suffix(self) -> str:
-        """The suffix of the names of its own files; "" if it is the whole run."""
-        return "" if self.count == 1 else f"-{self.number}of{self.count}"
-
-
 def items_of(
     source: str,
     rows: Sequence[Row],
@@ -159,6 +110,7 @@ def items_of(
 
     Raises:
         TableErrors: If rows have settings that are not legal; it lists all of them.
+        ModelError: If there is no model or LoRA file as the command line, or each row, names it.
         RequestError: If there are too many items.
     """
     if (count := sum(_count(row, options, given) for row in rows)) > MAX_ITEMS:
@@ -166,19 +118,38 @@ def items_of(
             f"{source} with its sweeps makes {count} pictures, but a run has {MAX_ITEMS} at most: make fewer at once"
         )
     builder = _ItemBuilder(options, given, dump_attn)
-    errors: list[str] = []
+    errors: list[tuple[int, str, str]] = []
+    of_models = 0
     items: list[Item] = []
     for number, row in enumerate(rows):
         try:
             items += builder.items(number, row)
+        except ModelError as error:
+            if row.loras is None and not row.settings.keys() & {*MODEL_KEYS}:
+                raise  # It is the same for all rows.
+            of_models += 1
+            errors.append((row.line, _column_of(row, str(error)), str(error)))
         except VSFError as error:
-            errors.append(f"line {row.line}{_column_of(row, str(error))}: {error}")
-    errors += _name_clashes(items, rows)
-    if errors:
-        raise TableErrors(source, list(dict.fromkeys(errors)))
+            errors.append((row.line, _column_of(row, str(error)), str(error)))
+    lines = [*_grouped(errors), *_name_clashes(items, rows)]
+    if len(lines) == 1 and of_models == len(errors) > 0:
+        raise ModelError(f"{source}, {lines[0]}")
+    if lines:
+        raise TableErrors(source, list(dict.fromkeys(lines)))
     if options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items):
         raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {source} makes no such clip: leave it out")
     return items, [f"{note} ({count} pictures)" for note, count in builder.notes.most_common(MAX_NOTES)]
+
+
+def _grouped(errors: Sequence[tuple[int, str, str]]) -> list[str]:
+    """Returns a line for each error, by the numbers of lines, columns and messages; one for all rows with the same error."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for number, column, message in errors:
+        numbers.setdefault((column, message), []).append(number)
+    lines = []
+    for (column, message), (first, *others) in numbers.items():
+        lines.append(f"line {first}{column}{f', and {len(others)} more lines' if others else ''}: {message}")
+    return lines
 
 
 def _count(row: Row, options: Mapping[str, Any], given: Given) -> int:

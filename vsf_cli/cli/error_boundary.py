@@ -19,7 +19,7 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        from vsf_cli.cli.libraries import restore_libraries
+        from vsf_cli.loading.libraries import restore_libraries
 
         try:
             with reporting_errors(), raising_at_interrupt():

@@ -15,7 +15,6 @@ from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.console import Console, as_line, writing_to_stdout
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
-from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
@@ -31,6 +30,7 @@ from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
 from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
+from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import versions
 from vsf_cli.settings.options import Given

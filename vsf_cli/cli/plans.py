@@ -7,10 +7,11 @@ from typing import Any
 
 from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.interrupts import leaving_at_interrupt
-from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for
+from vsf_cli.loading.libraries import quiet_libraries, stay_offline
+from vsf_cli.loading.pipelines import check_source
 from vsf_cli.loading.runtime import check_runtime
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
@@ -66,15 +67,17 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
 def prepare(plan: Plan, console: Console) -> Any:
     """Returns the loaded pipeline of a plan, after messages about downloads and compilation."""
     with leaving_at_interrupt():
+        request, download = plan.requests[0], plan.download()
         if plan.runtime.offline:
             stay_offline()
-        if download := plan.download():
-            console.info(download)
         quiet_libraries(console.verbose)
+        if download:
+            check_source(request.model, request.revision, plan.runtime.offline)
+            console.info(f"downloading {download}")
         if plan.runtime.compile:
             console.info("--compile: the first steps of a size take up to minutes, the others less than without")
-        with console.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
-            return load_for(plan.requests[0], plan.runtime)
+        with console.progress(f"loading {request.model.removeprefix('builtin:')}"):
+            return load_for(request, plan.runtime)
 
 
 def announce(plan: Plan, console: Console) -> None:
@@ -142,7 +145,11 @@ def _say_written(written: WrittenFile, plan: Plan, console: Console, as_json: bo
 
 
 def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
-    for line in (plan.download() or "nothing to download", f"{len(plan.requests)} pictures to {plan.outputs.template}"):
+    download = plan.download()
+    for line in (
+        f"to be downloaded: {download}" if download else "nothing to download",
+        f"{len(plan.requests)} pictures to {plan.outputs.template}",
+    ):
         console.info(line)
     for request in plan.requests:
         console.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")

@@ -13,6 +13,7 @@ from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
+from vsf_cli.loading.hub import is_offline, not_cached
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.offload import offload_of, out_of_memory_advice
 from vsf_cli.loading.pipelines import load
@@ -26,7 +27,7 @@ from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
 from vsf_cli.methods import setting_name
 from vsf_cli.settings.options import IN_NAMES, FileOptions
-from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.presets import Preset, Settings, preset_for_model
 from vsf_cli.settings.request import request_options
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "advising",
     "check_metadata_of",
     "describe_result",
+    "download_of",
     "files_of",
     "load_for",
     "note_lost_sound",
@@ -96,18 +98,13 @@ class Plan:
         return self.outputs.template == "-"
 
     def download(self) -> str | None:
-        """Returns a line about the model that will be downloaded: its size, folder and licence; None if nothing will be.
+        """Returns what will be downloaded: a size, a model, a folder and a licence; None if nothing will be.
 
         Raises:
-            ModelError: If the model's name cannot be one of the hub.
+            ModelError: If the model is not on this machine and must not be downloaded, or has no name of the hub.
         """
-        request, preset = self.requests[0], self.settings.preset
-        if self.runtime.offline or is_here(request.model, request.revision):
-            return None
-        from huggingface_hub import constants
-
-        size, license = preset.download(request.model)
-        return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {license}"
+        request = self.requests[0]
+        return download_of(request.model, request.revision, self.runtime.offline, self.settings.preset)
 
     def pending(self) -> list[tuple[int, Request]]:
         """Returns the requests that are not made yet, with their numbers.
@@ -190,6 +187,18 @@ class Plan:
             **{option.key: getattr(request, option.field) for option in request_options() if option.in_name},
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
         }
+
+
+def download_of(model: str, revision: str | None, offline: bool, preset: Preset | None = None) -> str | None:
+    """Returns what is downloaded for a model, as `Plan.download` does. None as its preset means that which knows the model."""
+    if is_here(model, revision):
+        return None
+    if is_offline(offline):
+        raise not_cached(model, offline)
+    from huggingface_hub import constants
+
+    size, license = (preset or preset_for_model(model)).download(model)
+    return f"{size} of {model} to {constants.HF_HUB_CACHE}; licence: {license}"
 
 
 def write_to_stdout(data: bytes) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError, RequestError
-from vsf_cli.loading.hub import as_model_error
-from vsf_cli.loading.sources import BUILTIN, builtin_path
+from vsf_cli.loading.hub import as_model_error, stays_offline
+from vsf_cli.loading.sources import BUILTIN, builtin_path, cached_file
 from vsf_cli.media.inputs import file_hash
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ class Lora:
     def file_name(self) -> str:
         """The name of the file, or of the folder or repository."""
         return (self.weight_name or self.source).replace("\\", "/").rsplit("/", 1)[-1]
+
+    @property
+    def hub_name(self) -> str:
+        """The name of the file in a repository, if it has one file or that of diffusers' name."""
+        return self.weight_name or DEFAULT_NAME
 
     @property
     def file(self) -> Path | None:
@@ -172,8 +177,9 @@ def _file_of(lora: Lora, offline: bool) -> Path:
         if not path.is_file():
             raise ModelError(f"--lora '{lora.source}' has no file '{lora.weight_name}': it has {', '.join(names[:5])}")
         return path
-    names = [DEFAULT_NAME] if offline or lora.weight_name else list_repo_files(lora.source)
-    return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=offline))
+    local = stays_offline(lora.source, cached_file(lora.source, lora.hub_name, None) is not None, offline)
+    names = [lora.hub_name] if local or lora.weight_name else list_repo_files(lora.source)
+    return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=local))
 
 
 def _only(lora: Lora, names: Sequence[str]) -> str:

@@ -4,7 +4,10 @@ import os
 import sys
 from typing import TextIO
 
-from vsf_cli.cli.interrupts import leaving_at_interrupt
+try:
+    from vsf_cli.cli.interrupts import leaving_at_interrupt
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 __all__ = ["main"]
 

@@ -357,7 +357,8 @@ def test_a_disk_that_is_full_under_ffmpeg_is_one_line(tiny_disk: Path, monkeypat
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
 def test_ctrl_c_while_encoding_ends_ffmpeg_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own; what stands in for ffmpeg presses Ctrl-C, and would go on until it is ended."""
-    fake_ffmpeg(here, monkeypatch, f"echo $$ > {here}/number; head -c 1 > /dev/null; kill -INT $PPID; exec tail -f /dev/null")
+    waits = f"echo $$ > {here}/number; head -c 1 > /dev/null; kill -INT $PPID; exec tail -f /dev/null"
+    fake_ffmpeg(here, monkeypatch, f'case "$*" in *-encoders*) exit 1;; esac; {waits}')
     (here / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(here / "tmp"))
     done = run_vsf("video", "a red car", "--steps", "2", "--frames", "5", "-o", "out/a.mp4")

@@ -115,8 +115,9 @@ def _reason(frame: "Image", fps: int, codec: Codec, params: Sequence[str], folde
 
 
 def check_encoder(codec: Codec) -> None:
-    """Raises a `MediaError` if ffmpeg is missing, or was built without the encoder of a codec."""
-    if codec.encoder not in _encoders(_executable()):
+    """Raises a `MediaError` if ffmpeg is missing, or says that it was built without the encoder of a codec."""
+    encoders = _encoders(_executable())
+    if encoders and codec.encoder not in encoders:
         raise MediaError(
             f"{codec.container} needs {codec.encoder}, which this machine's ffmpeg lacks: choose another --format,"
             " or leave IMAGEIO_FFMPEG_EXE unset"
@@ -125,9 +126,10 @@ def check_encoder(codec: Codec) -> None:
 
 @cache
 def _encoders(executable: str) -> frozenset[str]:
-    """Returns the names of the encoders of an ffmpeg."""
-    listed = _run(["-encoders"], executable=executable).stdout.decode(errors="replace")
-    return frozenset(words[1] for line in listed.splitlines() if len(words := line.split()) > 1)
+    """Returns the names of the encoders of an ffmpeg; none if it does not list them."""
+    done = _run(["-encoders"], executable=executable)
+    lines = [] if done.returncode else done.stdout.decode(errors="replace").splitlines()
+    return frozenset(words[1] for line in lines if len(words := line.split()) > 1)
 
 
 def _executable() -> str:
@@ -145,7 +147,7 @@ def _run(
 ) -> "subprocess.CompletedProcess[bytes]":
     command = [executable or _executable(), "-v", "error", *arguments]
     try:
-        return subprocess.run(command, input=data, capture_output=True, check=False)
+        return subprocess.run(command, input=data or b"", capture_output=True, check=False)
     except OSError as error:
         raise MediaError(f"{NO_FFMPEG}: {command[0]}: {error.strerror}; set IMAGEIO_FFMPEG_EXE right, or not at all") from error
 

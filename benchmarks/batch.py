@@ -21,9 +21,9 @@ from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.table import read_table
 from vsf_cli.batch.worker import Worker
 from vsf_cli.bench.report import conditions
-from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.generation.generate import generate
 from vsf_cli.generation.run import load_for
+from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.settings.options import Given
 from vsf_cli.toy.scenes import pairs

@@ -1,4 +1,5 @@
 import itertools
+import subprocess
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -174,3 +175,32 @@ def test_the_choice_of_a_kernel_is_pytorchs_own() -> None:
 
 def test_paths_of_this_machine_are_named() -> None:
     assert available_paths()["fallback"] and available_paths()["cpu-flash"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler"), subprocess.CalledProcessError(1, "gcc"), ImportError("no Triton")]
+)
+def test_a_merge_that_cannot_be_compiled_runs_as_it_is(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fail(*_: Any) -> torch.Tensor:
+        calls.append(1)
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    merge = module._compiled_merge.__wrapped__()
+    first, second = torch.randn(2, 1, 2, 3, 4)
+    lse = torch.randn(2, 1, 2, 3)
+    wanted = module._merge(first.clone(), second, lse[0], lse[1], 0.5)
+    for _ in range(2):
+        assert torch.equal(merge(first.clone(), second, lse[0], lse[1], 0.5), wanted)
+    assert len(calls) == 1, "it is tried once"
+
+
+def test_memory_that_does_not_suffice_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        module._compiled_merge.__wrapped__()()

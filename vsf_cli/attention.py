@@ -9,6 +9,7 @@ Two partial attentions over disjoint keys merge exactly when each comes with its
 that the device has.
 """
 
+import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.utils._triton import has_triton
+
+from vsf_cli.errors import is_out_of_memory
 
 __all__ = [
     "BACKENDS",
@@ -31,6 +34,8 @@ __all__ = [
     "merge_attention_states",
     "scalar",
 ]
+
+LOG = logging.getLogger(__name__)
 
 QUERY_CHUNK = 1024
 """How many queries have their logits in memory at once, where no kernel avoids logits."""
@@ -177,8 +182,25 @@ def _merge(
 
 @lru_cache(maxsize=1)
 def _compiled_merge() -> Callable[..., Tensor]:
-    """The merge as one kernel that reads and writes each row once: five launches less in every block."""
-    return torch.compile(_merge, dynamic=True)
+    """The merge as one kernel that reads and writes each row once: five launches less in every block.
+
+    Where it cannot be compiled, as without a C compiler, it runs as it is.
+    """
+    compiled, failures = torch.compile(_merge, dynamic=True), list[Exception]()
+
+    def merge(*arguments: Any) -> Tensor:
+        if not failures:
+            try:
+                return compiled(*arguments)
+            except Exception as error:
+                # A compiler fails with errors of many classes; where it is not the compiler, the calls fail as well.
+                if is_out_of_memory(error):
+                    raise
+                failures.append(error)
+                LOG.info("the kernel that merges attention cannot be compiled, and five calls take its place: %s", error)
+        return _merge(*arguments)
+
+    return merge
 
 
 def scalar(value: float, device: torch.device) -> Tensor:

@@ -15,6 +15,8 @@ A message is one line: what, where, found, expected, and what to do next. Users 
 error is a bug.
 """
 
+from collections.abc import Iterator
+
 __all__ = [
     "EncodingError",
     "MediaError",
@@ -26,6 +28,8 @@ __all__ = [
     "PresetError",
     "RequestError",
     "VSFError",
+    "causes",
+    "is_out_of_memory",
 ]
 
 
@@ -79,3 +83,27 @@ class PartlyFailed(VSFError):
     """Some items of a batch failed; the others are written."""
 
     exit_code = 3
+
+
+NO_MEMORY = ("out of memory", "allocate memory", "bad_alloc", "can't start new thread", "failed to map segment")
+"""Parts of what PyTorch, Python and the system say where memory does not suffice."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error, its cause, the cause of that, and so on."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error, or one of its causes, means that there was too little memory."""
+    return any(
+        # PyTorch's own class by its name, since its import takes seconds.
+        isinstance(cause, (OutOfMemory, MemoryError))
+        or type(cause).__name__ == "OutOfMemoryError"
+        or any(text in str(cause).lower() for text in NO_MEMORY)
+        for cause in causes(error)
+    )

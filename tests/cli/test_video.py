@@ -22,6 +22,7 @@ from tests.processes import TIMEOUT, run_vsf
 from vsf_cli.cli.app import app
 from vsf_cli.errors import MediaError
 from vsf_cli.generation import capture as attn_map
+from vsf_cli.loading import hub
 from vsf_cli.maps.data import load
 from vsf_cli.media import formats, videos
 from vsf_cli.media.formats import encode_video
@@ -183,13 +184,14 @@ def test_what_the_hub_refuses_is_one_line(
         raise error
 
     monkeypatch.setattr(DiffusionPipeline, "load_config", refuse)
+    monkeypatch.setattr(hub, "_is_reachable", lambda: True)
     result = CliRunner().invoke(app, ["video", "a red bike", "-m", "owner/name", "-o", "a.mp4"])
     assert result.exit_code == code and message in " ".join(result.stderr.split()) and "Traceback" not in result.output
     assert not list(here.glob("*.mp4"))
 
 
 def test_attempts_to_reach_the_hub_are_not_told_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vsf_cli.cli.libraries import quiet_libraries
+    from vsf_cli.loading.libraries import quiet_libraries
 
     log = logging.getLogger("huggingface_hub")
     before = log.level
@@ -355,7 +357,8 @@ def test_a_disk_that_is_full_under_ffmpeg_is_one_line(tiny_disk: Path, monkeypat
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for ffmpeg is a shell script")
 def test_ctrl_c_while_encoding_ends_ffmpeg_and_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own; what stands in for ffmpeg presses Ctrl-C, and would go on until it is ended."""
-    fake_ffmpeg(here, monkeypatch, f"echo $$ > {here}/number; head -c 1 > /dev/null; kill -INT $PPID; exec tail -f /dev/null")
+    waits = f"echo $$ > {here}/number; head -c 1 > /dev/null; kill -INT $PPID; exec tail -f /dev/null"
+    fake_ffmpeg(here, monkeypatch, f'case "$*" in *-encoders*) exit 1;; esac; {waits}')
     (here / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(here / "tmp"))
     done = run_vsf("video", "a red car", "--steps", "2", "--frames", "5", "-o", "out/a.mp4")

@@ -1,10 +1,16 @@
+import errno
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
 from huggingface_hub import errors
 from safetensors.torch import save_file
 
@@ -199,7 +205,33 @@ def test_the_next_thing_to_try_when_memory_is_short() -> None:
     assert "--offload model" in out_of_memory_advice("none") and "--offload model" in out_of_memory_advice("auto")
     assert "--offload sequential" in out_of_memory_advice("group")
     assert "--size" in out_of_memory_advice("sequential")
+    assert out_of_memory_advice("cpu") == "out of memory: try --dtype bfloat16, --vae-tiling, or a smaller --size"
+    assert "--offload" not in out_of_memory_advice("cpu")
+    used = ["--dtype bfloat16", "--vae-tiling"]
+    assert (
+        out_of_memory_advice("cpu", used) == out_of_memory_advice("sequential", used) == "out of memory: try a smaller --size"
+    )
     assert OutOfMemory.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+    ],
+)
+def test_memory_that_does_not_suffice_for_loading_is_said(
+    folder: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", fail)
+    with pytest.raises(OutOfMemory, match=r"was loaded: try --dtype bfloat16, or a smaller model"):
+        load(str(folder), "float32")
 
 
 def test_a_folder_may_say_which_words_it_knows(tmp_path: Path) -> None:
@@ -219,13 +251,32 @@ def test_a_shift_takes_the_place_of_one_by_the_size_of_the_image() -> None:
     assert pipe.scheduler.config.shift == 3.0 and pipe.scheduler.config.shift_terminal is None
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "name"),
+    [
+        (FlowMatchHeunDiscreteScheduler(), "shift"),
+        (DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), "flow_shift"),
+        (DPMSolverMultistepScheduler(), None),
+        (EulerDiscreteScheduler(), None),
+    ],
+)
+def test_any_scheduler_that_shifts_sigmas_takes_a_shift(scheduler: Any, name: str | None) -> None:
+    pipe = type("Pipe", (), {"scheduler": scheduler})()
+    if name is None:
+        with pytest.raises(RequestError, match="has no shift: leave it out"):
+            set_scheduler(pipe, None, 3.0)
+        return
+    set_scheduler(pipe, None, 3.0)
+    assert type(pipe.scheduler) is type(scheduler) and pipe.scheduler.config[name] == 3.0
+
+
 def test_a_named_scheduler_begins_at_pure_noise() -> None:
     pipe = type("Pipe", (), {"scheduler": EulerDiscreteScheduler(timestep_spacing="leading", steps_offset=1)})()
     for name in ("EulerDiscreteScheduler", "DDIMScheduler", "LCMScheduler"):
         set_scheduler(pipe, name, None)
         pipe.scheduler.set_timesteps(4)
         assert type(pipe.scheduler).__name__ == name and pipe.scheduler.timesteps[0] == 999
-    with pytest.raises(RequestError, match="shift is 3, but a LCMScheduler has none"):
+    with pytest.raises(RequestError, match="--shift is 3, but a LCMScheduler has no shift"):
         set_scheduler(pipe, None, 3.0)
     with pytest.raises(RequestError, match="scheduler is 'PNDMScheduler', but must be one of"):
         check_scheduler("PNDMScheduler")

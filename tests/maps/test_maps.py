@@ -500,7 +500,12 @@ def test_a_video_has_maps_of_each_latent_frame(tmp_path: Path) -> None:
     assert captured.maps.share.shape == (3, 3, 1, 3, 2, 2), "steps, blocks, heads, latent frames, rows, columns"
     assert [len(frames) for frames in (captured.final, captured.unguided or [], *captured.estimates)] == [3] * 5
     description = {"request": {"model": "tests"}, "versions": {}, "size": [32, 32]}
+    (tmp_path / "steps" / "9").mkdir(parents=True)
+    for name in ("steps/9/1.png", "mine.txt"):
+        (tmp_path / name).touch()
     written = {path.relative_to(tmp_path).as_posix() for path in write_capture(captured, tmp_path, description)}
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*written, "mine.txt"}, "what a longer run left is gone"
     assert {"overlay.webp", "frames.png", "frames/3.png", "no-guidance/1.png", "steps/2/3.png", "index.html"} <= written
     with Image.open(tmp_path / "overlay.webp") as overlay:
         assert overlay.n_frames == 7 and overlay.size == (32, 32)

@@ -18,6 +18,8 @@ from tests.models.pipelines import PIPELINES
 from vsf_cli import VSF, guided
 from vsf_cli.cli.app import app
 from vsf_cli.errors import RequestError
+from vsf_cli.generation.limits import _count_blocks
+from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.pipelines import load
 from vsf_cli.maps import load as load_maps
 from vsf_cli.methods import NAG, NASA
@@ -53,6 +55,16 @@ def vsf(command: str, *arguments: str) -> Result:
 def pixels(path: str) -> bytes:
     with Image.open(path) as image:
         return image.tobytes()
+
+
+def test_the_configuration_says_what_the_pipeline_does(folder: Path, pipe: Any) -> None:
+    family, configured = family_of(pipe), configured_pipe(str(folder), None)
+    # ERNIE-Image's pipeline halves the sides once more than its autoencoder.
+    halved = 2 if family.name == "ernie-image" else 1
+    assert family.size_multiple(configured) * halved == family.size_multiple(pipe)
+    config = family.denoisers_of(pipe)[0].config
+    assert _count_blocks(config) in (None, len(family.blocks_of(family.denoisers_of(pipe)[0])))
+    assert _count_blocks(getattr(configured, family.denoisers[0]).config) == _count_blocks(config)
 
 
 def test_an_image_changes_with_a_negative_prompt_alone(folder: Path) -> None:

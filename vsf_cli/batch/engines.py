@@ -5,14 +5,17 @@ outcomes come back. The caller of an engine keeps the journal.
 """
 
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.ray_engine import on_ray
 from vsf_cli.batch.worker import Outcome, PipelineCache, RunHooks, Worker
-from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.errors import OutOfMemory, RequestError, VSFError
 from vsf_cli.media.files import remove_partials
 
 __all__ = ["ENGINES", "Engine", "engine_named", "local", "on_ray"]
@@ -21,7 +24,7 @@ Engine = Callable[[Worker, Sequence[Item], int, str | None, RunHooks], Generator
 """Makes items with a number of workers at an address, and yields the outcome of each. No worker goes on after it is closed."""
 MAX_DEATHS = 5
 """How often workers may die in a row, with nothing made in between, before the run gives up."""
-KILLED = "it killed its worker twice, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
+KILLED = "it killed its worker twice, perhaps for want of memory: try fewer --workers, --vae-tiling, or a smaller --size"
 
 
 def local(
@@ -55,7 +58,7 @@ def local(
                 raise VSFError(f"workers died {deaths} times, perhaps for want of memory: try fewer with --workers") from error
             died = [item for piece in running.values() for item in piece]
             if alone:
-                yield from (Outcome(item, KILLED, 0.0, VSFError.exit_code) for item in died)
+                yield from (Outcome(item, KILLED, 0.0, OutOfMemory.exit_code) for item in died)
             else:
                 suspects.extend([item] for item in died)
 
@@ -70,7 +73,8 @@ def _run_pool(
     try:
         while (pending or running) and (running or not hooks.should_stop()):
             while pending and len(running) < workers and not hooks.should_stop():
-                running[pool.submit(_make, pending[0])] = pending[0]
+                with _uninterrupted():
+                    running[pool.submit(_make, pending[0])] = pending[0]
                 pending.popleft()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 outcomes = future.result()
@@ -83,6 +87,19 @@ def _run_pool(
         raise
     finally:
         pool.shutdown()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Starts processes inside a `with` that no Ctrl-C reaches, not even while they import; it reaches this one after it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _pool(worker: Worker, workers: int) -> Any:
@@ -110,8 +127,6 @@ _STATE: list[tuple[Worker, PipelineCache]] = []
 
 def _start_process(worker: Worker, numbers: Any, gpus: Sequence[str]) -> None:
     """Gives a new process the worker and one of the GPUs before torch is loaded; processes share GPUs if there are too few."""
-    import signal
-
     # Ctrl-C is for the parent process, which lets this one finish its work.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     number = numbers.get()
@@ -123,8 +138,15 @@ def _start_process(worker: Worker, numbers: Any, gpus: Sequence[str]) -> None:
 
 def _make(items: list[Item]) -> list[Outcome]:
     """Returns the outcomes of items that are made in this process, which reuses the loaded model."""
-    worker, cache = _STATE[0]
-    return list(worker.make(items, cache=cache))
+    worker, pipelines = _STATE[0]
+    _quiet(worker)
+    return list(worker.make(items, cache=pipelines))
+
+
+@cache
+def _quiet(worker: Worker) -> None:
+    """Keeps the libraries of this process quiet, once they are needed."""
+    worker.quiet_libraries()
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": on_ray}

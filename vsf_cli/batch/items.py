@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import os
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,15 @@ from typing import Any
 from vsf_cli.batch.table import Row, TableErrors, key_of
 from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
-from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS, check_size
+from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
+from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import prompt_warnings, request_of
-from vsf_cli.generation.run import files_of, weights_of
-from vsf_cli.loading.sources import grid_of, source_of, vocabulary_of
+from vsf_cli.generation.run import check_metadata_of, files_of, weights_of
+from vsf_cli.loading.configurations import configured_pipe
+from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
 from vsf_cli.models import FAMILIES
@@ -28,9 +30,9 @@ from vsf_cli.settings.options import NOTHING, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
-__all__ = ["Item", "Shard", "identity", "items_of"]
+__all__ = ["Item", "identity", "items_of"]
 
-MAX_ITEMS = 1_000_000
+MAX_ITEMS = 100_000
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
 NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
@@ -90,54 +92,6 @@ class Item:
         return (frames // 2 - 0.25) / (self.request.fps or DEFAULT_FPS) if frames > 1 else 0.0
 
 
-@dataclass(frozen=True)
-class Shard:
-    """One of `count` parts of a run, chosen by the ids of the items; `number` counts from 1, and 1/1 is the whole run."""
-
-    number: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str | None, environment: Mapping[str, str] | None = None) -> "Shard":
-        """Returns a shard from `I/N`; `auto` reads the variables of a SLURM array.
-
-        Raises:
-            ValueError: If it cannot be parsed.
-            RequestError: If there is no such part, or `auto` finds no array.
-        """
-        if text is None:
-            return cls()
-        if text == "auto":
-            return cls._of_slurm(os.environ if environment is None else environment)
-        number, slash, count = text.partition("/")
-        if not slash or not number.strip().isdigit() or not count.strip().isdigit():
-            raise ValueError(f"'{text}' is no shard: write 2/5 for the second of five, or auto")
-        return cls(int(number), int(count))
-
-    @classmethod
-    def _of_slurm(cls, variables: Mapping[str, str]) -> "Shard":
-        try:
-            first, step = (int(variables.get(f"SLURM_ARRAY_TASK_{name}", "1")) for name in ("MIN", "STEP"))
-            index = (int(variables["SLURM_ARRAY_TASK_ID"]) - first) // max(step, 1)
-            return cls(index + 1, int(variables["SLURM_ARRAY_TASK_COUNT"]))
-        except (KeyError, ValueError) as error:
-            raise RequestError("--shard auto finds no SLURM array: set SLURM_ARRAY_TASK_ID, or give --shard I/N") from error
-
-    def __post_init__(self) -> None:
-        number, count = self.number, self.count
-        if not 1 <= number <= count:
-            raise RequestError(f"--shard is {number}/{count}, but must be one of 1/{count} to {count}/{count}")
-
-    def holds(self, item: Item) -> bool:
-        """Returns whether an item belongs to it."""
-        return int(item.id, 16) % self.count == self.number - 1
-
-    @property
-    def suffix(self) -> str:
-        """The suffix of the names of its own files; "" if it is the whole run."""
-        return "" if self.count == 1 else f"-{self.number}of{self.count}"
-
-
 def items_of(
     source: str,
     rows: Sequence[Row],
@@ -156,24 +110,53 @@ def items_of(
 
     Raises:
         TableErrors: If rows have settings that are not legal; it lists all of them.
+        ModelError: If there is no model or LoRA file as the command line, or each row, names it.
         RequestError: If there are too many items.
     """
+    if (count := sum(_count(row, options, given) for row in rows)) > MAX_ITEMS:
+        raise RequestError(
+            f"{source} with its sweeps makes {count} pictures, but a run has {MAX_ITEMS} at most: make fewer at once"
+        )
     builder = _ItemBuilder(options, given, dump_attn)
-    errors: list[str] = []
+    errors: list[tuple[int, str, str]] = []
+    of_models = 0
     items: list[Item] = []
     for number, row in enumerate(rows):
         try:
             items += builder.items(number, row)
+        except ModelError as error:
+            if row.loras is None and not row.settings.keys() & {*MODEL_KEYS}:
+                raise  # It is the same for all rows.
+            of_models += 1
+            errors.append((row.line, _column_of(row, str(error)), str(error)))
         except VSFError as error:
-            errors.append(f"line {row.line}{_column_of(row, str(error))}: {error}")
-        if len(items) > MAX_ITEMS:
-            raise RequestError(f"{source} with its sweeps makes more than {MAX_ITEMS} pictures: make fewer at once")
-    errors += _name_clashes(items, rows)
-    if errors:
-        raise TableErrors(source, list(dict.fromkeys(errors)))
+            errors.append((row.line, _column_of(row, str(error)), str(error)))
+    lines = [*_grouped(errors), *_name_clashes(items, rows)]
+    if len(lines) == 1 and of_models == len(errors) > 0:
+        raise ModelError(f"{source}, {lines[0]}")
+    if lines:
+        raise TableErrors(source, list(dict.fromkeys(lines)))
     if options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items):
         raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {source} makes no such clip: leave it out")
     return items, [f"{note} ({count} pictures)" for note, count in builder.notes.most_common(MAX_NOTES)]
+
+
+def _grouped(errors: Sequence[tuple[int, str, str]]) -> list[str]:
+    """Returns a line for each error, by the numbers of lines, columns and messages; one for all rows with the same error."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for number, column, message in errors:
+        numbers.setdefault((column, message), []).append(number)
+    lines = []
+    for (column, message), (first, *others) in numbers.items():
+        lines.append(f"line {first}{column}{f', and {len(others)} more lines' if others else ''}: {message}")
+    return lines
+
+
+def _count(row: Row, options: Mapping[str, Any], given: Given) -> int:
+    """Returns how many items a row makes, without building them."""
+    sweeps = (len(value) for value in {**options, **row.settings}.values() if isinstance(value, ValueList))
+    seeds = given.seeds if row.seeds is None else row.seeds
+    return math.prod(sweeps) * len(seeds or (0,))
 
 
 def _column_of(row: Row, message: str) -> str:
@@ -211,7 +194,7 @@ class _ItemBuilder:
         self.options, self.given, self.dump_attn = options, given, dump_attn
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self.vocabulary_of, self.grid_of = cache(vocabulary_of), cache(grid_of)
+        self.vocabulary_of, self.pipe_of = cache(vocabulary_of), cache(configured_pipe)
         self.occurrences: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
 
@@ -225,16 +208,17 @@ class _ItemBuilder:
         sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
         seeds = (self.given.seeds or None) if row.seeds is None else row.seeds
-        choices = combinations(sweeps)
-        count = len(choices) * len(seeds or (0,))
+        count = _count(row, self.options, self.given)
         if count > MAX_VALUES:
-            raise RequestError(f"it asks for more than {MAX_VALUES} pictures: make fewer at once")
+            raise RequestError(f"it asks for {count} pictures, but a row makes {MAX_VALUES} at most: make fewer at once")
+        choices = combinations(sweeps)
         items: list[Item] = []
         for choice in choices:
             own = settings.overlaid({key: value for key, value in {**values, **choice}.items() if key not in MODEL_KEYS})
             request = self._request(row, own, settings.preset.video)
             encoded = _encoding(row, own, request)
             added = f"-crf{encoded[1]}" if "crf" in sweeps else ""
+            check_metadata_of(request, encoded[0])
             for seed in seeds or self._seeds(request):
                 items.append(self._item(number, row, replace(request, seed=seed), encoded, count > 1, added))
         return items
@@ -248,9 +232,8 @@ class _ItemBuilder:
             self.notes.update(["the negative prompt is not used where the method is none"])
         if self.dump_attn:
             check_capture(request, family=FAMILIES[settings.preset.family])
-        # A model that is not on this machine has no grid yet.
-        if (grid := self.grid_of(request.model, request.revision)) is not None:
-            check_size(request, *grid)
+        if (pipe := self.pipe_of(request.model, request.revision)) is not None:
+            check_configured(request, FAMILIES[settings.preset.family], pipe)
         return request
 
     def _settings_of(self, values: Mapping[str, Any]) -> Settings:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError
-from vsf_cli.media.files import write_bytes
+from vsf_cli.media.files import encode_json, write_bytes
 
 __all__ = ["MANIFEST", "Journal", "read_journals"]
 
@@ -65,7 +65,7 @@ class Journal:
         """
         try:
             with self.path.open("ab") as file:
-                file.write(json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
+                file.write(encode_json(dict(line)) + b"\n")
         except OSError as error:
             raise MediaError(f"{self.path} cannot be written: {error.strerror}") from error
 

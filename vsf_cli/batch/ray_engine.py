@@ -7,13 +7,13 @@ from typing import Any
 
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.worker import Outcome, PipelineCache, RunHooks, Worker
-from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.errors import OutOfMemory, RequestError, VSFError
 
 __all__ = ["on_ray"]
 
 MAX_RETRIES = 1
 """How often a round tries a piece of work again after its actor died; a second round makes what is left item by item."""
-LOST = "it killed its actor again and again, perhaps for want of memory: try --offload, --vae-tiling, or a smaller size"
+LOST = "it killed its actor again and again, perhaps for want of memory: try --vae-tiling, or a smaller --size"
 
 
 class _Actor:
@@ -21,6 +21,7 @@ class _Actor:
 
     def __init__(self, worker: bytes) -> None:
         self.worker: Worker = pickle.loads(worker)
+        self.worker.quiet_libraries()
         self.cache = PipelineCache()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
@@ -82,7 +83,7 @@ def on_ray(
                 yield outcome
                 if hooks.should_stop():
                     return
-        yield from (Outcome(item, LOST, 0.0, VSFError.exit_code) for item in left.values())
+        yield from (Outcome(item, LOST, 0.0, OutOfMemory.exit_code) for item in left.values())
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """Search and replace in the rows of a table."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from vsf_cli.batch.table import Row, TableErrors
+from vsf_cli.errors import RequestError
 from vsf_cli.generation.outputs import slug
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import NOTHING, Given
 
 __all__ = ["apply_replacements"]
+
+MAX_ROWS = 100_000
 
 
 def apply_replacements(
@@ -21,9 +25,12 @@ def apply_replacements(
 
     Raises:
         TableErrors: If a row has none of the searched words, in any of its texts.
+        RequestError: If there would be too many rows.
     """
     if not replacements:
         return list(rows)
+    if (count := len(rows) * math.prod(len(one.choices) for one in replacements)) > MAX_ROWS:
+        raise RequestError(f"--sr makes {count} rows of {source}, but a run has {MAX_ROWS} at most: make fewer at once")
     messages = [(row.line, text) for row in rows for text in unfound(row.texts(given), replacements)]
     if messages:
         raise TableErrors(source, [f"line {line}: {text}" for line, text in messages])

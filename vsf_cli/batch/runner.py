@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vsf_cli.batch.engines import Engine, local
-from vsf_cli.batch.items import Item, Shard
+from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import Journal, read_journals
+from vsf_cli.batch.shards import Shard
 from vsf_cli.batch.worker import Outcome, RunHooks, Worker
-from vsf_cli.errors import MediaError
+from vsf_cli.errors import MediaError, ModelError, OutOfMemory
 from vsf_cli.media.reading import check_whole, read_metadata
 
-__all__ = ["Batch", "State"]
+__all__ = ["OF_MACHINE", "Batch", "State"]
 
 State = Literal["done", "failed", "left"]
+OF_MACHINE = (ModelError.exit_code, OutOfMemory.exit_code)
+"""The codes of failures for want of a network, a model or memory, which another time or machine may have."""
 
 
 @dataclass
@@ -58,7 +61,8 @@ class Batch:
             return "done"
         if path.exists() and _stored_id(path, item) == item.id:
             return "done"
-        return "failed" if line.get("status") == "failed" and not self.retry_failed else "left"
+        failed = line.get("status") == "failed" and line.get("code") not in OF_MACHINE
+        return "failed" if failed and not self.retry_failed else "left"
 
     def adopt(self, states: Mapping[tuple[str, str], str]) -> None:
         """Adds items to the journal whose files are complete, but which no journal has as done. The lock must be held."""

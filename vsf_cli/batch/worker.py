@@ -1,6 +1,7 @@
 """Makes items: loads each model once, generates the images and writes them."""
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.items import Item
-from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError
+from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
-from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch, is_out_of_memory
+from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.offload import offload_of
 from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
@@ -51,6 +52,7 @@ class Outcome:
         seconds: The time it took.
         fallback: What had to change to make it, such as another level of offloading; "" if nothing.
         notes: Warnings about the image.
+        of_model: Whether its model could not be loaded, so that all items of the model failed.
     """
 
     item: Item
@@ -59,6 +61,7 @@ class Outcome:
     code: int = 0
     fallback: str = ""
     notes: tuple[str, ...] = ()
+    of_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class Worker:
         batch_size: Images in one pass through the model.
         sidecar: Whether a JSON file is written beside each file.
         dump_attn: Whether a folder with attention maps is written beside each file; then images are made one by one.
+        verbose: Whether the messages of other libraries are written, too, where a process of its own makes items.
     """
 
     folder: Path
@@ -127,6 +131,7 @@ class Worker:
     batch_size: int = 1
     sidecar: bool = False
     dump_attn: bool = False
+    verbose: bool = False
 
     def make(
         self, items: Sequence[Item], hooks: RunHooks | None = None, cache: PipelineCache | None = None
@@ -142,6 +147,16 @@ class Worker:
                 return
             hooks.on_load(group[0])
             yield from self._make_group(group, self.runtime, cache, hooks)
+
+    def quiet_libraries(self) -> None:
+        """Keeps other libraries quiet, and offline if need be, in a process that makes nothing but items."""
+        from vsf_cli.loading.libraries import quiet_libraries, stay_offline
+
+        # Bars of several processes would overwrite each other.
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        if self.runtime.offline:
+            stay_offline()
+        quiet_libraries(self.verbose)
 
     def groups(self, items: Sequence[Item]) -> list[list[Item]]:
         """Returns the items by model; in each group, those that can be made in one pass are neighbours."""
@@ -182,7 +197,8 @@ class Worker:
             return
         lighter = next_offload(runtime, used) if too_large[0][1].memory else None
         if lighter is None:
-            yield from (_failed(item, failure, 0.0, fallback) for item, failure in too_large)
+            failed = (_failed(item, failure, 0.0, fallback) for item, failure in too_large)
+            yield from (replace(outcome, of_model=used is None) for outcome in failed)
             return
         cache.clear()
         remaining = [item for item, _ in too_large]
@@ -213,7 +229,7 @@ class Worker:
         """
         started = time.monotonic()
         try:
-            with advising(pipe):
+            with advising(pipe, chunk[0].request):
                 results, failure = self._results(pipe, chunk, progress), None
         except Exception as error:
             results, failure = [], Failure.of(error)
@@ -252,7 +268,8 @@ class Worker:
         started, result = time.monotonic(), note_lost_sound(result, item.format)
         try:
             metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar)
-            write_result(self.folder / item.name, result, metadata, files, format=item.format, crf=item.crf)
+            path, format = self.folder / item.name, item.format
+            write_result(path, result=result, description=metadata, files=files, format=format, crf=item.crf)
         except Exception as error:
             return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
         return Outcome(item, None, result.seconds + time.monotonic() - started, fallback=fallback, notes=result.notes)

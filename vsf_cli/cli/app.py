@@ -48,7 +48,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        print(f"vsf {__version__}")
+        typer.echo(f"vsf {__version__}")
         raise typer.Exit
 
 

@@ -15,7 +15,7 @@ from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
 from vsf_cli.config.option import FILES, WHAT
 from vsf_cli.config.values import choose_seeds, parse_path
 from vsf_cli.errors import RequestError
-from vsf_cli.generation.capture import PAGE, capture, check_capture, maps_folder, write_capture
+from vsf_cli.generation.capture import PAGE, capture, check_capture, holds_maps, maps_folder, write_capture
 from vsf_cli.generation.plan import plan, plan_again
 from vsf_cli.generation.run import Plan, advising
 from vsf_cli.maps.data import Selection
@@ -74,14 +74,16 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     """Makes the image of a plan, writes the folder with its maps, and writes the path of the page, or JSON, to stdout."""
     (request,) = plan.requests
     check_capture(request, selection)
-    folder = plan.outputs.free(parse_path(output) if output else maps_folder(plan.path(request, 1)))
+    target = parse_path(output) if output else maps_folder(plan.path(request, 1))
+    folder = plan.outputs.free(target, holds_maps)
     if folder is None:
-        console.info("the folder exists, skipped")
+        console.info(f"{target} exists, skipped")
+        console.data(as_line({"path": str(target)}) if as_json else str(target / PAGE))
         return
     check_writable(folder / PAGE)
     announce(plan, console)
     pipe = prepare(plan, console)
-    with console.progress("steps") as (progress,), advising(pipe):
+    with console.progress("steps") as (progress,), advising(pipe, request):
         captured = capture(pipe, request, selection, progress)
     description = plan.describe(pipe, captured.result)
     say_applied(captured.result, console)

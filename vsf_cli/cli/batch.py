@@ -1,6 +1,5 @@
 """`vsf batch`: makes the images and videos of a table of prompts."""
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from vsf_cli.batch.engines import engine_named
-from vsf_cli.batch.items import Item, Shard, items_of
+from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.journal import MANIFEST
 from vsf_cli.batch.replacements import apply_replacements
 from vsf_cli.batch.runner import Batch
+from vsf_cli.batch.shards import Shard
 from vsf_cli.batch.summary import duration
 from vsf_cli.batch.table import Row, TableErrors, parse_table
 from vsf_cli.batch.timings import estimate
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console
+from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
@@ -26,11 +26,12 @@ from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_opti
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
-from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.generation.plan import runtime_of
-from vsf_cli.loading.runtime import Runtime
-from vsf_cli.loading.sources import is_here
+from vsf_cli.generation.run import download_of
+from vsf_cli.loading.runtime import Runtime, check_runtime
 from vsf_cli.media.files import check_writable
+from vsf_cli.media.formats import check_format
 from vsf_cli.prompts.replacements import Replacement
 from vsf_cli.settings.options import SETTINGS, FileOptions, Given
 from vsf_cli.settings.presets import Settings
@@ -61,7 +62,7 @@ class BatchOptions:
         None, "--ray-address", help="Address of a Ray cluster; one is started if not given.", panel=WORK
     )
     shard: str | None = run_option(
-        None, "--shard", help="I/N: this part of the work; auto reads SLURM's array.", panel=WORK, parse=Shard.parse
+        None, "--shard", help="I/N: this part of the work; auto, or auto/N, reads SLURM's array.", panel=WORK, parse=Shard.parse
     )
     retry_failed: bool = run_option(
         False, "--retry-failed", off=None, help="Try again what failed in an earlier run.", panel=WORK
@@ -87,12 +88,13 @@ def batch(
     """Make an image or video of each row of a table."""
     console = Console(messages.quiet, messages.verbose)
     try:
-        planned, rows, notes = _plan(table, output, given, files, work)
+        planned, rows, notes = _plan(table, output, given, files, work, messages.verbose)
     except TableErrors as error:
         _say_errors(table, error.lines, console)
         raise
     for note in notes:
         console.warn(note)
+    check_runtime(planned.worker.runtime)
     if work.dry_run:
         _say_plan(planned, rows, console, messages.as_json)
         return
@@ -113,7 +115,7 @@ def _say_errors(table: str, lines: Sequence[str], console: Console) -> None:
 
 
 def _plan(
-    table: str, output: str | None, given: Given, files: FileOptions, work: BatchOptions
+    table: str, output: str | None, given: Given, files: FileOptions, work: BatchOptions, verbose: bool
 ) -> tuple[Batch, list[Row], list[str]]:
     of_images, of_runtime = _split(given)
     rows, items, notes = _read(table, given, of_images, files, replacements_of(work.replacements))
@@ -121,8 +123,8 @@ def _plan(
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
     per_pass = AUTO_BATCH_SIZE if size == "auto" else int(size)
-    worker = Worker(folder, runtime_of(Settings(of_runtime)), per_pass, files.sidecar, files.dump_attn)
-    engine, shard = engine_named(work.engine), Shard.parse(work.shard)
+    worker = Worker(folder, runtime_of(Settings(of_runtime)), per_pass, files.sidecar, files.dump_attn, verbose)
+    engine, shard = engine_named(work.engine), Shard.parse(work.shard, folder=folder)
     return Batch(items, worker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
 
 
@@ -154,14 +156,11 @@ def _read(
 
 
 def _check_folder(folder: Path, items: Sequence[Item]) -> None:
-    """Refuses a folder that no file system could hold."""
-    longest = max((item.name for item in items), key=lambda name: len(name.encode()), default="")
-    try:
-        (folder / longest).exists()
-        check_writable(folder / MANIFEST)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise MediaError(f"'{str(folder)[:80]}' cannot be the folder of the run: {reason}; choose another with -o") from error
+    """Refuses a folder that no file system could hold, or that cannot be written."""
+    longest = max((item.name for item in items), key=lambda name: len(name.encode()), default=MANIFEST)
+    check_writable(folder / longest)
+    for format in {item.format for item in items}:
+        check_format(format)
 
 
 def _text_of(table: str) -> str:
@@ -180,13 +179,33 @@ def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool
     counts = {state: list(states.values()).count(state) for state in ("done", "failed", "left")}
     weights = dict.fromkeys((item.request.model, item.request.revision) for item in left)
     models = list(dict.fromkeys(model for model, _ in weights))
+    downloads = _downloads(list(weights), batch.worker.runtime.offline)
     seconds = estimate(left)
     if as_json:
         facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
-        console.data(json.dumps({**facts, "folder": str(batch.folder)}, ensure_ascii=False))
+        console.data(as_line({**facts, "folder": str(batch.folder)}))
         return
     console.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
     console.data(", ".join(f"{count} {state}" for state, count in counts.items()))
-    for model, revision in weights:
-        console.data(f"loads {model}{'' if is_here(model, revision) else ', which is to be downloaded'}")
+    for (model, _), download in zip(weights, downloads, strict=True):
+        console.data(f"loads {model}{f', {download}' if download else ''}")
     console.data(f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
+
+
+def _downloads(models: Sequence[tuple[str, str | None]], offline: bool) -> list[str]:
+    """Returns for each model and revision what is downloaded, or why it cannot be; "" if it is on this machine.
+
+    Raises:
+        ModelError: If none of them can be loaded.
+    """
+    downloads, errors = [], []
+    for model, revision in models:
+        try:
+            download = download_of(model, revision, offline)
+            downloads.append(f"to be downloaded: {download}" if download else "")
+        except ModelError as error:
+            downloads.append(f"which cannot be: {error}")
+            errors.append(error)
+    if models and len(errors) == len(models):
+        raise errors[0]
+    return downloads

@@ -10,14 +10,14 @@ from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
-from vsf_cli.cli.libraries import quiet_libraries, stay_offline
 from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
 from vsf_cli.config.option import FILES, GUIDANCE, WORK, run_option
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import request_of, runtime_of
-from vsf_cli.generation.run import advising, load_for
-from vsf_cli.loading.sources import is_here
+from vsf_cli.generation.run import advising, download_of, load_for
+from vsf_cli.loading.libraries import quiet_libraries, stay_offline
+from vsf_cli.loading.pipelines import check_source
 from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import SETTINGS, Given
@@ -163,15 +163,16 @@ def _measure_pipeline(
     from vsf_cli.bench.measure import count, measure_pipeline, shape_of_pipeline
     from vsf_cli.models import family_of
 
+    download = download_of(request.model, request.revision, settings["offline"], settings.preset)
     if settings["offline"]:
         stay_offline()
-    elif not is_here(request.model, request.revision):
-        size, license = settings.preset.download(request.model)
-        console.info(f"downloading {size} of {request.model}; licence: {license}. --random-weights needs no download")
     quiet_libraries(console.verbose)
+    if download:
+        check_source(request.model, request.revision, settings["offline"])
+        console.info(f"downloading {download}. --random-weights needs no download")
     pipe = load_for(request, runtime_of(settings))
     shape, negatives = shape_of_pipeline(pipe, request), len(family_of(pipe).encode_negative(pipe, request.negative))
-    with console.progress("counting", "runs") as (counting, running), advising(pipe):
+    with console.progress("counting", "runs") as (counting, running), advising(pipe, request):
         rows = count(shape, methods, family_of(pipe).denoisers_of(pipe)[0].dtype, negatives, counting)
         rows = measure_pipeline(pipe, request, rows, options.rounds, running)
     facts = {"weights": "real", "dtype": request.dtype, "steps": request.num_inference_steps, "rounds": options.rounds}

@@ -1,7 +1,6 @@
 """`--compare`: one prompt and seed by several methods, side by side on one labelled strip."""
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from vsf_cli.cli.console import Console
-from vsf_cli.cli.plans import announce, prepare
+from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.plans import announce, prepare, say_skipped
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
 from vsf_cli.generation.plan import plan, request_of
-from vsf_cli.generation.run import Plan, advising
+from vsf_cli.generation.run import Plan, advising, write_to_stdout
+from vsf_cli.loading.runtime import check_runtime
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import draw_montage
@@ -98,37 +98,40 @@ def _settings_for(name: str, settings: Settings) -> Settings:
 def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as_json: bool, dry_run: bool) -> None:
     """Makes the strips of `plan_comparison`, and writes their paths, or JSON, to stdout."""
     announce(plan, console)
-    if dry_run:
-        for request in requests:
-            console.data(json.dumps(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
-        return
     pending = plan.pending()
+    if dry_run:
+        check_runtime(plan.runtime)
+        for request in requests:
+            console.data(as_line(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
+        return
+    say_skipped(plan, pending, console, as_json)
     if not pending:
-        console.info("all strips exist, skipped")
         return
     pipe = prepare(plan, console)
     with console.progress("pictures", "steps") as (whole, steps):
         for index, (number, strip) in enumerate(pending):
             results: list[Result] = []
             for request in requests:
-                with advising(pipe):
+                with advising(pipe, request):
                     results.append(generate(pipe, replace(request, seed=strip.seed), steps))
                 if whole is not None:
                     whole(index * len(requests) + len(results), len(pending) * len(requests))
-            path = plan.outputs.free(plan.path(strip, number)) if not plan.to_stdout else None
-            _write_strip(plan, pipe, results, path, console, as_json)
+            _write_strip(plan, pipe, results, plan.path(strip, number), console, as_json)
 
 
-def _write_strip(plan: Plan, pipe: Any, results: Sequence[Result], path: Path | None, console: Console, as_json: bool) -> None:
+def _write_strip(plan: Plan, pipe: Any, results: Sequence[Result], path: Path, console: Console, as_json: bool) -> None:
     # The JSON of a strip is that of its last image, and the request of each of them.
     compared = [{"request": one.request.to_json(), "seconds": round(one.seconds, 3)} for one in results]
     facts = {**plan.describe(pipe, results[-1]), "compared": compared}
     data = encode_image(_strip(results), plan.outputs.file_format, facts if plan.files.metadata else None)
-    if path is None:
-        sys.stdout.buffer.write(data)
+    if plan.to_stdout:
+        write_to_stdout(data)
         return
-    write_bytes(path, data)
-    console.data(json.dumps({"path": str(path), **facts}, ensure_ascii=False) if as_json else str(path))
+    written = plan.outputs.write(path, lambda free, replace: write_bytes(free, data, replace))
+    if written is None:
+        console.info(f"{path} exists by now, skipped")
+    path = written or path
+    console.data(as_line({"path": str(path), **facts}) if as_json else str(path))
 
 
 def _strip(results: Sequence[Result]) -> Image.Image:

@@ -2,28 +2,52 @@
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
+
+from vsf_cli.errors import MediaError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from vsf_cli.generation.generate import Progress as Callback
 
-__all__ = ["Console", "as_line"]
+__all__ = ["Console", "as_line", "writing_to_stdout"]
 
 ESTIMATE_PERIOD = 30 * 24 * 3600.0
 """Seconds whose progress tells how long the rest will take: Rich's usual 30 seconds are too few if one image takes minutes."""
 
 
 def as_line(value: Any) -> str:
-    """Returns JSON on one line."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    """Returns JSON on one line, with escapes where stdout lacks letters."""
+    letters = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    return json.dumps(value, ensure_ascii=not letters, allow_nan=False)
+
+
+@contextmanager
+def writing_to_stdout() -> Iterator[None]:
+    """Raises the error of a full disk inside a `with` as a `MediaError`; those of closed pipes and of files stay."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename or isinstance(error, BrokenPipeError):
+            raise
+        _discard(sys.stdout)
+        raise MediaError(f"stdout cannot be written: {error.strerror or error}") from error
+
+
+def _discard(stream: Any) -> None:
+    """Lets what a stream could not write go nowhere: Python would try it again, and fail, when it ends."""
+    with suppress(OSError, ValueError):
+        descriptor, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 class Console:
@@ -39,42 +63,52 @@ class Console:
         # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched.
         self.stderr = RichConsole(stderr=True, soft_wrap=True, highlight=False)
 
+    def _say(self, markup: str, style: str | None = None) -> None:
+        """Writes a line to stderr. Where that is full or closed, the work goes on without."""
+        try:
+            self.stderr.print(markup, style=style)
+        except OSError:
+            _discard(sys.stderr)
+
     def info(self, text: str) -> None:
         """Writes a line, unless quiet."""
         if not self.quiet:
-            self.stderr.print(escape(text))
+            self._say(escape(text))
 
     def always(self, text: str) -> None:
         """Writes a line that is needed later, even when quiet."""
-        self.stderr.print(escape(text))
+        self._say(escape(text))
 
     def detail(self, text: str) -> None:
         """Writes a line if verbose."""
         if self.verbose and not self.quiet:
-            self.stderr.print(escape(text), style="dim")
+            self._say(escape(text), style="dim")
 
     def warn(self, text: str) -> None:
         """Writes a warning, even when quiet."""
-        self.stderr.print(f"[yellow]warning:[/] {escape(text)}")
+        self._say(f"[yellow]warning:[/] {escape(text)}")
 
     def error(self, text: str) -> None:
         """Writes an error on one line."""
-        self.stderr.print(f"[red]error:[/] {escape(' '.join(text.split()))}")
+        self._say(f"[red]error:[/] {escape(' '.join(text.split()))}")
 
     @staticmethod
     def data(text: str) -> None:
-        """Writes a line of data to stdout."""
-        print(text, flush=True)
+        """Writes a line of data to stdout; raises a `MediaError` if it cannot be written."""
+        with writing_to_stdout():
+            print(text, flush=True)
 
     @staticmethod
     def data_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stdout, as wide as it needs to be."""
-        _print_table(RichConsole(highlight=False), heads, rows)
+        with writing_to_stdout():
+            _print_table(RichConsole(highlight=False), heads, rows)
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stderr, unless quiet."""
         if not self.quiet:
-            _print_table(RichConsole(stderr=True, highlight=False), heads, rows)
+            with suppress(OSError):
+                _print_table(RichConsole(stderr=True, highlight=False), heads, rows)
 
     @contextmanager
     def progress(self, *labels: str) -> "Iterator[Sequence[Callback | None]]":

@@ -1,14 +1,17 @@
 """Turns the errors of commands into lines and exit codes."""
 
 import functools
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import typer
+from vsf_cli.cli.interrupts import INTERRUPTED, raising_at_interrupt
+from vsf_cli.errors import OutOfMemory, VSFError, causes, is_out_of_memory
 
-from vsf_cli.errors import VSFError
+__all__ = ["handle_errors", "reporting_errors"]
 
-__all__ = ["handle_errors"]
+NO_MEMORY = "out of memory: end other programs, or choose a smaller model, --size or --batch-size"
 
 
 def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
@@ -16,18 +19,45 @@ def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        from vsf_cli.cli.console import Console
-        from vsf_cli.cli.libraries import restore_libraries
+        from vsf_cli.loading.libraries import restore_libraries
 
         try:
-            command(*args, **kwargs)
-        except VSFError as error:
-            Console().error(str(error))
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            Console().error(f"interrupted; what was finished is kept{'; ' * bool(str(error))}{error}")
-            raise typer.Exit(130) from error
+            with reporting_errors(), raising_at_interrupt():
+                command(*args, **kwargs)
         finally:
             restore_libraries()
 
     return run
+
+
+@contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Turns errors inside a `with` as `handle_errors` does.
+
+    Raises:
+        SystemExit: With the exit code.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        line = _line_of(error)
+        if line is None:
+            raise
+        from vsf_cli.cli.console import Console
+
+        Console().error(line[0])
+        sys.exit(line[1])
+
+
+def _line_of(error: BaseException) -> tuple[str, int] | None:
+    """Returns the line and the exit code of an error; None if it is a bug, or a command that ends as it should."""
+    if isinstance(error, VSFError):
+        return str(error), error.exit_code
+    if is_out_of_memory(error):
+        return NO_MEMORY, OutOfMemory.exit_code
+    # Some libraries raise an error of their own where an import is interrupted.
+    if interrupt := next((one for one in causes(error) if isinstance(one, KeyboardInterrupt)), None):
+        return f"{INTERRUPTED}{'; ' * bool(str(interrupt))}{interrupt}", 130
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
+        return f"{error.filename or 'the system refused'}: {error.strerror}", VSFError.exit_code
+    return None

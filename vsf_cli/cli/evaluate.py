@@ -1,6 +1,5 @@
 """`vsf eval`: compares methods on a prompt set."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +12,13 @@ from rich.table import Table
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console
+from vsf_cli.cli.console import Console, as_line, writing_to_stdout
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
-from vsf_cli.cli.libraries import quiet_libraries
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
+from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed, RequestError
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
@@ -31,6 +30,7 @@ from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
 from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
+from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import versions
 from vsf_cli.settings.options import Given
@@ -99,7 +99,10 @@ def run(
         str, command_option("--method", help="all, everything (ablations too), or some: none,vsf,nag++.", panel=GUIDANCE)
     ] = "none,vsf,nag,nasa",
     seeds: Annotated[
-        int, command_option("--seeds", min=1, help="How many images of each prompt and method.", panel=WHAT, metavar=NUMBER)
+        int,
+        command_option(
+            "--seeds", min=1, max=MAX_VALUES, help="How many images of each prompt and method.", panel=WHAT, metavar=NUMBER
+        ),
     ] = 2,
     batch_size: Annotated[
         int, command_option("--batch-size", min=1, help="Images in one pass through the model.", panel=WORK, metavar=NUMBER)
@@ -196,7 +199,7 @@ def report(
     if missing:
         console.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if messages.as_json:
-        console.data(json.dumps(rows, ensure_ascii=False))
+        console.data(as_line(rows))
     else:
         _show(rows)
     console.info(f"{path}, .csv, .json, and {folder / 'index.html'}")
@@ -213,7 +216,8 @@ def _show(rows: list[dict[str, Any]]) -> None:
         table.add_row(row["label"], *rates, f"{row['quality']:.3f}", p_value)
     terminal = RichConsole(highlight=False)
     terminal.width = max(terminal.width, 120)
-    terminal.print(table)
+    with writing_to_stdout():
+        terminal.print(table)
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,7 @@ def tradeoff(
     studies = comparable(storages, [name.strip() for name in method.split(",")] if method else None)
     areas = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
     if messages.as_json:
-        console.data(json.dumps(areas))
+        console.data(as_line(areas))
     else:
         _show_areas(areas, console)
     counts = {numbers["trials"] for numbers in areas["positive"].values()}

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.cli.console import Console, as_line
-from vsf_cli.cli.libraries import quiet_libraries, stay_offline
-from vsf_cli.errors import RequestError
+from vsf_cli.cli.interrupts import leaving_at_interrupt
+from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for
+from vsf_cli.loading.libraries import quiet_libraries, stay_offline
+from vsf_cli.loading.pipelines import check_source
+from vsf_cli.loading.runtime import check_runtime
+from vsf_cli.media.reading import read_metadata
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.request import Request
 
-__all__ = ["announce", "prepare", "read_prompt", "run_plan", "say_applied"]
+__all__ = ["announce", "prepare", "read_prompt", "run_plan", "say_applied", "say_skipped"]
 
 
 def read_prompt(prompt: str) -> str:
@@ -42,11 +46,12 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         drawn: Whether the seeds were drawn at random, and are written even when quiet.
     """
     announce(plan, console)
+    pending = plan.pending()
     if dry_run:
+        check_runtime(plan.runtime)
         _say_plan(plan, console, as_json)
         return
-    pending = plan.pending()
-    _say_skipped(plan, pending, console)
+    say_skipped(plan, pending, console, as_json)
     if not pending:
         return
     pipe = prepare(plan, console)
@@ -61,15 +66,18 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
 
 def prepare(plan: Plan, console: Console) -> Any:
     """Returns the loaded pipeline of a plan, after messages about downloads and compilation."""
-    if plan.runtime.offline:
-        stay_offline()
-    if download := plan.download():
-        console.info(download)
-    quiet_libraries(console.verbose)
-    if plan.runtime.compile:
-        console.info("--compile: the first steps of a size take up to minutes, the others less than without")
-    with console.progress(f"loading {plan.requests[0].model.removeprefix('builtin:')}"):
-        return load_for(plan.requests[0], plan.runtime)
+    with leaving_at_interrupt():
+        request, download = plan.requests[0], plan.download()
+        if plan.runtime.offline:
+            stay_offline()
+        quiet_libraries(console.verbose)
+        if download:
+            check_source(request.model, request.revision, plan.runtime.offline)
+            console.info(f"downloading {download}")
+        if plan.runtime.compile:
+            console.info("--compile: the first steps of a size take up to minutes, the others less than without")
+        with console.progress(f"loading {request.model.removeprefix('builtin:')}"):
+            return load_for(request, plan.runtime)
 
 
 def announce(plan: Plan, console: Console) -> None:
@@ -89,11 +97,23 @@ def announce(plan: Plan, console: Console) -> None:
         console.warn(f"negative {_quoted(request)} is not used: the method is none")
 
 
-def _say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Console) -> None:
+def say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Console, as_json: bool) -> None:
+    """Writes the files that exist, to stdout too, where all files of the run are listed."""
     left = {number for number, _ in pending}
     for number, request in enumerate(plan.requests, 1):
         if number not in left:
-            console.info(f"{plan.path(request, number)} exists, skipped")
+            path = plan.path(request, number)
+            console.info(f"{path} exists, skipped")
+            console.data(as_line(_skipped(path)) if as_json else str(path))
+
+
+def _skipped(path: Path) -> dict[str, Any]:
+    """Returns the JSON of a file that exists: what it says of itself, or else that there is nothing."""
+    try:
+        description = read_metadata(path).description
+    except MediaError:
+        description = None
+    return {"path": str(path), "seconds": None, **(description or {})}
 
 
 def _quoted(request: Request) -> str:
@@ -125,7 +145,11 @@ def _say_written(written: WrittenFile, plan: Plan, console: Console, as_json: bo
 
 
 def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
-    for line in (plan.download() or "nothing to download", f"{len(plan.requests)} pictures to {plan.outputs.template}"):
+    download = plan.download()
+    for line in (
+        f"to be downloaded: {download}" if download else "nothing to download",
+        f"{len(plan.requests)} pictures to {plan.outputs.template}",
+    ):
         console.info(line)
     for request in plan.requests:
         console.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")

@@ -1,25 +1,25 @@
 """Carries out a batch, for `vsf batch` and `vsf eval run`."""
 
-import json
 import signal
 import statistics
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import read_journals
-from vsf_cli.batch.runner import Batch
+from vsf_cli.batch.runner import OF_MACHINE, Batch
 from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
-from vsf_cli.cli.console import Console
-from vsf_cli.cli.libraries import quiet_libraries, stay_offline
-from vsf_cli.errors import PartlyFailed
-from vsf_cli.loading.sources import is_here
+from vsf_cli.cli.console import Console, as_line
+from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
+from vsf_cli.generation.run import download_of
+from vsf_cli.loading.libraries import quiet_libraries, stay_offline
+from vsf_cli.loading.pipelines import check_source
 from vsf_cli.media.files import remove_partials
 
 __all__ = ["carry_out"]
@@ -68,14 +68,18 @@ def carry_out(
     made: list[Outcome] = []
     with batch.journal.locked(), stop.listening():
         remove_partials(batch.folder)
+        batch.shard.remember(batch.folder)
         states: dict[tuple[str, str], str] = dict(batch.states())
         batch.adopt(states)
+        _list_known(batch, states, console, as_json)
         try:
             with closing(_outcomes(batch, states, stop, console)) as outcomes:
                 for outcome in outcomes:
+                    # All items of a model that cannot be loaded fail alike.
+                    told = outcome.of_model and outcome.error in {one.error for one in made[-1:]}
                     made.append(outcome)
                     states[outcome.item.key] = "failed" if outcome.error else "done"
-                    _say(outcome, batch, console, as_json)
+                    _say(outcome, batch, console, as_json, told)
                     if max_failures and sum(one.error is not None for one in made) >= max_failures:
                         console.warn(f"{max_failures} pictures failed: stopped")
                         break
@@ -94,8 +98,35 @@ def carry_out(
         console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
-        again = "the same command tries them again" if batch.retry_failed else "try them again with --retry-failed"
-        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written[0]} says why; {again}")
+        _raise_failure(made, failed, len(states), written[0], batch.retry_failed)
+
+
+def _raise_failure(made: Sequence[Outcome], failed: int, count: int, manifest: Path, retried: bool) -> NoReturn:
+    """Raises the error of a run in which pictures failed: that of its models if none of them could be loaded."""
+    codes = [outcome.code for outcome in made if outcome.error is not None]
+    retried = retried or (len(codes) == failed and {*codes} <= {*OF_MACHINE})
+    again = "the same command tries them again" if retried else "try them again with --retry-failed"
+    if made and all(outcome.of_model for outcome in made):
+        kinds = (kind for kind in (ModelError, OutOfMemory, RequestError) if {*codes} == {kind.exit_code})
+        none = f"none of the {len(made)} pictures was made, since their model cannot be loaded; {again}"
+        raise next(kinds, PartlyFailed)(none)
+    raise PartlyFailed(f"{failed} of {count} pictures failed: {manifest} says why; {again}")
+
+
+def _list_known(batch: Batch, states: Mapping[tuple[str, str], str], console: Console, as_json: bool) -> None:
+    """Writes the items that are done, and as JSON those that failed, so that stdout lists the whole run."""
+    known = read_journals(batch.folder)
+    for item in {item.key: item for item in batch.items}.values():
+        state = states.get(item.key)
+        error = known.get(item.key, {}).get("error") if state == "failed" else None
+        if as_json and state in ("done", "failed"):
+            console.data(as_line(_facts(item, batch, error, None)))
+        elif state == "done":
+            console.data(str(batch.path(item)))
+
+
+def _facts(item: Item, batch: Batch, error: str | None, seconds: float | None) -> dict[str, Any]:
+    return {"id": item.id, "path": str(batch.path(item)), "error": error, "seconds": seconds}
 
 
 def _outcomes(
@@ -103,9 +134,14 @@ def _outcomes(
 ) -> Generator[Outcome, None, None]:
     def on_load(item: Item) -> None:
         quiet_libraries(console.verbose)
-        model = item.request.model
-        action = "loading" if is_here(model, item.request.revision) else "downloading"
-        console.info(f"{action} {model.removeprefix('builtin:')}")
+        request, offline = item.request, batch.worker.runtime.offline
+        # What cannot be loaded is an error of its items, by `load`.
+        with suppress(ModelError):
+            if download := download_of(request.model, request.revision, offline):
+                check_source(request.model, request.revision, offline)
+                console.info(f"downloading {download}")
+            else:
+                console.info(f"loading {request.model.removeprefix('builtin:')}")
 
     left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
     if done := list(states.values()).count("done"):
@@ -130,15 +166,15 @@ def _write_pages(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
     return [page, *(write_sheets(batch.folder, batch.items, rows) if sheet else [])]
 
 
-def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool) -> None:
+def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool, told: bool) -> None:
+    """Writes an outcome; `told` is whether its error has just been written."""
     path = str(batch.path(outcome.item))
     for note in outcome.notes:
         console.warn(f"{path}: {note}")
-    if outcome.error is not None:
-        console.warn(f"{path} failed: {outcome.error}")
+    if outcome.error is not None and not told:
+        console.warn(f"{outcome.error}: its pictures fail" if outcome.of_model else f"{path} failed: {outcome.error}")
     if as_json:
-        line = {"id": outcome.item.id, "path": path, "error": outcome.error, "seconds": round(outcome.seconds, 3)}
-        console.data(json.dumps(line, ensure_ascii=False))
+        console.data(as_line(_facts(outcome.item, batch, outcome.error, round(outcome.seconds, 3))))
     elif outcome.error is None:
         console.data(path)
 

@@ -1,6 +1,7 @@
 """Makes an image or video with its attention maps, and writes the folder that shows where the negative prompt acted."""
 
 import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
     Frames = list[Image.Image]
 
-__all__ = ["PAGE", "Capture", "capture", "check_capture", "maps_folder", "write_capture"]
+__all__ = ["PAGE", "Capture", "capture", "check_capture", "holds_maps", "maps_folder", "write_capture"]
 
 PAGE, OVERLAY = "index.html", "overlay.webp"
+OWN_FILES = re.compile(
+    r"(picture|no-guidance|grid|grid-logits|words|curves|frames)\.png|overlay\.webp|maps\.npz|summary\.json|index\.html"
+    r"|steps/\d+(/\d+)?\.png|(frames|no-guidance)/\d+\.png"
+)
+"""The names of the files in a folder of maps."""
 MAX_BYTES = 200_000_000
 """The maximum size of the maps, unless blocks are chosen."""
 
@@ -187,7 +193,18 @@ def write_capture(
         html = render_page(maps, title, _facts(capture, description), *shown)
         write_bytes(folder / PAGE, html.encode())
         written.append(folder / PAGE)
+    for stale in {path for path in folder.rglob("*") if _is_own(path, folder)} - {*written}:
+        stale.unlink(missing_ok=True)
     return written[len(before) :]
+
+
+def holds_maps(folder: Path) -> bool:
+    """Returns whether a folder has only files by `write_capture`."""
+    return all(path.is_dir() or _is_own(path, folder) for path in folder.rglob("*"))
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    return OWN_FILES.fullmatch(path.relative_to(folder).as_posix()) is not None
 
 
 def _draws(capture: Capture, maps: Maps) -> dict[str, Callable[[], bytes]]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from vsf_cli.config.values import check_sides
-from vsf_cli.errors import OutOfMemory, PictureError, RequestError
+from vsf_cli.errors import OutOfMemory, PictureError, RequestError, is_out_of_memory
+from vsf_cli.generation.limits import check_limits
 from vsf_cli.loading.tasks import pipeline_for
 from vsf_cli.media.inputs import fitted, read_input, read_mask
 from vsf_cli.media.sound import Sound
 from vsf_cli.models.family import call_parameters
 from vsf_cli.settings.presets import check_scale
-from vsf_cli.settings.request import Request, public_source
+from vsf_cli.settings.request import Request
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +32,8 @@ __all__ = [
     "Request",
     "Result",
     "can_batch",
-    "check_size",
     "generate",
     "generate_batch",
-    "is_out_of_memory",
     "prepare",
 ]
 
@@ -152,12 +150,8 @@ def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> No
     request = requests[0]
     if len(requests) > 1 and not all(can_batch(request, other) for other in requests):
         raise RequestError("requests that are made together must differ in texts and seeds alone, and have no image")
-    largest = getattr(family.denoisers_of(pipe)[0].config, "pos_embed_max_size", None)
-    check_size(request, family.size_multiple(pipe), largest)
     check_scale(request, family)
-    _check_length(family, request)
-    _check_frames(family, pipe, request)
-    _check_steps(pipe, request)
+    check_limits(request, family, pipe)
 
 
 def _run(
@@ -253,15 +247,6 @@ def _joined(request: Request) -> str:
     return ", ".join(one.text for one in request.negatives)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error means that there was too little memory."""
-    import torch
-
-    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(text in str(error) for text in ("out of memory", "can't allocate memory"))
-
-
 def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     """Returns a warning if the prompt is cut by the text encoder with the longest input.
 
@@ -274,43 +259,6 @@ def _notes(family: "Family", pipe: Any, request: Request) -> tuple[str, ...]:
     if (count := main.count(request.prompt)) > main.max_length:
         return (f"the prompt has {count} tokens, but the text encoder takes {main.max_length}: the rest has no effect",)
     return ()
-
-
-def check_size(request: Request, multiple: int, max_count: int | None) -> None:
-    """Checks that both sides are multiples of `multiple` pixels, and at most `max_count` of them; None means any number.
-
-    Raises:
-        RequestError: If the size does not fit.
-    """
-    check_sides(request.width, request.height, multiple)
-    for name, side in (("width", request.width), ("height", request.height)):
-        if side is not None and max_count is not None and side > multiple * max_count:
-            raise RequestError(f"{name} is {side}, but this model can make {multiple * max_count} pixels at most")
-
-
-def _check_length(family: "Family", request: Request) -> None:
-    """Checks that the pipeline takes as many tokens of text."""
-    if request.max_sequence_length > family.max_length:
-        raise RequestError(
-            f"max_sequence_length is {request.max_sequence_length}, but this model takes {family.max_length} at most"
-        )
-
-
-def _check_frames(family: "Family", pipe: Any, request: Request) -> None:
-    """Checks that a video model makes a video and an image model an image, and that the autoencoder takes the frames."""
-    if family.video != (request.num_frames is not None):
-        wanted = "videos: use 'vsf video'" if family.video else "images: use 'vsf image'"
-        raise RequestError(f"model {public_source(request.model)} makes {wanted}")
-    step = family.frames_per_token(pipe)
-    if request.num_frames is not None and request.num_frames % step != 1 % step:
-        near = max(1, round((request.num_frames - 1) / step) * step + 1)
-        raise RequestError(f"frames is {request.num_frames}, but must be 1 more than a multiple of {step}: try {near}")
-
-
-def _check_steps(pipe: Any, request: Request) -> None:
-    """Checks that the scheduler has sigmas for the steps: one with a terminal sigma cannot make a single step."""
-    if getattr(pipe.scheduler.config, "shift_terminal", None) and request.num_inference_steps < 2:
-        raise RequestError(f"steps is {request.num_inference_steps}, but this model's scheduler needs at least 2")
 
 
 def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:

@@ -1,8 +1,10 @@
 """The files of images and videos: templates of their names, their formats, and what happens if one exists."""
 
+import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -95,7 +97,7 @@ class Outputs:
         if self.template.endswith(("/", "\\")):
             return True
         # A folder that holds the frames of a video is that video.
-        return path.is_dir() and not (self.format == "frames" and holds_frames(path))
+        return os.path.isdir(path) and not (self.format == "frames" and holds_frames(path))
 
     def path(self, values: Mapping[str, Any], number: int) -> Path:
         """Returns the path of the image or video with these values of fields; `number` is its number in the run, from 1."""
@@ -122,16 +124,18 @@ class Outputs:
         known = [suffix for endings in self.formats.values() for suffix in endings]
         return (template.removesuffix(old) if old.lower() in known else template) + ending
 
-    def free(self, path: Path) -> Path | None:
+    def free(self, path: Path, is_ours: Callable[[Path], bool] | None = None) -> Path | None:
         """Returns the path to write to; None if the file exists and is skipped.
 
+        `is_ours` says whether a folder may be overwritten; by default it may if it is a video of ours, and is to be one.
+
         Raises:
-            MediaError: If the file exists and that is an error, or the path is a folder that is not a video of ours.
+            MediaError: If the file exists and that is an error, or the path is a folder of other things.
         """
-        if not path.exists():
+        if not os.path.lexists(path):
             return path
         if self.exists == "overwrite":
-            if path.is_dir() and not (self.file_format == "frames" and holds_frames(path)):
+            if path.is_dir() and not (is_ours or self._is_video)(path):
                 raise MediaError(f"{path} is a folder that holds other things, and stays: choose another place with -o")
             return path
         if self.exists == "skip":
@@ -139,10 +143,26 @@ class Outputs:
         if self.exists == "error":
             raise MediaError(f"{path} exists: choose --exists suffix, skip or overwrite")
         candidates = (path.with_name(f"{path.stem}-{count}{path.suffix}") for count in range(2, 1_000_000))
-        return next(candidate for candidate in candidates if not candidate.exists())
+        return next(candidate for candidate in candidates if not os.path.lexists(candidate))
+
+    def _is_video(self, path: Path) -> bool:
+        return self.file_format == "frames" and holds_frames(path)
+
+    def write(self, path: Path, write: Callable[[Path, bool], object]) -> Path | None:
+        """Writes to the path that `free` returns, and returns it; another process may have written it since it was free.
+
+        `write` takes a path and whether it may replace a file, and raises `FileExistsError` if it may not, and there is one.
+        The errors are those of `free` and `write`.
+        """
+        while (chosen := self.free(path)) is not None:
+            with suppress(FileExistsError):
+                write(chosen, self.exists == "overwrite")
+                return chosen
+        return None
 
 
 def _shorten(path: Path) -> Path:
     """Returns the path with a name of at most `MAX_NAME_BYTES`."""
-    room = MAX_NAME_BYTES - len(path.suffix.encode())
-    return path.with_name(path.stem.encode()[:room].decode(errors="ignore") + path.suffix)
+    room = MAX_NAME_BYTES - len(os.fsencode(path.suffix))
+    stem = os.fsencode(path.stem)
+    return path if len(stem) <= room else path.with_name(stem[:room].decode(errors="ignore") + path.suffix)

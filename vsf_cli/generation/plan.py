@@ -1,6 +1,7 @@
 """Turns settings into a plan, and refuses what is not legal before a model is loaded, without torch."""
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
+from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
+from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
-from vsf_cli.loading.sources import BUILTIN, pipeline_of, vocabulary_of
+from vsf_cli.loading.sources import BUILTIN, cached_file, is_here, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
@@ -60,8 +63,7 @@ def plan(
     _check_count(seeds, given.sweeps, replacements)
     chosen = _choices(prompt, given, settings, replacements)
     noted = [request_of(texts, seeds[0], own, given.loras or (), video, seconds) for (_, texts), own in chosen]
-    for request, _ in noted if files.dump_attn else ():
-        check_capture(request)
+    _check_model([request for request, _ in noted], settings.preset, files.dump_attn)
     requests = tuple(replace(request, seed=seed) for request, _ in noted for seed in seeds)
     words = tuple(slug(" ".join(choice)) for (choice, _), _ in chosen for _ in seeds) if replacements else ()
     varying = (*(["words"] if words else []), *given.sweeps, *(["seed"] if len(seeds) > 1 else []))
@@ -84,6 +86,18 @@ def _choices(
     return [
         (words, settings.overlaid(choice)) for words in variants(texts, replacements) for choice in combinations(given.sweeps)
     ]
+
+
+def _check_model(requests: Sequence[Request], preset: Preset, maps: bool = False) -> None:
+    """Checks what the configuration of a model says that it cannot make; a model that is not on this machine has none yet.
+
+    `maps` is whether attention maps are made.
+    """
+    for request in requests if maps else ():
+        check_capture(request)
+    if (pipe := configured_pipe(requests[0].model, requests[0].revision)) is not None:
+        for request in requests:
+            check_configured(request, FAMILIES[preset.family], pipe)
 
 
 def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:
@@ -285,9 +299,22 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     video = request.num_frames is not None
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({**machine, "model": request.model}, video=video)
+    _check_model([request], settings.preset)
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
-    return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))
+    warnings = _strangers(file, request, given)
+    return Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=(settings["crf"],))
+
+
+def _strangers(file: Path, request: Request, given: Given) -> tuple[str, ...]:
+    """Returns warnings about models and LoRA files that a file, perhaps a stranger's, names and that would be downloaded."""
+    names = [] if "model" in given.settings or is_here(request.model, request.revision) else [f"the model {request.model}"]
+    for lora in map(Lora.parse, request.loras if given.loras is None else ()):
+        on_hub = lora.file is None and not os.path.isdir(lora.path)
+        if on_hub and cached_file(lora.source, lora.hub_name, None) is None:
+            names.append(f"the LoRA {lora.source}")
+    pages = "https://huggingface.co"
+    return tuple(f"{file} names {name}, which is not on this machine: it is looked for on {pages}" for name in names)
 
 
 def _request_options(given: Given) -> dict[str, Any]:
@@ -314,7 +341,7 @@ def _check_images(file: Path, request: Request, given: Given, description: Mappi
     for name, paths in (("image", request.image), ("mask", (request.mask,) if request.mask else ())):
         hashes = description.get(f"{name}_sha256", [None] * len(paths))
         for path, before in zip(paths, hashes, strict=True) if name not in given.settings else ():
-            if not Path(path).is_file() or file_hash(Path(path)) != before:
+            if not os.path.isfile(path) or file_hash(Path(path)) != before:
                 digest = f", SHA-256 {before[:12]}" if before else ""
                 every = f"say where it is with --{name}" if len(paths) == 1 else f"say where all {len(paths)} are with --{name}"
                 raise RequestError(f"{file} was made with the {name} '{path}'{digest}: {every}")

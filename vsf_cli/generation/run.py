@@ -1,11 +1,10 @@
 """Plans of images or videos. A plan loads the model once, and writes each image or video as soon as it is made."""
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +13,40 @@ from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
+from vsf_cli.loading.hub import is_offline, not_cached
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.offload import offload_of, out_of_memory_advice
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
-from vsf_cli.media.files import check_writable, write_bytes
-from vsf_cli.media.formats import CRF_FORMATS, encode_image, encode_video
+from vsf_cli.media.files import check_writable, encode_json, write_bytes
+from vsf_cli.media.formats import CRF_FORMATS, check_format, check_metadata, encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
 from vsf_cli.methods import setting_name
 from vsf_cli.settings.options import IN_NAMES, FileOptions
-from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.presets import Preset, Settings, preset_for_model
 from vsf_cli.settings.request import request_options
 
 __all__ = [
     "Plan",
     "WrittenFile",
     "advising",
+    "check_metadata_of",
     "describe_result",
+    "download_of",
     "files_of",
     "load_for",
     "note_lost_sound",
     "weights_of",
     "write_result",
+    "write_to_stdout",
 ]
+
+LONG = 2000
+"""The letters of a request's texts from which on its metadata are measured."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +98,26 @@ class Plan:
         return self.outputs.template == "-"
 
     def download(self) -> str | None:
-        """Returns a line about the model that will be downloaded: its size, folder and licence; None if nothing will be.
+        """Returns what will be downloaded: a size, a model, a folder and a licence; None if nothing will be.
 
         Raises:
-            ModelError: If the model's name cannot be one of the hub.
+            ModelError: If the model is not on this machine and must not be downloaded, or has no name of the hub.
         """
-        request, preset = self.requests[0], self.settings.preset
-        if self.runtime.offline or is_here(request.model, request.revision):
-            return None
-        from huggingface_hub import constants
-
-        size, license = preset.download(request.model)
-        return f"downloading {size} of {request.model} to {constants.HF_HUB_CACHE}; licence: {license}"
+        request = self.requests[0]
+        return download_of(request.model, request.revision, self.runtime.offline, self.settings.preset)
 
     def pending(self) -> list[tuple[int, Request]]:
         """Returns the requests that are not made yet, with their numbers.
 
         Raises:
             MediaError: If a file exists and that is an error, or a file could not be written.
+            RequestError: If a file could not hold its metadata.
         """
         numbered = list(enumerate(self.requests, 1))
+        check_format(self.outputs.file_format)
+        if self.files.metadata:
+            for request in self.requests:
+                check_metadata_of(request, self.outputs.file_format)
         if self.to_stdout:
             return numbered
         left = [(number, request) for number, request in numbered if self.outputs.free(self.path(request, number))]
@@ -136,18 +142,24 @@ class Plan:
         `progress` is called after each step, and `encoding` after each encoded frame of a video.
         """
         for number, request in pending:
-            with advising(pipe):
+            with advising(pipe, request):
                 captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
                 result = captured.result if captured else generate(pipe, request, progress)
             result = note_lost_sound(result, self.outputs.file_format)
             description = self.describe(pipe, result)
-            path = None if self.to_stdout else self.outputs.free(self.path(request, number))
             format, crf = self.outputs.file_format, self._crf(number)
+            if self.to_stdout:
+                write_to_stdout(_encode(result, description if self.files.metadata else None, format, crf, encoding))
+                yield WrittenFile(None, result, description)
+                continue
+            write = partial(write_result, result=result, description=description, files=self.files)
+            target = self.path(request, number)
+            path = self.outputs.write(target, partial(write, format=format, crf=crf, progress=encoding))
             if path is None:
-                _write_to_stdout(_encode(result, description if self.files.metadata else None, format, crf, encoding))
-            else:
-                write_result(path, result, description, self.files, format=format, crf=crf, progress=encoding)
-            if captured and path:
+                skipped = f"{target} was written by another process meanwhile, and is skipped"
+                yield WrittenFile(target, replace(result, notes=(*result.notes, skipped)), description)
+                continue
+            if captured:
                 write_capture(captured, maps_folder(path), description, self.files.metadata, [path])
             yield WrittenFile(path, result, description)
 
@@ -177,12 +189,31 @@ class Plan:
         }
 
 
-def _write_to_stdout(data: bytes) -> None:
+def download_of(model: str, revision: str | None, offline: bool, preset: Preset | None = None) -> str | None:
+    """Returns what is downloaded for a model, as `Plan.download` does. None as its preset means that which knows the model."""
+    if is_here(model, revision):
+        return None
+    if is_offline(offline):
+        raise not_cached(model, offline)
+    from huggingface_hub import constants
+
+    size, license = (preset or preset_for_model(model)).download(model)
+    return f"{size} of {model} to {constants.HF_HUB_CACHE}; licence: {license}"
+
+
+def write_to_stdout(data: bytes) -> None:
+    """Writes the bytes of a file to stdout; raises a `MediaError` if they cannot be written."""
     try:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     except OSError as error:
         raise MediaError(f"stdout cannot be written: {error.strerror}") from error
+
+
+def check_metadata_of(request: Request, format: str) -> None:
+    """Raises a `RequestError` if the file of a request could not hold its metadata, for which its texts have to be long."""
+    if sum(map(len, (request.prompt, *request.negative, *request.keep))) > LONG:
+        check_metadata(describe(request.to_json()), format)
 
 
 def weights_of(request: Request) -> dict[str, Any]:
@@ -227,10 +258,11 @@ def note_lost_sound(result: Result, format: str) -> Result:
 
 def write_result(
     path: Path,
+    replace: bool = True,
+    *,
     result: Result,
     description: Mapping[str, Any],
     files: FileOptions,
-    *,
     format: str,
     crf: int | None = None,
     progress: Progress | None = None,
@@ -239,14 +271,15 @@ def write_result(
 
     Raises:
         MediaError: If one cannot be written.
+        FileExistsError: If the file exists, and is not to be replaced.
     """
     metadata = description if files.metadata else None
     if format == "frames":
-        write_frames(path, result.frames, metadata, progress)
+        write_frames(path, result.frames, metadata, progress, replace)
     else:
-        write_bytes(path, _encode(result, metadata, format, crf, progress))
+        write_bytes(path, _encode(result, metadata, format, crf, progress), replace)
     if files.sidecar:
-        write_bytes(path.with_name(path.name + ".json"), json.dumps(description, indent=2, ensure_ascii=False).encode())
+        write_bytes(path.with_name(path.name + ".json"), encode_json(description, indent=2))
 
 
 def _encode(
@@ -258,9 +291,11 @@ def _encode(
 
 
 @contextmanager
-def advising(pipe: Any) -> Iterator[None]:
-    """Adds advice to errors about too little memory inside a `with`."""
+def advising(pipe: Any, request: Request) -> Iterator[None]:
+    """Adds advice to errors about too little memory inside a `with`: what a request does not use yet."""
     try:
         yield
     except OutOfMemory as error:
-        raise OutOfMemory(out_of_memory_advice(offload_of(pipe))) from error
+        options = {"--dtype bfloat16": request.dtype != "float32", "--vae-tiling": request.vae_tiling}
+        used = [option for option, in_use in options.items() if in_use]
+        raise OutOfMemory(out_of_memory_advice(offload_of(pipe), used)) from error

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import ModelError, RequestError
-from vsf_cli.loading.hub import as_model_error
-from vsf_cli.loading.sources import BUILTIN, builtin_path
+from vsf_cli.loading.hub import as_model_error, stays_offline
+from vsf_cli.loading.sources import BUILTIN, builtin_path, cached_file
 from vsf_cli.media.inputs import file_hash
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Lora:
             why = "a file has none" if _is_file(self.source) else "it must end in .safetensors, and a scale be a number"
             raise RequestError(f"--lora '{self.source}:{self.weight_name}' names '{self.weight_name}' in it, but {why}")
         # A name that has not the hub's form, OWNER/NAME, is a file on this machine.
-        is_local = self.path.is_file() or (not re.search(r"[\\/]", self.source) and not self.path.is_dir())
+        is_local = os.path.isfile(self.path) or (not re.search(r"[\\/]", self.source) and not os.path.isdir(self.path))
         if re.search(PICKLED, self.source, re.IGNORECASE) or (is_local and not _is_file(self.source)):
             raise RequestError(
                 f"--lora '{self.source}' is no .safetensors file, and no other is loaded: a pickled one can run any code"
@@ -87,15 +88,20 @@ class Lora:
         return (self.weight_name or self.source).replace("\\", "/").rsplit("/", 1)[-1]
 
     @property
+    def hub_name(self) -> str:
+        """The name of the file in a repository, if it has one file or that of diffusers' name."""
+        return self.weight_name or DEFAULT_NAME
+
+    @property
     def file(self) -> Path | None:
         """The safetensors file on this machine; None if it is on the hub."""
         path = self.path / self.weight_name if self.weight_name else self.path
-        return self.path if self.path.is_file() else path if path.is_file() else None
+        return next((one for one in (self.path, path) if os.path.isfile(one)), None)
 
     def check(self) -> None:
         """Raises a `ModelError` if a file or folder on this machine does not exist."""
         local = _is_file(self.source) or self.source.startswith((".", "~", "/"))
-        if local and not self.path.exists():
+        if local and not os.path.exists(self.path):
             raise ModelError(f"--lora '{self.source}': there is no such file")
 
 
@@ -163,16 +169,17 @@ def _file_of(lora: Lora, offline: bool) -> Path:
     """Returns the path of the file, after its download if it is not on this machine."""
     from huggingface_hub import hf_hub_download, list_repo_files
 
-    if lora.path.is_file():
+    if os.path.isfile(lora.path):
         return lora.path
-    if lora.path.is_dir():
+    if os.path.isdir(lora.path):
         names = [path.name for path in sorted(lora.path.iterdir())]
         path = lora.path / (lora.weight_name or _only(lora, names))
         if not path.is_file():
             raise ModelError(f"--lora '{lora.source}' has no file '{lora.weight_name}': it has {', '.join(names[:5])}")
         return path
-    names = [DEFAULT_NAME] if offline or lora.weight_name else list_repo_files(lora.source)
-    return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=offline))
+    local = stays_offline(lora.source, cached_file(lora.source, lora.hub_name, None) is not None, offline)
+    names = [lora.hub_name] if local or lora.weight_name else list_repo_files(lora.source)
+    return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=local))
 
 
 def _only(lora: Lora, names: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Moves pipelines to a device, as a whole or part by part."""
 
+from collections.abc import Collection
 from typing import Any
 
 from vsf_cli.errors import OutOfMemory
@@ -29,8 +30,8 @@ def move_to_device(pipe: Any, device: Any, offload: str) -> None:
 
 
 def offload_of(pipe: Any) -> str:
-    """Returns the level of offloading of a loaded pipeline; "cpu" if it runs there."""
-    if pipe._execution_device.type == "cpu":
+    """Returns the level of offloading of a loaded pipeline; "cpu" if it runs there, or on a device that shares its memory."""
+    if pipe._execution_device.type in ("cpu", "mps"):
         return "cpu"
     if getattr(pipe, "_all_hooks", None):
         return "model"
@@ -57,10 +58,14 @@ def _choose_offload(pipe: Any, device: Any) -> str:
     return "model" if 1.25 * max(sizes) < free else "sequential"
 
 
-def out_of_memory_advice(offload: str) -> str:
-    """Returns the message for a lack of memory at a level of offloading, with the option to try next."""
-    if offload == "cpu":
-        return "out of memory: try --dtype bfloat16, --vae-tiling, or a smaller --size"
+def out_of_memory_advice(offload: str, used: Collection[str] = ()) -> str:
+    """Returns the message for a lack of memory at a level of offloading, with the option to try next.
+
+    `used` are options like those of the message that are in use already.
+    """
     order = [level for level in OFFLOADS if level != "auto"]
     after = order[order.index(offload) + 1 :] if offload in order else order[1:]
-    return f"out of memory: try --offload {after[0]}" if after else "out of memory: try --vae-tiling, or a smaller --size"
+    if after and offload != "cpu":
+        return f"out of memory: try --offload {after[0]}"
+    options = [option for option in ("--dtype bfloat16", "--vae-tiling") if option not in used]
+    return f"out of memory: try {', '.join(options)}{', or ' if options else ''}a smaller --size"

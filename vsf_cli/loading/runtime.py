@@ -6,7 +6,7 @@ from typing import Any
 from vsf_cli.config.option import MODEL, run_option
 from vsf_cli.errors import RequestError
 
-__all__ = ["OFFLOADS", "Runtime", "check_dtype", "device_named"]
+__all__ = ["OFFLOADS", "Runtime", "check_dtype", "check_runtime", "device_named"]
 
 OFFLOADS = ("auto", "none", "model", "group", "sequential")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -42,6 +42,17 @@ def check_dtype(dtype: str) -> None:
     """Raises a `RequestError` if a dtype is not one of `DTYPES`."""
     if dtype not in DTYPES:
         raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
+
+
+def check_runtime(runtime: Runtime) -> None:
+    """Raises a `RequestError` if this machine lacks the device or the compiler of a runtime; the usual one needs no torch."""
+    if runtime.device in ("auto", "cpu") and not runtime.compile:
+        return
+    device = device_named(runtime.device)
+    if runtime.compile:
+        from vsf_cli.models.compile import check_compiler
+
+        check_compiler(device)
 
 
 def device_named(name: str) -> Any:

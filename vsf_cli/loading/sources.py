@@ -1,6 +1,7 @@
 """Finds models in the package, in folders and on the hub, and reads their configuration files."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from importlib import resources
@@ -15,9 +16,9 @@ __all__ = [
     "Source",
     "builtin_path",
     "cached_file",
-    "grid_of",
     "is_here",
     "pipeline_of",
+    "read_configuration",
     "source_of",
     "vocabulary_of",
 ]
@@ -56,7 +57,7 @@ def source_of(model: str) -> Source:
             raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
         return Source(model, folder)
     path = parse_path(model)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Source(model, path)
     if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
         raise ModelError(
@@ -72,24 +73,10 @@ def vocabulary_of(model: str) -> frozenset[str] | None:
     return frozenset(path.read_text("utf-8").split()) if path and path.is_file() else None
 
 
-def grid_of(model: str, revision: str | None) -> tuple[int, int | None] | None:
-    """Returns the side of a token in pixels, and of an image in tokens if it has a maximum, from configuration files.
-
-    None if they are not on this machine.
-    """
-    transformer, autoencoder = (_configuration(model, revision, f"{part}/config.json") for part in ("transformer", "vae"))
-    patch = transformer.get("patch_size")
-    halvings = len(autoencoder.get("block_out_channels") or autoencoder.get("dim_mult") or ()) - 1
-    if patch is None or halvings < 0:
-        return None
-    factor = autoencoder.get("scale_factor_spatial") or autoencoder.get("spatial_compression_ratio") or 2**halvings
-    return factor * (patch[1] if isinstance(patch, list) else patch), transformer.get("pos_embed_max_size")
-
-
 def pipeline_of(model: str) -> str | None:
     """Returns the class of a model's pipeline; None if its index is not on this machine."""
     try:
-        name: str | None = _configuration(model, None, "model_index.json").get("_class_name")
+        name: str | None = read_configuration(model, None, "model_index.json").get("_class_name")
     except (ModelError, ValueError):
         return None  # `load` raises it, where it matters.
     return name
@@ -103,7 +90,8 @@ def cached_file(model: str, name: str, revision: str | None) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _configuration(model: str, revision: str | None, name: str) -> dict[str, Any]:
+def read_configuration(model: str, revision: str | None, name: str) -> dict[str, Any]:
+    """Returns a configuration file of a model; nothing if it is not on this machine, or is damaged."""
     folder = source_of(model).folder
     path = folder / name if folder else cached_file(model, name, revision)
     try:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from vsf_cli.errors import EncodingError, RequestError
 from vsf_cli.media.animations import encode_animated_webp, encode_gif
 from vsf_cli.media.files import write_bytes
-from vsf_cli.media.images import encode_jpeg, encode_png, encode_webp, read_comment, read_exif, read_png_text
+from vsf_cli.media.images import encode_jpeg, encode_png, encode_webp, exif_of, read_comment, read_exif, read_png_text
 from vsf_cli.media.metadata import tags_of
 from vsf_cli.media.sound import Sound
-from vsf_cli.media.videos import Codec, encode_by_ffmpeg
+from vsf_cli.media.videos import Codec, check_encoder, encode_by_ffmpeg
 
 if TYPE_CHECKING:  # Plans start without Pillow.
     from PIL.Image import Image
@@ -24,7 +24,9 @@ __all__ = [
     "VIDEO_FORMATS",
     "Format",
     "check_crf",
+    "check_format",
     "check_fps",
+    "check_metadata",
     "encode_image",
     "encode_video",
     "write_image",
@@ -85,6 +87,26 @@ VIDEO_ENDINGS = tuple(ending for entry in FORMATS.values() if entry.codec for en
 """The endings of files that ffmpeg reads, and browsers play as videos; Pillow reads the others."""
 
 
+ROOM = 4096
+"""Bytes for what is not known before the work, such as hashes."""
+
+
+def _exif_size(tags: Mapping[str, str]) -> int:
+    return len(exif_of(tags).tobytes())
+
+
+def _longest(tags: Mapping[str, str]) -> int:
+    return max(len(value.encode()) for value in tags.values())
+
+
+# JPEG has EXIF in one segment, and the system takes arguments of ffmpeg of at most 128 KiB.
+LIMITS: Mapping[str, tuple[int, Callable[[Mapping[str, str]], int]]] = {
+    "jpeg": (65533, _exif_size),
+    **dict.fromkeys(CRF_FORMATS, (128 * 1024, _longest)),
+}
+"""The formats whose metadata have a maximum size in bytes, and how the size is measured."""
+
+
 def check_crf(crf: int | None, format: str) -> None:
     """Raises a `RequestError` if the format's encoder does not take a constant rate factor."""
     if crf is None:
@@ -103,6 +125,25 @@ def check_fps(fps: int | None, format: str) -> None:
     max_fps = FORMATS[format].max_fps
     if max_fps is not None and fps is not None and fps > max_fps:
         raise RequestError(f"--fps is {fps}, but a {format} has at most {max_fps}: choose fewer, or --format webp or mp4")
+
+
+def check_format(format: str) -> None:
+    """Raises a `MediaError` if this machine lacks what writes a format."""
+    if codec := FORMATS[format].codec:
+        check_encoder(codec)
+
+
+def check_metadata(metadata: Mapping[str, Any] | None, format: str) -> None:
+    """Raises a `RequestError` if a format cannot hold metadata, to which about `ROOM` bytes come during the work."""
+    tags = tags_of(metadata)
+    if not tags or format not in LIMITS:
+        return
+    size = LIMITS[format][1](tags) + ROOM
+    if size > LIMITS[format][0]:
+        raise RequestError(
+            f"the metadata would have {size} bytes, but {format} holds {LIMITS[format][0]}: shorten the prompt,"
+            " choose --format png or frames, or pass --no-metadata"
+        )
 
 
 def encode_image(image: "Image", format: str, metadata: Mapping[str, Any] | None) -> bytes:

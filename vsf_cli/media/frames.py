@@ -31,6 +31,7 @@ def write_frames(
     frames: Sequence["Image"],
     metadata: Mapping[str, Any] | None,
     progress: Callable[[int, int], object] | None = None,
+    replace: bool = True,
 ) -> None:
     """Writes the frames of a video as numbered PNG files into a new folder, or in place of an old one, once all are encoded.
 
@@ -38,7 +39,9 @@ def write_frames(
 
     Raises:
         MediaError: If the folder cannot be written.
+        FileExistsError: If there is such a folder and `replace` is false.
     """
+    taken = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(".partial", f"{partial_prefix()}{os.getpid()}-", path.parent) as partial:
@@ -48,8 +51,12 @@ def write_frames(
                 (new / f"{number:04}.png").write_bytes(encode_image(frame, "png", metadata))
                 if progress is not None:
                     progress(number + 1, len(frames))
-            if path.exists():
-                path.replace(Path(partial) / "old")
-            new.replace(path)
+            taken = not replace and os.path.lexists(path)
+            if not taken:
+                if path.exists():
+                    path.replace(Path(partial) / "old")
+                new.replace(path)
     except OSError as error:
         raise write_error(path, error) from error
+    if taken:
+        raise FileExistsError(path)

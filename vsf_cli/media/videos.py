@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,13 @@ from vsf_cli.media.sound import Sound
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Codec", "count_frames", "encode_by_ffmpeg", "read_tags", "read_video", "read_video_frame"]
+__all__ = ["Codec", "check_encoder", "count_frames", "encode_by_ffmpeg", "read_tags", "read_video", "read_video_frame"]
 
 Progress = Callable[[int, int], object]
+
+NO_FFMPEG = "ffmpeg, which mp4 and webm need, is not on this machine"
+READING = ("-protocol_whitelist", "file,pipe")
+"""A file may name others, such as those of a playlist: none of them is fetched over the network."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +114,42 @@ def _reason(frame: "Image", fps: int, codec: Codec, params: Sequence[str], folde
     return _message(done.stderr) or "it gave no reason"
 
 
-def _run(arguments: Sequence[str], data: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
+def check_encoder(codec: Codec) -> None:
+    """Raises a `MediaError` if ffmpeg is missing, or says that it was built without the encoder of a codec."""
+    encoders = _encoders(_executable())
+    if encoders and codec.encoder not in encoders:
+        raise MediaError(
+            f"{codec.container} needs {codec.encoder}, which this machine's ffmpeg lacks: choose another --format,"
+            " or leave IMAGEIO_FFMPEG_EXE unset"
+        )
+
+
+@cache
+def _encoders(executable: str) -> frozenset[str]:
+    """Returns the names of the encoders of an ffmpeg; none if it does not list them."""
+    done = _run(["-encoders"], executable=executable)
+    lines = [] if done.returncode else done.stdout.decode(errors="replace").splitlines()
+    return frozenset(words[1] for line in lines if len(words := line.split()) > 1)
+
+
+def _executable() -> str:
+    """Returns the path of ffmpeg; raises a `MediaError` if there is none."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    return subprocess.run([get_ffmpeg_exe(), "-v", "error", *arguments], input=data, capture_output=True, check=False)
+    try:
+        return get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise MediaError(f"{NO_FFMPEG}: pip install imageio-ffmpeg, or choose --format gif, webp or frames") from error
+
+
+def _run(
+    arguments: Sequence[str], data: bytes | None = None, executable: str | None = None
+) -> "subprocess.CompletedProcess[bytes]":
+    command = [executable or _executable(), "-v", "error", *arguments]
+    try:
+        return subprocess.run(command, input=data or b"", capture_output=True, check=False)
+    except OSError as error:
+        raise MediaError(f"{NO_FFMPEG}: {command[0]}: {error.strerror}; set IMAGEIO_FFMPEG_EXE right, or not at all") from error
 
 
 def _message(output: bytes) -> str:
@@ -123,7 +160,7 @@ def _message(output: bytes) -> str:
 def _read_by_ffmpeg(path: Path, output: Sequence[str]) -> tuple[bytes, str]:
     """Returns ffmpeg's output, and its messages about errors that did not stop it."""
     # A name with a colon would be a protocol.
-    done = _run(["-i", str(path.absolute()), *output])
+    done = _run([*READING, "-i", str(path.absolute()), *output])
     if done.returncode:
         raise _unreadable(path, _message(done.stderr))
     return done.stdout, _message(done.stderr)
@@ -176,16 +213,18 @@ def read_video_frame(path: Path, seconds: float) -> "Image":
     Raises:
         MediaError: If it cannot be read, or has no such frame.
     """
-    frames = _read_frames(path, input_params=["-ss", f"{seconds:.4f}"], output_params=["-frames:v", "1"])
+    frames = _read_frames(path, "-ss", f"{seconds:.4f}", output_params=["-frames:v", "1"])
     if not frames:
         raise MediaError(f"{path} has no frame at {seconds:.2f} s")
     return frames[0]
 
 
-def _read_frames(path: Path, **params: Any) -> list["Image"]:
+def _read_frames(path: Path, *input_params: str, output_params: Sequence[str]) -> list["Image"]:
     import imageio.v3 as iio
     from PIL import Image
 
+    _executable()
+    params: Any = {"input_params": [*READING, *input_params], "output_params": [*output_params]}
     try:
         return [Image.fromarray(pixels) for pixels in iio.imiter(path, plugin="FFMPEG", **params)]
     except (OSError, RuntimeError, IndexError) as error:

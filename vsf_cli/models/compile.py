@@ -3,6 +3,8 @@
 Guidance is compiled with them: another alpha or beta does not recompile them, and another length of the prompts does once.
 """
 
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError
@@ -11,7 +13,7 @@ from vsf_cli.models.table import family_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["compile_blocks", "compiled_blocks"]
+__all__ = ["check_compiler", "compile_blocks", "compiled_blocks"]
 
 MOST_VARIANTS = 64
 """The maximum number of compiled variants of a block, for other shapes, for the last block, for unguided steps, and so on."""
@@ -26,7 +28,7 @@ def compile_blocks(transformer: Any, device: "torch.device", backend: str = "ind
     import torch
 
     if backend == "inductor":
-        _check_compiler(device)
+        check_compiler(device)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MOST_VARIANTS)
     for block in family_of(transformer).blocks_of(transformer):
         block.compile(backend=backend)
@@ -39,8 +41,8 @@ def compiled_blocks(pipe: Any) -> int:
     return sum(getattr(block, "_compiled_call_impl", None) is not None for block in blocks)
 
 
-def _check_compiler(device: "torch.device") -> None:
-    """Raises an error that would else come in the first step."""
+def check_compiler(device: "torch.device") -> None:
+    """Raises a `RequestError` that would else come in the first step, if the compiler of a device is missing."""
     if device.type == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -54,3 +56,5 @@ def _check_compiler(device: "torch.device") -> None:
 
         if not has_triton():
             raise RequestError("--compile on CUDA needs Triton, which is not here: pip install triton, or leave --compile out")
+        if not any(map(shutil.which, (os.environ.get("CC") or "gcc", "clang"))):
+            raise RequestError("--compile on CUDA needs a C compiler, which is not here: install gcc, or leave --compile out")

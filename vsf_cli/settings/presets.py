@@ -42,6 +42,7 @@ __all__ = [
     "uses_cfg",
 ]
 
+NO_LICENSE = "not stated"
 DEFAULT_PRESET, DEFAULT_VIDEO_PRESET = "tiny-sd3-turbo", "tiny-wan-causvid"
 
 
@@ -68,7 +69,7 @@ class Preset(ModelSettings):
     model: str
     about: str = ""
     pipeline: str = ""
-    license: str = "not stated"
+    license: str = NO_LICENSE
     download_bytes: int | None = None
     dtype: str = "bfloat16"
     num_inference_steps: int = 28
@@ -108,7 +109,8 @@ class Preset(ModelSettings):
         """Returns the size and the licence of a model's download, which are known for the preset's own model only."""
         own = model == self.model
         size = f"about {self.download_bytes / 1e9:.1f} GB" if own and self.download_bytes else "an unknown number of bytes"
-        return size, self.license if own else f"see https://huggingface.co/{model}"
+        stated = own and self.license != NO_LICENSE
+        return size, self.license if stated else f"see https://huggingface.co/{model}"
 
     def revision_of(self, model: str) -> str | None:
         """Returns the revision of the preset's own model; None for another model."""
@@ -202,14 +204,14 @@ def load_preset(name: str) -> Preset:
     """
     path = Path(name)
     if path.suffix == ".toml" or path.parent != Path("."):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise PresetError(f"preset '{name}': there is no such file")
         return _load(path.stem, path, name)
     own = user_file().parent / "presets" / f"{name}.toml"
-    if own.is_file():
+    if os.path.isfile(own):
         return _load(name, own, str(own))
     shipped = _shipped() / f"{name}.toml"
-    if not shipped.is_file():
+    if not os.path.isfile(shipped):
         names = preset_names()
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
     return _load(name, shipped, f"presets/{name}.toml")

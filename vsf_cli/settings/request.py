@@ -4,12 +4,12 @@
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, get_origin
 
 from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, option, options_of, unlisted
@@ -212,6 +212,7 @@ class Request(ModelSettings):
     def __post_init__(self) -> None:
         if not self.prompt.strip():
             raise RequestError("the prompt is empty: say what you want")
+        self._check_texts()
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
         check_bounds(self, options_of(Request))
@@ -222,6 +223,15 @@ class Request(ModelSettings):
         self._check_image()
         self._check_schedule()
         self._check_method()
+
+    def _check_texts(self) -> None:
+        for name, texts in (("prompt", [self.prompt]), ("negative", self.negative), ("keep", self.keep)):
+            for text in texts:
+                try:
+                    text.encode()
+                except UnicodeEncodeError as error:
+                    shown = text.encode(errors="backslashreplace").decode()[:80]
+                    raise RequestError(f"{name} '{shown}' is not UTF-8: change the encoding of the terminal or file") from error
 
     def _check_image(self) -> None:
         for name in ("mask", "strength"):
@@ -337,7 +347,7 @@ class Request(ModelSettings):
 def public_source(source: str) -> str:
     """Returns a hub id as it is, and only the last part of a path on this machine."""
     hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", source) and not source.lower().endswith(".safetensors")
-    if source.startswith(BUILTIN) or (hub and not Path(source).is_dir()):
+    if source.startswith(BUILTIN) or (hub and not os.path.isdir(source)):
         return source
     return _last_part(source.rstrip("/\\"))
 

@@ -148,6 +148,47 @@ def test_several_act_together_each_with_its_scale(folder: Path, tmp_path: Path) 
     torch.testing.assert_close(added, (0.5 - 1) * inputs @ down.T @ up.T)
 
 
+@pytest.mark.parametrize("part", ["dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.default.weight"])
+@pytest.mark.parametrize("prefix", ["transformer.", "lora_unet_", "lora_transformer_"])
+def test_the_magnitudes_of_a_dora_act(folder: Path, tmp_path: Path, prefix: str, part: str) -> None:
+    """Of each layer, by the names of kohya's scripts, peft's, and OneTrainer's."""
+    names = OWN if prefix.endswith(".") else tuple(name.replace(".", "_") for name in OWN)
+    raw = matrices(names=names, prefix=prefix)
+    magnitudes = [torch.linspace(0.5, 1.5, outer) for _, outer in SIZES]
+    for name, magnitude in zip(names, magnitudes, strict=True):
+        raw[f"{prefix}{name}.{part}"] = magnitude[:, None].clone() if part == "dora_scale" else magnitude
+        raw[f"{prefix}{name}.alpha"] = torch.tensor(1.0)
+    pipe = load(str(folder), "float32", loras=(saved(tmp_path / "x.safetensors", raw),))
+    for own, name, magnitude in zip(OWN, names, magnitudes, strict=True):
+        found, inputs = layer(pipe, own), torch.randn(3, layer(pipe, own).in_features)
+        down, up = (raw[f"{prefix}{name}.{kind}.weight"] for kind in ("lora_down", "lora_up"))
+        weight = found.base_layer.weight + 0.5 * up @ down
+        weight = weight * (magnitude / weight.norm(dim=1))[:, None]
+        with torch.no_grad():
+            torch.testing.assert_close(found(inputs), inputs @ weight.T + found.base_layer.bias, atol=1e-5, rtol=1e-4)
+
+
+def test_a_dora_in_part_or_of_the_inputs_is_said(folder: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = matrices(prefix="transformer.", names=OWN) | {f"transformer.{OWN[0]}.dora_scale": torch.ones(24, 1)}
+    saved(here / "x.safetensors", raw)
+    told = video(folder, "--lora", "x.safetensors")
+    assert told.exit_code == 6 and "a magnitude for each layer, but only 1 of 3 layers" in told.output
+    raw[f"transformer.{OWN[0]}.dora_scale"] = torch.ones(1, 24)
+    saved(here / "x.safetensors", raw)
+    load(str(folder), "float32", loras=("x.safetensors",))
+    assert "6 of 7 keys" in caplog.text and f"transformer.{OWN[0]}.dora_scale" in caplog.text
+    assert caplog.records[-1].levelname == "WARNING"
+
+
+def test_a_scale_of_a_dora_is_warned_of(folder: Path, here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    raw = matrices(prefix="transformer.", names=OWN)
+    raw |= {f"transformer.{name}.dora_scale": torch.ones(outer) for name, (_, outer) in zip(OWN, SIZES, strict=True)}
+    load(str(folder), "float32", loras=(saved(here / "x.safetensors", raw),))
+    assert not caplog.records
+    load(str(folder), "float32", loras=(saved(here / "x.safetensors", raw, ":0.5"),))
+    assert "its magnitudes act in full, whatever its scale is" in caplog.text
+
+
 def video(folder: Path, *arguments: str) -> Any:
     options = ["--steps", "2", "--size", "32x32", "--frames", "5", "--seed", "1", "--dtype", "float32", "-o", "a.webp"]
     return CliRunner().invoke(app, ["video", "a red bike", "-m", str(folder), *options, *arguments])
@@ -165,8 +206,8 @@ def test_what_matches_is_counted_in_the_names_of_the_file(folder: Path, here: Pa
     raw |= {f"diffusion_model.{name}": torch.ones(24) for name in ("blocks.0.norm3.diff_b", "blocks.9.self_attn.q.diff_b")}
     raw |= {"diffusion_model.blocks.0.cross_attn.k.lora_down.weight": torch.ones(2, 24)}
     saved(here / "x.safetensors", raw)
-    with caplog.at_level("INFO", "vsf_cli"):
-        assert video(folder, "--lora", "x.safetensors", "-v").exit_code == 0
+    # Without -v, too.
+    assert video(folder, "--lora", "x.safetensors").exit_code == 0
     (told,) = [record.message for record in caplog.records if "--lora" in record.message]
     assert told.startswith("6 of 9 keys of --lora 'x.safetensors' match; 3 do not: diffusion_model.blocks.0.norm3.diff_b, ")
     assert "blocks.9" in told and "cross_attn.k.lora_down" in told

@@ -547,3 +547,10 @@ def test_large_maps_keep_fewer_blocks() -> None:
 
 def test_the_folder_stands_beside_the_image() -> None:
     assert maps_folder(Path("outputs/a.b-1.png")) == Path("outputs/a.b-1-attn")
+
+
+def test_maps_are_shown_on_one_line() -> None:
+    maps = example_maps()
+    assert repr(maps) == "Maps(wheels: logits 3 x 6 x 1 x 5 x 1 x 4 x 4, share 3 x 6 x 1 x 1 x 4 x 4)"
+    # Arrays have no single truth: maps are equal to themselves alone.
+    assert maps == maps and maps != example_maps()

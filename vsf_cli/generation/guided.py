@@ -12,7 +12,7 @@ from torch import Tensor
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import VSF, Method
 from vsf_cli.models import Family, family_of
-from vsf_cli.models.family import EncodedText, call_parameters
+from vsf_cli.models.family import EncodedText, call_parameters, unwrap
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 from vsf_cli.prompts.prompt_weights import Weighted
@@ -40,11 +40,23 @@ class Applied:
     kept_tokens: tuple[int, ...] = ()
 
 
-def _rows(prompts: Prompts) -> Rows:
-    rows = [prompts] if isinstance(prompts, (str, Weighted)) else prompts
-    split = [[row] if isinstance(row, (str, Weighted)) else list(row) for row in rows]
-    weighted = [[Weighted(prompt) if isinstance(prompt, str) else prompt for prompt in row] for row in split]
-    return [[prompt for prompt in row if prompt.text.strip()] for row in weighted]
+def _rows(prompts: Prompts, name: str) -> Rows:
+    rows = [[_weighted(prompt, name) for prompt in _listed(row, name)] for row in _listed(prompts, name)]
+    return [[prompt for prompt in row if prompt.text.strip()] for row in rows]
+
+
+def _listed(entry: Any, name: str) -> Sequence[Any]:
+    """Returns a list, or a list of one prompt."""
+    return entry if isinstance(entry, Sequence) and not isinstance(entry, str) else [_weighted(entry, name)]
+
+
+def _weighted(prompt: Any, name: str) -> Weighted:
+    if not isinstance(prompt, (str, Weighted)):
+        found = f"'{prompt}'" if isinstance(prompt, (int, float)) else f"a {type(prompt).__name__}"
+        raise RequestError(
+            f"{name} has {found}, but must be a text, or a list with a text, or a list of texts, for each prompt"
+        )
+    return Weighted(prompt) if isinstance(prompt, str) else prompt
 
 
 @contextmanager
@@ -62,7 +74,7 @@ def guided(
 
     `with guided(pipe, "wheels", VSF(alpha=3, beta=0.3)): pipe("a bike", guidance_scale=0, num_inference_steps=8)`
 
-    Afterwards the pipeline holds the same objects as before. Copies made inside are not guided.
+    Afterwards the pipeline holds the same objects as before. Copies made inside are not guided. Gradients are exact.
 
     Arguments:
         pipe: A diffusers pipeline whose denoiser is of a supported family, or such a denoiser itself.
@@ -77,12 +89,12 @@ def guided(
         The method, the number of guided attentions, and the number of tokens of each negative prompt.
 
     Raises:
-        PatchError: If the model cannot be guided, or is guided already; in a call inside, if another pipeline makes it, or
-            attention processors were set inside.
-        RequestError: If a negative prompt is too long or missing, or the method does not fit the model; in a call inside, if
-            it uses CFG and the method does not, or the method has a window and the steps cannot be counted.
+        PatchError: If the model cannot be guided, or is guided already, or was replaced inside; in a call inside, if another
+            pipeline makes it, attention processors were set inside, or other code checkpoints it.
+        RequestError: If a negative prompt is too long, missing or not a text, or the method does not fit the model; in a call
+            inside, if it uses CFG and the method does not, or has a `negative_prompt` of its own, or steps cannot be counted.
     """
-    method = method or VSF()
+    method = VSF() if method is None else method
     negative = _given(negative_prompt, negative_prompt_embeds, "negative_prompt")
     kept = _given(keep, keep_embeds, "keep")
     _check(negative, kept, method)
@@ -97,22 +109,31 @@ def guided(
     groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
         yield Applied(method, blocks, *(one.lengths for one in groups))
+    _check_models(family.denoisers_of(pipe), denoisers)
 
 
 def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | Tensor | None:
     """Returns the prompts of a group, or their embeddings, whichever is given."""
     if prompts is not None and embeds is not None:
         raise RequestError(f"give one of {name} and {name}_embeds")
-    if embeds is not None and (embeds.ndim < 3 or 0 in embeds.shape):
-        raise RequestError(
-            f"{name}_embeds have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0"
-        )
+    if embeds is not None:
+        return _checked(embeds, f"{name}_embeds")
     if prompts is None:
-        return embeds
-    rows = _rows(prompts)
+        return None
+    rows = _rows(prompts, name)
     if not rows:
         raise RequestError(f"{name} is an empty list: give one prompt, or one for each prompt of the call")
     return rows
+
+
+def _checked(embeds: Any, name: str) -> Tensor:
+    if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
+        raise RequestError(f"{name} are a {getattr(embeds, 'dtype', type(embeds).__name__)}, but must be a tensor of floats")
+    if embeds.ndim < 3 or 0 in embeds.shape:
+        raise RequestError(f"{name} have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0")
+    if not embeds.isfinite().all():
+        raise RequestError(f"{name} have numbers that are not finite, of which the image would be black")
+    return embeds
 
 
 def _is_empty(given: Rows | Tensor | None) -> bool:
@@ -120,6 +141,8 @@ def _is_empty(given: Rows | Tensor | None) -> bool:
 
 
 def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: Method) -> None:
+    if not isinstance(method, Method):
+        raise RequestError(f"method is {method!r:.60}, but must be made of one of the methods, such as VSF(alpha=3.0)")
     if negative is None:
         raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     if method.passes_negative_prompt and not _is_empty(negative):
@@ -132,6 +155,11 @@ def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: M
         raise RequestError("keep says what must stay beside a negative prompt, and there is none: give one, or leave keep out")
     if (method.guides_attention or method.flips_embedding) and not method.keeps:
         raise RequestError(f"{method} has no use for what is to be kept: choose VSF, or leave keep out")
+
+
+def _check_models(models: Sequence[Any], guided_models: Sequence[Any]) -> None:
+    if any(unwrap(model) not in map(unwrap, guided_models) for model in models):
+        raise PatchError("the pipeline got another model inside the `with`, without guidance: change it before the `with`")
 
 
 def _default_length(pipe: Any) -> int:

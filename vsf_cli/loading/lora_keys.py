@@ -5,7 +5,9 @@ others, and it splits fused ones. It takes a whole file or raises, and it expect
 
 - Each layer is converted alone: keys without a match are reported, and the other layers are loaded.
 - Names get the prefix that the converter expects.
-- A strength (`alpha`), a bias (`diff_b`) and a whole difference (`diff`) are read for each layer, whatever its name is.
+- A strength (`alpha`), a bias (`diff_b`), a whole difference (`diff`) and a DoRA's magnitude are read for each layer, whatever
+  its name is.
+- Layers of text encoders are found by their names in other code (`lora_te1_`, `lora_te2_`), in every family that can load them.
 - Files of musubi-tuner for Wan are read by name: the converter takes only those with every layer of every block.
 """
 
@@ -17,22 +19,26 @@ import torch
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from torch import Tensor
 
-__all__ = ["Tensors", "denoiser_name", "example_keys", "loadable_text_encoders", "match_keys"]
+from vsf_cli.errors import RequestError
+
+__all__ = ["MAGNITUDE", "Tensors", "denoiser_name", "example_keys", "loadable_text_encoders", "match_keys"]
 
 Tensors = dict[str, Tensor]
 
 PREFIX = re.compile(r"^(base_model\.model\.|model\.)?(diffusion_model\.|transformer\.|unet\.|lora_unet_|lora_transformer_)?")
-DOWN, UP, UP_BIAS = "lora_A.weight", "lora_B.weight", "lora_B.bias"
+DOWN, UP, UP_BIAS, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_B.bias", "lora_magnitude_vector"
 PARTS = {
     **{f"{name}.weight": DOWN for name in ("lora_A", "lora_down", "lora.down", "down")},
     **{f"{name}.weight": UP for name in ("lora_B", "lora_up", "lora.up", "up")},
     **dict.fromkeys(("lora_B.bias", "lora_up.bias", "diff_b"), UP_BIAS),
+    **dict.fromkeys((MAGNITUDE, f"{MAGNITUDE}.weight", "dora_scale"), MAGNITUDE),
     "diff": "diff",
     "alpha": "alpha",
 }
 """The part of a layer by the end of its name."""
 KEY = re.compile(
-    r"(?P<layer>.+)\.(?P<part>(lora[._](A|B|down|up)|down|up)(\.default)?\.weight|lora_(B|up)\.bias|diff_b|diff|alpha)"
+    r"(?P<layer>.+)\.(?P<part>(lora[._](A|B|down|up)|down|up)(\.default)?\.weight|lora_(B|up)\.bias"
+    r"|lora_magnitude_vector(\.default)?(\.weight)?|dora_scale|diff_b|diff|alpha)"
 )
 SPELLINGS = (
     ("diffusion_model.", ".", "lora_A", "lora_B"),
@@ -43,6 +49,10 @@ SPELLINGS = (
 COMPANIONS = ("blocks.0.self_attn.q", "blocks.0.cross_attn.k_img", "blocks.0.cross_attn.v_img")
 """The converter for Wan reads layers outside the blocks, and projections of images, only together with these layers."""
 MUSUBI = re.compile(r"blocks_(\d+)_(self_attn|cross_attn|ffn)_(\w+)|(head|time_projection|\w+?_embedding|img_emb_proj)_(\w+)")
+ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+"""The layers of CLIP that diffusers adapts."""
+ENCODER_PARTS = {DOWN: "lora_linear_layer.down.weight", UP: "lora_linear_layer.up.weight"}
+"""The parts that diffusers loads for a text encoder. Of names by peft it knows some layers alone."""
 PUBLISHED = ("blocks.0.self_attn.q", "double_blocks.0.img_attn.proj")
 """Names of layers in other code, as examples for models whose converter knows them."""
 
@@ -52,30 +62,71 @@ def match_keys(raw: Tensors, pipe: Any) -> tuple[Tensors, list[str]]:
 
     A layer matches if the pipeline has it and the file has both of its matrices, its bias, or its whole difference.
     """
-    denoiser, names = denoiser_name(pipe), _layer_names(pipe)
+    names, encoders, denoiser = _layer_names(pipe), _encoder_layers(pipe), denoiser_name(pipe)
+    layers, state, unmatched = _layers_of(raw, pipe)
+    incomplete: list[str] = []
+    for layer, keys in layers.items():
+        parts = {part: raw[key] for part, key in keys.items()}
+        name = names.get(layer) or (None if layer in encoders else _rename(layer, pipe, names))
+        if name:
+            tensors = _complete(parts, getattr(pipe, denoiser).get_submodule(name))
+            state |= {f"{denoiser}.{name}.{part}": tensor for part, tensor in tensors.items()}
+            incomplete += [key for part, key in keys.items() if not tensors or (part == MAGNITUDE and part not in tensors)]
+            continue
+        own = encoders.get(layer)
+        tensors = _of_encoder(parts, *own) if own else _split(layer, _scaled(parts), keys, pipe, names)
+        state |= tensors
+        unmatched += [key for part, key in keys.items() if not tensors or part in (UP_BIAS, MAGNITUDE, "diff")]
+    _check_magnitudes(state, denoiser)
+    return state, unmatched + incomplete
+
+
+def _layers_of(raw: Tensors, pipe: Any) -> tuple[dict[str, dict[str, str]], Tensors, list[str]]:
+    """Returns the keys of each part of each layer, the tensors that have diffusers' names already, and all other keys."""
     layers: dict[str, dict[str, str]] = {}
     state: Tensors = {}
     unknown: list[str] = []
-    incomplete: list[str] = []
     for key, tensor in raw.items():
         match = KEY.fullmatch(PREFIX.sub("", key))
-        if _is_of_text_encoder(key, pipe):
+        if ".lora_linear_layer." in key and _is_of_text_encoder(key, pipe):
             state[key] = tensor
         elif match:
             layers.setdefault(match["layer"], {})[PARTS[match["part"].replace(".default", "")]] = key
         else:
             unknown.append(key)
-    for layer, keys in layers.items():
-        parts = {part: raw[key] for part, key in keys.items()}
-        if name := names.get(layer) or _rename(layer, pipe, names):
-            tensors = _complete(parts, getattr(pipe, denoiser).get_submodule(name))
-            state |= {f"{denoiser}.{name}.{part}": tensor for part, tensor in tensors.items()}
-            incomplete += [] if tensors else keys.values()
-        else:
-            tensors = _split(layer, _scaled(parts), keys, pipe, names)
-            state |= tensors
-            unknown += [key for part, key in keys.items() if not tensors or part in (UP_BIAS, "diff")]
-    return state, unknown + incomplete
+    return layers, state, unknown
+
+
+def _of_encoder(parts: Tensors, component: str, name: str) -> Tensors:
+    """Returns the matrices of a text encoder's layer by the names that diffusers has for all of its layers."""
+    scaled = _scaled(parts)
+    return {f"{component}.{name}.{spelled}": scaled[part] for part, spelled in ENCODER_PARTS.items() if scaled}
+
+
+def _check_magnitudes(state: Tensors, denoiser: str) -> None:
+    """Raises a `RequestError` if some layers have a magnitude and others do not: peft would give those one of their own."""
+    layers, scaled = (sum(key.startswith(denoiser) and key.endswith(part) for key in state) for part in (DOWN, MAGNITUDE))
+    if scaled not in (0, layers):
+        raise RequestError(
+            f"a DoRA must have a magnitude for each layer, but only {scaled} of {layers} layers have one that can be loaded:"
+            " choose another file"
+        )
+
+
+def _encoder_layers(pipe: Any) -> dict[str, tuple[str, str]]:
+    """Returns the text encoder and the name of each of its layers that diffusers adapts, by its names in files."""
+    found = {}
+    for part in loadable_text_encoders(pipe):
+        prefixes = [f"lora_te{part.removeprefix('text_encoder').removeprefix('_') or 1}_"]
+        prefixes += ["lora_te_"] if part == "text_encoder" else []
+        for name, module in getattr(pipe, part).named_modules():
+            if "in_features" in vars(module) and name.endswith(ADAPTED):
+                # In older versions of transformers all models have a "text_model".
+                bare = name.removeprefix("text_model.")
+                for one in (bare, f"text_model.{bare}"):
+                    found[f"{part}.{one}"] = part, name
+                    found |= {f"{prefix}{one.replace('.', '_')}": (part, name) for prefix in prefixes}
+    return found
 
 
 def denoiser_name(pipe: Any) -> str:
@@ -174,11 +225,20 @@ def _complete(parts: Tensors, module: Any) -> Tensors:
     """Returns the matrices and the bias of a layer; a bias or a whole difference without matrices gets some."""
     alone = not {DOWN, UP} & parts.keys() and {UP_BIAS, "diff"} & parts.keys()
     if not alone or "in_features" not in vars(module):
-        return _scaled(parts)
+        return _scaled(parts) and {**_scaled(parts), **_magnitude(parts, module)}
     bias = {UP_BIAS: parts[UP_BIAS]} if UP_BIAS in parts else {}
     if "diff" in parts:
         return bias | {DOWN: parts["diff"], UP: torch.eye(module.out_features)}
     return bias | {DOWN: torch.zeros(1, module.in_features), UP: torch.zeros(module.out_features, 1)}
+
+
+def _magnitude(parts: Tensors, module: Any) -> Tensors:
+    """Returns the magnitude of a layer if it has a value for each output, in the form that peft has for it; else nothing."""
+    magnitude, own = parts.get(MAGNITUDE), vars(module)
+    outputs = own.get("out_features") or own.get("out_channels")
+    if magnitude is None or magnitude.numel() != outputs or (magnitude.ndim == 2 and magnitude.shape[0] != outputs):
+        return {}
+    return {MAGNITUDE: magnitude.flatten() if "out_features" in own else magnitude.view(1, -1, 1, 1)}
 
 
 def loadable_text_encoders(pipe: Any) -> list[str]:

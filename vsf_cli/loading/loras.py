@@ -121,9 +121,9 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
 
     Raises:
         ModelError: If the file is missing or damaged.
-        RequestError: If no key matches the model, or a size does not.
+        RequestError: If no key matches the model, or a size does not, or only some layers of a DoRA have a magnitude.
     """
-    from vsf_cli.loading.lora_keys import denoiser_name, example_keys, match_keys
+    from vsf_cli.loading.lora_keys import MAGNITUDE, denoiser_name, example_keys, match_keys
 
     file_name = Path(lora.source).name
     if lora.stage and getattr(pipe, "transformer_2", None) is None:
@@ -143,7 +143,10 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
         text = " ".join(str(error).split())[:200]
         raise RequestError(f"--lora '{file_name}' does not fit this model: {text}") from error
     others = f"; {len(unmatched)} do not: {first}{', ...' if len(unmatched) > 3 else ''}" if unmatched else ""
-    LOG.info("%d of %d keys of --lora '%s' match%s", len(raw) - len(unmatched), len(raw), file_name, others)
+    level = logging.WARNING if unmatched else logging.INFO
+    LOG.log(level, "%d of %d keys of --lora '%s' match%s", len(raw) - len(unmatched), len(raw), file_name, others)
+    if lora.scale != 1 and any(key.endswith(MAGNITUDE) for key in state):
+        LOG.warning("--lora '%s' is a DoRA: its magnitudes act in full, whatever its scale is", file_name)
 
 
 def _add_adapter(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any] | None, stage: str | None) -> None:
@@ -157,7 +160,8 @@ def _add_adapter(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
         for part, part_stage in ((denoiser, "high-noise"), ("transformer_2", "low-noise")):
             model = getattr(pipe, part, None)
-            if model is not None and stage in (None, part_stage):
+            own = any(key.startswith(f"{denoiser}.") for key in state)
+            if model is not None and own and stage in (None, part_stage):
                 model.load_lora_adapter(state, prefix=denoiser, **options)
         for part in loadable_text_encoders(pipe):
             if any(key.startswith(f"{part}.") for key in state):

@@ -103,7 +103,7 @@ def check_method(method: Method | type[Method]) -> None:
         raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf, nag, nasa or none")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Maps:
     r"""The attention maps of a run.
 
@@ -131,6 +131,10 @@ class Maps:
     head_dim: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     kept_share: "ndarray | None" = None
+
+    def __repr__(self) -> str:
+        sizes = (f"{name} {' x '.join(map(str, array.shape))}" for name, array in self.arrays.items())
+        return f"Maps({', '.join(self.words())}: {', '.join(sizes)})"
 
     @property
     def arrays(self) -> "dict[str, Any]":

@@ -3,9 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vsf_cli.config.option import Option, Value, check_bounds, options_of
+from vsf_cli.errors import RequestError
 
 if TYPE_CHECKING:
     import torch
@@ -55,6 +57,8 @@ class Method(ABC):
     stop: float = 1.0
 
     def __post_init__(self) -> None:
+        for one in self.options():
+            _check_type(one, getattr(self, one.field))
         check_bounds(self, self.options())
 
     @classmethod
@@ -174,6 +178,12 @@ class Method(ABC):
         keys = context.with_negative if group is context.negative else context.image_tokens.join(group)
         seen = group.seen_after(context.image_tokens.key.shape[2])
         return attention(query, keys.key, keys.value, key_mask(mask, seen), context.backend)
+
+
+def _check_type(one: Option, value: Any) -> None:
+    wanted, name = {float: (Real, "a number"), bool: (bool, "true or false"), str: (str, "a text")}[one.type]
+    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise RequestError(f"{one.key} is {value!r:.40}, but must be {name}")
 
 
 def _format(value: Value) -> str:

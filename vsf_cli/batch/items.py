@@ -242,7 +242,8 @@ class _ItemBuilder:
     def _request(self, row: Row, settings: Settings, video: bool) -> Request:
         """Returns the request of a row without its seed, after checks that need no model."""
         loras = (self.given.loras or ()) if row.loras is None else row.loras
-        request, _ = request_of(row.texts(self.given), 0, settings, loras, video)
+        request, notes = request_of(row.texts(self.given), 0, settings, loras, video)
+        self.notes.update(notes)
         self.notes.update(prompt_warnings(request, self.vocabulary_of(request.model)))
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])

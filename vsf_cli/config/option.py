@@ -62,6 +62,7 @@ class Option:
         default: The field's default; None if it has none.
         repeatable: Whether the field is a tuple, to which each use of the option adds.
         names: The names on the command line; empty if it cannot be set there.
+        aliases: More names on the command line, which are no names of its column.
         off: The name that turns a bool off; "" derives it, and None means that there is none.
         help: One sentence, without bounds and default.
         panel: The group of `--help` that shows it.
@@ -90,6 +91,7 @@ class Option:
     default: Any = None
     repeatable: bool = False
     names: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     off: str | None = ""
     help: str = ""
     panel: str = GUIDANCE

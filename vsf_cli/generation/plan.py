@@ -23,6 +23,7 @@ from vsf_cli.media.metadata import versions
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.models import FAMILIES
+from vsf_cli.prompts.dialects import dialect_warnings
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.texts import Texts
@@ -101,11 +102,11 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
         check_fps(request.fps, outputs.file_format)
 
 
-def _notes(noted: Sequence[tuple[Request, str | None]]) -> tuple[str, ...]:
+def _notes(noted: Sequence[tuple[Request, Sequence[str]]]) -> tuple[str, ...]:
     """Returns the warnings about requests, and the notes of `request_of`, without repetitions."""
     vocabulary = vocabulary_of(noted[0][0].model)
     warnings = [warning for request, _ in noted for warning in prompt_warnings(request, vocabulary)]
-    return tuple(dict.fromkeys([*warnings, *(note for _, note in noted if note)]))
+    return tuple(dict.fromkeys([*warnings, *(note for _, notes in noted for note in notes)]))
 
 
 def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
@@ -134,8 +135,8 @@ def request_of(
     loras: Sequence[str],
     video: bool,
     seconds: float | None = None,
-) -> tuple[Request, str | None]:
-    """Returns a request, and a note about its frames.
+) -> tuple[Request, list[str]]:
+    """Returns a request, and notes about its texts and its frames.
 
     Raises:
         RequestError: If something is not legal.
@@ -148,7 +149,7 @@ def request_of(
     for lora in loras:
         Lora.parse(lora).check()
     prompt, moved = move_negatives(texts.prompt)
-    note = None
+    notes = list(dialect_warnings(texts))
     values = _model_settings(settings, video)
     image, mask = settings["image"], settings["mask"]
     _check_task(settings["model"], preset, image, mask)
@@ -156,6 +157,7 @@ def request_of(
         _fit_size(values, check_inputs(image, mask), settings)
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
+        notes += [note] if note else []
     negative, name, parameters = (*texts.negative, *moved), resolved(settings["method"])[0], _parameters(settings)
     guidance = method_named(name, parameters)
     spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
@@ -171,7 +173,7 @@ def request_of(
         **values | {"loras": _loras(settings, loras)},
     )
     check_scale(request, FAMILIES[preset.family])
-    return request, note
+    return request, notes
 
 
 def _check_task(model: str, preset: Preset, image: str | None, mask: str | None) -> None:

@@ -58,7 +58,13 @@ class ModelSettings:
     """
 
     num_inference_steps: int = option(
-        8, "--steps", "--num-inference-steps", help="Number of denoising steps.", panel=SIZE, min=1, sweep=True
+        8,
+        *("--steps", "--num-inference-steps"),
+        help="Number of denoising steps.",
+        panel=SIZE,
+        min=1,
+        sweep=True,
+        columns=("sampling_steps",),
     )
     guidance_scale: float = option(
         0.0,
@@ -153,6 +159,8 @@ class Request(ModelSettings):
     negative: tuple[str, ...] = option(
         (),
         *("-n", "--neg", "--negative-prompt", "--negative"),
+        # As Midjourney has it; a column named "no" has numbers.
+        aliases=("--no",),
         key="negative",
         help="What you don't want: wheels; wheels:2 doubles its strength.",
         panel=WHAT,
@@ -202,6 +210,7 @@ class Request(ModelSettings):
         sweep=True,
         of_run=True,
         newer=True,
+        columns=("denoising_strength",),
     )
     method: str = option("vsf", "--method", help=f"One of {', '.join((*METHODS, *VARIANTS))}.", noise=False)
     parameters: Mapping[str, Any] = field(default_factory=dict)

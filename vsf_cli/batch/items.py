@@ -221,6 +221,7 @@ class _ItemBuilder:
         Raises:
             VSFError: If a setting is not legal.
         """
+        self.notes.update(row.notes)
         values = {**self.options, **row.settings}
         sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
@@ -257,7 +258,7 @@ class _ItemBuilder:
     def _settings_of(self, values: Mapping[str, Any]) -> Settings:
         key = values.get("preset"), values.get("model")
         if key not in self.settings:
-            options = {name: values.get(name) for name in (*MODEL_KEYS, "format")}
+            options = {name: values.get(name) for name in MODEL_KEYS}
             video = bool(options["preset"]) and load_preset(str(options["preset"])).video
             self.settings[key] = Settings(options, video=video)
         return self.settings[key]

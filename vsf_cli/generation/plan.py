@@ -17,9 +17,10 @@ from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.sources import BUILTIN, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
-from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
+from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, fitted_size, input_hashes
 from vsf_cli.media.metadata import versions
+from vsf_cli.media.other_tools import foreign_metadata
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.models import FAMILIES
@@ -270,41 +271,77 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
         MediaError: If the file does not say how it was made.
         RequestError: If an option contradicts the file, or is not legal.
     """
-    description = read_metadata(file).description
-    if description is None:
-        raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
+    description = _description(file)
     extra = [OF_REQUEST[key].flag for key in _request_options(given) if key not in ("model", "lora")]
     if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
-    if "compared" in description:
-        raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
-    request = _override(Request.from_json(description["request"]), given)
+    request = _override(_request_in(file, description), given)
     check_scale(request)
     if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
     video = request.num_frames is not None
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
-    settings = Settings({**machine, "model": request.model}, video=video)
+    settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
-    outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
-    return Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(settings["crf"],))
+    outputs = Outputs(settings["output"], settings["exists"], _format_again(settings, description, formats), formats=formats)
+    crf = given.settings.get("crf")
+    if crf is None and outputs.file_format == description.get("format"):
+        crf = description.get("crf")
+    plan = Plan((request,), outputs, runtime_of(settings), settings, (), crfs=(crf if crf is None else int(crf),))
+    _check_outputs(outputs, plan.requests, plan.crfs, _FILES)
+    return plan
+
+
+def _description(file: Path) -> dict[str, Any]:
+    """Returns the JSON of a file that can be made again."""
+    metadata = read_metadata(file)
+    if metadata.description is None:
+        other = foreign_metadata(metadata.tags)
+        by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
+        raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or a picture with metadata")
+    if "compared" in metadata.description:
+        raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
+    return metadata.description
+
+
+def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
+    try:
+        return Request.from_json(description["request"])
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from error
+
+
+def _format_again(settings: Settings, description: Mapping[str, Any], formats: Collection[str]) -> str | None:
+    """Returns the format of a file that is made again: that of an option or of an ending, else the file's own."""
+    format = settings.origin("format")
+    suffix = Path(settings["output"]).suffix.lower()
+    named = any(suffix in entry.endings for entry in FORMATS.values()) if suffix else False
+    before = description.get("format")
+    return str(before) if before in formats and not named and format.origin != "option" else format.value
 
 
 def _request_options(given: Given) -> dict[str, Any]:
     """Returns the given options that decide an image, by key."""
-    others = {"negative": given.negative, "keep": given.keep, "lora": given.loras, "seed": given.seeds and given.seeds[0]}
+    texts = given.texts("")
+    others = {
+        "negative": None if given.negative is None else texts.negative,
+        "keep": None if given.keep is None else texts.keep,
+        "lora": given.loras,
+        "seed": given.seeds and given.seeds[0],
+    }
     settings = {key: value for key, value in given.settings.items() if key in OF_REQUEST}
     return {**{key: value for key, value in others.items() if value is not None}, **settings}
 
 
 def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
     """Checks that the LoRA files of a request are found by their names, and have the hashes that the image's file has."""
-    here = hashes_of(request.loras).get("lora_hashes", [None] * len(request.loras))
+    here = hashes_of(request.loras, cached=True).get("lora_hashes", [None] * len(request.loras))
     for number, text in enumerate(request.loras):
         lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
         shipped = lora.source.startswith(BUILTIN)
-        known = before is not None or lora.source.endswith(".safetensors")
+        # Of those on the hub, what is not on this machine will be.
+        known = lora.source.endswith(".safetensors") or (before is not None and (here[number] or "/" not in lora.source))
         if known and not shipped and (here[number] is None or before not in (None, here[number])):
             digest = f", SHA-256 {before[:12]}" if before else ""
             raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{digest}: say where it is with --lora")
@@ -331,6 +368,8 @@ def _override(request: Request, given: Given) -> Request:
         if OF_REQUEST[key].video and request.num_frames is None:
             raise RequestError(f"{OF_REQUEST[key].flag} is for clips, but the file is a picture: leave it out")
     changes = {one.field: options[one.key] for one in request_options() if one.key in options}
+    if changes.get("negative") == ():
+        changes = {"keep": (), **changes}
     if "num_frames" in changes:
         changes["num_frames"] = whole_frames(changes["num_frames"], None, None)[0]
     if size := changes.pop("size", None):
@@ -358,8 +397,11 @@ def differences(file: Path, plan: Plan) -> list[str]:
     (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
     settings = {key: (before.get(key), now[key]) for key in now}
-    bits = {**weights_of(request), "device": device_named(plan.runtime.device).type}
+    bits = {**weights_of(request, cached=True), "device": device_named(plan.runtime.device).type}
     machine = {key: (description[key], new) for key, new in bits.items() if key in description}
+    compiled = {"compiled": (description.get("compiled", False), plan.runtime.compile)}
     versions_of = {key: (old, versions().get(key)) for key, old in description.get("versions", {}).items()}
-    values = {**settings, **machine, **versions_of}
-    return [f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new]
+    values = {**settings, **machine, **compiled, **versions_of}
+    commits = [f"; it was commit {commit}" for commit in description.get("lora_revisions", []) if commit]
+    missing = [] if "lora_hashes" in bits or not commits else [f"LoRA files of the hub are loaded as they are now{commits[0]}"]
+    return [*missing, *(f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_path
-from vsf_cli.errors import ModelError, RequestError
+from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.loading.hub import as_model_error
 from vsf_cli.loading.sources import BUILTIN, builtin_path
 from vsf_cli.media.inputs import file_hash
@@ -103,11 +103,26 @@ def _is_file(name: str) -> bool:
     return name.lower().endswith(".safetensors")
 
 
-def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
-    """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub."""
-    files = [Lora.parse(text).file for text in loras]
-    hashes = [None if file is None else file_hash(file) for file in files]
-    return {"lora_hashes": hashes} if any(hashes) else {}
+def hashes_of(loras: Sequence[str], cached: bool = False) -> dict[str, list[str | None]]:
+    """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub.
+
+    If `cached`, files of the hub that are in its cache count too, with their commits as `lora_revisions`.
+    """
+    files = [_cached(one) if cached else one.file for one in map(Lora.parse, loras)]
+    commits = [re.search(r"/snapshots/([0-9a-f]{7,})/", file.as_posix()) if file else None for file in files]
+    facts = {
+        "lora_hashes": [None if file is None else file_hash(file) for file in files],
+        "lora_revisions": [match[1] if match else None for match in commits],
+    }
+    return {name: values for name, values in facts.items() if any(values) and (cached or name == "lora_hashes")}
+
+
+def _cached(lora: Lora) -> Path | None:
+    """Returns the file of a LoRA if it is on this machine, in the hub's cache too."""
+    try:
+        return _file_of(lora, offline=True)
+    except (VSFError, OSError, ValueError):
+        return None
 
 
 def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
@@ -171,8 +186,20 @@ def _file_of(lora: Lora, offline: bool) -> Path:
         if not path.is_file():
             raise ModelError(f"--lora '{lora.source}' has no file '{lora.weight_name}': it has {', '.join(names[:5])}")
         return path
-    names = [DEFAULT_NAME] if offline or lora.weight_name else list_repo_files(lora.source)
+    names = [] if lora.weight_name else _cached_names(lora.source) if offline else list_repo_files(lora.source)
     return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=offline))
+
+
+def _cached_names(source: str) -> list[str]:
+    """Returns the names of the files of a repository that are in the hub's cache; the default one if none are."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return [DEFAULT_NAME]
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def _only(lora: Lora, names: Sequence[str]) -> str:

@@ -6,13 +6,14 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
-from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, option, options_of, unlisted
+from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, fits, option, options_of, type_name, unlisted
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
@@ -322,19 +323,32 @@ class Request(ModelSettings):
         Raises:
             RequestError: If a key is not known or a value is not legal.
         """
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(set(plain) - known):
+        types = get_type_hints(cls)
+        if unknown := sorted(set(plain) - types.keys()):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
-        try:
-            tuples = {key: tuple(plain[key]) for key in ("negative", "keep", "loras", "sigmas") if key in plain}
-            types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
-            numbers = {
-                RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)
-                for key, value in plain.get("parameters", {}).items()
-            }
-            return cls(**{**plain, **tuples, "parameters": numbers})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise RequestError(f"the request is not one that vsf wrote: {error}") from error
+        for key, value in plain.items():
+            empty = value is None and NoneType in get_args(types[key])
+            if not empty and not fits(types[key], value):
+                raise RequestError(f"{key} is {str(value)[:60]!r}, but must be {type_name(types[key])}")
+        if missing := [key for key in ("prompt", "model", "seed") if key not in plain]:
+            raise RequestError(f"the request has no '{missing[0]}', and so is not one that vsf wrote")
+        tuples = {key: tuple(value) for key, value in plain.items() if isinstance(value, list)}
+        return cls(**{**plain, **tuples, "parameters": _parameters(plain)})
+
+
+def _parameters(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the hyper-parameters of `to_json`, where infinity is a text."""
+    method = METHODS.get(plain.get("method", "vsf"))
+    types = method.field_types() if method else {}
+    numbers: dict[str, Any] = {}
+    for name, value in plain.get("parameters", {}).items():
+        key = RENAMED.get(name, name)
+        kind = types.get(key, float)
+        number = float(value) if kind is float and isinstance(value, str) and value.strip("+-") in ("inf", "nan") else value
+        if not fits(kind, number):
+            raise RequestError(f"{name} is {str(value)[:60]!r}, but must be {type_name(kind)}")
+        numbers[key] = float(number) if kind is float else number
+    return numbers
 
 
 def public_source(source: str) -> str:

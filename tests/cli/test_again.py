@@ -1,9 +1,12 @@
 """Sidecars that were edited by hand, folders, and files that are made again: what is wrong is named by file and field."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -11,7 +14,8 @@ from tests.media.drawn_requests import IMAGE, describe_request
 from vsf_cli.cli.app import app
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Request
-from vsf_cli.generation.plan import plan_again
+from vsf_cli.generation.plan import differences, plan_again
+from vsf_cli.loading.loras import hashes_of
 from vsf_cli.media.formats import write_image
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.metadata import infotext
@@ -184,3 +188,44 @@ def test_the_sampler_is_the_one_that_ran(scheduler: str | None, name: str | None
         {**description, "request": {**description["request"], "scheduler": scheduler}},
     ):
         assert parse_infotext(infotext(told))[2].get("Sampler") == name
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def in_cache(cache: Path, data: bytes, name: str) -> str:
+    """Puts a file of a repository into a cache of the hub, and returns its SHA-256."""
+    folder = cache / "models--owner--few"
+    (folder / "refs").mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    file = folder / "snapshots" / COMMIT / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("name", "lora"),
+    [
+        ("pytorch_lora_weights.safetensors", "owner/few"),
+        ("other.safetensors", "owner/few:0.5"),
+        ("sub/other.safetensors", "owner/few:sub/other.safetensors"),
+    ],
+)
+def test_a_lora_of_the_hub_has_its_hash_and_its_commit(
+    here: Path, monkeypatch: pytest.MonkeyPatch, name: str, lora: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(here))
+    assert hashes_of([lora], cached=True) == hashes_of([lora]) == {}
+    digest = in_cache(here, b"weights", name)
+    facts = {"lora_hashes": [digest], "lora_revisions": [COMMIT]}
+    assert hashes_of([lora], cached=True) == facts
+    assert hashes_of([lora]) == {}, "what decides an item's id is the same before and after the download"
+
+    assert plan_again(written({"loras": [lora]}, **facts), NOTHING).requests[0].loras == (lora,)
+    in_cache(here, b"others", name)
+    with pytest.raises(RequestError, match=f"'owner/few', SHA-256 {digest[:12]}: say where it is with --lora"):
+        plan_again(written({"loras": [lora]}, **facts), NOTHING)
+    shutil.rmtree(here / "models--owner--few")
+    plan = plan_again(written({"loras": [lora]}, **facts), NOTHING)
+    assert any(COMMIT in line for line in differences(Path("x.json"), plan))

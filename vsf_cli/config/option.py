@@ -28,6 +28,7 @@ __all__ = [
     "WORK",
     "Option",
     "Value",
+    "as_field",
     "by_key",
     "check_bounds",
     "fits",
@@ -257,6 +258,13 @@ def fits(annotation: Any, value: Any) -> bool:
     if isinstance(value, bool) or wanted is bool:
         return isinstance(value, bool) and wanted is bool
     return isinstance(value, (int, float) if wanted is float else wanted)
+
+
+def as_field(annotation: Any, value: Any) -> Any:
+    """Returns a value that `fits` a field as the field has it: a float and no integer, and a tuple and no list."""
+    if isinstance(value, list):
+        return tuple(as_field(_value_type(annotation), entry) for entry in value)
+    return float(value) if _value_type(annotation) is float and value is not None else value
 
 
 def type_name(annotation: Any) -> str:

@@ -48,8 +48,8 @@ def _loaded(text: str) -> Any:
 def _flat(tool: str, values: Mapping[str, Any], prompt: str, negative: str) -> Foreign:
     """Returns values of JSON in which the prompts have these keys."""
     rest = {key: value for key, value in values.items() if key not in (prompt, negative) and value not in (None, "", [], {})}
-    texts = (value if isinstance(value := values.get(key), str) else "" for key in (prompt, negative))
-    return Foreign(tool, *texts, rest)
+    positive, unwanted = (value if isinstance(value := values.get(key), str) else "" for key in (prompt, negative))
+    return Foreign(tool, positive, unwanted, rest)
 
 
 def _of_invokeai(text: str, _: Mapping[str, str]) -> Foreign | None:

@@ -13,7 +13,19 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, fits, option, options_of, type_name, unlisted
+from vsf_cli.config.option import (
+    MODEL,
+    SIZE,
+    WHAT,
+    Option,
+    as_field,
+    check_bounds,
+    fits,
+    option,
+    options_of,
+    type_name,
+    unlisted,
+)
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
@@ -332,8 +344,8 @@ class Request(ModelSettings):
                 raise RequestError(f"{key} is {str(value)[:60]!r}, but must be {type_name(types[key])}")
         if missing := [key for key in ("prompt", "model", "seed") if key not in plain]:
             raise RequestError(f"the request has no '{missing[0]}', and so is not one that vsf wrote")
-        tuples = {key: tuple(value) for key, value in plain.items() if isinstance(value, list)}
-        return cls(**{**plain, **tuples, "parameters": _parameters(plain)})
+        values = {key: as_field(types[key], value) for key, value in plain.items()}
+        return cls(**{**values, "parameters": _parameters(plain)})
 
 
 def _parameters(plain: Mapping[str, Any]) -> dict[str, Any]:

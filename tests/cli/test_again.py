@@ -113,6 +113,29 @@ def test_what_is_no_sidecar_is_one_line(command: str, text: str) -> None:
     assert found.exit_code == 1 and found.stderr.startswith("error: x.json ") and len(found.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["again", "x.json", "--dry-run"], 4),
+        *[
+            (["image", "a red car", "--dry-run", *option], code)
+            for option, code in (
+                (["-m", "a" * 300], 4),
+                (["-m", "builtin:" + "a" * 300], 4),
+                (["--lora", "a" * 300 + ".safetensors"], 4),
+                (["--preset", "a" * 300], 6),
+                (["--preset", "a" * 300 + ".toml"], 6),
+                (["--image", "a" * 300], 1),
+            )
+        ],
+    ],
+)
+def test_names_that_are_too_long_are_one_line(arguments: list[str], code: int) -> None:
+    written({"model": "a" * 300})
+    found = vsf(*arguments)
+    assert found.exit_code == code and len(found.stderr.splitlines()) == 1, found.output
+
+
 @pytest.mark.parametrize("command", ["info", "again"])
 def test_a_folder_of_several_files_is_not_one_of_them(command: str) -> None:
     for name in ("a.png", "b.png"):

@@ -45,6 +45,7 @@ from vsf_cli.settings.presets import Settings
         ("(red:2)(hat:3)", Weighted("red hat", 1.0, ((0, 3, 2.0), (4, 7, 3.0)))),
         ("hat(wheels:2)flag", Weighted("hat wheels flag", 1.0, ((4, 10, 2.0),))),
         ("(red:2), (hat:3).", Weighted("red, hat.", 1.0, ((0, 3, 2.0), (5, 8, 3.0)))),
+        ("wheels::2", Weighted("wheels::2")),
         ("( ((wheels:2)) )", Weighted("wheels", 1.0, ((0, 6, 2.0),))),
     ],
 )

@@ -36,8 +36,8 @@ class Console:
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
-        # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched.
-        self.stderr = RichConsole(stderr=True, soft_wrap=True, highlight=False)
+        # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched. `:x:` is no emoji.
+        self.stderr = RichConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
     def info(self, text: str) -> None:
         """Writes a line, unless quiet."""
@@ -69,12 +69,12 @@ class Console:
     @staticmethod
     def data_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stdout, as wide as it needs to be."""
-        _print_table(RichConsole(highlight=False), heads, rows)
+        _print_table(RichConsole(highlight=False, emoji=False), heads, rows)
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stderr, unless quiet."""
         if not self.quiet:
-            _print_table(RichConsole(stderr=True, highlight=False), heads, rows)
+            _print_table(RichConsole(stderr=True, highlight=False, emoji=False), heads, rows)
 
     @contextmanager
     def progress(self, *labels: str) -> "Iterator[Sequence[Callback | None]]":

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -80,7 +81,7 @@ def load_prompts(name: str) -> PromptSet:
     if name in BUILT_IN:
         return BUILT_IN[name]()
     path = Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise RequestError(f"prompt set '{name}' is neither one of {', '.join(BUILT_IN)} nor a file")
     try:
         text = path.read_text("utf-8")

@@ -1,6 +1,7 @@
 """Turns settings into a plan, and refuses what is not legal before a model is loaded, without torch."""
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -353,7 +354,7 @@ def _check_images(file: Path, request: Request, given: Given, description: Mappi
         path, before = getattr(request, name), description.get(f"{name}_sha256")
         if path is None:
             continue
-        known = name in given.settings or Path(path).is_file()
+        known = name in given.settings or os.path.isfile(path)
         if not known or (name not in given.settings and input_hashes(**{name: path})[f"{name}_sha256"] != before):
             digest = f", SHA-256 {before[:12]}" if before else ""
             raise RequestError(f"{file} was made with the {name} '{path}'{digest}: say where it is with --{name}")

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ class Lora:
             why = "a file has none" if _is_file(self.source) else "it must end in .safetensors, and a scale be a number"
             raise RequestError(f"--lora '{self.source}:{self.weight_name}' names '{self.weight_name}' in it, but {why}")
         # A name that has not the hub's form, OWNER/NAME, is a file on this machine.
-        is_local = self.path.is_file() or (not re.search(r"[\\/]", self.source) and not self.path.is_dir())
+        is_local = os.path.isfile(self.path) or (not re.search(r"[\\/]", self.source) and not os.path.isdir(self.path))
         if re.search(PICKLED, self.source, re.IGNORECASE) or (is_local and not _is_file(self.source)):
             raise RequestError(
                 f"--lora '{self.source}' is no .safetensors file, and no other is loaded: a pickled one can run any code"
@@ -90,12 +91,12 @@ class Lora:
     def file(self) -> Path | None:
         """The safetensors file on this machine; None if it is on the hub."""
         path = self.path / self.weight_name if self.weight_name else self.path
-        return self.path if self.path.is_file() else path if path.is_file() else None
+        return self.path if os.path.isfile(self.path) else path if os.path.isfile(path) else None
 
     def check(self) -> None:
         """Raises a `ModelError` if a file or folder on this machine does not exist."""
         local = _is_file(self.source) or self.source.startswith((".", "~", "/"))
-        if local and not self.path.exists():
+        if local and not os.path.exists(self.path):
             raise ModelError(f"--lora '{self.source}': there is no such file")
 
 
@@ -148,7 +149,7 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
         )
     try:
         _add_adapter(pipe, state, adapter_name, metadata, lora.stage)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise RequestError(f"--lora '{file_name}' does not fit this model: {text}") from error
     others = f"; {len(unmatched)} do not: {first}{', ...' if len(unmatched) > 3 else ''}" if unmatched else ""
@@ -178,9 +179,9 @@ def _file_of(lora: Lora, offline: bool) -> Path:
     """Returns the path of the file, after its download if it is not on this machine."""
     from huggingface_hub import hf_hub_download, list_repo_files
 
-    if lora.path.is_file():
+    if os.path.isfile(lora.path):
         return lora.path
-    if lora.path.is_dir():
+    if os.path.isdir(lora.path):
         names = [path.name for path in sorted(lora.path.iterdir())]
         path = lora.path / (lora.weight_name or _only(lora, names))
         if not path.is_file():
@@ -219,6 +220,11 @@ def _read(path: Path, denoiser: str) -> "tuple[Tensors, dict[str, Any] | None]":
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
         text = (file.metadata() or {}).get("lora_adapter_metadata")
-    config = json.loads(text) if text else {}
+    try:
+        config = json.loads(text) if text else {}
+    except RecursionError as error:
+        raise ValueError("the configuration of its adapter is nested too deeply") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"the configuration of its adapter is {str(text)[:40]!r}, but must be an object")
     parts = (f"{denoiser}.", "text_encoder")
     return tensors, {key if key.startswith(parts) else f"{denoiser}.{key}": value for key, value in config.items()} or None

@@ -20,8 +20,8 @@ __all__ = ["MIDJOURNEY_NO", "Weighted", "move_negatives", "parse_weights", "with
 MAX_DEPTH = 20
 """The number of brackets around others that are read."""
 _NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))"
-_WHOLE = re.compile(rf"(?<![\d\\])\s*(?<!\\):\s*{_NUMBER}\s*$")
-_PART = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\])\s*:\s*{_NUMBER}\s*\)")
+_WHOLE = re.compile(rf"(?<![\d\\:])\s*(?<![\\:]):\s*{_NUMBER}\s*$")
+_PART = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\:])\s*:\s*{_NUMBER}\s*\)")
 _MOVED = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\])\s*:\s*-\s*{_NUMBER.replace('[+-]?', '')}\s*\)")
 _EMPTY = re.compile(r"(?<!\\)\([\s,;]*\)")
 _DOUBLED = re.compile(rf"(?<!\\)\(\s*(\([^()]*[^()\d\s\\]\s*:\s*{_NUMBER}\s*\))\s*\)")

@@ -207,17 +207,15 @@ def load_preset(name: str) -> Preset:
     """
     path = Path(name)
     if path.suffix == ".toml" or path.parent != Path("."):
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise PresetError(f"preset '{name}': there is no such file")
         return _load(path.stem, path, name)
     own = user_file().parent / "presets" / f"{name}.toml"
-    if own.is_file():
+    if os.path.isfile(own):
         return _load(name, own, str(own))
-    shipped = _shipped() / f"{name}.toml"
-    if not shipped.is_file():
-        names = preset_names()
+    if name not in (names := preset_names()):
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
-    return _load(name, shipped, f"presets/{name}.toml")
+    return _load(name, _shipped() / f"{name}.toml", f"presets/{name}.toml")
 
 
 def uses_cfg(request: Request, family: Family | None = None) -> bool:

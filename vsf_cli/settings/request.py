@@ -4,12 +4,12 @@
 """
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field
 from functools import cache
 from itertools import pairwise
-from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
@@ -366,7 +366,7 @@ def _parameters(plain: Mapping[str, Any]) -> dict[str, Any]:
 def public_source(source: str) -> str:
     """Returns a hub id as it is, and only the last part of a path on this machine."""
     hub = re.fullmatch(r"(builtin:)?[\w.\-]+(/[\w.\-]+)?", source) and not source.lower().endswith(".safetensors")
-    if source.startswith(BUILTIN) or (hub and not Path(source).is_dir()):
+    if source.startswith(BUILTIN) or (hub and not os.path.isdir(source)):
         return source
     return re.split(r"[/\\]", source.rstrip("/\\"))[-1]
 

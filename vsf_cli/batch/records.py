@@ -64,20 +64,24 @@ def read_records(path: Path, text: str, errors: list[str], names_prompts: Callab
     The suffix of the path decides the format; without one, the text does. A `.txt` file whose first line does not name a
     column of prompts has a prompt on each line.
     """
-    suffix, start = path.suffix.lower(), text.lstrip()[:1]
     if "\0" in text:
         errors.append(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1}: it has a NUL byte, and is not a text")
-    elif suffix in (".jsonl", ".ndjson") or (not suffix and start == "{"):
-        yield from _json_lines(text, errors)
-    elif suffix == ".toml" or (not suffix and TOML.match(text)):
-        yield from _toml(text, errors)
-    elif suffix == ".json" or (not suffix and start == "["):
-        yield from _json(text, errors)
-    elif suffix == ".txt" and not names_prompts([name.strip(' "') for name in _split_first(text)[0]]):
+        return
+    kind = _format_of(path.suffix.lower(), text)
+    if kind == ".txt" and not names_prompts([name.strip(' "') for name in _split_first(text)[0]]):
         lines = enumerate(_LINE_END.split(text), 1)
         yield from (Record(number, {"prompt": line.strip()}) for number, line in lines if line.strip())
+    elif kind in _READERS:
+        yield from _READERS[kind](text, errors)
     else:
-        yield from _separated(text, errors, "\t" if suffix == ".tsv" else None)
+        yield from _separated(text, errors, "\t" if kind == ".tsv" else None)
+
+
+def _format_of(suffix: str, text: str) -> str:
+    """Returns the suffix of a table's format, which its text tells if it has none."""
+    if suffix:
+        return suffix
+    return ".toml" if TOML.match(text) else {"{": ".jsonl", "[": ".json"}.get(text.lstrip()[:1], ".csv")
 
 
 def _json_record(line: int, value: Any, errors: list[str]) -> Iterator[Record]:
@@ -136,6 +140,9 @@ def _toml(text: str, errors: list[str]) -> Iterator[Record]:
     starts = [number for number, line in enumerate(text.split("\n"), 1) if line.strip() == "[[rows]]"]
     for number, row in enumerate(rows):
         yield Record(starts[number] if number < len(starts) else 1, row)
+
+
+_READERS = {".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines, ".toml": _toml}
 
 
 def _split_first(text: str) -> tuple[list[str], str]:

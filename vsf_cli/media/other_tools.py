@@ -74,22 +74,23 @@ def _without_brackets(text: str) -> tuple[str, str]:
 def _of_comfyui(text: str, texts: Mapping[str, str]) -> Foreign | None:
     """Reads the graph of nodes that was run, or the one that was drawn, which says less."""
     graph = _loaded(text)
-    if not isinstance(graph, dict):
-        return None
-    if "nodes" in graph:
+    if isinstance(graph, dict) and "nodes" in graph:
         return Foreign("ComfyUI")
-    inner = graph.get("prompt")
-    graph = _loaded(inner) if isinstance(inner, str) else inner if isinstance(inner, dict) else graph
-    nodes = {
-        key: node for key, node in (graph or {}).items() if isinstance(node, dict) and isinstance(node.get("inputs"), dict)
-    }
-    for node in nodes.values():
-        inputs = node["inputs"]
+    if isinstance(graph, dict) and "prompt" in graph:
+        graph = _loaded(graph["prompt"]) if isinstance(graph["prompt"], str) else graph["prompt"]
+    nodes = _nodes(graph)
+    for inputs in (node["inputs"] for node in nodes.values()):
         if "positive" in inputs and ("seed" in inputs or "noise_seed" in inputs):
             prompt, negative = (", ".join(_texts(nodes, inputs.get(side))) for side in ("positive", "negative"))
             values = {key: value for key, value in inputs.items() if not isinstance(value, (list, dict))}
             return Foreign("ComfyUI", prompt, negative, values)
     return Foreign("ComfyUI", values={"texts": list(dict.fromkeys(_own_texts(nodes)))}) if nodes else None
+
+
+def _nodes(graph: Any) -> dict[str, Any]:
+    """Returns the nodes of a graph that have inputs."""
+    nodes = graph.items() if isinstance(graph, dict) else ()
+    return {key: node for key, node in nodes if isinstance(node, dict) and isinstance(node.get("inputs"), dict)}
 
 
 def _texts(nodes: Mapping[str, Any], link: Any, depth: int = 10) -> Iterator[str]:

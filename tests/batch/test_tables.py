@@ -110,7 +110,7 @@ def test_a_seed_that_a_spreadsheet_shortened_is_refused(cell: str) -> None:
     [
         ("a.csv", "a red car,wheels\na tree,leaves\n", "line 1: it names no column 'prompt', but 'a red car', 'wheels'"),
         ("a.tsv", "\nseed\talpha\n1\t2\n", "line 2: it names no column 'prompt', but 'seed', 'alpha'"),
-        ("a.csv", "a red car on a road\n", "no rows under a first line such as prompt"),
+        ("a.csv", "a red car on a road\n", "no rows under a header such as prompt"),
         ("styles.csv", 'name,prompt\nmine,"{prompt}, best"\n', "line 2, column prompt: {prompt} stands for"),
         ("a.csv", "prompt,name\na,#REF!\n", "line 2, column name: '#REF!' is an error of the spreadsheet"),
         ("a.csv", "prompt,alpha\na,#N/A\n", "is an error of the spreadsheet"),

@@ -109,7 +109,7 @@ def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
         if row := _row(record, columns, errors):
             rows.append(row)
     if not errors and not rows:
-        errors.append("it has no rows under a first line such as prompt,negative: give at least one prompt")
+        errors.append("it has no rows under a header such as prompt,negative: give at least one prompt")
     return rows, errors
 
 
@@ -143,7 +143,7 @@ def _names_prompts(names: Sequence[str]) -> bool:
 
 def _no_header(line: int, names: Sequence[str]) -> str:
     found = ", ".join(f"'{name[:40]}'" for name in names[:5])
-    return f"line {line}: it names no column 'prompt', but {found}: give the table a first line such as prompt,negative"
+    return f"line {line}: it names no column 'prompt', but {found}: the header is missing, a first line such as prompt,negative"
 
 
 def _column(name: str, errors: list[str], line: int) -> str:

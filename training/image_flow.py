@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
-from transformers import CLIPTokenizer, T5Tokenizer
+from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 
 from training.attention import FluxTrainingProcessor, SD3TrainingProcessor
 from training.examples import Drawing
@@ -56,7 +56,7 @@ def _regions(scene: Scene) -> np.ndarray:
 IMAGE_DRAWING = Drawing("images", _sample, _render, _regions)
 
 
-def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
+def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, PreTrainedTokenizerFast]:
     """The tokenizers of CLIP and of T5 in a folder. If it has none, they are trained on 20,000 captions and saved there."""
     paths = folder / "tokenizer", folder / "tokenizer_3"
     if not all(path.is_dir() for path in paths):
@@ -65,13 +65,13 @@ def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5Tokenizer]:
         captions += [caption(sample_part_alone(rng), rng) for _ in range(2_000)]
         for tokenizer, path in zip((build_clip_tokenizer(captions), build_t5_tokenizer(captions)), paths, strict=True):
             tokenizer.save_pretrained(path)
-    return CLIPTokenizer.from_pretrained(paths[0]), T5Tokenizer.from_pretrained(paths[1])
+    return CLIPTokenizer.from_pretrained(paths[0]), PreTrainedTokenizerFast.from_pretrained(paths[1])
 
 
 class SD3Encoders(nn.Module):
     """Two CLIP encoders and T5, joined as `StableDiffusion3Pipeline` joins them."""
 
-    def __init__(self, clip_tokenizer: CLIPTokenizer, t5_tokenizer: T5Tokenizer) -> None:
+    def __init__(self, clip_tokenizer: CLIPTokenizer, t5_tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         special = {name: getattr(clip_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         self.clip = build_clip(len(clip_tokenizer), **special)
@@ -88,7 +88,7 @@ class SD3Encoders(nn.Module):
 class FluxEncoders(nn.Module):
     """T5 alone: the pooled vector of CLIP is zero."""
 
-    def __init__(self, t5_tokenizer: T5Tokenizer) -> None:
+    def __init__(self, t5_tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.t5 = build_t5(len(t5_tokenizer))
 
@@ -108,7 +108,7 @@ class _ImageModel(FlowModel):
 
     latent_shape = (LATENT_CHANNELS, LATENT_SIDE, LATENT_SIDE)
 
-    def __init__(self, tokenizers: tuple[CLIPTokenizer, T5Tokenizer], heads: int) -> None:
+    def __init__(self, tokenizers: tuple[CLIPTokenizer, PreTrainedTokenizerFast], heads: int) -> None:
         self.tokenizers = tokenizers
         self.heads = heads
         self.width = HEAD_DIM * heads

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from peft import LoraConfig
 from torch import Tensor, nn
-from transformers import T5Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from training.attention import WanTrainingProcessor
 from training.examples import Drawing
@@ -56,19 +56,19 @@ def _regions(scene: Scene) -> np.ndarray:
 VIDEO_DRAWING = Drawing("videos", _sample, draw_video, _regions)
 
 
-def load_tokenizer(folder: Path) -> T5Tokenizer:
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer in a folder. If it has none, it is trained on 20,000 captions and saved there."""
     path = folder / "tokenizer"
     if not path.is_dir():
         rng = random.Random("clip captions")
         build_t5_tokenizer([video_caption(sample_video(rng), rng) for _ in range(20_000)]).save_pretrained(path)
-    return T5Tokenizer.from_pretrained(path)
+    return PreTrainedTokenizerFast.from_pretrained(path)
 
 
 class WanEncoder(nn.Module):
     """The text encoder, used as `WanPipeline` uses it: padding becomes zeros."""
 
-    def __init__(self, tokenizer: T5Tokenizer) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.encoder = build_encoder(len(tokenizer))
 
@@ -104,7 +104,7 @@ class WanModel(FlowModel):
     shift = SHIFT
     student_rate = 1e-3
 
-    def __init__(self, tokenizer: T5Tokenizer, heads: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, heads: int) -> None:
         self.tokenizer = tokenizer
         self.heads = heads
         self.width = 32 * heads

@@ -138,7 +138,7 @@ def test_a_seed_that_is_none_does_not_keep_a_run_from_going_on(seed: str, monkey
 
 
 def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
-    table = "prompt,alpha,steps,name,attention_mask\na,x,1.5,../up,maybe\n,1,2,,\na,1,2,,,\na,1,2,/abs,\n"
+    table = "prompt,alpha,steps,name,attention_mask\na,x,1.5,../up,maybe\n,1,2,,\na,1,2,,,more\na,1,2,/abs,\n"
     with pytest.raises(TableErrors) as found:
         read_table(Path("a.csv"), table)
     places = [line.split(":")[0] for line in found.value.lines]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.evaluation import judging
 from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
+from vsf_cli.evaluation.judges.scenes import ScenesJudge
 from vsf_cli.evaluation.judging import CachedJudge, Judgement, judge_all, judge_frames
 from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
 from vsf_cli.evaluation.report import Judged, tabulate, with_rest
@@ -43,7 +44,8 @@ from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset, preset_names
 from vsf_cli.toy.image_recipe import build_clip_tokenizer
-from vsf_cli.toy.scenes import OBJECTS
+from vsf_cli.toy.judge import STATES, Verdict
+from vsf_cli.toy.scenes import OBJECTS, PARTS
 
 CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car")
 SPACE = {"nasa_alpha": (0.0, 1.0)}
@@ -51,6 +53,21 @@ SPACE = {"nasa_alpha": (0.0, 1.0)}
 
 def vsf(*words: str) -> Any:
     return CliRunner().invoke(app, ["eval", *words])
+
+
+def test_the_built_in_judge_takes_names_in_any_case_and_refuses_others() -> None:
+    judge, image = ScenesJudge(), Image.new("RGB", (96, 96))
+    states = {part: tuple(float(state == "present") for state in STATES) for part in PARTS}
+    judge.__dict__["_judge"] = SimpleNamespace(look=lambda _: [Verdict("car", states, 0.5)])
+    capitals = replace(CAR, category="Car", negative="WHEELS", keep=("Windows", "lights"))
+    plain = replace(CAR, keep=("windows", "lights"))
+    found, wanted = judge.judge(image, capitals), judge.judge(image, plain)
+    assert tuple(part.lower() for part in found.kept or ()) == wanted.kept and replace(found, kept=()) == replace(
+        wanted, kept=()
+    )
+    for record in (replace(CAR, keep=("doors",)), replace(CAR, category="lorry"), replace(CAR, negative="roof")):
+        with pytest.raises(RequestError, match="choose --judge mllm"):
+            judge.judge(image, record)
 
 
 @pytest.fixture(scope="module")

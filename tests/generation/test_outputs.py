@@ -75,6 +75,22 @@ def test_names_are_cut_and_hold_no_separator(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "template",
+    ["{slug}", "a" * 220, "é" * 150 + "-{slug}", "{slug}-{model}", "b" * 190 + "-{slug}-{alpha}", "{seed}" + "c" * 300],
+)
+def test_long_names_keep_their_seeds_and_stay_different(tmp_path: Path, template: str) -> None:
+    names = set()
+    for seed in (7, 2**64 - 1):
+        for slug_ in ("d" * 300 + "e", "d" * 300 + "f"):
+            values = {**VALUES, "slug": slug_, "model": "m" * 300, "seed": seed}
+            path = Outputs(str(tmp_path / f"{template}.png"), varying=("seed", "slug")).path(values, 1)
+            assert path.parent == tmp_path and path.suffix == ".png" and len(path.name.encode()) <= 200
+            assert str(seed) in path.name
+            names.add(path.name)
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
     ("prompt", "wanted"), [("A red bike!", "a-red-bike"), ("…", "picture"), ("a/b\\c", "a-b-c"), ("自転車", "自転車")]
 )
 def test_slugs(prompt: str, wanted: str) -> None:

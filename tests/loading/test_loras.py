@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tests.models.test_wan import random_wan
 from vsf_cli.cli.app import app
-from vsf_cli.errors import ModelError, RequestError
+from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.loading import loras
 from vsf_cli.loading.lora_keys import match_keys
 from vsf_cli.loading.loras import Lora
@@ -236,6 +236,25 @@ def test_a_matrix_of_another_size_is_refused(folder: Path, here: Path) -> None:
     saved(here / "x.safetensors", {name: torch.ones(shape) for name, shape in names.items()})
     result = video(folder, "--lora", "x.safetensors")
     assert result.exit_code == 6 and "does not fit this model" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "message"),
+    [
+        (WANTED, "[]", "must be an object"),
+        (WANTED, "nonsense", "cannot be loaded"),
+        (WANTED, "[" * 99_999, "nested too deeply"),
+        (WANTED, '{"transformer.r": "x"}', "does not fit this model"),
+        ({f"transformer.{OWN[0]}.{end}": torch.ones(4) for end in ("lora_A.weight", "lora_B.weight")}, "", "does not fit"),
+    ],
+)
+def test_a_header_that_is_not_as_it_should_be_is_one_line(
+    pipe: Any, here: Path, tensors: dict[str, Tensor], metadata: str, message: str
+) -> None:
+    save_file(tensors, here / "x.safetensors", {"lora_adapter_metadata": metadata})
+    with pytest.raises(VSFError, match=message) as found:
+        loras.load_lora(pipe, Lora.parse("x.safetensors"), "x", True)
+    assert "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,11 @@ from vsf_cli.settings.presets import Settings
         ("(wheels:2) and (smoke:0):3", Weighted("wheels and smoke", 3.0, ((0, 6, 2.0), (11, 16, 0.0)))),
         (r"a smile \(wide:2\)", Weighted("a smile (wide:2)")),
         ("a hat (red)", Weighted("a hat (red)")),
+        ("(red:2)(hat:3)", Weighted("red hat", 1.0, ((0, 3, 2.0), (4, 7, 3.0)))),
+        ("hat(wheels:2)flag", Weighted("hat wheels flag", 1.0, ((4, 10, 2.0),))),
+        ("(red:2), (hat:3).", Weighted("red, hat.", 1.0, ((0, 3, 2.0), (5, 8, 3.0)))),
+        ("wheels::2", Weighted("wheels::2")),
+        ("( ((wheels:2)) )", Weighted("wheels", 1.0, ((0, 6, 2.0),))),
     ],
 )
 def test_weights_are_read(text: str, found: Weighted) -> None:
@@ -62,6 +67,13 @@ def test_a_weight_below_zero_is_refused(text: str) -> None:
         ("a (red:1.3) bike", "a (red:1.3) bike", ()),
         (r"a bike \(wheels:-1)", r"a bike \(wheels:-1)", ()),
         ("a bike (fast)", "a bike (fast)", ()),
+        ("a bike ((wheels:-1)), red", "a bike, red", ("wheels:1",)),
+        ("((wheels:-1), (hat:-2)) a bike", "a bike", ("wheels:1", "hat:2")),
+        ("a (red (wheels:-1)) bike", "a (red) bike", ("wheels:1",)),
+        ("a bike --no wheels, hats", "a bike", ("wheels, hats",)),
+        ("a bike\n--no  old wheels --ar 16:9", "a bike --ar 16:9", ("old wheels",)),
+        ("a bike (hat:-1) --no wheels", "a bike", ("hat:1", "wheels")),
+        ("a bike --now wheels", "a bike --now wheels", ()),
     ],
 )
 def test_inline_negatives_are_moved(prompt: str, text: str, negatives: tuple[str, ...]) -> None:

@@ -64,6 +64,19 @@ def test_what_is_not_legal_in_a_preset_is_named(tmp_path: Path, line: str, messa
         load_preset(str(path))
 
 
+@pytest.mark.parametrize("number", ["8", "8.0"])
+def test_a_whole_number_is_a_float_too(tmp_path: Path, user: Path, number: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        f"{MINIMAL}flow_shift = {number}\nguidance_scale = {number}\nsigmas = [1, 0.5]\n[method]\nalpha = {number}\n"
+    )
+    preset = load_preset(str(path))
+    values = preset.flow_shift, preset.guidance_scale, preset.sigmas, preset.guidance().parameters["alpha"]
+    assert repr(values) == "(8.0, 8.0, (1.0, 0.5), 8.0)"
+    (user / "config.toml").write_text(f"guidance = {number}\nalpha = {number}\n")
+    assert repr((Settings({}, {})["guidance"], Settings({}, {})["alpha"])) == "(8.0, 8.0)"
+
+
 @pytest.mark.parametrize("missing", ["family", "model"])
 def test_a_preset_names_its_family_and_its_model(tmp_path: Path, missing: str) -> None:
     path = tmp_path / "mine.toml"

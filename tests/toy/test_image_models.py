@@ -7,8 +7,10 @@ import torch
 
 from training.score import main, measure
 from vsf_cli.loading.pipelines import load
-from vsf_cli.loading.sources import source_of, vocabulary_of
+from vsf_cli.loading.sources import builtin_path, source_of, vocabulary_of
 from vsf_cli.methods import NoGuidance
+from vsf_cli.prompts.texts import Texts
+from vsf_cli.prompts.vocabulary import check_vocabulary
 from vsf_cli.settings.presets import load_preset
 from vsf_cli.toy import scenes
 from vsf_cli.toy.drawing import SIDE, draw, part_map
@@ -26,6 +28,31 @@ from vsf_cli.toy.scenes import (
 )
 
 MEGABYTE = 1e6
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("tiny-sd3-turbo/tokenizer_3", "T5"),
+        ("tiny-sd3/tokenizer_3", "T5"),
+        ("tiny-wan/tokenizer", "T5"),
+        ("tiny-sd3-turbo/tokenizer", "CLIP"),
+    ],
+)
+def test_words_are_the_same_in_any_case_and_between_any_signs(folder: str, kind: str) -> None:
+    """As the check of the vocabulary has them: each word whole, and none of letters."""
+    import transformers
+
+    tokenizer = getattr(transformers, {"T5": "PreTrainedTokenizerFast", "CLIP": "CLIPTokenizer"}[kind]).from_pretrained(
+        builtin_path(folder)
+    )
+    plain = "a red car with wheels and windows"
+    for text in ("A Red Car With Wheels And Windows", "a RED car  with\nWHEELS and windows"):
+        assert tokenizer(text).input_ids == tokenizer(plain).input_ids
+    if kind == "T5":
+        signs = 'A red-car, with "wheels" (and/windows)!'
+        assert tokenizer(signs).input_ids == tokenizer(plain).input_ids and len(tokenizer(plain).input_ids) == 8
+        assert check_vocabulary(Texts(signs, ("Wheels", "(WINDOWS)")), frozenset(vocabulary())) == []
 
 
 def test_there_are_a_dozen_objects_with_parts() -> None:

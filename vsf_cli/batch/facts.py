@@ -67,7 +67,7 @@ def _settings(item: Item) -> dict[str, str]:
 def _own_columns(row: Row, item: Item) -> dict[str, str]:
     """Returns the cells of the columns that are not options."""
     used = {"prompt", "negative", "seed", "alpha", "beta", "neg", "name", "width", "height", *_settings(item)}
-    own = {name: value for name, value in row.cells.items() if name.lower() not in used and value}
+    own = {name: value for name, value in row.cells.items() if not {name.lower(), key_of(name)} & used and value}
     if not any(name.endswith("=>") for name in own):
         return own
     return {BEFORE: next(value for name, value in row.cells.items() if key_of(name) == "prompt"), **own}

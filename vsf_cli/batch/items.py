@@ -204,6 +204,7 @@ class _ItemBuilder:
         Raises:
             VSFError: If a setting is not legal.
         """
+        self.notes.update(row.notes)
         values = {**self.options, **row.settings}
         sweeps = {name: tuple(value) for name, value in values.items() if isinstance(value, ValueList)}
         settings = self._settings_of(values)
@@ -226,7 +227,8 @@ class _ItemBuilder:
     def _request(self, row: Row, settings: Settings, video: bool) -> Request:
         """Returns the request of a row without its seed, after checks that need no model."""
         loras = (self.given.loras or ()) if row.loras is None else row.loras
-        request, _ = request_of(row.texts(self.given), 0, settings, loras, video)
+        request, notes = request_of(row.texts(self.given), 0, settings, loras, video)
+        self.notes.update(notes)
         self.notes.update(prompt_warnings(request, self.vocabulary_of(request.model)))
         if request.negative and request.method == "none":
             self.notes.update(["the negative prompt is not used where the method is none"])
@@ -239,7 +241,7 @@ class _ItemBuilder:
     def _settings_of(self, values: Mapping[str, Any]) -> Settings:
         key = values.get("preset"), values.get("model")
         if key not in self.settings:
-            options = {name: values.get(name) for name in (*MODEL_KEYS, "format")}
+            options = {name: values.get(name) for name in MODEL_KEYS}
             video = bool(options["preset"]) and load_preset(str(options["preset"])).video
             self.settings[key] = Settings(options, video=video)
         return self.settings[key]

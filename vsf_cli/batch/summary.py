@@ -8,7 +8,7 @@ from typing import Any
 
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import MANIFEST, read_journals
-from vsf_cli.batch.table import Row
+from vsf_cli.batch.table import Row, key_of
 from vsf_cli.media.files import write_bytes
 from vsf_cli.methods import setting_name
 
@@ -24,8 +24,10 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
     known = read_journals(folder)
     columns = list(dict.fromkeys(name for row in rows for name in row.cells))
     lines = [_results(item, folder / item.name, known.get(item.key, {})) for item in items]
+    # By their options, so that the file is a table again, in which no column says the same as another.
+    taken = {*columns, *filter(None, map(key_of, columns))}
     names = dict.fromkeys(name for line in lines for name in line)
-    named = {name: f"vsf_{name}" if name in columns else name for name in names}
+    named = {name: f"vsf_{name}" if {name, key_of(name)} & taken else name for name in names}
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, [*columns, *named.values()], extrasaction="ignore", restval="")
     writer.writeheader()

@@ -1,18 +1,15 @@
-"""Reads a table of prompts: CSV, TSV, semicolons, JSON lines or TOML. All of its errors are reported at once."""
+"""Reads a table of prompts: its columns are options, and its cells values. All of its errors are reported at once."""
 
-import csv
 import difflib
-import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import tomli
-
+from vsf_cli.batch.records import MAX_TABLE_LENGTH, Record, read_records
 from vsf_cli.config.option import read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
 from vsf_cli.config.values import parse_given_seeds
@@ -20,16 +17,16 @@ from vsf_cli.errors import RequestError
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import COLUMNS, Given
 
-__all__ = ["Row", "TableErrors", "key_of", "parse_table", "read_table"]
+__all__ = ["Row", "TableErrors", "key_of", "parse_table", "read_table", "unused_columns"]
 
 NAME_COLUMNS = ("name", "id", "file_name", "filename", "output")
 """Spellings of the column of image names; other columns are options."""
 MAX_CELL_LENGTH = 100_000
-MAX_TABLE_LENGTH = 200_000_000
 MAX_NAME_BYTES, MAX_PATH_BYTES = 200, 1000
 """Bytes of a part of a path, and of the whole: file systems take 255 and 1,024 or more, which leaves room for endings."""
 _HALF = re.compile("[\ud800-\udfff]")
-TOML = re.compile(r"(?:\s|#.*\n)*\[\[rows\]\]")
+_SHORTENED = re.compile(r"\d[eE][+-]?\d")
+_SHEET_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#SPILL!")
 
 
 class TableErrors(RequestError):
@@ -58,6 +55,7 @@ class Row:
         settings: The settings of its cells; those with several values are `ValueList`.
         name: The name of its images; None derives it from the prompt.
         cells: All cells as they were read, by the names of the columns.
+        notes: What was read in a way that may not be meant.
     """
 
     line: int
@@ -69,6 +67,7 @@ class Row:
     loras: tuple[str, ...] | None = None
     name: str | None = None
     cells: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def texts(self, given: Given) -> Texts:
         """Returns its texts; those of the command line stand in for what it has not."""
@@ -100,85 +99,18 @@ def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
     errors: list[str] = []
     rows = []
     columns: dict[str, str] = {}
-    for line, header, cells in _records(path, text, errors):
-        for name in cells:
+    for record in read_records(path, text, errors, _names_prompts):
+        for name in record.cells:
             if name not in columns:
-                columns[name] = _column(name, errors, header)
-        if row := _row(line, cells, columns, errors):
+                columns[name] = _column(name, errors, record.header or record.line)
+        if record.header and "prompt" not in columns.values():
+            errors += [] if errors else [_no_header(record.header, list(record.cells))]
+            break
+        if row := _row(record, columns, errors):
             rows.append(row)
     if not errors and not rows:
-        errors.append("it has no rows: give at least one prompt")
+        errors.append("it has no rows under a header such as prompt,negative: give at least one prompt")
     return rows, errors
-
-
-def _records(path: Path, text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Yields each row's line, the line that names its columns, and its cells."""
-    if "\0" in text:
-        errors.append(f"line {text[: text.index(chr(0))].count(chr(10)) + 1}: it has a NUL byte, and is not a text")
-    elif path.suffix.lower() in (".jsonl", ".ndjson") or (not path.suffix and text.lstrip().startswith("{")):
-        yield from _json_lines(text, errors)
-    elif path.suffix.lower() == ".toml" or (not path.suffix and TOML.match(text)):
-        yield from _toml(text, errors)
-    else:
-        yield from _separated(text, errors, path.suffix.lower() == ".tsv")
-
-
-def _json_lines(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            errors.append(f"line {number}: not JSON: {error}")
-            continue
-        if isinstance(cells, dict):
-            yield number, number, cells
-        else:
-            errors.append(f'line {number}: it must be an object, such as {{"prompt": "a bike"}}')
-
-
-def _toml(text: str, errors: list[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    try:
-        document = tomli.loads(text)
-    except (tomli.TOMLDecodeError, RecursionError) as error:
-        errors.append(f"not TOML: {error}")
-        return
-    rows = document.get("rows")
-    if len(document) != 1 or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        errors.append("a TOML table has its rows as [[rows]], and nothing else")
-        return
-    starts = [number for number, line in enumerate(text.split("\n"), 1) if line.strip() == "[[rows]]"]
-    for number, row in enumerate(rows):
-        line = starts[number] if number < len(starts) else 1
-        yield line, line, row
-
-
-def _separated(text: str, errors: list[str], tabs: bool) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    csv.field_size_limit(MAX_TABLE_LENGTH)
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = "\t" if tabs else max(",;\t", key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    names: list[str] | None = None
-    line = header = 1
-    try:
-        for record in reader:
-            if not any(cell.strip() for cell in record):
-                line = reader.line_num + 1
-                continue
-            if names is None:
-                names, header = [name.strip() for name in record], line
-                repeated = {name for name in names if names.count(name) > 1}
-                if repeated:
-                    errors.append(f"line {line}: the column '{sorted(repeated)[0]}' is there more than once")
-                    return
-            elif len(record) > len(names):
-                errors.append(f"line {line}: it has {len(record)} cells, but the table has {len(names)} columns: quote a cell")
-            else:
-                yield line, header, dict(zip(names, record, strict=False))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        errors.append(f"line {line}: {error}: look for a quote that is not closed")
 
 
 @cache
@@ -193,8 +125,25 @@ def key_of(column: str) -> str:
     return _known().get(_plain(column), "")
 
 
+def unused_columns(rows: Sequence[Row]) -> list[str]:
+    """Returns the columns of rows that are neither options nor words of `--sr`."""
+    names = dict.fromkeys(name for row in rows for name in row.cells)
+    return [name for name in names if not key_of(name) and not name.endswith("=>")]
+
+
 def _plain(column: str) -> str:
-    return column.strip().lower().replace(" ", "_")
+    """Returns a name in snake case: of `cfgScale` and `CFG Scale` it is `cfg_scale`."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", column.strip())
+    return re.sub(r"[\s_]+", "_", words.lower())
+
+
+def _names_prompts(names: Sequence[str]) -> bool:
+    return any(key_of(name) == "prompt" for name in names)
+
+
+def _no_header(line: int, names: Sequence[str]) -> str:
+    found = ", ".join(f"'{name[:40]}'" for name in names[:5])
+    return f"line {line}: it names no column 'prompt', but {found}: the header is missing, a first line such as prompt,negative"
 
 
 def _column(name: str, errors: list[str], line: int) -> str:
@@ -210,6 +159,13 @@ def _numbers(value: Any, type: type) -> ValueList:
         raise ValueError(f"{value} is not a number")
     numbers = value if isinstance(value, list) else [value]
     return parse_range(",".join(str(number) for number in numbers), type)
+
+
+def _pointed(column: str, cell: Any) -> Any:
+    """Returns a cell with a point for its comma, if its column has numbers and it is one with a decimal comma."""
+    kind = int if column == "seed" else COLUMNS[column].type if column in COLUMNS else str
+    pattern = {int: r"\s*[+-]?\d+,0+\s*", float: r"\s*[+-]?\d+,\d+\s*"}.get(kind)
+    return cell.replace(",", ".") if pattern and re.fullmatch(pattern, cell) else cell
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -239,10 +195,14 @@ def _name(value: Any) -> str:
 
 def _seeds(value: Any) -> tuple[int, ...]:
     text = ",".join(map(_text, value)) if isinstance(value, list) else _text(value)
-    return tuple(parse_given_seeds(text) or ())
+    if _SHORTENED.search(text):
+        raise ValueError(f"'{text}' has lost digits, as spreadsheets shorten long numbers: give the column the format of text")
+    return tuple(parse_given_seeds(re.sub(r"^-1\.0*$", "-1", text)) or ())
 
 
 def _parse_cell(column: str, value: Any) -> Any:
+    if isinstance(value, str) and value.strip() in _SHEET_ERRORS:
+        raise ValueError(f"'{value.strip()}' is an error of the spreadsheet: mend its formula")
     if column in ("name", "seed"):
         return _name(value) if column == "name" else _seeds(value)
     option = COLUMNS[column]
@@ -255,28 +215,33 @@ def _parse_cell(column: str, value: Any) -> Any:
     text = _text(value)
     if option.parse is not None:
         option.parse(text)
+    if column == "prompt" and "{prompt}" in text:
+        raise ValueError("{prompt} stands for the words of others, as in a file of styles: write a prompt in its place")
     return text
 
 
-def _row(line: int, cells: Mapping[str, Any], columns: Mapping[str, str], errors: list[str]) -> Row | None:
+def _row(record: Record, columns: Mapping[str, str], errors: list[str]) -> Row | None:
     """Returns a row; None if it is not legal, and then its errors are added."""
-    before = len(errors)
-    used, written = _used(line, cells, columns, errors)
+    before, line = len(errors), record.line
+    used, written = _used(line, record.cells, columns, errors)
     if not str(used.get("prompt", "")).strip():
         errors.append(f"line {line}, column prompt: there is no prompt")
-    values = {}
-    for column in sorted(used):
+    values, notes = {}, []
+    for column, cell in used.items():
+        pointed = _pointed(column, cell) if record.decimal_commas else cell
+        if pointed != cell:
+            notes.append(f"column {written[column]}: a comma is a decimal comma, so that 2,5 is 2.5; write '2, 5' for a list")
         try:
-            values[column] = _parse_cell(column, used[column])
+            values[column] = _parse_cell(column, pointed)
         except (ValueError, RequestError) as error:
             errors.append(f"line {line}, column {written[column]}: {error}")
     _join_sides(line, values, written, errors)
     if len(errors) > before:
         return None
-    kept = {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in cells.items()}
+    cells = {name: cell if isinstance(cell, str) else json.dumps(cell, default=str) for name, cell in record.cells.items()}
     taken = {key: values.pop(key, None) for key in ("prompt", "negative", "keep", "seed", "lora", "name")}
     texts = taken["prompt"], taken["negative"], taken["keep"]
-    return Row(line, *texts, taken["seed"], values, taken["lora"], taken["name"], kept)
+    return Row(line, *texts, taken["seed"], values, taken["lora"], taken["name"], cells, tuple(notes))
 
 
 def _used(
@@ -291,7 +256,7 @@ def _used(
         elif any(_HALF.search(text) for text in (name, *map(str, value if isinstance(value, list) else [value]))):
             errors.append(f"line {line}, column {name[:40]!a}: it has half of a character, a lone surrogate")
         elif (column := columns[name]) and value is not None and str(value).strip():
-            if column in used:
+            if used.get(column, value) != value:
                 errors.append(f"line {line}, column {name}: it says the same as '{written[column]}': keep one of the two")
             used[column], written[column] = value, name
     return used, written

@@ -14,6 +14,7 @@ from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
+from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.offload import offload_of
 from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
 from vsf_cli.maps.data import EVERYTHING
@@ -259,9 +260,10 @@ class Worker:
         return [captured.result]
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
-        # The commit of a model of the hub is known only after it is loaded.
-        weights = weights_of(item.request) if "revision" in item.model else item.model
-        return describe_result(pipe, result, **weights, item=item.id)
+        # The commit of a model or a LoRA of the hub is known only after it is loaded.
+        of_hub = "revision" in item.model
+        weights = weights_of(item.request, True) if of_hub else {**item.model, **hashes_of(item.request.loras, True)}
+        return describe_result(pipe, result, item.format, item.crf, **weights, item=item.id)
 
     def _written(self, pipe: Any, item: Item, result: Result, fallback: str) -> Outcome:
         """Writes the files of an item, and returns its outcome."""

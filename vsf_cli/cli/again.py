@@ -19,7 +19,7 @@ from vsf_cli.settings.options import Given
 __all__ = ["app"]
 
 app = command_app()
-OF_FILE = Takes(without=("crf",), single=True, of_file=True, hidden=("preset",))
+OF_FILE = Takes(single=True, of_file=True, hidden=("preset",))
 
 
 @app.command(cls=Command, epilog="Example: vsf again outputs/a-red-bike-1.png --alpha 2")

@@ -11,11 +11,12 @@ import typer
 from vsf_cli.batch.engines import engine_named
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.journal import MANIFEST
+from vsf_cli.batch.records import decode_table
 from vsf_cli.batch.replacements import apply_replacements
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.shards import Shard
 from vsf_cli.batch.summary import duration
-from vsf_cli.batch.table import Row, TableErrors, parse_table
+from vsf_cli.batch.table import Row, TableErrors, parse_table, unused_columns
 from vsf_cli.batch.timings import estimate
 from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.console import Console, as_line
@@ -76,7 +77,9 @@ class BatchOptions:
 @handle_errors
 @with_options
 def batch(
-    table: Annotated[str, typer.Argument(help="CSV, TSV, JSON lines or TOML with a column 'prompt'; - reads stdin.")],
+    table: Annotated[
+        str, typer.Argument(help="CSV, TSV, JSON or TOML with a column 'prompt', or prompts in .txt; - reads stdin.")
+    ],
     given: Annotated[Given, Takes(without=("output", "exists"), seed="from the prompt")],
     files: Annotated[FileOptions, Takes(without=("metadata",))],
     work: BatchOptions,
@@ -90,11 +93,13 @@ def batch(
     try:
         planned, rows, notes = _plan(table, output, given, files, work, messages.verbose)
     except TableErrors as error:
-        _say_errors(table, error.lines, console)
-        raise
+        _say_errors(table, error, console)
+        raise typer.Exit(error.exit_code) from error
     for note in notes:
         console.warn(note)
     check_runtime(planned.worker.runtime)
+    if unused := unused_columns(rows):
+        console.info(f"columns that are no options, and are copied to {MANIFEST}.csv: {', '.join(unused)}")
     if work.dry_run:
         _say_plan(planned, rows, console, messages.as_json)
         return
@@ -106,12 +111,13 @@ def batch(
     carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
 
 
-def _say_errors(table: str, lines: Sequence[str], console: Console) -> None:
-    """Writes the errors of a table but the first, which the error boundary writes."""
-    for line in lines[1:MAX_ERRORS]:
+def _say_errors(table: str, error: TableErrors, console: Console) -> None:
+    """Writes the errors of a table, the first one beside their number."""
+    console.error(str(error))
+    for line in error.lines[1:MAX_ERRORS]:
         console.error(f"{table}, {line}")
-    if len(lines) > MAX_ERRORS:
-        console.error(f"{table} has {len(lines) - MAX_ERRORS} more: mend these first")
+    if len(error.lines) > MAX_ERRORS:
+        console.error(f"{table} has {len(error.lines) - MAX_ERRORS} more: mend these first")
 
 
 def _plan(
@@ -165,11 +171,10 @@ def _check_folder(folder: Path, items: Sequence[Item]) -> None:
 
 def _text_of(table: str) -> str:
     try:
-        return sys.stdin.read() if table == "-" else Path(table).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{table} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+        data = sys.stdin.buffer.read() if table == "-" else Path(table).read_bytes()
     except (OSError, ValueError) as error:
         raise RequestError(f"{table} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return decode_table(table, data)
 
 
 def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool) -> None:

@@ -60,8 +60,8 @@ class Console:
 
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
-        # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched.
-        self.stderr = RichConsole(stderr=True, soft_wrap=True, highlight=False)
+        # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched. `:x:` is no emoji.
+        self.stderr = RichConsole(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
     def _say(self, markup: str, style: str | None = None) -> None:
         """Writes a line to stderr. Where that is full or closed, the work goes on without."""
@@ -102,13 +102,13 @@ class Console:
     def data_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stdout, as wide as it needs to be."""
         with writing_to_stdout():
-            _print_table(RichConsole(highlight=False), heads, rows)
+            _print_table(RichConsole(highlight=False, emoji=False), heads, rows)
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table to stderr, unless quiet."""
         if not self.quiet:
             with suppress(OSError):
-                _print_table(RichConsole(stderr=True, highlight=False), heads, rows)
+                _print_table(RichConsole(stderr=True, highlight=False, emoji=False), heads, rows)
 
     @contextmanager
     def progress(self, *labels: str) -> "Iterator[Sequence[Callback | None]]":

@@ -11,7 +11,7 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.errors import MediaError
-from vsf_cli.media.metadata import parse_infotext
+from vsf_cli.media.other_tools import Foreign, foreign_metadata
 from vsf_cli.media.reading import read_metadata
 
 __all__ = ["app"]
@@ -24,19 +24,25 @@ app = command_app()
 def info(file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")], as_json: Json = False) -> None:
     """Say how a file was made."""
     metadata = read_metadata(file)
-    if metadata.description is None and metadata.parameters is None:
-        raise MediaError(f"{file} does not say how it was made: it was written without metadata, or a host has cut it off")
-    prompt, negative, pairs = parse_infotext(metadata.parameters or "")
+    foreign = foreign_metadata(metadata.tags)
+    if metadata.description is None and foreign is None:
+        by = f"; the program was {metadata.tags['software'][:60]}" if "software" in metadata.tags else ""
+        raise MediaError(f"{file} does not say how it was made{by}: it has no metadata, or a host has cut it off")
     if as_json:
-        parsed = {"prompt": prompt, "negative": negative, "pairs": pairs} if metadata.parameters else {}
-        Console.data(as_line({"vsf": metadata.description, "parameters": metadata.parameters, **parsed}))
+        Console.data(as_line({"vsf": metadata.description, "parameters": metadata.parameters, **_parsed(foreign)}))
         return
     if (description := metadata.description) is not None:
         facts = {key: value for key, value in description.items() if key not in ("request", "schema", "versions")}
         _say_values({**description["request"], **facts, **description["versions"]})
-    else:
-        Console().info(f"{file} was not made by vsf; it holds these parameters:")
-        _say_values({"prompt": prompt, "negative": negative, **pairs})
+    elif foreign is not None:
+        Console().info(f"{file} was made by {foreign.tool}, which wrote this:")
+        _say_values({"prompt": foreign.prompt, "negative": foreign.negative, **foreign.values})
+
+
+def _parsed(foreign: Foreign | None) -> dict[str, Any]:
+    if foreign is None:
+        return {}
+    return {"tool": foreign.tool, "prompt": foreign.prompt, "negative": foreign.negative, "pairs": foreign.values}
 
 
 def _say_values(values: Mapping[str, Any]) -> None:

@@ -122,7 +122,7 @@ def _names(annotation: Any) -> Iterator[str]:
 
 def _parameter(name: str, one: Option, taken: set[str], of_given: bool, takes: Takes) -> inspect.Parameter | None:
     """Returns an option as Typer reads it; None if plain parameters of the command use all its names."""
-    names = [each for each in one.names if each not in taken]
+    names = [each for each in (*one.names, *one.aliases) if each not in taken]
     if not names:
         return None
     if one.type is bool and one.off is not None:

@@ -31,7 +31,7 @@ def read_prompt(prompt: str) -> str:
         if prompt == "-":
             return sys.stdin.read().strip()
         return Path(prompt[1:]).read_text("utf-8").strip() if prompt.startswith("@") else prompt
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"prompt {prompt} cannot be read: {error}") from error
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "WORK",
     "Option",
     "Value",
+    "as_field",
     "by_key",
     "check_bounds",
     "fits",
@@ -62,6 +63,7 @@ class Option:
         default: The field's default; None if it has none.
         repeatable: Whether the field is a tuple, to which each use of the option adds.
         names: The names on the command line; empty if it cannot be set there.
+        aliases: More names on the command line, which are no names of its column.
         off: The name that turns a bool off; "" derives it, and None means that there is none.
         help: One sentence, without bounds and default.
         panel: The group of `--help` that shows it.
@@ -90,6 +92,7 @@ class Option:
     default: Any = None
     repeatable: bool = False
     names: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
     off: str | None = ""
     help: str = ""
     panel: str = GUIDANCE
@@ -255,6 +258,13 @@ def fits(annotation: Any, value: Any) -> bool:
     if isinstance(value, bool) or wanted is bool:
         return isinstance(value, bool) and wanted is bool
     return isinstance(value, (int, float) if wanted is float else wanted)
+
+
+def as_field(annotation: Any, value: Any) -> Any:
+    """Returns a value that `fits` a field as the field has it: a float and no integer, and a tuple and no list."""
+    if isinstance(value, list):
+        return tuple(as_field(_value_type(annotation), entry) for entry in value)
+    return float(value) if _value_type(annotation) is float and value is not None else value
 
 
 def type_name(annotation: Any) -> str:

@@ -12,7 +12,7 @@ from vsf_cli.errors import RequestError
 __all__ = ["MAX_VALUES", "ValueList", "combinations", "parse_indices", "parse_range", "split_sweeps"]
 
 MAX_VALUES = 10_000
-_NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf|nan)"
+_NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?|[+-]?inf|nan)"
 _SHAPES = {
     name: re.compile(pattern.replace("N", _NUMBER).replace(" ", r"\s*"))
     for name, pattern in {

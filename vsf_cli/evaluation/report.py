@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -95,7 +96,7 @@ def _full_name(name: str, settings: Mapping[str, Any]) -> str:
     """Returns a judge's name, model and host; the rest of its address may be private."""
     words = [name]
     if model := settings.get("model"):
-        words.append(Path(model).name if Path(model).is_dir() else model)
+        words.append(Path(model).name if os.path.isdir(model) else model)
     if address := settings.get("base_url"):
         words.append(f"at {urlsplit(address).hostname}")
     return " ".join(words)

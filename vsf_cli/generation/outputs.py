@@ -1,5 +1,6 @@
 """The files of images and videos: templates of their names, their formats, and what happens if one exists."""
 
+import hashlib
 import os
 import re
 import string
@@ -96,7 +97,7 @@ class Outputs:
         path = parse_path(self.template)
         if self.template.endswith(("/", "\\")):
             return True
-        # A folder that holds the frames of a video is that video.
+        # A folder that holds the frames of a video is that video. `Path.is_dir` raises for names that are too long.
         return os.path.isdir(path) and not (self.format == "frames" and holds_frames(path))
 
     def path(self, values: Mapping[str, Any], number: int) -> Path:
@@ -111,7 +112,7 @@ class Outputs:
         ending = self.formats[self.file_format][0].removeprefix(".")
         all_values = {**values, "n": number, "ext": ending, "date": date.today().isoformat()}
         texts = {key: f"{value:.10g}" if isinstance(value, float) else str(value) for key, value in all_values.items()}
-        return _shorten(Path(template.format(**{key: re.sub(r"[/\\\0]", "-", text) for key, text in texts.items()})))
+        return _filled(Path(template), {key: re.sub(r"[/\\\0]", "-", text) for key, text in texts.items()})
 
     def _with_ending(self, template: str) -> str:
         """Returns the template of a file, with an ending of its format."""
@@ -161,8 +162,20 @@ class Outputs:
         return None
 
 
-def _shorten(path: Path) -> Path:
-    """Returns the path with a name of at most `MAX_NAME_BYTES`."""
-    room = MAX_NAME_BYTES - len(os.fsencode(path.suffix))
-    stem = os.fsencode(path.stem)
-    return path if len(stem) <= room else path.with_name(stem[:room].decode(errors="ignore") + path.suffix)
+def _filled(template: Path, texts: Mapping[str, str]) -> Path:
+    """Returns the path of a template with a name of at most `MAX_NAME_BYTES`: its longest parts are cut, and not the seed."""
+    ending = template.suffix.format(**texts)
+    fields = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template.stem)]
+    parts = [part for literal, name in fields for part in (literal, texts[name] if name else "")]
+    for _ in parts:
+        if (excess := sum(len(part.encode()) for part in (*parts, ending)) - MAX_NAME_BYTES) > 0:
+            longest = max(range(len(parts)), key=lambda index: len(parts[index].encode()))
+            parts[longest] = _cut(parts[longest], excess)
+    return Path(str(template.parent).format(**texts)) / ("".join(parts) + ending)
+
+
+def _cut(text: str, excess: int) -> str:
+    """Returns a text with fewer bytes, which end with a digest: texts that differ stay different."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    room = max(0, len(text.encode()) - excess - len(digest) - 1)
+    return f"{text.encode()[:room].decode(errors='ignore')}-{digest}"

@@ -20,12 +20,14 @@ from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.sources import BUILTIN, cached_file, is_here, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
-from vsf_cli.media.formats import IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
+from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
 from vsf_cli.media.metadata import versions
+from vsf_cli.media.other_tools import foreign_metadata
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.models import FAMILIES
+from vsf_cli.prompts.dialects import dialect_warnings
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, unfound, variants
 from vsf_cli.prompts.texts import Texts
@@ -115,11 +117,11 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
         check_fps(request.fps, outputs.file_format)
 
 
-def _notes(noted: Sequence[tuple[Request, str | None]]) -> tuple[str, ...]:
+def _notes(noted: Sequence[tuple[Request, Sequence[str]]]) -> tuple[str, ...]:
     """Returns the warnings about requests, and the notes of `request_of`, without repetitions."""
     vocabulary = vocabulary_of(noted[0][0].model)
     warnings = [warning for request, _ in noted for warning in prompt_warnings(request, vocabulary)]
-    return tuple(dict.fromkeys([*warnings, *(note for _, note in noted if note)]))
+    return tuple(dict.fromkeys([*warnings, *(note for _, notes in noted for note in notes)]))
 
 
 def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
@@ -148,8 +150,8 @@ def request_of(
     loras: Sequence[str],
     video: bool,
     seconds: float | None = None,
-) -> tuple[Request, str | None]:
-    """Returns a request, and a note about its frames.
+) -> tuple[Request, list[str]]:
+    """Returns a request, and notes about its texts and its frames.
 
     Raises:
         RequestError: If something is not legal.
@@ -162,7 +164,7 @@ def request_of(
     for lora in loras:
         Lora.parse(lora).check()
     prompt, moved = move_negatives(texts.prompt)
-    note = None
+    notes = list(dialect_warnings(texts))
     values = _model_settings(settings, video)
     images, mask = settings["image"] or (), settings["mask"]
     _check_task(settings["model"], preset, len(images), mask)
@@ -170,6 +172,7 @@ def request_of(
         _fit_size(values, check_inputs(images, mask), settings)
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
+        notes += [note] if note else []
     negative, name, parameters = (*texts.negative, *moved), resolved(settings["method"])[0], _parameters(settings)
     guidance = method_named(name, parameters)
     spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
@@ -186,7 +189,7 @@ def request_of(
         **values | {"loras": _loras(settings, loras)},
     )
     check_scale(request, FAMILIES[preset.family])
-    return request, note
+    return request, notes
 
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
@@ -283,27 +286,28 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
         MediaError: If the file does not say how it was made.
         RequestError: If an option contradicts the file, or is not legal.
     """
-    description = read_metadata(file).description
-    if description is None:
-        raise MediaError(f"{file} does not say how vsf made it: give a prompt and --neg instead, or a picture with metadata")
+    description = _description(file)
     extra = [OF_REQUEST[key].flag for key in _request_options(given) if key not in ("model", "lora")]
     if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
-    if "compared" in description:
-        raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
-    request = _override(Request.from_json(description["request"]), given)
+    request = _override(_request_in(file, description), given)
     check_scale(request)
     if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
     video = request.num_frames is not None
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
-    settings = Settings({**machine, "model": request.model}, video=video)
+    settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     _check_model([request], settings.preset)
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
-    outputs = Outputs(settings["output"], settings["exists"], settings["format"], formats=formats)
-    warnings = _strangers(file, request, given)
-    return Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=(settings["crf"],))
+    outputs = Outputs(settings["output"], settings["exists"], _format_again(settings, description, formats), formats=formats)
+    crf = given.settings.get("crf")
+    if crf is None and outputs.file_format == description.get("format"):
+        crf = description.get("crf")
+    crfs, warnings = (int(str(crf)) if crf is not None else None,), _strangers(file, request, given)
+    plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs)
+    _check_outputs(outputs, plan.requests, plan.crfs, _FILES)
+    return plan
 
 
 def _strangers(file: Path, request: Request, given: Given) -> tuple[str, ...]:
@@ -317,20 +321,55 @@ def _strangers(file: Path, request: Request, given: Given) -> tuple[str, ...]:
     return tuple(f"{file} names {name}, which is not on this machine: it is looked for on {pages}" for name in names)
 
 
+def _description(file: Path) -> dict[str, Any]:
+    """Returns the JSON of a file that can be made again."""
+    metadata = read_metadata(file)
+    if metadata.description is None:
+        other = foreign_metadata(metadata.tags)
+        by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
+        raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or a picture with metadata")
+    if "compared" in metadata.description:
+        raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
+    return metadata.description
+
+
+def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
+    try:
+        return Request.from_json(description["request"])
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from error
+
+
+def _format_again(settings: Settings, description: Mapping[str, Any], formats: Collection[str]) -> str | None:
+    """Returns the format of a file that is made again: that of an option or of an ending, else the file's own."""
+    format = settings.origin("format")
+    suffix = Path(settings["output"]).suffix.lower()
+    named = any(suffix in entry.endings for entry in FORMATS.values()) if suffix else False
+    before = description.get("format")
+    return str(before) if before in formats and not named and format.origin != "option" else format.value
+
+
 def _request_options(given: Given) -> dict[str, Any]:
     """Returns the given options that decide an image, by key."""
-    others = {"negative": given.negative, "keep": given.keep, "lora": given.loras, "seed": given.seeds and given.seeds[0]}
+    texts = given.texts("")
+    others = {
+        "negative": None if given.negative is None else texts.negative,
+        "keep": None if given.keep is None else texts.keep,
+        "lora": given.loras,
+        "seed": given.seeds and given.seeds[0],
+    }
     settings = {key: value for key, value in given.settings.items() if key in OF_REQUEST}
     return {**{key: value for key, value in others.items() if value is not None}, **settings}
 
 
 def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
     """Checks that the LoRA files of a request are found by their names, and have the hashes that the image's file has."""
-    here = hashes_of(request.loras).get("lora_hashes", [None] * len(request.loras))
+    here = hashes_of(request.loras, cached=True).get("lora_hashes", [None] * len(request.loras))
     for number, text in enumerate(request.loras):
         lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
         shipped = lora.source.startswith(BUILTIN)
-        known = before is not None or lora.source.endswith(".safetensors")
+        # Of those on the hub, what is not on this machine will be.
+        known = lora.source.endswith(".safetensors") or (before is not None and (here[number] or "/" not in lora.source))
         if known and not shipped and (here[number] is None or before not in (None, here[number])):
             digest = f", SHA-256 {before[:12]}" if before else ""
             raise RequestError(f"{file} was made with the LoRA file '{lora.source}'{digest}: say where it is with --lora")
@@ -339,7 +378,8 @@ def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> 
 def _check_images(file: Path, request: Request, given: Given, description: Mapping[str, Any]) -> None:
     """Checks that the images of a request are found, and those that are not given are what they were."""
     for name, paths in (("image", request.image), ("mask", (request.mask,) if request.mask else ())):
-        hashes = description.get(f"{name}_sha256", [None] * len(paths))
+        recorded = description.get(f"{name}_sha256")
+        hashes = recorded if isinstance(recorded, list) and len(recorded) == len(paths) else [None] * len(paths)
         for path, before in zip(paths, hashes, strict=True) if name not in given.settings else ():
             if not os.path.isfile(path) or file_hash(Path(path)) != before:
                 digest = f", SHA-256 {before[:12]}" if before else ""
@@ -356,6 +396,8 @@ def _override(request: Request, given: Given) -> Request:
         if OF_REQUEST[key].video and request.num_frames is None:
             raise RequestError(f"{OF_REQUEST[key].flag} is for clips, but the file is a picture: leave it out")
     changes = {one.field: options[one.key] for one in request_options() if one.key in options}
+    if changes.get("negative") == ():
+        changes = {"keep": (), **changes}
     if "num_frames" in changes:
         changes["num_frames"] = whole_frames(changes["num_frames"], None, None)[0]
     if size := changes.pop("size", None):
@@ -383,8 +425,11 @@ def differences(file: Path, plan: Plan) -> list[str]:
     (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
     settings = {key: (before.get(key), now[key]) for key in now}
-    bits = {**weights_of(request), "device": device_named(plan.runtime.device).type}
+    bits = {**weights_of(request, cached=True), "device": device_named(plan.runtime.device).type}
     machine = {key: (description[key], new) for key, new in bits.items() if key in description}
+    compiled = {"compiled": (description.get("compiled", False), plan.runtime.compile)}
     versions_of = {key: (old, versions().get(key)) for key, old in description.get("versions", {}).items()}
-    values = {**settings, **machine, **versions_of}
-    return [f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new]
+    values = {**settings, **machine, **compiled, **versions_of}
+    commits = [f"; it was commit {commit}" for commit in description.get("lora_revisions", []) if commit]
+    missing = [] if "lora_hashes" in bits or not commits else [f"LoRA files of the hub are loaded as they are now{commits[0]}"]
+    return [*missing, *(f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new)]

@@ -21,7 +21,7 @@ from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, encode_json, write_bytes
-from vsf_cli.media.formats import CRF_FORMATS, check_format, check_metadata, encode_image, encode_video
+from vsf_cli.media.formats import CRF_FORMATS, FORMATS, check_format, check_metadata, encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
@@ -146,8 +146,8 @@ class Plan:
                 captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
                 result = captured.result if captured else generate(pipe, request, progress)
             result = note_lost_sound(result, self.outputs.file_format)
-            description = self.describe(pipe, result)
             format, crf = self.outputs.file_format, self._crf(number)
+            description = self.describe(pipe, result, crf)
             if self.to_stdout:
                 write_to_stdout(_encode(result, description if self.files.metadata else None, format, crf, encoding))
                 yield WrittenFile(None, result, description)
@@ -163,13 +163,14 @@ class Plan:
                 write_capture(captured, maps_folder(path), description, self.files.metadata, [path])
             yield WrittenFile(path, result, description)
 
-    def describe(self, pipe: Any, result: Result) -> dict[str, Any]:
+    def describe(self, pipe: Any, result: Result, crf: int | None = None) -> dict[str, Any]:
         """Returns the JSON of the file of a result."""
-        return describe_result(pipe, result, **self._identity)
+        return describe_result(pipe, result, self.outputs.file_format, crf, **self._identity)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        return weights_of(self.requests[0])
+        # What was on the hub is in its cache once the model is loaded.
+        return weights_of(self.requests[0], cached=True)
 
     def path(self, request: Request, number: int) -> Path:
         """Returns the path of a request's file, whether or not it exists."""
@@ -216,14 +217,17 @@ def check_metadata_of(request: Request, format: str) -> None:
         check_metadata(describe(request.to_json()), format)
 
 
-def weights_of(request: Request) -> dict[str, Any]:
-    """Returns what identifies the files of a request: the weights of the model, those of LoRA files, and its images."""
-    return {**identify(source_of(request.model), request.revision), **files_of(request)}
+def weights_of(request: Request, cached: bool = False) -> dict[str, Any]:
+    """Returns what identifies the files of a request: the weights of the model, those of LoRA files, and its images.
+
+    If `cached`, LoRA files in the hub's cache count too, which are not there before a first run.
+    """
+    return {**identify(source_of(request.model), request.revision), **files_of(request, cached)}
 
 
-def files_of(request: Request) -> dict[str, Any]:
+def files_of(request: Request, cached: bool = False) -> dict[str, Any]:
     """Returns the hashes of a request's LoRA files and images."""
-    return {**hashes_of(request.loras), **input_hashes(request.image, request.mask)}
+    return {**hashes_of(request.loras, cached), **input_hashes(request.image, request.mask)}
 
 
 def load_for(request: Request, runtime: Runtime) -> Any:
@@ -231,19 +235,24 @@ def load_for(request: Request, runtime: Runtime) -> Any:
     return load(**request.loading, runtime=runtime)
 
 
-def describe_result(pipe: Any, result: Result, **facts: Any) -> dict[str, Any]:
-    """Returns the JSON of the file of a result: its request, `facts`, and how it was made."""
+def describe_result(pipe: Any, result: Result, format: str, crf: int | None = None, **facts: Any) -> dict[str, Any]:
+    """Returns the JSON of the file of a result: its request, its format, `facts`, and how it was made."""
     from vsf_cli.models.compile import compiled_blocks
 
     # Compiled kernels round differently, so the image may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     kept = {"kept_tokens": result.kept_tokens} if result.kept_tokens else {}
+    counts = {"blocks": result.blocks, "tokens": result.tokens, **kept}
+    scheduler = type(pipe.scheduler).__name__
+    codec = FORMATS[format].codec
+    encoded = {"format": format, **({"crf": codec.crf if crf is None else crf} if codec else {})}
     return describe(
         result.request.to_json(),
         **facts,
         **compiled,
-        size=result.image.size,
-        applied={"method": str(result.request.guidance), "blocks": result.blocks, "tokens": result.tokens, **kept},
+        **encoded,
+        size=list(result.image.size),
+        applied={"method": str(result.request.guidance), **counts, "scheduler": scheduler},
         device=str(pipe._execution_device.type),
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import parse_path
-from vsf_cli.errors import ModelError, RequestError
+from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.loading.hub import as_model_error, stays_offline
 from vsf_cli.loading.sources import BUILTIN, builtin_path, cached_file
 from vsf_cli.media.inputs import file_hash
@@ -109,11 +109,26 @@ def _is_file(name: str) -> bool:
     return name.lower().endswith(".safetensors")
 
 
-def hashes_of(loras: Sequence[str]) -> dict[str, list[str | None]]:
-    """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub."""
-    files = [Lora.parse(text).file for text in loras]
-    hashes = [None if file is None else file_hash(file) for file in files]
-    return {"lora_hashes": hashes} if any(hashes) else {}
+def hashes_of(loras: Sequence[str], cached: bool = False) -> dict[str, list[str | None]]:
+    """Returns the SHA-256 of LoRA files as `lora_hashes`, with None for those on the hub; nothing if all are on the hub.
+
+    If `cached`, files of the hub that are in its cache count too, with their commits as `lora_revisions`.
+    """
+    files = [_cached(one) if cached else one.file for one in map(Lora.parse, loras)]
+    commits = [re.search(r"/snapshots/([0-9a-f]{7,})/", file.as_posix()) if file else None for file in files]
+    facts = {
+        "lora_hashes": [None if file is None else file_hash(file) for file in files],
+        "lora_revisions": [match[1] if match else None for match in commits],
+    }
+    return {name: values for name, values in facts.items() if any(values) and (cached or name == "lora_hashes")}
+
+
+def _cached(lora: Lora) -> Path | None:
+    """Returns the file of a LoRA if it is on this machine, in the hub's cache too."""
+    try:
+        return _file_of(lora, offline=True)
+    except (VSFError, OSError, ValueError):
+        return None
 
 
 def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
@@ -139,7 +154,7 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
         )
     try:
         _add_adapter(pipe, state, adapter_name, metadata, lora.stage)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
         text = " ".join(str(error).split())[:200]
         raise RequestError(f"--lora '{file_name}' does not fit this model: {text}") from error
     others = f"; {len(unmatched)} do not: {first}{', ...' if len(unmatched) > 3 else ''}" if unmatched else ""
@@ -182,8 +197,20 @@ def _file_of(lora: Lora, offline: bool) -> Path:
             raise ModelError(f"--lora '{lora.source}' has no file '{lora.weight_name}': it has {', '.join(names[:5])}")
         return path
     local = stays_offline(lora.source, cached_file(lora.source, lora.hub_name, None) is not None, offline)
-    names = [lora.hub_name] if local or lora.weight_name else list_repo_files(lora.source)
+    names = [] if lora.weight_name else _cached_names(lora.source) if local else list_repo_files(lora.source)
     return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=local))
+
+
+def _cached_names(source: str) -> list[str]:
+    """Returns the names of the files of a repository that are in the hub's cache; the default one if none are."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(source, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return [DEFAULT_NAME]
+    return [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def _only(lora: Lora, names: Sequence[str]) -> str:
@@ -203,6 +230,11 @@ def _read(path: Path, denoiser: str) -> "tuple[Tensors, dict[str, Any] | None]":
     with safe_open(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dict
         text = (file.metadata() or {}).get("lora_adapter_metadata")
-    config = json.loads(text) if text else {}
+    try:
+        config = json.loads(text) if text else {}
+    except RecursionError as error:
+        raise ValueError("the configuration of its adapter is nested too deeply") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"the configuration of its adapter is {str(text)[:40]!r}, but must be an object")
     parts = (f"{denoiser}.", "text_encoder")
     return tensors, {key if key.startswith(parts) else f"{denoiser}.{key}": value for key, value in config.items()} or None

@@ -53,11 +53,11 @@ def source_of(model: str) -> Source:
     """
     if model.startswith(BUILTIN):
         folder = builtin_path(model)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise ModelError(f"model '{model}' is not in this package: see 'vsf presets list'")
         return Source(model, folder)
     path = parse_path(model)
-    if os.path.isdir(path):
+    if os.path.isdir(path):  # `Path.is_dir` raises for a name that is too long.
         return Source(model, path)
     if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
         raise ModelError(

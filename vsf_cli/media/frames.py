@@ -22,8 +22,8 @@ def frame_paths(folder: Path) -> list[Path]:
 
 
 def holds_frames(folder: Path) -> bool:
-    """Returns whether a folder has only frames by `write_frames`."""
-    return all(re.fullmatch(r"\d{4,}\.png", path.name) for path in folder.iterdir())
+    """Returns whether a folder has only frames by `write_frames`, beside hidden files of the system."""
+    return all(re.fullmatch(r"\d{4,}\.png|\.DS_Store", path.name) for path in folder.iterdir())
 
 
 def write_frames(

@@ -8,26 +8,69 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
+from types import NoneType
 from typing import Any
 
 from vsf_cli import __version__
 
-__all__ = ["SCHEMA", "Metadata", "describe", "infotext", "metadata_of", "parse_infotext", "tags_of", "versions"]
+__all__ = [
+    "SCHEMA",
+    "Metadata",
+    "describe",
+    "infotext",
+    "metadata_of",
+    "parse_description",
+    "parse_infotext",
+    "tags_of",
+    "versions",
+]
 
 SCHEMA = 1
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+
+REQUIRED = ("schema", "request", "versions")
+TYPES: Mapping[str, tuple[Any, Any]] = {
+    "schema": (int, object),
+    "request": (dict, object),
+    "versions": (dict, str),
+    "applied": (dict, object),
+    "compiled": (bool, object),
+    "size": (list, int),
+    "lora_hashes": (list, (str, NoneType)),
+    "lora_revisions": (list, (str, NoneType)),
+    "compared": (list, dict),
+    "crf": (int, object),
+    **dict.fromkeys(("model_hash", "model_fingerprint", "model_revision", "image_sha256", "mask_sha256"), (str, object)),
+    **dict.fromkeys(("device", "format", "item"), (str, object)),
+}
+"""The types of the values that are read, and of those in them."""
+NAMES = {int: "a whole number", dict: "an object", list: "a list", str: "a text", bool: "true or false"}
+SAMPLERS = {
+    **dict.fromkeys(("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler"), "Euler"),
+    "UniPCMultistepScheduler": "UniPC",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+}
+"""The names that A1111 has for schedulers of diffusers; others keep theirs, without its last part."""
 
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The metadata of a file: our own JSON, and the text in A1111's grammar; each is None if the file has none."""
+    """The metadata of a file.
+
+    Arguments:
+        description: Our own JSON; None if the file has none.
+        parameters: The text in A1111's grammar; None if the file has none.
+        tags: All texts in the file by their names in lower case, those of other programs among them.
+    """
 
     description: dict[str, Any] | None
     parameters: str | None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def tags_of(metadata: Mapping[str, Any] | None) -> dict[str, str]:
@@ -40,12 +83,42 @@ def tags_of(metadata: Mapping[str, Any] | None) -> dict[str, str]:
 
 def metadata_of(tags: Mapping[str, str]) -> Metadata:
     """Returns the metadata in the tags of a file; a description by another tool is no metadata of ours."""
+    texts = {key.lower(): text for key, text in tags.items()}
     try:
-        own = json.loads(tags.get("vsf") or "null")
+        own = parse_description(texts.get("vsf", ""))
     except ValueError:
         own = None
-    complete = isinstance(own, dict) and {"schema", "request", "versions"} <= own.keys()
-    return Metadata(own if complete else None, tags.get("parameters"))
+    return Metadata(own, texts.get("parameters"), texts)
+
+
+def parse_description(text: str) -> dict[str, Any]:
+    """Returns the JSON of a file, in which the values that this version reads have the right types.
+
+    Raises:
+        ValueError: If it is no JSON, or a value is missing or of another type.
+    """
+    try:
+        plain = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(plain, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(plain, dict):
+        raise ValueError("it is not an object")
+    if missing := [key for key in REQUIRED if key not in plain]:
+        raise ValueError(f"it has no '{missing[0]}', and so is not one that vsf wrote")
+    for key, (kind, kinds) in TYPES.items():
+        value = plain.get(key)
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        legal = isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+        if key in plain and not (legal and all(isinstance(one, kinds) for one in inner)):
+            raise ValueError(f"'{key}' is {str(value)[:60]!r}, but must be {NAMES[kind]}")
+    if plain["schema"] > SCHEMA:
+        raise ValueError(f"it was written by a newer version (schema {plain['schema']}): update vsf")
+    return plain
+
+
+def _refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 @cache
@@ -90,7 +163,7 @@ def infotext(metadata: Mapping[str, Any]) -> str:
     request = metadata["request"]
     pairs: dict[str, Any] = {
         "Steps": request["num_inference_steps"],
-        "Sampler": "Euler",
+        **_sampler(metadata),
         "CFG scale": float(request["guidance_scale"]),
         "Seed": request["seed"],
     }
@@ -103,17 +176,24 @@ def infotext(metadata: Mapping[str, Any]) -> str:
         pairs["Denoising strength"] = request["strength"]
     if request.get("keep"):
         pairs["Keep"] = ", ".join(request["keep"])
-    if request["negative"]:
+    negative = [text for text in request["negative"] if text.strip()]
+    if negative:
         pairs["Guidance method"] = request["method"].upper()
         for name, number in request["parameters"].items():
             pairs[f"{request['method'].upper()} {name}"] = number if isinstance(number, (bool, str)) else float(number)
     pairs["Version"] = f"vsf {__version__}"
 
     lines = [_plain(request["prompt"])]
-    if request["negative"]:
-        lines.append("Negative prompt: " + _plain(", ".join(request["negative"])))
+    if negative:
+        lines.append("Negative prompt: " + _plain(", ".join(negative)))
     lines.append(", ".join(f"{key}: {_value(value)}" for key, value in pairs.items()))
     return "\n".join(lines)
+
+
+def _sampler(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the pair that names the scheduler which ran, if it is known."""
+    name = metadata.get("applied", {}).get("scheduler") or metadata["request"].get("scheduler")
+    return {"Sampler": SAMPLERS.get(name, name.removesuffix("Scheduler"))} if name else {}
 
 
 def _unquoted(value: str) -> str:
@@ -127,16 +207,19 @@ def _unquoted(value: str) -> str:
 def parse_infotext(text: str) -> tuple[str, str, dict[str, str]]:
     """Returns the prompt, the negative prompt and the parameters of a text in A1111's grammar.
 
-    The last line holds parameters only if there are at least three of them, as in A1111.
+    The last line that begins with the steps, or else the last line, holds parameters only if there are at least three of
+    them, as in A1111; lines may be indented.
     """
-    *lines, last = text.strip().split("\n")
-    pairs = {key: _unquoted(value.strip()) for key, value in PAIR.findall(last)}
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text.strip())]
+    starts = [number for number, line in enumerate(lines) if line.startswith("Steps: ")]
+    start = starts[-1] if starts else len(lines) - 1
+    pairs = {key: _unquoted(value.strip()) for key, value in PAIR.findall(", ".join(lines[start:]))}
     if len(pairs) < 3:
-        lines, pairs = [*lines, last], {}
+        start, pairs = len(lines), {}
     prompt: list[str] = []
     negative: list[str] = []
     target = prompt
-    for line in lines:
+    for line in lines[:start]:
         if line.startswith("Negative prompt:"):
             target, line = negative, line.removeprefix("Negative prompt:").strip()
         target.append(line)

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 from vsf_cli.errors import MediaError
 from vsf_cli.media.formats import FORMATS, VIDEO_ENDINGS
-from vsf_cli.media.frames import frame_paths
-from vsf_cli.media.metadata import Metadata, metadata_of
+from vsf_cli.media.frames import frame_paths, holds_frames
+from vsf_cli.media.metadata import Metadata, metadata_of, parse_description
 from vsf_cli.media.videos import count_frames, read_tags, read_video, read_video_frame
 
 if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["check_whole", "read_frames", "read_metadata", "read_middle", "reading"]
+
+ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {""}
 
 
 @contextmanager
@@ -40,18 +42,32 @@ def read_metadata(path: Path) -> Metadata:
 
     with reading(path):
         if path.is_dir():
-            frames = frame_paths(path)
-            if not frames:
-                raise MediaError(f"{path} is a folder without frames: name a file")
-            return read_metadata(frames[0])
-        if path.suffix == ".json":
-            return metadata_of({"vsf": path.read_text("utf-8")})
+            return read_metadata(_first_frame(path))
+        if path.suffix.lower() == ".json":
+            return _read_sidecar(path)
         if _is_video(path) and path.exists():
             return metadata_of(read_tags(path))
         with Image.open(path) as image:
             image.load()
             # Formats of other tools have EXIF, as JPEG has.
             return metadata_of(FORMATS.get((image.format or "").lower(), FORMATS["jpeg"]).read_tags(image))
+
+
+def _first_frame(folder: Path) -> Path:
+    """Returns the first frame of a video; a folder of anything else, such as a run, has no metadata of its own."""
+    frames = frame_paths(folder)
+    if frames and holds_frames(folder):
+        return frames[0]
+    files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    found = f"{len(files)} files: name one, such as {folder / files[0]}" if files else "no frames of a video: name a file"
+    raise MediaError(f"{folder} is a folder with {found}")
+
+
+def _read_sidecar(path: Path) -> Metadata:
+    try:
+        return Metadata(parse_description(path.read_bytes().decode("utf-8-sig")), None)
+    except ValueError as error:
+        raise MediaError(f"{path} does not say how a file was made: {error}") from error
 
 
 def read_frames(path: Path) -> list["Image.Image"]:

@@ -171,14 +171,14 @@ def _unreadable(path: Path, reason: str) -> MediaError:
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """Returns the tags `vsf` and `parameters` of an MP4 or WebM file, if it has them.
+    """Returns the tags of an MP4 or WebM file, by their names in lower case: ours are `vsf` and `parameters`.
 
     Raises:
         MediaError: If it cannot be read as a video.
     """
     text = _read_by_ffmpeg(path, ["-f", "ffmetadata", "-"])[0].decode("utf-8", errors="replace")
     # WebM has the keys in capitals. A value may span several lines; each but the last ends with a backslash.
-    pairs = re.findall(r"^(vsf|parameters)=((?:\\.|[^\\\n])*)$", text, re.MULTILINE | re.DOTALL | re.IGNORECASE)
+    pairs = re.findall(r"^(\w+)=((?:\\.|[^\\\n])*)$", text, re.MULTILINE | re.DOTALL)
     return {key.lower(): re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for key, value in pairs}
 
 

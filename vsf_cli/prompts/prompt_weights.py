@@ -6,6 +6,8 @@ The grammar:
 - `(words:NUMBER)` inside a negative multiplies the weight of these words.
 - A colon after a digit is text, as in `ratio 3:2`, and so is what follows a backslash: `\:`, `\(` and `\)`.
 - In a positive prompt only `(words:-NUMBER)` is read: the words are removed, and become a negative of that weight.
+  So is Midjourney's `--no words`, up to the next `--` or the end.
+- Words in brackets are words of their own: `(red:2)(hat:3)` is `red hat`. Brackets around these mean nothing more.
 """
 
 import re
@@ -13,12 +15,18 @@ from dataclasses import dataclass
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["Weighted", "move_negatives", "parse_weights"]
+__all__ = ["MIDJOURNEY_NO", "Weighted", "move_negatives", "parse_weights", "without_weights"]
 
-_NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-_WHOLE = re.compile(rf"(?<![\d\\])\s*(?<!\\):\s*{_NUMBER}\s*$")
-_PART = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\])\s*:\s*{_NUMBER}\s*\)")
+MAX_DEPTH = 20
+"""The number of brackets around others that are read."""
+_NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))"
+_WHOLE = re.compile(rf"(?<![\d\\:])\s*(?<![\\:]):\s*{_NUMBER}\s*$")
+_PART = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\:])\s*:\s*{_NUMBER}\s*\)")
 _MOVED = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\])\s*:\s*-\s*{_NUMBER.replace('[+-]?', '')}\s*\)")
+_EMPTY = re.compile(r"(?<!\\)\([\s,;]*\)")
+_DOUBLED = re.compile(rf"(?<!\\)\(\s*(\([^()]*[^()\d\s\\]\s*:\s*{_NUMBER}\s*\))\s*\)")
+MIDJOURNEY_NO = re.compile(r"(?<!\S)--no (.+?)(?= --\w|$)")
+"""Midjourney's negative in a prompt whose words are one space apart."""
 _ESCAPED = re.compile(r"\\([:()])")
 
 
@@ -53,23 +61,33 @@ def parse_weights(negative: str) -> Weighted:
     Raises:
         RequestError: If a weight is negative.
     """
-    text, weight = " ".join(negative.split()), 1.0
+    text, weight = _until_same(_DOUBLED, r"\1", " ".join(negative.split())), 1.0
     if whole := _WHOLE.search(text):
         text, weight = text[: whole.start()], float(whole[1])
     plain, end = "", 0
     parts: list[tuple[int, int, float]] = []
     for part in _PART.finditer(text):
-        plain += _unescaped(text[end : part.start()])
+        plain = _joined(plain, _unescaped(text[end : part.start()]))
         words, end = _unescaped(part[1]), part.end()
-        parts.append((len(plain), len(plain) + len(words), float(part[2])))
-        plain += words
+        plain = _joined(plain, words)
+        parts.append((len(plain) - len(words), len(plain), float(part[2])))
     if weight < 0 or any(inner < 0 for _, _, inner in parts):
         raise RequestError(f"negative '{negative}' has a weight below 0: what is wanted belongs into the prompt")
-    return Weighted(plain + _unescaped(text[end:]), weight, tuple(parts))
+    return Weighted(_joined(plain, _unescaped(text[end:])), weight, tuple(parts))
+
+
+def _joined(before: str, after: str) -> str:
+    """Returns two texts as one, with a space between words of both."""
+    return f"{before} {after}" if before[-1:].isalnum() and after[:1].isalnum() else before + after
+
+
+def without_weights(negative: str) -> str:
+    """Returns the text of a negative without its weights; what follows a backslash stays as it is."""
+    return _PART.sub(r"\1", _WHOLE.sub("", _until_same(_DOUBLED, r"\1", " ".join(negative.split()))))
 
 
 def move_negatives(prompt: str) -> tuple[str, tuple[str, ...]]:
-    """Returns a prompt without its `(words:-NUMBER)`, and these as negatives with their weights.
+    """Returns a prompt without its `(words:-NUMBER)` and `--no words`, and these as negatives with their weights.
 
     ::
 
@@ -77,7 +95,19 @@ def move_negatives(prompt: str) -> tuple[str, tuple[str, ...]]:
     """
     moved = tuple(f"{match[1].strip()}:{match[2]}" for match in _MOVED.finditer(prompt))
     rest = " ".join(_MOVED.sub(" ", prompt).split())
-    return (re.sub(r"\s+([,.;])", r"\1", rest).strip(" ,") if moved else prompt), moved
+    moved = (*moved, *(match[1] for match in MIDJOURNEY_NO.finditer(rest)))
+    if not moved:
+        return prompt, ()
+    rest = _until_same(_EMPTY, "", MIDJOURNEY_NO.sub("", rest))
+    return re.sub(r"\s+([,.;)])", r"\1", re.sub(r"(,\s*)+,", ",", " ".join(rest.split()))).strip(" ,"), moved
+
+
+def _until_same(pattern: re.Pattern[str], replacement: str, text: str) -> str:
+    for _ in range(MAX_DEPTH):
+        before, text = text, pattern.sub(replacement, text)
+        if text == before:
+            break
+    return text
 
 
 def _unescaped(text: str) -> str:

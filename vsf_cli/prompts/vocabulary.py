@@ -13,7 +13,7 @@ NEGATIONS = re.compile(r"^(?:no|not|without|never|don't|do not|avoid)\s+(?:an?\s
 
 QUALITY = frozenset(
     (
-        *("blurry", "blur", "blurred", "lowres", "low-quality", "quality", "worst", "bad", "ugly", "jpeg", "artifacts"),
+        *("blurry", "blur", "blurred", "lowres", "quality", "worst", "bad", "ugly", "jpeg", "artifacts"),
         *("noisy", "noise", "grainy", "deformed", "distorted", "watermark", "oversaturated", "overexposed", "pixelated"),
     )
 )
@@ -24,7 +24,8 @@ REAL_PRESET, REAL_VIDEO_PRESET = "sd3.5-large-turbo", "wan2.1-1.3b-causvid"
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*|\d+", text.lower())
+    # As the tokenizers of the models with a vocabulary find them: in lower case, between anything but letters and digits.
+    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+", text.lower())
 
 
 def _unknown(text: str, vocabulary: Collection[str]) -> list[str]:

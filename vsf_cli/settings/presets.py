@@ -18,7 +18,7 @@ from typing import Any
 import platformdirs
 import tomli
 
-from vsf_cli.config.option import Value, fits, type_name
+from vsf_cli.config.option import Value, as_field, fits, type_name
 from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
@@ -153,20 +153,25 @@ def _load(name: str, path: Any, source: str) -> Preset:
         raise PresetError(f"{source}: family is '{table['family']}', but families are {', '.join(FAMILIES)}")
     if ("width" in table) != ("height" in table):
         raise PresetError(f"{source}: give both width and height, or neither for the model's own size")
-    _check_method(table.get("method", {}), source)
-    lists = {key: tuple(value) for key, value in table.items() if isinstance(value, list)}
-    return Preset(name=name, **{**table, **lists})
+    if "method" in table:
+        table = {**table, "method": _method(table["method"], source)}
+    types = {entry.name: entry.type for entry in fields(Preset)}
+    return Preset(name=name, **{key: as_field(types[key], value) for key, value in table.items()})
 
 
-def _check_method(method: Mapping[str, Any], source: str) -> None:
-    if method.get("name", "vsf") not in METHODS:
-        near = nearest(str(method["name"]), list(METHODS))
-        raise PresetError(f"{source}: method.name is '{method['name']}'.{near} Methods: {', '.join(METHODS)}")
-    types = METHODS[method.get("name", "vsf")].field_types()
+def _method(method: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Returns the method of a preset, after a check of its name and its numbers."""
+    name = method.get("name", "vsf")
+    if not isinstance(name, str) or name not in METHODS:
+        raise PresetError(
+            f"{source}: method.name is '{name}'.{nearest(str(name), list(METHODS))} Methods: {', '.join(METHODS)}"
+        )
+    types: dict[str, Any] = {**METHODS[name].field_types(), "name": str}
     for key, value in method.items():
         if key != "name" and not fits(types[key], value):
             expected = {bool: "true or false", str: "a text"}.get(types[key], "a number")
             raise PresetError(f"{source}: 'method.{key}' is {value!r}, but must be {expected}")
+    return {key: as_field(types[key], value) for key, value in method.items()}
 
 
 def _read_toml(path: Any, source: str) -> dict[str, Any]:
@@ -210,11 +215,9 @@ def load_preset(name: str) -> Preset:
     own = user_file().parent / "presets" / f"{name}.toml"
     if os.path.isfile(own):
         return _load(name, own, str(own))
-    shipped = _shipped() / f"{name}.toml"
-    if not os.path.isfile(shipped):
-        names = preset_names()
+    if name not in (names := preset_names()):
         raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
-    return _load(name, shipped, f"presets/{name}.toml")
+    return _load(name, _shipped() / f"{name}.toml", f"presets/{name}.toml")
 
 
 def uses_cfg(request: Request, family: Family | None = None) -> bool:

@@ -7,12 +7,25 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field
 from functools import cache
 from itertools import pairwise
-from typing import Any, get_origin
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
-from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, option, options_of, unlisted
+from vsf_cli.config.option import (
+    MODEL,
+    SIZE,
+    WHAT,
+    Option,
+    as_field,
+    check_bounds,
+    fits,
+    option,
+    options_of,
+    type_name,
+    unlisted,
+)
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
@@ -59,7 +72,13 @@ class ModelSettings:
     """
 
     num_inference_steps: int = option(
-        8, "--steps", "--num-inference-steps", help="Number of denoising steps.", panel=SIZE, min=1, sweep=True
+        8,
+        *("--steps", "--num-inference-steps"),
+        help="Number of denoising steps.",
+        panel=SIZE,
+        min=1,
+        sweep=True,
+        columns=("sampling_steps",),
     )
     guidance_scale: float = option(
         0.0,
@@ -155,6 +174,8 @@ class Request(ModelSettings):
     negative: tuple[str, ...] = option(
         (),
         *("-n", "--neg", "--negative-prompt", "--negative"),
+        # As Midjourney has it; a column named "no" has numbers.
+        aliases=("--no",),
         key="negative",
         help="What you don't want: wheels; wheels:2 doubles its strength.",
         panel=WHAT,
@@ -204,6 +225,7 @@ class Request(ModelSettings):
         sweep=True,
         of_run=True,
         newer=True,
+        columns=("denoising_strength",),
     )
     method: str = option("vsf", "--method", help=f"One of {', '.join((*METHODS, *VARIANTS))}.", noise=False)
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -329,19 +351,32 @@ class Request(ModelSettings):
         Raises:
             RequestError: If a key is not known or a value is not legal.
         """
-        known = {entry.name for entry in fields(cls)}
-        if unknown := sorted(set(plain) - known):
+        types = get_type_hints(cls)
+        if unknown := sorted(set(plain) - types.keys()):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
-        try:
-            lists = [entry.name for entry in fields(cls) if get_origin(entry.type) is tuple and entry.name in plain]
-            types = METHODS[plain["method"]].field_types() if plain.get("method") in METHODS else {}
-            numbers = {
-                RENAMED.get(key, key): value if isinstance(value, bool) or types.get(key) is str else float(value)
-                for key, value in plain.get("parameters", {}).items()
-            }
-            return cls(**{**plain, **{name: tuple(plain[name]) for name in lists}, "parameters": numbers})
-        except (TypeError, ValueError, AttributeError) as error:
-            raise RequestError(f"the request is not one that vsf wrote: {error}") from error
+        for key, value in plain.items():
+            empty = value is None and NoneType in get_args(types[key])
+            if not empty and not fits(types[key], value):
+                raise RequestError(f"{key} is {str(value)[:60]!r}, but must be {type_name(types[key])}")
+        if missing := [key for key in ("prompt", "model", "seed") if key not in plain]:
+            raise RequestError(f"the request has no '{missing[0]}', and so is not one that vsf wrote")
+        values = {key: as_field(types[key], value) for key, value in plain.items()}
+        return cls(**{**values, "parameters": _parameters(plain)})
+
+
+def _parameters(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the hyper-parameters of `to_json`, where infinity is a text."""
+    method = METHODS.get(plain.get("method", "vsf"))
+    types = method.field_types() if method else {}
+    numbers: dict[str, Any] = {}
+    for name, value in plain.get("parameters", {}).items():
+        key = RENAMED.get(name, name)
+        kind = types.get(key, float)
+        number = float(value) if kind is float and isinstance(value, str) and value.strip("+-") in ("inf", "nan") else value
+        if not fits(kind, number):
+            raise RequestError(f"{name} is {str(value)[:60]!r}, but must be {type_name(kind)}")
+        numbers[key] = float(number) if kind is float else number
+    return numbers
 
 
 def public_source(source: str) -> str:

@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from tokenizers import Regex, normalizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 __all__ = [
     "IMAGE_TOKENS_SIDE",
@@ -153,14 +162,19 @@ def build_clip_tokenizer(captions: Iterable[str]) -> CLIPTokenizer:
     )
 
 
-def build_t5_tokenizer(captions: Iterable[str]) -> T5Tokenizer:
+def build_t5_tokenizer(captions: Iterable[str]) -> PreTrainedTokenizerFast:
     """Returns a unigram tokenizer of the words of captions and of single letters, with T5's special tokens.
 
-    The usual training would split a vocabulary of some sixty words into syllables; here each word stays whole.
+    The usual training would split a vocabulary of some sixty words into syllables; here each word stays whole. As CLIP's, it
+    takes words in any case, and whatever stands between them. A `T5Tokenizer` has no place for that.
     """
     counts = Counter(word for caption in captions for word in caption.split())
     total = counts.total()
     words = [("\u2581" + word, math.log(count / total)) for word, count in sorted(counts.items())]
     letters = [(letter, -20.0) for letter in ("\u2581", *string.ascii_lowercase)]
     special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
-    return T5Tokenizer(vocab=[*special, *words, *letters], extra_ids=0, model_max_length=TEXT_LENGTH)
+    tokenizer = T5Tokenizer(vocab=[*special, *words, *letters], extra_ids=0).backend_tokenizer
+    apart = normalizers.Replace(Regex(r"[^\p{L}\p{N}]+"), " ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), apart])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=TEXT_LENGTH, **names)

@@ -10,7 +10,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.toy.judge import Judge, load_judge
-from vsf_cli.toy.scenes import OBJECTS
+from vsf_cli.toy.scenes import OBJECTS, PARTS
 
 __all__ = ["ScenesJudge"]
 
@@ -36,13 +36,14 @@ class ScenesJudge:
         Raises:
             RequestError: If the record is not about a scene.
         """
-        if record.negative not in OBJECTS.get(record.category, ()):
+        thing, part = record.category.lower(), record.negative.lower()
+        if part not in OBJECTS.get(thing, ()) or not {one.lower() for one in record.keep} <= {*PARTS}:
             raise RequestError(
-                f"judge scenes knows the scenes of the built-in models, but {record.id} is about {record.negative} of"
-                f" '{record.category}': choose --judge mllm"
+                f"judge scenes knows the scenes of the built-in models, but {record.id} is about"
+                f" {', '.join((record.negative, *record.keep))} of '{record.category}': choose --judge mllm"
             )
         (verdict,) = self._judge.look([image])
-        state = verdict.state(record.negative)
-        kept = tuple(part for part in record.keep if verdict.state(part) == "present")
-        reason = f"{verdict.object}, {record.negative} {state}"
-        return Judgement(verdict.object == record.category, state == "absent", round(verdict.quality, 4), reason, kept)
+        state = verdict.state(part)
+        kept = tuple(one for one in record.keep if verdict.state(one.lower()) == "present")
+        reason = f"{verdict.object}, {part} {state}"
+        return Judgement(verdict.object == thing, state == "absent", round(verdict.quality, 4), reason, kept)

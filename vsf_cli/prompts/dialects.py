@@ -1,0 +1,42 @@
+"""Finds what other programs read in prompts and this one does not, so that it would reach the model as plain text."""
+
+import re
+from collections.abc import Iterator
+
+from vsf_cli.prompts.prompt_weights import MIDJOURNEY_NO, move_negatives, without_weights
+from vsf_cli.prompts.texts import Texts
+
+__all__ = ["dialect_warnings"]
+
+_NUMBER = r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)"
+_SYNTAX = {
+    r"<(?:lora|lyco|hypernet)\b[^<>]*>": "give LoRA files by --lora",
+    r"(?<!\w)embedding:[\w.\-]+": "embeddings of other programs are not read: leave it out",
+    r"(?<!\w)__[\w/\-]+__(?!\w)|(?<!\\)\{[^{}|]*\|[^{}]*\}": "to try words in turn, give --sr 'red=>blue,green'",
+    r"(?<!\\)\[[^\[\]:|]*[:|][^\[\]]*\]": "words cannot change between steps: write those that are meant",
+    r"(?<![\w\-])--[a-z]{1,12}\b(?: [\w.:]+)?": "options stand outside of the prompt, such as --size 1024x576",
+    r"(?<=[a-z,.)] )AND(?= [a-z(])|(?<![A-Z] )\bBREAK\b(?! [A-Z]{2}|$)": "a prompt is one text: leave it out",
+    r"\w::": "a prompt is one text, whose parts have no weights: leave it out",
+    r'"\s*\)\s*\.(?:blend|and|swap)\(': "prompts are not blended: write one text",
+    r"(?<!\\)\(\s*\([^()]*\)\s*\)|(?<!\\)\([^()]*[^()\\]\)(?:[+-]+|\d*\.\d+)|(?<![a-z])[a-z]{3,}(?:\+\+|--)(?![\w+\-])"
+    rf"|(?<!\\)\([^()]*[^()\d\s\\]\s*:\s*{_NUMBER}\s*\)|[^\d\s\\]\s*:\s*\d+,\d+$"
+    r"|(?<!\\)\[[^\[\]:|]+\]|(?<!\\)\{[^{}|]+\}|[^\d\s\\]\s*:\s*\d+(?:\.\d*)?\)": "",
+}
+"""The syntax of other programs as patterns, with what to do instead; "" for weights, for which that differs."""
+
+
+def dialect_warnings(texts: Texts) -> Iterator[str]:
+    """Yields a warning for each kind of syntax in the texts that has no meaning here."""
+    for match in MIDJOURNEY_NO.finditer(" ".join(texts.prompt.split())):
+        yield f"'{match[0]}' in the prompt is read as --neg '{match[1]}'"
+    weightless = "words of a prompt have no weights, and (words:-1) takes them away: write the words alone"
+    yield from _warnings("prompt", " ".join(move_negatives(texts.prompt)[0].split()), weightless)
+    for role, others in (("negative", texts.negative), ("keep", texts.keep)):
+        for text in others:
+            yield from _warnings(role, without_weights(text), "write a weight as (words:1.5)")
+
+
+def _warnings(role: str, text: str, of_weights: str) -> Iterator[str]:
+    for pattern, advice in _SYNTAX.items():
+        if match := re.search(pattern, text):
+            yield f"{role} has '{match[0].strip()[:60]}', which the model reads as plain text: {advice or of_weights}"

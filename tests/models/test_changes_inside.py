@@ -116,19 +116,13 @@ def test_a_model_that_is_put_in_place_of_the_guided_one_is_refused() -> None:
         run(pipe, **SIZE)
 
 
-def test_a_model_that_is_compiled_as_a_whole_is_guided_alike() -> None:
-    pipe = random_pipeline("sd3", torch.float32)
-    transformer, stock = pipe.transformer, run(pipe, **SIZE)
-    with guided(pipe, "wheels"):
-        wanted = run(pipe, **SIZE)
-        pipe.transformer = compiled = torch.compile(transformer, backend="eager")
-        # What is tested is where hooks are, and not the compiler.
-        with torch.compiler.set_stance("force_eager"):
-            assert torch.equal(run(pipe, **SIZE), wanted)
+def test_a_model_that_is_compiled_as_a_whole_is_guided_alike(model: Any) -> None:
+    stock, wanted, compiled = output(model, CALL), guided_output(model), torch.compile(model, backend="eager")
+    # What is tested is where hooks are, and not the compiler.
     with torch.compiler.set_stance("force_eager"):
-        assert torch.equal(run(pipe, **SIZE), stock)
-        with guided(pipe, "wheels"):
-            assert pipe.transformer is compiled and torch.equal(run(pipe, **SIZE), wanted)
+        assert torch.equal(guided_output(compiled), wanted) and torch.equal(output(compiled, CALL), stock)
+        with guided(model, negative_prompt_embeds=NEGATIVE):
+            assert torch.equal(output(compiled, CALL), wanted)
 
 
 @pytest.mark.parametrize("name", ["qwen-image", "z-image", "wan"])

@@ -172,6 +172,29 @@ def test_the_merge_can_be_differentiated() -> None:
     torch.manual_seed(0)
     inputs = [torch.randn(1, 2, tokens, 8, dtype=torch.float64, requires_grad=True) for tokens in (6, 7, 7)]
     gradients = torch.autograd.grad(dense(*inputs).square().sum(), inputs)
-    # The CPU's kernel gives no gradient through its log-sum-exp; values have theirs without it.
-    (found,) = torch.autograd.grad(vsf(*inputs).square().sum(), inputs[2:])
-    torch.testing.assert_close(found, gradients[2])
+    found = torch.autograd.grad(vsf(*inputs).square().sum(), inputs)
+    for one, wanted in zip(found, gradients, strict=True):
+        torch.testing.assert_close(one, wanted)
+
+
+@pytest.mark.parametrize("backend", [None, "flash"])
+def test_a_log_sum_exp_has_its_gradient(backend: str | None) -> None:
+    """Which no kernel gives, nor a backend of diffusers."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, tokens, 8, dtype=torch.float64, requires_grad=True) for tokens in (6, 7, 7))
+    output, lse = module.attention_with_lse(query, key, value, backend)
+    logits = query @ key.mT / 8**0.5
+    wanted = torch.autograd.grad(logits.logsumexp(-1).sin().sum() + (logits.softmax(-1) @ value).sum(), (query, key, value))
+    for one, other in zip(torch.autograd.grad(lse.sin().sum() + output.sum(), (query, key, value)), wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_row_without_keys_has_no_gradient(added: bool) -> None:
+    torch.manual_seed(0)
+    states = [torch.randn(2, 2, 3, 8, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    seen = torch.tensor([[True, True, False], [False] * 3])[:, None, None]
+    mask = torch.zeros(2, 1, 1, 3, dtype=torch.float64).masked_fill(~seen, -torch.inf) if added else seen
+    output, _ = module.masked_attention_with_lse(*states, mask)
+    for gradient in torch.autograd.grad(output.square().sum(), states):
+        assert (gradient[1] == 0).all() and (gradient[0] != 0).any()

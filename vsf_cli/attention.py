@@ -88,14 +88,21 @@ def attention_with_lse(query: Tensor, key: Tensor, value: Tensor, backend: str |
     """
     if key.shape[2] == 0:
         raise ValueError(f"attention needs at least one key, but the keys have shape {tuple(key.shape)}")
+    if not has_lse(query, key, backend):
+        return _fallback(query, key, value)
     if backend is not None:
         output, lse = _dispatched(query, key, value, backend, True)
         return output.transpose(1, 2), _by_heads(lse, query)
     return _path_for(query)(query, key, value)
 
 
-def has_lse(query: Tensor, backend: str | None = None) -> bool:
-    """Whether a kernel returns the log-sum-exp for these queries; without one, all logits are computed a second time."""
+def has_lse(query: Tensor, key: Tensor, backend: str | None = None) -> bool:
+    """Whether a kernel returns the log-sum-exp of these queries and keys; without one, all logits are computed a second time.
+
+    No kernel has a derivative of it.
+    """
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+        return False
     return backend is not None or _path_for(query) is not _fallback
 
 
@@ -123,12 +130,19 @@ def masked_attention_with_lse(query: Tensor, key: Tensor, value: Tensor, mask: T
 
 def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
-    logits = (query.to(wide) * query.shape[-1] ** -0.5) @ key.to(wide).transpose(-1, -2)  # [B, H, Q, K]
-    logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+    # Autocast would multiply in half precision.
+    with torch.autocast(query.device.type, enabled=False):
+        return _masked_wide(query, key.to(wide), value.to(wide), mask)
 
+
+def _masked_wide(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    logits = (query.to(key) * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [B, H, Q, K]
+    hidden, logits = (~mask, logits) if mask.dtype == torch.bool else (mask == -torch.inf, logits + mask)
+    # Where a query sees no key, this keeps gradients from what is not a number: minus infinity less itself.
+    logits = logits.masked_fill(hidden, -torch.inf)
     lse = logits.logsumexp(dim=-1)  # [B, H, Q]
-    weights = torch.where(logits == -torch.inf, 0.0, (logits - lse.unsqueeze(-1)).exp())
-    return (weights @ value.to(wide)).to(query.dtype), lse
+    weights = (logits - lse.masked_fill(lse == -torch.inf, 0.0).unsqueeze(-1)).exp()
+    return (weights @ value).to(query.dtype), lse
 
 
 def lerp_states(first: Tensor, second: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
@@ -209,11 +223,12 @@ def _path_for(query: Tensor) -> Path:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _cuda_choice(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """The kernel that PyTorch chooses for these queries in the unguided model; the fastest one depends on the GPU."""
-    return _choice(device, dtype, head_dim)
+    allowed = (getattr(torch.backends.cuda, f"{kernel}_sdp_enabled")() for kernel in ("flash", "cudnn", "mem_efficient"))
+    return _choice(device, dtype, head_dim, *allowed)
 
 
 @lru_cache(maxsize=64)
-def _choice(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+def _choice(device: torch.device, dtype: torch.dtype, head_dim: int, *allowed: bool) -> str:
     probe = torch.empty(1, 1, 128, head_dim, dtype=dtype, device=device)
     return SDPBackend(torch._fused_sdp_choice(probe, probe, probe)).name
 
@@ -267,5 +282,6 @@ def _by_heads(lse: Tensor, query: Tensor) -> Tensor:
 def _fallback(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     wide = torch.float64 if query.dtype == torch.float64 else torch.float32
     transposed = key.to(wide).transpose(-1, -2) * query.shape[-1] ** -0.5
-    lse = [(part.to(wide) @ transposed).logsumexp(dim=-1) for part in query.split(QUERY_CHUNK, dim=2)]
+    with torch.autocast(query.device.type, enabled=False):
+        lse = [(part.to(wide) @ transposed).logsumexp(dim=-1) for part in query.split(QUERY_CHUNK, dim=2)]
     return attention(query, key, value), torch.cat(lse, dim=2)

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -52,10 +53,11 @@ def dense_output(
     kept: list[Tensor] | None = None,
     kept_weights: list[Tensor] | None = None,
     references: int = 0,
+    model: Any = None,
 ) -> Tensor:
     """The model with the negative and the kept prompts beside its text, and dense attention."""
     call, groups = tiny.call(batch), [rows] if kept is None else [rows, kept]
-    model, counts = tiny.model(), [*(max(map(len, group)) for group in groups), TEXT]
+    model, counts = model or tiny.model(), [*(max(map(len, group)) for group in groups), TEXT]
     if tiny.join:
         tiny.join(model, call, groups)
     else:
@@ -398,8 +400,14 @@ def exact_norm(norm: RMSNorm, states: Tensor) -> Tensor:
     return torch.nn.functional.rms_norm(states, norm.dim, norm.weight, norm.eps)
 
 
-@pytest.fixture(autouse=True)
+@contextmanager
 def exact() -> Iterator[None]:
-    """Without gradients, and without the float32 of norms and of Z-Image's rotation, whose rounding hides what is compared."""
-    with torch.no_grad(), patch.object(Tensor, "float", Tensor.double), patch.object(RMSNorm, "forward", exact_norm):
+    """Without the float32 of norms and of Z-Image's rotation, whose rounding hides what is compared."""
+    with patch.object(Tensor, "float", Tensor.double), patch.object(RMSNorm, "forward", exact_norm):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad(), exact():
         yield

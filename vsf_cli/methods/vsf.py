@@ -194,7 +194,7 @@ class VSF(Method):
 
         if not self.attention_mask:
             out.copy_(self._attend_everything(query, context))
-        elif context.mask is None and has_lse(query, context.backend):
+        elif context.mask is None and has_lse(query, context.base.key, context.backend):
             self._attend_in_parts(query, context, out)
         elif self._is_limited:
             super().attend(query, context, out)
@@ -292,7 +292,7 @@ class VSF(Method):
 
         if not self.attention_mask:
             return self._attend_everything(query, context)
-        if context.mask is not None or not has_lse(query, context.backend):
+        if context.mask is not None or not has_lse(query, group.key, context.backend):
             return super().attend_group(query, context, group)
         # In two parts, since joining the image's keys and values with the group's would copy them.
         image = context.image_tokens

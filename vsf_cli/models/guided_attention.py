@@ -1,6 +1,7 @@
 """The attention function of a guided model: it splits the tokens of one call, and calls the method with them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from vsf_cli.attention import attention
 from vsf_cli.errors import PatchError
 from vsf_cli.methods import Context, KeyValue, TextGroup
 from vsf_cli.methods.tokens import Span, joined_span, key_mask
+from vsf_cli.models.checkpointing import check_checkpoints
 from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
@@ -19,9 +21,24 @@ __all__ = ["RunningCall", "guided_attention", "isolated_attention"]
 
 
 class RunningCall:
-    """The running call of a guided model: the state that its attentions share, or None if no call is running."""
+    """The running call of a guided model: the state that its attentions share, or None if no call is running.
+
+    Attributes:
+        state: The state.
+        thread: The thread in which the last call began.
+    """
 
     state: GuidanceState | None = None
+    thread: int | None = None
+
+    @contextmanager
+    def during(self, state: GuidanceState) -> Iterator[None]:
+        """A `with` in which a state is that of the running call."""
+        before, self.state = self.state, state
+        try:
+            yield
+        finally:
+            self.state = before
 
 
 def guided_attention(
@@ -111,6 +128,8 @@ def _state_of(running: RunningCall) -> GuidanceState:
             "an attention of the guided model was called, but not by the model's own call, or its hook was removed, so that"
             " the negative prompt would be lost: call the model itself, and leave its hooks alone inside the `with`"
         )
+    if running.state.gradients and not torch.compiler.is_compiling():
+        check_checkpoints()
     return running.state
 
 
@@ -137,7 +156,8 @@ def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> 
     device = query.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+        # As the stock function does, which leaves float64 alone.
+        query, key, value = (one if one.dtype == torch.float64 else one.to(dtype) for one in (query, key, value))
     if key.shape[1] != query.shape[1]:
         times = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)

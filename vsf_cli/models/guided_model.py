@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +14,19 @@ from torch import nn
 
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
+from vsf_cli.models.checkpointing import check_checkpoints, wrapped_checkpoints
 from vsf_cli.models.family import Family, Follow, block_of, unwrap
 from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
-from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
+from vsf_cli.models.interpose import attention_calls, called_code, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import followed, hooked, patched
 from vsf_cli.models.state import Encoded, GuidanceState, joined
 from vsf_cli.models.steps import StepCounter
 
 __all__ = ["bind_call", "guided_denoisers"]
+
+
+NEGATIVES = ("negative_prompt", "negative_prompt_2", "negative_prompt_3", "negative_prompt_embeds")
+"""The arguments of pipelines for negative prompts."""
 
 
 class _Twins(threading.local):
@@ -35,7 +41,7 @@ class _Twins(threading.local):
 
     def class_of(self, processor: type, *arguments: Any) -> type:
         """Returns the twin class of a processor's class for some arguments of `guided_attention`; without any, isolated."""
-        key = processor, *arguments
+        key = processor, called_code(processor), *arguments
         if key not in self.classes:
             attend = guided_attention(self.running, *arguments) if arguments else isolated_attention(self.running)
             self.classes[key] = twin_class(processor, attend)
@@ -147,24 +153,40 @@ class _GuidedCall:
     running: RunningCall
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
-        """Returns the hooks before and after the model's `forward`.
-
-        They are functions, and not methods: a deep copy of the model shares them, so that they can skip the copy.
-        """
+        """Returns the hooks before and after the model's `forward`."""
+        checkpoints = ExitStack()
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if module is not self.model:
-                return None
-            self.running.state = None
+            running, thread = self.running, threading.get_ident()
+            if running.state is not None and running.thread != thread:
+                raise PatchError("a guided model is called in one thread while a call in another one runs: one after another")
+            running.state, running.thread = None, thread
+            check_checkpoints()
             extended = self._extend(args, kwargs)
-            self.running.state = self.state
+            self.state.gradients = torch.is_grad_enabled()
+            checkpoints.enter_context(wrapped_checkpoints(unwrap(self.model), self._repeatable))
+            running.state = self.state
             return extended
 
         def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if module is self.model:
+            if self.running.thread == threading.get_ident():
                 self.running.state = None
+                checkpoints.close()
 
         return torch.compiler.disable(begin), torch.compiler.disable(end)
+
+    def _repeatable(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns a function of the running call that is guided alike when it runs again, even behind the `with`."""
+        state, kinds = copy(self.state), {module: type(twin) for module, twin in self.twins.items()}
+        state.gradients = False
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            missing = {module: kind for module, kind in kinds.items() if type(module.processor) is not kind}
+            twins = {module: twin_of(module.processor, kind) for module, kind in missing.items()}
+            with self.running.during(state), patched(twins):
+                return function(*args, **kwargs)
+
+        return run
 
     def inside(self, follow: Follow) -> Callable[[Any, Sequence[Any]], Any]:
         """Returns what is called with the output and the arguments of a function inside the model, and returns its output."""
@@ -205,6 +227,9 @@ class _GuidedCall:
     def _check(self, caller: Any, variables: Mapping[str, Any]) -> None:
         """Raises an error if the negative prompt would be lost, or would be subtracted twice."""
         if any(module.processor is not twin for module, twin in self.twins.items()):
+            if (own := variables.get("original_attn_proc")) is not None:
+                # Perturbed attention guidance puts them back only if its call ends without an error.
+                unwrap(self.model).set_attn_processor(own)
             raise PatchError(
                 "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
                 " it, and leave perturbed attention guidance out"
@@ -222,6 +247,18 @@ class _GuidedCall:
             raise RequestError(
                 f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {off}, or another method"
             )
+        lost = [name for name, value in variables.items() if name in NEGATIVES and _is_given(value)]
+        if lost and not method.accepts_guidance_scale:
+            raise RequestError(
+                f"{lost[0]} was passed to the pipeline, where it has no effect without CFG: give it to guided() alone"
+            )
+
+
+def _is_given(value: Any) -> bool:
+    """Returns whether a pipeline's argument for negative prompts holds any."""
+    if isinstance(value, str):
+        return bool(value.strip())
+    return any(map(_is_given, value)) if isinstance(value, (list, tuple)) else value is not None
 
 
 def _references(arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> int:

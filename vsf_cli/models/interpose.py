@@ -7,7 +7,7 @@ and adapters around that call stay the library's own.
 
 import dis
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from itertools import count
 from types import FunctionType, ModuleType
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vsf_cli.errors import PatchError
 
-__all__ = ["Attend", "attention_calls", "is_twin", "twin_class", "twin_of"]
+__all__ = ["Attend", "attention_calls", "called_code", "is_twin", "twin_class", "twin_of"]
 
 Attend = Callable[..., Tensor | None]
 """Takes query, key and value of shape (B, H, L, D) and the call's options; returns None to call the stock function."""
@@ -50,6 +50,15 @@ def _calls_in(function: Any) -> int:
     return sum(name in (DISPATCH, SDPA) for name in loaded) + sum(map(_calls_in, own))
 
 
+def called_code(processor: type) -> tuple[Any, ...]:
+    """Returns a processor's code and what its names stand for: a twin that was made of other code is not its twin."""
+    stock: Any = processor.__call__
+    if not isinstance(stock, FunctionType):
+        return (stock,)
+    values = map(stock.__globals__.get, stock.__code__.co_names)
+    return stock, *(value for value in values if isinstance(value, Hashable))
+
+
 def twin_class(processor: type, attend: Attend) -> type:
     """Returns a subclass of a processor's class whose code calls `attend`. Copies of its instances are of the stock class.
 
@@ -74,7 +83,7 @@ def twin_class(processor: type, attend: Attend) -> type:
     call.__kwdefaults__ = stock.__kwdefaults__
 
     def reduce(self: Any, protocol: Any) -> Any:
-        return _sharing_state(processor, self).__reduce_ex__(protocol)
+        return object.__new__, (processor,), vars(self) or None
 
     members = {"__call__": call, "__reduce_ex__": reduce, "_is_vsf_twin": True}
     twin = type(processor.__name__, (processor,), members)

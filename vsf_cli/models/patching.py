@@ -10,13 +10,16 @@ if TYPE_CHECKING:
 
 __all__ = ["followed", "hooked", "patched", "replaced_forward"]
 
-Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]] | None]
+Before = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 After = Callable[[Any, tuple[Any, ...], Any], None]
 
 
 @contextmanager
 def patched(processors: Mapping[Any, Any]) -> Iterator[None]:
-    """Gives each attention module another processor inside a `with` block."""
+    """Gives each attention module the twin of its processor inside a `with` block.
+
+    What others set inside stays, and a twin that somebody has kept is a stock processor afterwards.
+    """
     originals = {attention: attention.processor for attention in processors}
     try:
         for attention, processor in processors.items():
@@ -24,23 +27,42 @@ def patched(processors: Mapping[Any, Any]) -> Iterator[None]:
         yield
     finally:
         for attention, original in originals.items():
-            attention.set_processor(original)
+            if attention.processor is processors[attention]:
+                attention.set_processor(original)
+            processors[attention].__class__ = type(original)
 
 
 @contextmanager
 def hooked(module: "nn.Module", before: Before, after: After) -> Iterator[None]:
-    """Calls hooks before and after a module's `forward` inside a `with` block; the first one may change its arguments."""
+    """Calls hooks before and after a module's `forward` inside a `with` block; the first one may change its arguments.
+
+    The second one is called after an error, too. Copies of the module have neither.
+    """
     # PyTorch calls them also where accelerate replaces `forward` for offloading.
-    handles = module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)
+    handles = [module.register_forward_pre_hook(_Hook(before), with_kwargs=True)]
     try:
+        handles.append(module.register_forward_hook(_Hook(after), always_call=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
 
 
+class _Hook:
+    """A hook that does nothing in copies of its module, pickled ones too."""
+
+    def __init__(self, hook: Callable[..., Any] | None = None) -> None:
+        self.hook = hook
+
+    def __call__(self, *args: Any) -> Any:
+        return self.hook(*args) if self.hook else None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Hook, ()
+
+
 class _Followed:
-    """A method of an object, and what follows it. In copies of the object it is the stock method."""
+    """A method of an object, and what follows it. In copies of the object, pickled ones too, it is the stock method."""
 
     def __init__(self, owner: Any, name: str, follow: Callable[[Any, Sequence[Any]], Any]) -> None:
         self.owner, self.name, self.stock, self.follow = owner, name, getattr(owner, name), follow
@@ -50,8 +72,9 @@ class _Followed:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.follow(self.stock(*args, **kwargs), args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return getattr(type(self.owner), self.name).__get__(memo[id(self.owner)])
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The copy of the owner has no attribute of its own yet.
+        return getattr, (self.owner, self.name)
 
 
 @contextmanager

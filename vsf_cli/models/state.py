@@ -106,6 +106,7 @@ class GuidanceState:
         progress: The fraction of all steps before this one.
         guided_steps, unguided_steps: How many calls of a model were guided, and how many were outside the method's window.
         default_backend: The attention backend of diffusers for processors without one of their own.
+        gradients: Whether the call is differentiated, so that no part of it may run again unseen.
     """
 
     def __init__(self, method: Method) -> None:
@@ -117,6 +118,7 @@ class GuidanceState:
         self.progress: Any = 0.0
         self.guided_steps = self.unguided_steps = 0
         self.default_backend: str | None = None
+        self.gradients = False
         self._device: torch.device | None = None
 
     def begin(self, groups: Sequence[Encoded], text: Tensor, progress: float, references: int = 0) -> None:

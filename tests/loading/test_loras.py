@@ -289,6 +289,7 @@ def test_a_file_of_the_hub_is_found_by_its_name_or_as_the_only_one(
         asked.append((place, name, local_files_only))
         return str(tmp_path / "x.safetensors")
 
+    monkeypatch.setattr("vsf_cli.loading.hub._is_reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda place: ["README.md", "in/only.safetensors"])
     for text in ("owner/name:in/x.safetensors", "owner/name"):
@@ -316,6 +317,7 @@ def test_what_a_folder_or_repository_lacks_is_said(folder: Path, here: Path, mon
         Exception.__init__(error, "404")
         raise error
 
+    monkeypatch.setattr("vsf_cli.loading.hub._is_reachable", lambda: True)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", missing)
     with pytest.raises(ModelError, match=r"'owner/name' has no such file: see https://huggingface\.co/owner/name/tree/main"):
         load(str(folder), "float32", loras=("owner/name:x.safetensors",))

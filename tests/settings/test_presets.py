@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import ROOT
-from vsf_cli.errors import PresetError
+from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.models import FAMILIES
 from vsf_cli.settings.presets import (
     SETTINGS,
@@ -144,6 +144,12 @@ def test_an_unknown_preset_cannot_be_chosen(user: Path) -> None:
 
 def test_a_model_takes_the_preset_that_names_it() -> None:
     assert preset_for_model("stabilityai/stable-diffusion-3.5-large-turbo").name == "sd3.5-large-turbo"
+
+
+@pytest.mark.parametrize("model", ["stabilityai/stable-diffusion-xl-base-1.0", "stable-diffusion-v1-5/stable-diffusion-v1-5"])
+def test_a_model_of_several_loras_is_not_given_one_of_them(model: str) -> None:
+    with pytest.raises(RequestError, match=r"several LoRA files: choose one of them with --preset: \S+, "):
+        preset_for_model(model)
 
 
 def test_a_model_of_no_preset_takes_the_familys_defaults_and_not_the_tiny_ones() -> None:

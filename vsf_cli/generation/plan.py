@@ -378,8 +378,8 @@ def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> 
 def _check_images(file: Path, request: Request, given: Given, description: Mapping[str, Any]) -> None:
     """Checks that the images of a request are found, and those that are not given are what they were."""
     for name, paths in (("image", request.image), ("mask", (request.mask,) if request.mask else ())):
-        recorded = description.get(f"{name}_sha256")
-        hashes = recorded if isinstance(recorded, list) and len(recorded) == len(paths) else [None] * len(paths)
+        recorded = description.get(f"{name}_sha256", [])
+        hashes = recorded if len(recorded) == len(paths) else [None] * len(paths)
         for path, before in zip(paths, hashes, strict=True) if name not in given.settings else ():
             if not os.path.isfile(path) or file_hash(Path(path)) != before:
                 digest = f", SHA-256 {before[:12]}" if before else ""

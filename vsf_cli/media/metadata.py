@@ -42,7 +42,8 @@ TYPES: Mapping[str, tuple[Any, Any]] = {
     "lora_revisions": (list, (str, NoneType)),
     "compared": (list, dict),
     "crf": (int, object),
-    **dict.fromkeys(("model_hash", "model_fingerprint", "model_revision", "image_sha256", "mask_sha256"), (str, object)),
+    **dict.fromkeys(("image_sha256", "mask_sha256"), (list, str)),
+    **dict.fromkeys(("model_hash", "model_fingerprint", "model_revision"), (str, object)),
     **dict.fromkeys(("device", "format", "item"), (str, object)),
 }
 """The types of the values that are read, and of those in them."""

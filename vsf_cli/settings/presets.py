@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -239,14 +240,21 @@ def check_scale(request: Request, family: Family | None = None) -> None:
 
 
 def preset_for_model(model: str, video: bool = False) -> Preset:
-    """Returns the preset of a model, or one of its family's defaults."""
+    """Returns the preset of a model, or one of its family's defaults.
+
+    Raises:
+        RequestError: If the model has several presets with different LoRA files, and none without.
+    """
+    presets = []
     for name in preset_names():
-        try:
-            preset = load_preset(name)
-        except PresetError:
-            continue  # A broken file of the user does not matter to other models.
-        if preset.model == model:
-            return preset
+        with suppress(PresetError):  # A broken file of the user does not matter to other models.
+            presets.append(load_preset(name))
+    own = sorted((preset for preset in presets if preset.model == model), key=lambda preset: bool(preset.loras))
+    if own and own[0].loras and own[1:]:
+        names = ", ".join(preset.name for preset in own)
+        raise RequestError(f"model {model} is for several LoRA files: choose one of them with --preset: {names}")
+    if own:
+        return own[0]
     pipeline = pipeline_of(model)
     families = sorted(FAMILIES.values(), key=lambda family: (family.video != video, pipeline not in family.pipelines))
     return Preset(name=f"defaults for {Path(model).name}", family=families[0].name, model=model, **families[0].defaults)

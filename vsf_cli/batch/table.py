@@ -13,6 +13,7 @@ from typing import Any
 
 import tomli
 
+from vsf_cli.config.names import counted
 from vsf_cli.config.option import read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
 from vsf_cli.config.values import parse_given_seeds
@@ -33,12 +34,14 @@ TOML = re.compile(r"(?:\s|#.*\n)*\[\[rows\]\]")
 
 
 class TableErrors(RequestError):
-    """All errors of a table, a line each, from top to bottom."""
+    """All errors of a table, a line each, from top to bottom; `advice` is about several of them."""
 
-    def __init__(self, source: str, lines: list[str]) -> None:
+    def __init__(self, source: str, lines: list[str], advice: str = "") -> None:
         lines = sorted(lines, key=_line_of)
-        super().__init__(f"{source} has {len(lines)} error{'s' if len(lines) > 1 else ''}, and nothing was made: {lines[0]}")
-        self.lines = lines
+        super().__init__(
+            f"{source} has {counted(len(lines), 'error')}, and nothing was made: {lines[0]}{advice and f' {advice}'}"
+        )
+        self.lines, self.advice = lines, advice
 
 
 def _line_of(error: str) -> int:

@@ -18,6 +18,8 @@ from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.libraries import quiet_libraries, stay_offline
+from vsf_cli.cli.plans import say_offload
+from vsf_cli.config.names import counted
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.files import remove_partials
@@ -43,7 +45,7 @@ class _Stop:
                 self.at_once = True
                 raise KeyboardInterrupt
             self.pressed = True
-            self.console.always("finishing the picture at hand; Ctrl-C again stops at once")
+            self.console.always("finishing the work at hand; Ctrl-C again stops at once")
 
         before = signal.signal(signal.SIGINT, on_interrupt)
         try:
@@ -77,7 +79,7 @@ def carry_out(
                     states[outcome.item.key] = "failed" if outcome.error else "done"
                     _say(outcome, batch, console, as_json)
                     if max_failures and sum(one.error is not None for one in made) >= max_failures:
-                        console.warn(f"{max_failures} pictures failed: stopped")
+                        console.warn(f"{counted(max_failures, batch.noun)} failed: stopped")
                         break
         finally:
             if stop.at_once:
@@ -89,13 +91,13 @@ def carry_out(
     counts = Counter(states.values())
     failed = counts["failed"]
     files = " · ".join(map(str, written))
-    console.info(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
+    console.info(f"{counts['done']} of {counted(len(states), batch.noun)} in {batch.folder}, {failed} failed · {files}")
     if stop.pressed:
         console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
         again = "the same command tries them again" if batch.retry_failed else "try them again with --retry-failed"
-        raise PartlyFailed(f"{failed} of {len(states)} pictures failed: {written[0]} says why; {again}")
+        raise PartlyFailed(f"{failed} of {counted(len(states), batch.noun)} failed: {written[0]} says why; {again}")
 
 
 def _outcomes(
@@ -103,15 +105,19 @@ def _outcomes(
 ) -> Generator[Outcome, None, None]:
     def on_load(item: Item) -> None:
         quiet_libraries(console.verbose)
+        if not loaded:
+            say_offload(batch.worker.runtime, console)
+        loaded.append(item)
         model = item.request.model
         action = "loading" if is_here(model, item.request.revision) else "downloading"
         console.info(f"{action} {model.removeprefix('builtin:')}")
 
+    loaded: list[Item] = []
     left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
     if done := list(states.values()).count("done"):
-        console.info(f"{done} of {len(states)} pictures are done already")
+        console.info(f"{done} of {counted(len(states), batch.noun)} done already")
     with (
-        console.progress("pictures", "steps") as (whole, steps),
+        console.progress(f"{batch.noun}s", "steps") as (whole, steps),
         closing(batch.run(left, RunHooks(stop, on_load, steps))) as outcomes,
     ):
         for number, outcome in enumerate(outcomes, 1):

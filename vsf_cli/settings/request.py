@@ -12,7 +12,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.config.option import MODEL, SIZE, WHAT, Option, check_bounds, option, options_of, unlisted
+from vsf_cli.config.names import counted
+from vsf_cli.config.option import (
+    IMAGE,
+    MODEL,
+    NEGATIVE,
+    SIZE,
+    WHAT,
+    Need,
+    Option,
+    check_bounds,
+    idle,
+    option,
+    options_of,
+    unlisted,
+)
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
@@ -169,6 +183,7 @@ class Request(ModelSettings):
         in_name=False,
         newer=True,
         noise=False,
+        needs=(NEGATIVE,),
     )
     image: str | None = option(
         None,
@@ -191,6 +206,7 @@ class Request(ModelSettings):
         in_name=False,
         newer=True,
         label=False,
+        needs=(IMAGE,),
     )
     strength: float | None = option(
         None,
@@ -202,8 +218,15 @@ class Request(ModelSettings):
         sweep=True,
         of_run=True,
         newer=True,
+        needs=(IMAGE,),
     )
-    method: str = option("vsf", "--method", help=f"One of {', '.join((*METHODS, *VARIANTS))}.", noise=False)
+    method: str = option(
+        "vsf",
+        "--method",
+        help=f"One of {', '.join((*METHODS, *VARIANTS))}.",
+        noise=False,
+        needs=(Need("uses_method", NEGATIVE.words),),
+    )
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
 
@@ -217,16 +240,20 @@ class Request(ModelSettings):
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
+        self._check_needs()
         self._check_image()
         self._check_sigmas()
         self._check_method()
 
+    def _check_needs(self) -> None:
+        """Refuses what has no default, and would have no effect."""
+        given = [one for one in options_of(Request) if not one.video and getattr(self, one.field) not in (None, ())]
+        for _, message in idle([one for one in given if one.default in (None, ())], self):
+            raise RequestError(message)
+
     def _check_image(self) -> None:
-        for name in ("mask", "strength"):
-            if getattr(self, name) is not None and self.image is None:
-                raise RequestError(f"--{name} is for --image, and there is none: add --image, or leave --{name} out")
         if self.steps_run < 1:
-            none = f"strength {self.strength:g} leaves none of {self.num_inference_steps} steps"
+            none = f"strength {self.strength:g} leaves none of {counted(self.num_inference_steps, 'step')}"
             raise RequestError(f"{none}: pass a larger --strength, or more --steps")
 
     @property
@@ -238,7 +265,7 @@ class Request(ModelSettings):
         count, steps = len(self.sigmas), self.num_inference_steps
         if self.sigmas and count != steps:
             raise RequestError(
-                f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
+                f"steps is {steps}, but the model was distilled at the noise of {counted(count, 'step')}: pass --steps {count}"
             )
         if not all(0 < next <= sigma <= 1 for sigma, next in pairwise((*self.sigmas, *self.sigmas[-1:]))):
             raise RequestError(
@@ -253,18 +280,13 @@ class Request(ModelSettings):
             raise RequestError(f"{weighted}: leave it out, or write \\: for a colon")
         if not any(method.acts_at(step / steps) for step in range(steps)):
             raise RequestError(
-                f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
+                f"start {method.start:g} and stop {method.stop:g} leave none of {counted(steps, 'step')} guided: widen them"
             )
         if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
             unused = f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}"
             raise RequestError(f"{unused}: pass --guidance above 1, or --method vsf")
 
     def _check_kept(self, method: Method) -> None:
-        if self.keep and not self.negative:
-            raise RequestError(
-                "--keep says what must stay where a negative prompt takes something away, and there is none:"
-                " add --neg, or leave --keep out"
-            )
         if self.keep and not method.keeps and method.name != "none":
             raise RequestError(f"{method} has no use for --keep: leave it out, or pass --method vsf without ablations")
 
@@ -272,6 +294,12 @@ class Request(ModelSettings):
     def guidance(self) -> Method:
         """The method with its hyper-parameters."""
         return method_named(self.method, dict(self.parameters))
+
+    @property
+    def uses_method(self) -> bool:
+        """Whether the method decides anything: without a negative prompt, only whether there is CFG."""
+        with_cfg = self.guidance.accepts_guidance_scale and self.guidance_scale > 1
+        return bool(self.negative) or self.method == "none" or with_cfg
 
     @property
     def negatives(self) -> tuple[Weighted, ...]:

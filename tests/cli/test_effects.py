@@ -87,6 +87,7 @@ NO_NEGATIVE = "is for a negative prompt, and there is none: add --neg"
         (["bench", "--negative-tokens", "2"], "--negative-tokens is for --random-weights and --count"),
         (["bench", "--count", "--rounds", "5"], "--rounds is for times, and --count takes none"),
         (["bench", "--count", "--frames", "5"], "--frames is for videos, and none is made"),
+        (["eval", "run", "scenes-dev", "--method", "cfg", "--steps", "2"], "--steps has no effect where each row has its own"),
         (["attn-map", "a red bike", *NEG, "-v", "-q"], "leave --quiet out"),
         (["again", "made.json", "--alpha", "2"], f"--alpha {NO_NEGATIVE}"),
         (["again", "made.json", "--method", "nag"], f"--method {NO_NEGATIVE}"),

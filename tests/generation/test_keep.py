@@ -51,7 +51,7 @@ def test_it_is_made_again_and_overridden() -> None:
     assert "everything is as when it was made" in vsf("again", "a.png", "-o", "b.png").stderr
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
     changed = vsf("again", "a.png", "--keep", "legs", "-o", "c.png")
-    assert "keep: ['bells, legs'] -> ['legs']" in changed.stderr and pixels("c.png") != pixels("a.png")
+    assert "keep: bells, legs -> legs" in changed.stderr and pixels("c.png") != pixels("a.png")
 
 
 def test_a_preset_keeps_words_of_no_meaning(tmp_path: Path) -> None:

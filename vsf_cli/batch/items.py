@@ -273,7 +273,7 @@ class _ItemBuilder:
             own = settings.overlaid({key: value for key, value in {**values, **choice}.items() if key not in MODEL_KEYS})
             request = self._request(row, own, settings.preset.video)
             encoded = _encoding(row, own, request)
-            idle = without_effect(own.given("option"), request, FAMILIES[settings.preset.family])
+            idle = without_effect(own.given("option"), request, settings.preset)
             if encoded[0] not in CRF_FORMATS and own.origin("crf").origin == "option":
                 idle["crf"] = f"--crf is for {' and '.join(CRF_FORMATS)}, but the format is {encoded[0]}: leave it out"
             self.effects.add(row, idle)

@@ -59,7 +59,7 @@ def plan_comparison(
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
     # This plan is made for its checks, its warnings and its runtime.
-    guided = next((index for index, request in enumerate(requests) if request.method != "none"), 0)
+    guided = max(range(len(names)), key=lambda index: (bool(requests[index].keep), requests[index].method != "none"))
     own = _settings_for(names[guided], settings).overlaid({"format": None, "output": None})
     first = plan(prompt, seeds, given, own, files=files, video=video)
     output = settings.origin("output")

@@ -146,7 +146,7 @@ def _make(
     own = {key: value for key, value in given.settings.items() if key not in (*MACHINE, "preset")}
     settings = {**own, "preset": chosen.preset_source}
     rows = rows_of(prompts, chosen.variants, seeds)
-    items, notes = items_of(prompts.name, rows, settings)
+    items, notes = items_of(prompts.name, rows, settings, Given(own))
     first = items[0].request
     facts = {"steps": first.num_inference_steps, "dtype": first.dtype, "batch size": batch_size}
     conditions = {"settings": {**facts, **own}, "versions": versions()}

@@ -23,7 +23,7 @@ from vsf_cli.media.inputs import check_inputs, fitted_size, input_hashes
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
-from vsf_cli.models import FAMILIES, Family
+from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, found, unfound, variants
 from vsf_cli.prompts.texts import Texts
@@ -71,14 +71,14 @@ def plan(
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs, files)
-    _check_effects(settings.given("option"), noted[0][0], FAMILIES[settings.preset.family])
+    _check_effects(settings.given("option"), noted[0][0], settings.preset)
     notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
     return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
 
 
-def _check_effects(given: Sequence[Option], request: Request, family: Family | None = None) -> None:
+def _check_effects(given: Sequence[Option], request: Request, preset: Preset | None = None) -> None:
     """Refuses given options that have no effect on a request."""
-    for message in without_effect(given, request, family).values():
+    for message in without_effect(given, request, preset).values():
         raise RequestError(message)
 
 

@@ -2,7 +2,8 @@
 
     VSFError 1
     ├── RequestError 6
-    │   └── PresetError 6
+    │   ├── PresetError 6
+    │   └── UnknownWords 6
     ├── PatchError 6
     ├── ModelError 4
     ├── OutOfMemory 5
@@ -27,6 +28,7 @@ __all__ = [
     "PictureError",
     "PresetError",
     "RequestError",
+    "UnknownWords",
     "VSFError",
     "causes",
     "is_out_of_memory",
@@ -43,6 +45,19 @@ class RequestError(VSFError):
     """A value, a prompt or a combination of options is not legal."""
 
     exit_code = 6
+
+
+class UnknownWords(RequestError):
+    """A model of few words does not know a word.
+
+    Arguments:
+        text: What is not known.
+        advice: The words that are known; a batch tells them once.
+    """
+
+    def __init__(self, text: str, advice: str) -> None:
+        super().__init__(f"{text} {advice[:1].upper()}{advice[1:]}")
+        self.text, self.advice = text, advice
 
 
 class PresetError(RequestError):

@@ -11,6 +11,7 @@ import weakref
 from collections import Counter
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -30,6 +31,7 @@ from vsf_cli.batch.table import TableErrors, read_table
 from vsf_cli.cli.app import app
 from vsf_cli.config.ranges import ValueList
 from vsf_cli.errors import MediaError, OutOfMemory, PictureError, RequestError
+from vsf_cli.generation.capture import PAGE
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.reading import read_metadata
 
@@ -328,8 +330,7 @@ def test_the_rate_of_clips_is_their_own_or_that_of_the_run() -> None:
             planned(f"prompt,preset,crf\na red car,tiny-wan-causvid,{cell}\n")
     with pytest.raises(TableErrors, match="--crf is for mp4 and webm"):
         planned("prompt,crf\na red bike,20\n")
-    with pytest.raises(RequestError, match="makes no such clip"):
-        planned(TABLE, crf=ValueList([20]))
+    assert "--crf is for mp4 and webm, but the format is png" in batch("--crf", "20", code=6).stderr
 
 
 def test_loras_are_known_by_what_is_in_them(here: Path) -> None:
@@ -410,7 +411,7 @@ def test_a_run_writes_each_picture_its_journal_and_a_table() -> None:
         assert found["request"]["negative"] == [row["neg"]] and row["Category"] in "xy"
     assert [row["vsf_alpha"] for row in manifest()] == ["3.0", "2.0", "3.0"]
     again = batch()
-    assert again.stdout.split() == paths and "3 of 3 pictures are done already" in again.stderr
+    assert again.stdout.split() == paths and "3 of 3 images done already" in again.stderr
     lines = [json.loads(line) for line in batch("--json").stdout.splitlines()]
     assert [(line["path"], line["error"]) for line in lines] == [(path, None) for path in paths]
 
@@ -719,6 +720,31 @@ def test_a_file_that_was_deleted_is_not_done(monkeypatch: pytest.MonkeyPatch) ->
     assert [row["status"] for row in manifest()] == ["left", "done", "done"]
 
 
+def test_files_beside_images_that_are_done_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(_: Any, folder: Path, *__: Any) -> None:
+        (folder / PAGE).parent.mkdir()
+        (folder / PAGE).touch()
+
+    monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
+    monkeypatch.setattr(worker, "generate_batch", drawn)
+    monkeypatch.setattr(worker, "capture", lambda pipe, request, *_: SimpleNamespace(result=drawn(pipe, [request])[0]))
+    monkeypatch.setattr(worker, "write_capture", write)
+    paths = batch().stdout.split()
+    assert batch("--sidecar").stdout == ""
+    sidecars = [json.loads(Path(f"{path}.json").read_text("utf-8")) for path in paths]
+    assert [one["request"]["negative"] for one in sidecars] == [["wheels"], ["leaves"], ["roof"]]
+    assert batch("--dump-attn").stdout.split() == paths
+    assert batch("--dump-attn", "--sidecar").stdout == "" == batch().stdout
+
+
+def test_numbers_without_effect_are_in_no_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
+    monkeypatch.setattr(worker, "generate_batch", drawn)
+    found = batch("--offload", "group", table="prompt,neg\na red bike,wheels\na red car,\n")
+    assert [row["beta"] for row in manifest()] == ["0.5", ""]
+    assert found.stderr.count("--offload group has no effect: the model runs on the CPU") == 1
+
+
 def test_words_are_replaced_in_every_row() -> None:
     table = "prompt,neg,name\na red bike on a road,wheels,bike\na red car on grass,wheels,car\n"
     batch("--sr", "Red=>blue,green", "--sr", "wheels=>wheels", "--seed", "1", "--sheet", table=table)
@@ -734,15 +760,23 @@ def test_words_are_replaced_in_every_row() -> None:
 
 def test_words_are_replaced_in_the_negative_of_the_command_line() -> None:
     batch("-n", "wheels", "--sr", "wheels=>door,windows", "--dry-run", table="prompt,neg\na red car,\na bike,wheels\n")
-    assert "is in none of its texts" in batch("-n", "roof", "--sr", "wheels=>doors", "--dry-run", code=6).stderr
+    assert "'hat' of --sr is in none" in batch("--sr", "hat=>doors", "--dry-run", code=6).stderr
+
+
+def test_rows_without_the_words_are_made_as_they_are() -> None:
+    found = batch("--sr", "roof=>door,windows", "--dry-run")
+    assert "3 rows, 4 images" in found.stdout.replace("4 rows", "3 rows")
+    assert "'roof' of --sr is not in the texts of 2 rows" in found.stderr
+    found = batch("--sr", "roof=>door", "--sr", "door=>windows", "--sr", "roof=>hat", "--dry-run", code=6)
+    assert "'roof' of --sr is in none of its texts: neither in them nor in what an earlier" in found.stderr
 
 
 def test_what_cannot_be_replaced_is_said() -> None:
-    found = batch("--sr", "roof=>door", code=6).stderr
-    assert "line 2: 'roof' of --sr is in none of its texts" in found
+    found = batch("--sr", "hat=>door", code=6).stderr
+    assert "'hat' of --sr is in none of its texts" in found
     assert "is no replacement" in " ".join(batch("--sr", "roof", code=2).stderr.replace("│", "").split())
 
 
 def test_more_sheets_than_there_may_be_are_refused_before_the_first_step() -> None:
     found = batch("--seed", "1..2000", "--sheet", code=6)
-    assert "--sheet is for 5000 pictures at most, but there are 6000" in found.stderr and not Path("outputs").exists()
+    assert "--sheet is for 5000 images at most, but there are 6000" in found.stderr and not Path("outputs").exists()

@@ -126,7 +126,7 @@ def test_a_run_that_is_stopped_begins_nothing_more(tmp_path: Path) -> None:
 
 
 def test_an_unknown_engine_and_a_missing_one_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RequestError, match="engines are local, ray"):
+    with pytest.raises(RequestError, match="must be one of local, ray"):
         engine_named("slurm")
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(RequestError, match=r'pip install "vsf-cli\[ray\]"'):

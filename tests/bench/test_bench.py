@@ -146,8 +146,7 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"layers": 2}, RequestError, "--layers is for --random-weights and --count"),
-        ({"negative_tokens": 2}, RequestError, "--negative-tokens is for"),
+        ({"preset": "tiny-sd3-turbo", "frames": 5}, RequestError, "--frames is for videos, and none is made"),
         ({"random_weights": True, "preset": "sd3.5-large-turbo", "layers": 0}, RequestError, "give 1 to 38"),
         ({"random_weights": True, "steps": 4}, RequestError, "--steps is for a real pipeline"),
         ({"count": True, "offload": "model"}, RequestError, "--offload is for a real pipeline"),

@@ -91,6 +91,8 @@ def test_a_file_is_made_again_from_itself(here: Path) -> None:
 
     result = vsf("again", "y.png", "--alpha", "1", "--steps", "2", "--seed", "4", "-n", "basket", "-o", "v.png")
     assert result.exit_code == 0 and "num_inference_steps: 3 -> 2" in result.stderr and "seed: 1 -> 4" in result.stderr
+    changes = [line for line in result.stderr.splitlines() if " -> " in line]
+    assert {"alpha: 3 -> 1", "negative: wheels -> basket"} < {*changes} and len(changes) == 4
     description = read_metadata(here / "v.png").description
     assert description is not None and description["request"]["negative"] == ["basket"]
     assert (description["request"]["parameters"]["alpha"], description["request"]["parameters"]["stop"]) == (1, 0.5)
@@ -121,7 +123,7 @@ def test_what_was_a_file_is_asked_for(here: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
     options = ["--fps", "4", "--frames", "9", "--shift", "2", "--drop-frames", "1", "--dry-run"]
     changes = said(vsf("again", "x.webp", *own, *options))
-    for change in ("fps: 16 -> 4", "num_frames: 5 -> 9", "-> 2.0", "drop_frames: 0 -> 1", "model_hash: "):
+    for change in ("fps: 16 -> 4", "num_frames: 5 -> 9", "flow_shift: ", "drop_frames: 0 -> 1", "model_hash: "):
         assert change in changes, changes
 
 
@@ -134,7 +136,7 @@ def test_another_device_is_said(here: Path) -> None:
     plain = json.loads((here / "x.webp.json").read_text())
     (here / "y.json").write_text(json.dumps({**plain, "device": "cuda"}))
     assert "device: cuda -> cpu" in vsf("again", "y.json", "--dry-run").stderr
-    assert "is for clips, but the file is a picture" in said(vsf("again", "y.json", "--fps", "4"))
+    assert "is for videos, but the file is an image" in said(vsf("again", "y.json", "--fps", "4"))
 
 
 def test_what_others_wrote_is_read_by_its_grammar(here: Path) -> None:
@@ -277,8 +279,11 @@ def test_what_exists_is_skipped() -> None:
 def test_info_reads_back_what_was_written() -> None:
     vsf(*BIKE, "--neg", "wheels", "-o", "x.jpg", "--steps", "2")
     assert json.loads(vsf("info", "x.jpg", "--json").stdout)["vsf"]["request"]["negative"] == ["wheels"]
-    text = vsf("info", "x.jpg").stdout
-    assert "a red bike on a road" in text and "torch" in text
+    first, everything = (vsf("info", "x.jpg", *more).stdout for more in ((), ("-v",)))
+    lines = [line.split(maxsplit=1) for line in first.splitlines()]
+    assert [name for name, _ in lines[:6]] == ["prompt", "negative", "seed", "method", "alpha", "beta"]
+    assert [value for _, value in lines[:5]] == ["a red bike on a road", "wheels", "1", "vsf", "3"]
+    assert everything.startswith(first) and "torch" in everything and "torch" not in first and "sha256" not in first
     vsf(*BIKE, "-o", "y.png", "--steps", "2", "--no-metadata")
     assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 1
 
@@ -292,7 +297,7 @@ def test_the_prompt_is_read_from_stdin_or_a_file(argument: str, given: str | Non
 
 def test_a_dry_run_makes_nothing(here: Path) -> None:
     found = vsf(*BIKE, "--seed", "1..3", "--dry-run")
-    assert found.exit_code == 0 and "3 pictures" in found.stderr and not (here / "outputs").exists()
+    assert found.exit_code == 0 and "3 images" in found.stderr and not (here / "outputs").exists()
 
 
 @pytest.mark.parametrize(
@@ -322,7 +327,7 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
         (["--steps", "0"], "steps is 0"),
         (["--steps", "1"], "needs at least 2"),
         (["--preset", "tiny"], "'tiny' does not exist"),
-        (["--method", "vfs"], "methods are none, vsf, nasa, nag, wef, cfg"),
+        (["--method", "vfs"], "must be one of none, vsf, nasa, nag, wef, cfg"),
         (["--method", "none", "--alpha", "3"], "--alpha is VSF's"),
         (["--method", "none", "--no-special-tokens"], "--special-tokens is VSF's"),
         (["--neg", "wheels", "--guidance", "5"], "for models that run without CFG"),
@@ -335,7 +340,7 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
         (["-o", "x.bmp"], "ends on .bmp"),
         (["-o", "-", "--seed", "1,2"], "takes one file"),
         (["-o", "-", "--alpha", "1,2"], "takes one file"),
-        (["--alpha", "1..100", "--beta", "1..100", "--seed", "1..2"], "more than 10000 pictures"),
+        (["--alpha", "1..100", "--beta", "1..100", "--seed", "1..2"], "more than 10000 images"),
         (["--alpha", "1,-1"], "alpha is -1"),
         (["--dtype", "int8"], "--dtype is 'int8'"),
         (["--device", "cuda:99"], "--device is 'cuda:99'"),
@@ -568,9 +573,28 @@ def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
     assert "* tiny-sd3-turbo" in vsf("presets", "list").stdout
     assert vsf("presets", "use", "sd3.5-large-turbo").exit_code == 0
     assert "* sd3.5-large-turbo" in vsf("presets", "list").stdout
+    assert vsf("presets", "use", "tiny-wan").exit_code == 0
+    listed = vsf("presets", "list").stdout.splitlines()
+    assert [line.split()[1] for line in listed if line.startswith("*")] == ["sd3.5-large-turbo", "tiny-wan"]
+    used = [one["name"] for one in json.loads(vsf("presets", "list", "--json").stdout) if one["used"]]
+    assert used == ["sd3.5-large-turbo", "tiny-wan"]
     assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
     shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
     assert shown["settings"]["steps"] == {"value": 8, "origin": "preset tiny-sd3-turbo"}
+
+
+def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "config").mkdir()
+    (here / "config" / "config.toml").write_text("steps = 3\n")
+    assert "there is nothing to take back" in vsf("presets", "reset").stderr
+    for name in ("sd3.5-large-turbo", "tiny-wan"):
+        assert "'vsf presets reset' takes it back" in said(vsf("presets", "use", name))
+    assert "no preset is chosen any more" in vsf("presets", "reset").stderr
+    assert (here / "config" / "config.toml").read_text() == "steps = 3\n"
+    assert "* tiny-sd3-turbo" in vsf("presets", "list").stdout
+    monkeypatch.setenv("VSF_PRESET", "tiny-sd3")
+    found = vsf("presets", "use", "sd3.5-large-turbo")
+    assert found.exit_code == 0 and "it has no effect yet: preset tiny-sd3 is from environment" in said(found)
 
 
 def test_data_reach_stdout_even_with_a_bar_on_the_terminal(here: Path) -> None:

@@ -64,7 +64,7 @@ def test_clips_stand_below_each_other(folder: Path) -> None:  # noqa: F811
     [
         (("--compare", "vsf"), "name two methods or more"),
         (("--compare", "vsf,vsf"), "name two methods or more"),
-        (("--compare", "vsf,nagg"), "--method is 'nagg', but methods are"),
+        (("--compare", "vsf,nagg"), "--method is 'nagg', but must be one of"),
         (("--compare", "none,vsf", "--nag-scale", "3"), "--nag-scale is NAG's, which is not compared"),
         (("--compare", "none,vsf", "--alpha", "1,2"), "leave --alpha out, or its range"),
         (("--compare", "none,vsf", "--method", "vsf"), "leave --method out"),

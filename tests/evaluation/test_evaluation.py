@@ -277,7 +277,7 @@ def test_a_run_is_judged_and_tabulated(made: Path) -> None:
 def test_judging_again_asks_nothing(made: Path) -> None:
     before = (made / "judgements-scenes.jsonl").read_bytes()
     done = vsf("judge", str(made))
-    assert done.exit_code == 0 and "0 pictures judged by scenes, 16 were before" in done.stderr
+    assert done.exit_code == 0 and "0 images judged by scenes, 16 were before" in done.stderr
     assert (made / "judgements-scenes.jsonl").read_bytes() == before
 
 
@@ -286,7 +286,7 @@ def test_a_torn_answer_is_asked_for_again(made: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
     done = vsf("judge", str(made))
-    assert "1 pictures judged by scenes, 15 were before" in done.stderr
+    assert "1 image judged by scenes, 15 were before" in done.stderr
     last = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")][-1]
     assert last == json.loads(whole.decode().splitlines()[-1])
 
@@ -301,7 +301,7 @@ def test_a_run_goes_on_and_takes_more_methods(made: Path) -> None:
     assert len(list(made.rglob("*.png"))) == len(before) + 8
     assert set(json.loads((made / "run.json").read_text("utf-8"))["arms"]) == {"none", "vsf", "nasa"}
     warned = vsf("report", str(made))
-    assert warned.exit_code == 0 and "8 pictures are not judged" in warned.stderr
+    assert warned.exit_code == 0 and "8 images not judged" in warned.stderr
 
 
 @pytest.mark.parametrize(
@@ -588,7 +588,7 @@ def test_a_run_is_judged_by_an_endpoint_and_nothing_is_paid_for_twice(endpoint: 
     endpoint.plan = [{"answer_1": True, "answer_2": True, "quality": 1}, *["nonsense"] * 3]
     done = vsf(*command)
     pictures = len(list(made.rglob("*.png")))
-    assert done.exit_code == 3 and "1 pictures were not judged" in done.stderr
+    assert done.exit_code == 3 and "1 image not judged" in done.stderr
     assert len(endpoint.asked) == pictures + 2
 
     done = vsf(*command)
@@ -632,7 +632,7 @@ def test_answers_about_another_picture_are_not_reported(made: Path, tmp_path: Pa
     before = picture.read_bytes()
     Image.new("RGB", (96, 96)).save(picture)
     done = vsf("report", str(run), "--json")
-    assert "1 pictures are not judged" in done.stderr
+    assert "1 image not judged" in done.stderr
     assert {row["arm"]: row["pictures"] for row in json.loads(done.stdout)}["vsf"] == 7
     picture.write_bytes(before)
     assert "not judged" not in vsf("report", str(run), "--json").stderr
@@ -821,7 +821,7 @@ def test_only_sweeps_of_the_same_prompts_preset_and_judge_are_drawn_together(tmp
         (("--method", "nag", "--space", "alpha=0..9"), 6, "--alpha is VSF's, but the method is nag: pass --nag-alpha"),
         (("--space", "alhpa=0..3"), 6, "is not a setting with a number"),
         (("--space", "alpha=3..0"), 6, "its bounds must rise"),
-        (("--sampler", "grid"), 6, "samplers are random, tpe, nsga2"),
+        (("--sampler", "grid"), 6, "must be one of random, tpe, nsga2"),
         (("--method", "none"), 6, "method none has nothing to search"),
     ],
 )

@@ -12,8 +12,10 @@ def test_known_words_pass_in_silence() -> None:
 
 
 def test_an_unknown_word_of_the_prompt_is_named_with_the_known_ones() -> None:
-    (warning,) = check_vocabulary(Texts("a shiny red bike"), WORDS)
-    assert "shiny" in warning and "wheels" in warning and "sd3.5-large-turbo" in warning
+    warning, advice = check_vocabulary(Texts("a shiny red bike"), WORDS)
+    assert "shiny" in warning and "wheels" not in warning
+    assert advice == "this model knows bike, red, road, wheels; for any word: --preset sd3.5-large-turbo"
+    assert check_vocabulary(Texts("a rusty red bike"), WORDS)[1] == advice, "a batch tells it once"
 
 
 @pytest.mark.parametrize("negative", ["wheel", "old wheels", "Räder"])

@@ -33,7 +33,7 @@ def check_sheets(items: Sequence[Item], rows: Sequence[Row]) -> None:
         RequestError: If there would be too many.
     """
     if len(items) > MAX_IMAGES:
-        raise RequestError(f"--sheet is for {MAX_IMAGES} pictures at most, but there are {len(items)}: look at index.html")
+        raise RequestError(f"--sheet is for {MAX_IMAGES} images at most, but there are {len(items)}: look at index.html")
     facts, varying, swept = columns_of(items, rows)
     count = len(sheets_of(facts, axes_of(varying, swept)))
     if count > MAX_SHEETS:

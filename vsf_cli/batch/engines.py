@@ -15,7 +15,8 @@ from typing import Any
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.ray_engine import on_ray
 from vsf_cli.batch.worker import Outcome, PipelineCache, RunHooks, Worker
-from vsf_cli.errors import OutOfMemory, RequestError, VSFError
+from vsf_cli.config.names import check_choice
+from vsf_cli.errors import OutOfMemory, VSFError
 from vsf_cli.media.files import remove_partials
 
 __all__ = ["ENGINES", "Engine", "engine_named", "local", "on_ray"]
@@ -158,6 +159,5 @@ def engine_named(name: str) -> Engine:
     Raises:
         RequestError: If there is no such engine.
     """
-    if name not in ENGINES:
-        raise RequestError(f"--engine is '{name}', but engines are {', '.join(ENGINES)}")
+    check_choice("--engine", name, ENGINES)
     return ENGINES[name]

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.table import Row, TableErrors, key_of
+from vsf_cli.config.names import counted
 from vsf_cli.config.option import options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
-from vsf_cli.errors import ModelError, RequestError, VSFError
+from vsf_cli.errors import ModelError, RequestError, UnknownWords, VSFError
 from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
 from vsf_cli.generation.limits import check_configured
@@ -26,7 +27,8 @@ from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
 from vsf_cli.models import FAMILIES
-from vsf_cli.settings.options import NOTHING, Given
+from vsf_cli.settings.effects import standing_without_effect, without_effect
+from vsf_cli.settings.options import COLUMNS, NOTHING, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
@@ -115,11 +117,14 @@ def items_of(
     """
     if (count := sum(_count(row, options, given) for row in rows)) > MAX_ITEMS:
         raise RequestError(
-            f"{source} with its sweeps makes {count} pictures, but a run has {MAX_ITEMS} at most: make fewer at once"
+            f"{source} with its sweeps makes {count} images, but a run has {MAX_ITEMS} at most: make fewer at once"
         )
     builder = _ItemBuilder(options, given, dump_attn)
+    builder.notes.update(given.blank())
+    if given.seeds == ():
+        builder.notes.update(["--seed random has no effect: rows without a seed have one from their prompt"])
     errors: list[tuple[int, str, str]] = []
-    of_models = 0
+    advice, of_models = "", 0
     items: list[Item] = []
     for number, row in enumerate(rows):
         try:
@@ -129,16 +134,19 @@ def items_of(
                 raise  # It is the same for all rows.
             of_models += 1
             errors.append((row.line, _column_of(row, str(error)), str(error)))
+        except UnknownWords as error:
+            errors.append((row.line, "", error.text))
+            advice = error.advice
         except VSFError as error:
             errors.append((row.line, _column_of(row, str(error)), str(error)))
     lines = [*_grouped(errors), *_name_clashes(items, rows)]
     if len(lines) == 1 and of_models == len(errors) > 0:
         raise ModelError(f"{source}, {lines[0]}")
     if lines:
-        raise TableErrors(source, list(dict.fromkeys(lines)))
-    if options.get("crf") is not None and all(item.format not in CRF_FORMATS for item in items):
-        raise RequestError(f"--crf is for {' and '.join(CRF_FORMATS)}, but {source} makes no such clip: leave it out")
-    return items, [f"{note} ({count} pictures)" for note, count in builder.notes.most_common(MAX_NOTES)]
+        raise TableErrors(source, list(dict.fromkeys(lines)), advice)
+    for reason in builder.effects.reasons():
+        raise RequestError(f"{source}: {reason}")
+    return items, [f"{note} ({counted(count, 'image')})" for note, count in builder.notes.most_common(MAX_NOTES)]
 
 
 def _grouped(errors: Sequence[tuple[int, str, str]]) -> list[str]:
@@ -187,11 +195,41 @@ def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
     return errors
 
 
+class _Effects:
+    """Which of the options that were given for a whole table have an effect on a row, and why the others have none."""
+
+    def __init__(self, given: Given) -> None:
+        texts = {"negative": given.negative, "keep": given.keep, "seed": given.seeds, "lora": given.loras}
+        self._texts = [key for key, value in texts.items() if value is not None]
+        self._keys = [*self._texts, *(key for key in given.settings if key in COLUMNS)]
+        self._reasons: dict[str, str] = {}
+        self._acting: set[str] = set()
+
+    def add(self, row: Row, idle: Mapping[str, str]) -> None:
+        """Notes a row, and the options without an effect on it, each with the reason."""
+        # Words of the command line may have been replaced for the row.
+        cells = {key_of(name) for name, cell in row.cells.items() if cell.strip()}
+        texts = {"negative": row.negative, "keep": row.keep, "seed": row.seeds, "lora": row.loras}
+        own = {*row.settings, *(key for key, value in texts.items() if value is not None and key in cells)}
+        for key in self._keys:
+            if key in own:
+                self._reasons.setdefault(key, f"{COLUMNS[key].flag} has no effect where each row has its own: leave it out")
+            elif key in idle:
+                self._reasons[key] = idle[key]
+            else:
+                self._acting.add(key)
+
+    def reasons(self) -> list[str]:
+        """Returns a message for each option without an effect on any row."""
+        return [reason for key, reason in self._reasons.items() if key not in self._acting]
+
+
 class _ItemBuilder:
     """Builds items, and caches what rows share: settings by preset, weights by model, and how often a request occurred."""
 
     def __init__(self, options: Mapping[str, Any], given: Given, dump_attn: bool) -> None:
         self.options, self.given, self.dump_attn = options, given, dump_attn
+        self.effects = _Effects(given)
         self.settings: dict[tuple[Any, Any], Settings] = {}
         self.models: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.vocabulary_of, self.pipe_of = cache(vocabulary_of), cache(configured_pipe)
@@ -211,13 +249,18 @@ class _ItemBuilder:
         seeds = (self.given.seeds or None) if row.seeds is None else row.seeds
         count = _count(row, self.options, self.given)
         if count > MAX_VALUES:
-            raise RequestError(f"it asks for {count} pictures, but a row makes {MAX_VALUES} at most: make fewer at once")
+            raise RequestError(f"it asks for {count} images, but a row makes {MAX_VALUES} at most: make fewer at once")
         choices = combinations(sweeps)
         items: list[Item] = []
         for choice in choices:
             own = settings.overlaid({key: value for key, value in {**values, **choice}.items() if key not in MODEL_KEYS})
             request = self._request(row, own, settings.preset.video)
             encoded = _encoding(row, own, request)
+            idle = without_effect(own.given("option"), request, settings.preset)
+            if encoded[0] not in CRF_FORMATS and own.origin("crf").origin == "option":
+                idle["crf"] = f"--crf is for {' and '.join(CRF_FORMATS)}, but the format is {encoded[0]}: leave it out"
+            self.effects.add(row, idle)
+            self.notes.update([*idle.values(), *standing_without_effect(own, request)])
             added = f"-crf{encoded[1]}" if "crf" in sweeps else ""
             check_metadata_of(request, encoded[0])
             for seed in seeds or self._seeds(request):
@@ -243,7 +286,8 @@ class _ItemBuilder:
         if key not in self.settings:
             options = {name: values.get(name) for name in MODEL_KEYS}
             video = bool(options["preset"]) and load_preset(str(options["preset"])).video
-            self.settings[key] = Settings(options, video=video)
+            settings = self.settings[key] = Settings(options, video=video)
+            self.notes.update([settings.conflict] if settings.conflict else [])
         return self.settings[key]
 
     def _seeds(self, request: Request) -> list[int]:

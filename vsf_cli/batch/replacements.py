@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vsf_cli.batch.table import Row, TableErrors
+from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.outputs import slug
-from vsf_cli.prompts.replacements import Replacement, unfound, variants
+from vsf_cli.prompts.replacements import Replacement, found, unfound, variants
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import NOTHING, Given
 
@@ -18,25 +19,31 @@ MAX_ROWS = 100_000
 
 def apply_replacements(
     source: str, rows: Sequence[Row], replacements: Sequence[Replacement], given: Given = NOTHING
-) -> list[Row]:
-    """Returns each row with every combination of replacements, and a column for each replacement that holds the choice.
+) -> tuple[list[Row], list[str]]:
+    """Returns each row with every combination of the replacements whose words it has, and notes about the rows without them.
 
-    `source` names the table in errors; `given` has the negative and kept prompts of rows without any.
+    A column for each replacement holds the choice. `source` names the table in errors; `given` has the negative and kept
+    prompts of rows without any.
 
     Raises:
-        TableErrors: If a row has none of the searched words, in any of its texts.
+        TableErrors: If no row has the searched words of a replacement in any of its texts.
         RequestError: If there would be too many rows.
     """
     if not replacements:
-        return list(rows)
+        return list(rows), []
     if (count := len(rows) * math.prod(len(one.choices) for one in replacements)) > MAX_ROWS:
         raise RequestError(f"--sr makes {count} rows of {source}, but a run has {MAX_ROWS} at most: make fewer at once")
-    messages = [(row.line, text) for row in rows for text in unfound(row.texts(given), replacements)]
-    if messages:
-        raise TableErrors(source, [f"line {line}: {text}" for line, text in messages])
-    return [
-        _row(row, replacements, choices, texts) for row in rows for choices, texts in variants(row.texts(given), replacements)
+    acting = [found(row.texts(given), replacements) for row in rows]
+    without = [(one, sum(not any(one is other for other in own) for own in acting)) for one in replacements]
+    if missing := [unfound(one) for one, count in without if count == len(rows)]:
+        raise TableErrors(source, missing)
+    notes = [f"'{one.searched}' of --sr is not in the texts of {counted(count, 'row')}" for one, count in without if count]
+    replaced = [
+        _row(row, own, choices, texts)
+        for row, own in zip(rows, acting, strict=True)
+        for choices, texts in variants(row.texts(given), own)
     ]
+    return replaced, notes
 
 
 def _row(row: Row, replacements: Sequence[Replacement], choices: Sequence[str], texts: Texts) -> Row:

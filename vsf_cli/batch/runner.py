@@ -13,6 +13,8 @@ from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.shards import Shard
 from vsf_cli.batch.worker import Outcome, RunHooks, Worker
 from vsf_cli.errors import MediaError, ModelError, OutOfMemory
+from vsf_cli.generation.capture import PAGE, maps_folder
+from vsf_cli.generation.run import sidecar_of, write_sidecar
 from vsf_cli.media.reading import check_whole, read_metadata
 
 __all__ = ["OF_MACHINE", "Batch", "State"]
@@ -43,6 +45,12 @@ class Batch:
         return self.worker.folder
 
     @property
+    def noun(self) -> str:
+        """What it makes: "image", "video", or "file" for both."""
+        videos = {item.request.num_frames is not None for item in self.items}
+        return "file" if len(videos) > 1 else "video" if True in videos else "image"
+
+    @property
     def journal(self) -> Journal:
         """The journal of this process's shard."""
         return Journal(self.folder, self.shard.suffix)
@@ -57,19 +65,26 @@ class Batch:
 
     def _state(self, item: Item, line: Mapping[str, Any]) -> State:
         path = self.path(item)
-        if line.get("status") == "done" and path.is_file() and path.stat().st_size == line.get("bytes"):
-            return "done"
-        if path.exists() and _stored_id(path, item) == item.id:
-            return "done"
+        # Maps are recorded while an image is made, so that one without them has to be made again.
+        if not self.worker.dump_attn or (maps_folder(path) / PAGE).exists():
+            if line.get("status") == "done" and path.is_file() and path.stat().st_size == line.get("bytes"):
+                return "done"
+            if path.exists() and _stored_id(path, item) == item.id:
+                return "done"
         failed = line.get("status") == "failed" and line.get("code") not in OF_MACHINE
         return "failed" if failed and not self.retry_failed else "left"
 
     def adopt(self, states: Mapping[tuple[str, str], str]) -> None:
-        """Adds items to the journal whose files are complete, but which no journal has as done. The lock must be held."""
+        """Adds items to the journal whose files are complete, but which no journal has as done, and writes missing sidecars.
+
+        The lock must be held.
+        """
         known = read_journals(self.folder)
-        for item in self.items:
-            if states.get(item.key) == "done" and known.get(item.key, {}).get("status") != "done":
+        for item in (item for item in self.items if states.get(item.key) == "done"):
+            if known.get(item.key, {}).get("status") != "done":
                 self._note(item, "found", None)
+            if self.worker.sidecar and not sidecar_of(self.path(item)).exists():
+                write_sidecar(self.path(item), _metadata(self.path(item)) or {})
 
     def run(self, left: Sequence[Item], hooks: RunHooks | None = None) -> Generator[Outcome, None, None]:
         """Makes items, and writes a line in the journal for each before its outcome is yielded. The lock must be held.
@@ -103,7 +118,11 @@ def _stored_id(path: Path, item: Item) -> str | None:
     request = item.request
     try:
         check_whole(path, (request.num_frames or 1) - request.drop_frames)
-        metadata = read_metadata(path / "0000.png" if path.is_dir() else path).description
+        metadata = _metadata(path)
     except MediaError:
         return None
     return metadata.get("item") if metadata else None
+
+
+def _metadata(path: Path) -> dict[str, Any] | None:
+    return read_metadata(path / "0000.png" if path.is_dir() else path).description

@@ -51,7 +51,8 @@ def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]
         "seed": request.seed,
         "method": request.method,
         "steps": request.num_inference_steps,
-        **{setting_name(request.method, name): value for name, value in request.parameters.items()},
+        # Without a negative prompt they have no effect.
+        **{setting_name(request.method, name): value for name, value in request.parameters.items() if request.negative},
     }
 
 

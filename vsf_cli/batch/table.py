@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.records import MAX_TABLE_LENGTH, Record, read_records
+from vsf_cli.config.names import counted
 from vsf_cli.config.option import read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
 from vsf_cli.config.values import parse_given_seeds
@@ -30,12 +31,14 @@ _SHEET_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALU
 
 
 class TableErrors(RequestError):
-    """All errors of a table, a line each, from top to bottom."""
+    """All errors of a table, a line each, from top to bottom; `advice` is about several of them."""
 
-    def __init__(self, source: str, lines: list[str]) -> None:
+    def __init__(self, source: str, lines: list[str], advice: str = "") -> None:
         lines = sorted(lines, key=_line_of)
-        super().__init__(f"{source} has {len(lines)} error{'s' if len(lines) > 1 else ''}, and nothing was made: {lines[0]}")
-        self.lines = lines
+        super().__init__(
+            f"{source} has {counted(len(lines), 'error')}, and nothing was made: {lines[0]}{advice and f' {advice}'}"
+        )
+        self.lines, self.advice = lines, advice
 
 
 def _line_of(error: str) -> int:

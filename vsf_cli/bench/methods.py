@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from vsf_cli.bench.masked import MaskedVSF
+from vsf_cli.config.names import check_choice
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import METHODS, VSF, Method
 
@@ -58,6 +59,8 @@ def select_methods(names: str, preset_method: Method) -> list[BenchMethod]:
     """
     known = bench_methods(preset_method)
     chosen = list(known) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in chosen if name not in known]:
-        raise RequestError(f"--method names '{unknown[0]}', but methods of the benchmark are all, {', '.join(known)}")
+    for name in chosen:
+        check_choice("--method", name, known)
+    if not chosen:
+        raise RequestError(f"--method names nothing: write all, or some of {', '.join(known)}")
     return [method for name, method in known.items() if name == UNGUIDED or name in chosen]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from vsf_cli.bench.measure import Row
 from vsf_cli.bench.methods import UNGUIDED
 from vsf_cli.bench.timing import ratios, spread
+from vsf_cli.config.names import counted
 from vsf_cli.media.metadata import versions
 
 __all__ = ["build_report", "chart", "columns", "conditions", "describe_conditions", "machine", "markdown"]
@@ -125,7 +126,7 @@ def describe_conditions(report: Mapping[str, Any]) -> str:
     facts = report["machine"]
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    hardware = f"{facts['system']} {facts['name']}, {facts['device']}, {facts['threads']} threads"
+    hardware = f"{facts['system']} {facts['name']}, {facts['device']}, {counted(facts['threads'], 'thread')}"
     return f"{report['shape']}; {settings}. {hardware}; {versions}; {report['date']}."
 
 

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.sources import source_of
 
@@ -107,7 +108,7 @@ class Shape:
         return config
 
     def __str__(self) -> str:
-        depth = f"{self.layers} layers" if self.layers == self.depth else f"{self.layers} of {self.depth} layers"
+        depth = counted(self.layers, "layer") if self.layers == self.depth else f"{self.layers} of {self.depth} layers"
         kind = depth if self.depth else "a U-Net"
         return f"{self.model}, {kind}, width {self.width}, {self.images} + {self.positives} tokens"
 

@@ -1,11 +1,12 @@
 """The command line, which imports the module of a command when the command is used."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vsf_cli import __version__
 from vsf_cli.cli.help import SETTINGS_OF_HELP, LazyGroup
+from vsf_cli.cli.usage import usage_errors
 
 __all__ = ["COMMANDS", "app"]
 
@@ -33,6 +34,14 @@ Environment variables set options, too: VSF_STEPS is --steps. The guides are in 
 
 class _Group(LazyGroup):
     commands_by_name = COMMANDS
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with usage_errors():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with usage_errors():
+            return super().invoke(ctx)
 
 
 app = typer.Typer(

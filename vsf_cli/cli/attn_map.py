@@ -12,6 +12,7 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
+from vsf_cli.config.names import counted
 from vsf_cli.config.option import FILES, WHAT
 from vsf_cli.config.values import choose_seeds, parse_path
 from vsf_cli.errors import RequestError
@@ -92,5 +93,7 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     with console.progress("drawing"):
         written = write_capture(captured, folder, description)
     facts = {"mean_share": round(float(captured.maps.share.mean()), 6), "words": captured.maps.words()}
-    console.info(f"mean share of attention on the negative: {facts['mean_share']:.4f} · {len(written)} files in {folder}")
+    console.info(
+        f"mean share of attention on the negative: {facts['mean_share']:.4f} · {counted(len(written), 'file')} in {folder}"
+    )
     console.data(as_line({"path": str(folder), **facts, **description}) if as_json else str(written[-1]))

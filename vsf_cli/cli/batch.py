@@ -25,7 +25,8 @@ from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_options
 from vsf_cli.cli.running import carry_out
-from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, options_of, run_option
+from vsf_cli.config.names import counted
+from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.generation.plan import runtime_of
@@ -51,7 +52,7 @@ class BatchOptions:
     """The options of how the images of a table are made."""
 
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="'wheels=>doors,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="'wheels=>door,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
     )
     sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
     batch_size: str = run_option(
@@ -60,7 +61,11 @@ class BatchOptions:
     engine: str = run_option("local", "--engine", help="local or ray.", panel=WORK)
     workers: int = run_option(1, "--workers", help="Number of processes, or of actors of Ray; one GPU each.", panel=WORK, min=1)
     ray_address: str | None = run_option(
-        None, "--ray-address", help="Address of a Ray cluster; one is started if not given.", panel=WORK
+        None,
+        "--ray-address",
+        help="Address of a Ray cluster; one is started if not given.",
+        panel=WORK,
+        needs=(Need("on_ray", "--engine ray: add it"),),
     )
     shard: str | None = run_option(
         None, "--shard", help="I/N: this part of the work; auto, or auto/N, reads SLURM's array.", panel=WORK, parse=Shard.parse
@@ -69,8 +74,25 @@ class BatchOptions:
         False, "--retry-failed", off=None, help="Try again what failed in an earlier run.", panel=WORK
     )
     fail_fast: bool = run_option(False, "--fail-fast", off=None, help="Stop at the first failure.", panel=WORK)
-    max_failures: int | None = run_option(None, "--max-failures", help="Stop after this many failures.", panel=WORK, min=1)
+    max_failures: int | None = run_option(
+        None,
+        "--max-failures",
+        help="Stop after this many failures.",
+        panel=WORK,
+        min=1,
+        needs=(Need("may_fail", "more failures than the first, at which --fail-fast stops: leave --fail-fast out"),),
+    )
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether the work is done on a Ray cluster."""
+        return self.engine == "ray"
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether a run goes on after a failure."""
+        return not self.fail_fast
 
 
 @app.command(cls=Command, epilog="Example: vsf batch prompts.csv --alpha 1..4 -o outputs/run")
@@ -128,6 +150,8 @@ def _plan(
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
+    if files.dump_attn and size != 1:
+        notes.append("--batch-size has no effect with --dump-attn, which makes images one by one")
     per_pass = AUTO_BATCH_SIZE if size == "auto" else int(size)
     worker = Worker(folder, runtime_of(Settings(of_runtime)), per_pass, files.sidecar, files.dump_attn, verbose)
     engine, shard = engine_named(work.engine), Shard.parse(work.shard, folder=folder)
@@ -151,13 +175,16 @@ def _read(
     rows, errors = parse_table(Path(table), _text_of(table))
     items: list[Item] = []
     notes: list[str] = []
+    advice = ""
     try:
-        rows = apply_replacements(table, rows, replacements, given)
-        items, notes = items_of(table, rows, settings, given, files.dump_attn)
+        rows, notes = apply_replacements(table, rows, replacements, given)
+        items, more = items_of(table, rows, settings, given, files.dump_attn)
+        notes += more
     except TableErrors as error:
         errors += error.lines
+        advice = error.advice
     if errors:
-        raise TableErrors(table, errors)
+        raise TableErrors(table, errors, advice)
     return rows, items, notes
 
 
@@ -190,7 +217,7 @@ def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool
         facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
         console.data(as_line({**facts, "folder": str(batch.folder)}))
         return
-    console.data(f"{len(rows)} rows, {len(states)} pictures to {batch.folder}")
+    console.data(f"{counted(len(rows), 'row')}, {counted(len(states), batch.noun)} to {batch.folder}")
     console.data(", ".join(f"{count} {state}" for state, count in counts.items()))
     for (model, _), download in zip(weights, downloads, strict=True):
         console.data(f"loads {model}{f', {download}' if download else ''}")

@@ -11,7 +11,8 @@ from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, with_options
-from vsf_cli.config.option import FILES, GUIDANCE, WORK, run_option
+from vsf_cli.cli.plans import say_offload
+from vsf_cli.config.option import FILES, GUIDANCE, WORK, Need, run_option
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import request_of, runtime_of
@@ -20,6 +21,7 @@ from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
 from vsf_cli.media.files import check_writable, write_bytes
 from vsf_cli.prompts.texts import Texts
+from vsf_cli.settings.effects import without_effect
 from vsf_cli.settings.options import SETTINGS, Given
 from vsf_cli.settings.presets import Setting, Settings, load_preset
 from vsf_cli.settings.request import Request
@@ -39,6 +41,10 @@ NOT_OF_RANDOM = ("steps", "offload", "offline")
 NOT_OF_COUNTS = ("compile", "device")
 
 
+RANDOM = Need("without_weights", "--random-weights and --count: add one of them")
+TIMES = Need("times", "times, and --count takes none: leave --count out")
+
+
 @dataclass(frozen=True)
 class BenchOptions:
     """The options of what is measured, and of where the results go."""
@@ -48,13 +54,25 @@ class BenchOptions:
         False, "--random-weights", off=None, help="The real architecture with random weights: no download.", panel=WORK
     )
     count: bool = run_option(False, "--count", off=None, help="Count FLOPs and bytes of any size; time nothing.", panel=WORK)
-    layers: int | None = run_option(None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK)
-    negative_tokens: int | None = run_option(
-        None, "--negative-tokens", help="Length of the negative in tokens; 8 if not given.", panel=WORK, min=1
+    layers: int | None = run_option(
+        None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK, needs=(RANDOM,)
     )
-    rounds: int = run_option(5, "--rounds", help="How often each method is timed, in turn.", panel=WORK, min=1)
+    negative_tokens: int | None = run_option(
+        None,
+        "--negative-tokens",
+        help="Length of the negative in tokens; 8 if not given.",
+        panel=WORK,
+        min=1,
+        needs=(RANDOM,),
+    )
+    rounds: int = run_option(5, "--rounds", help="How often each method is timed, in turn.", panel=WORK, min=1, needs=(TIMES,))
     output: str | None = run_option(None, "-o", "--output", help="A file for the results as JSON.", panel=FILES)
     plot: str | None = run_option(None, "--plot", help="A PNG with bars of the times.", panel=FILES)
+
+    @property
+    def times(self) -> bool:
+        """Whether anything is timed."""
+        return not self.count
 
     @property
     def without_weights(self) -> bool:
@@ -86,6 +104,8 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
     for path in files.values():
         check_writable(path)
     request, _ = request_of(TEXTS, 0, settings, (), preset.video)
+    for message in without_effect([SETTINGS[key] for key in given.settings], request).values():
+        raise RequestError(message)
     measure_model = _measure_random if options.without_weights else _measure_pipeline
     rows, device, facts = measure_model(settings, request, methods, options, console)
     # None leaves it out of the line of conditions.
@@ -101,10 +121,6 @@ def _check_given(given: Given, options: BenchOptions) -> None:
     def flags(keys: tuple[str, ...]) -> list[str]:
         return [SETTINGS[key].flag for key in keys if key in given.settings]
 
-    random = {"--layers": options.layers, "--negative-tokens": options.negative_tokens}
-    unused = [flag for flag, value in random.items() if value is not None]
-    if not options.without_weights and unused:
-        raise RequestError(f"{unused[0]} is for --random-weights and --count: add one of them")
     if options.without_weights and (unused := flags(NOT_OF_RANDOM)):
         raise RequestError(f"{unused[0]} is for a real pipeline: one step is measured here. Leave it out")
     if options.count and (unused := flags(NOT_OF_COUNTS)):
@@ -167,6 +183,7 @@ def _measure_pipeline(
     if settings["offline"]:
         stay_offline()
     quiet_libraries(console.verbose)
+    say_offload(runtime_of(settings), console)
     if download:
         check_source(request.model, request.revision, settings["offline"])
         console.info(f"downloading {download}. --random-weights needs no download")

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Console, as_line
-from vsf_cli.cli.plans import announce, prepare, say_skipped
+from vsf_cli.cli.plans import announce, check_stdout, prepare, say_skipped
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
@@ -20,6 +20,7 @@ from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import draw_montage
 from vsf_cli.methods import METHODS, Method, method_options, resolved
+from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import FileOptions, Given
 from vsf_cli.settings.presets import Settings
@@ -58,13 +59,15 @@ def plan_comparison(
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
     # This plan is made for its checks, its warnings and its runtime.
-    first = plan(prompt, seeds, given, settings.overlaid({"format": None, "output": None}), files=files, video=video)
+    guided = max(range(len(names)), key=lambda index: (bool(requests[index].keep), requests[index].method != "none"))
+    own = _settings_for(names[guided], settings).overlaid({"format": None, "output": None})
+    first = plan(prompt, seeds, given, own, files=files, video=video)
     output = settings.origin("output")
     template = f"{output.value}-compare" if output.origin == "default" else output.value
     varying = ("seed",) if len(seeds) > 1 else ()
     outputs = Outputs(template, settings["exists"], settings["format"], varying, IMAGE_FORMATS)
-    guided = next((request for request in requests if request.method != "none"), requests[0])
-    return replace(first, requests=tuple(replace(guided, seed=seed) for seed in seeds), outputs=outputs), requests
+    strips = tuple(replace(requests[guided], seed=seed) for seed in seeds)
+    return replace(first, requests=strips, outputs=outputs), requests
 
 
 def _check_methods(names: Sequence[str], texts: Texts, settings: Settings) -> None:
@@ -74,6 +77,9 @@ def _check_methods(names: Sequence[str], texts: Texts, settings: Settings) -> No
     for key, (owner, option) in method_options().items():
         if owner not in methods and settings.origin(key).origin == "option":
             raise RequestError(f"{option.flag} is {METHODS[owner].label}'s, which is not compared: leave it out")
+    scale = settings.origin("guidance")
+    if scale.origin == "option" and scale.value > 1 and "cfg" not in methods and not _embeds_scale(settings):
+        raise RequestError("--guidance is CFG's, which is not compared: leave it out, or add cfg to --compare")
     if not texts.negative:
         raise RequestError('--compare shows what methods make of a negative prompt, and there is none: add --neg "wheels"')
 
@@ -87,16 +93,22 @@ def _texts_of(names: Sequence[str], texts: Texts) -> list[Texts]:
     return [texts if keeps else replace(texts, keep=()) for keeps in keeping]
 
 
+def _embeds_scale(settings: Settings) -> bool:
+    """Whether the scale is an input of the model, and so of every method."""
+    return FAMILIES[settings.preset.family].embeds_scale
+
+
 def _settings_for(name: str, settings: Settings) -> Settings:
     """Returns the settings of one method of the strip: no numbers of other methods, and no CFG unless it is CFG."""
     method = resolved(name)[0]
     others = dict.fromkeys(key for key, (owner, _) in method_options().items() if owner != method)
     own = settings.overlaid({"method": name, **others})
-    return own if method == "cfg" else own.overlaid({"guidance": 0.0})
+    return own if method == "cfg" or _embeds_scale(settings) else own.overlaid({"guidance": 0.0})
 
 
 def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as_json: bool, dry_run: bool) -> None:
     """Makes the strips of `plan_comparison`, and writes their paths, or JSON, to stdout."""
+    check_stdout(plan, as_json)
     announce(plan, console)
     pending = plan.pending()
     if dry_run:
@@ -108,7 +120,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
     if not pending:
         return
     pipe = prepare(plan, console)
-    with console.progress("pictures", "steps") as (whole, steps):
+    with console.progress("images", "steps") as (whole, steps):
         for index, (number, strip) in enumerate(pending):
             results: list[Result] = []
             for request in requests:

@@ -5,8 +5,8 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console as RichConsole
 from rich.markup import escape
@@ -58,6 +58,9 @@ class Console:
         verbose: Whether to write details.
     """
 
+    _bars: "ClassVar[_Bars | None]" = None
+    """The bars that are shown. A terminal has one cursor, so that data on stdout has to know them."""
+
     def __init__(self, quiet: bool = False, verbose: bool = False) -> None:
         self.quiet, self.verbose = quiet, verbose
         # Rich honours NO_COLOR and a pipe by itself; lines are not wrapped, so that they can be searched. `:x:` is no emoji.
@@ -92,10 +95,14 @@ class Console:
         """Writes an error on one line."""
         self._say(f"[red]error:[/] {escape(' '.join(text.split()))}")
 
-    @staticmethod
-    def data(text: str) -> None:
-        """Writes a line of data to stdout; raises a `MediaError` if it cannot be written."""
-        with writing_to_stdout():
+    @classmethod
+    def data(cls, text: str) -> None:
+        """Writes a line of data to stdout, above a bar that is on the same terminal.
+
+        Raises:
+            MediaError: If it cannot be written.
+        """
+        with writing_to_stdout(), cls._bars.hidden() if cls._bars and sys.stdout.isatty() else nullcontext():
             print(text, flush=True)
 
     @staticmethod
@@ -120,11 +127,44 @@ class Console:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        progress = Progress(*columns, console=self.stderr, speed_estimate_period=ESTIMATE_PERIOD)
+        tasks = [progress.add_task(escape(label), total=None, visible=label is labels[0]) for label in labels]
+        bars = Console._bars = _Bars(progress)
+        try:
+            yield [functools.partial(_move, progress, task) for task in tasks]
+        finally:
+            bars.stop()
+            Console._bars = None
+
+
+class _Bars:
+    """Bars on a terminal, which can be hidden for a while. Each show is a `Live` of its own: a stopped one remembers where
+    its lines were, and would write over what came after them."""
+
+    def __init__(self, progress: "Progress") -> None:
+        self._progress = progress
+        self._start()
+
+    def _start(self) -> None:
+        from rich.live import Live
+
         # Without redirection: data must reach stdout even while a bar is shown on stderr.
         options: dict[str, Any] = {"transient": True, "redirect_stdout": False, "redirect_stderr": False}
-        with Progress(*columns, console=self.stderr, speed_estimate_period=ESTIMATE_PERIOD, **options) as bar:
-            tasks = [bar.add_task(escape(label), total=None, visible=label is labels[0]) for label in labels]
-            yield [functools.partial(_move, bar, task) for task in tasks]
+        self._live = Live(console=self._progress.console, get_renderable=self._progress.get_renderable, **options)
+        self._live.start()
+
+    def stop(self) -> None:
+        """Erases them."""
+        self._live.stop()
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """Erases them inside a `with`."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self._start()
 
 
 def _print_table(console: RichConsole, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

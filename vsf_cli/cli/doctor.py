@@ -9,6 +9,7 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json, command_option
+from vsf_cli.config.names import counted
 from vsf_cli.config.option import MODEL
 from vsf_cli.errors import ModelError
 from vsf_cli.loading.sources import is_here
@@ -49,7 +50,7 @@ def _report(settings: Settings) -> dict[str, Any]:
     free = shutil.disk_usage(next(path for path in (cache, *cache.parents) if path.exists())).free
     return {
         "versions": versions(),
-        "platform": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+        "platform": f"{platform.system()} {platform.machine()}, {counted(torch.get_num_threads(), 'thread')}",
         "device": str(accelerator or "cpu"),
         "memory": _memory(accelerator),
         "attention": [name for name, exists in available_paths().items() if exists],

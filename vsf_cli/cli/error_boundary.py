@@ -1,6 +1,7 @@
 """Turns the errors of commands into lines and exit codes."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +14,20 @@ __all__ = ["handle_errors", "reporting_errors"]
 
 NO_MEMORY = "out of memory: end other programs, or choose a smaller model, --size or --batch-size"
 
+PREFIX, FILE = "VSF_", "VSF_CONFIG"
+"""How our variables of the environment begin, and the one that is no setting."""
+
 
 def handle_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Turns an error that a person can mend into one line and its exit code; a bug keeps its traceback."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
+        from vsf_cli.cli.console import Console
         from vsf_cli.loading.libraries import restore_libraries
 
+        for text in _unknown_variables():
+            Console().warn(text)
         try:
             with reporting_errors(), raising_at_interrupt():
                 command(*args, **kwargs)
@@ -61,3 +68,17 @@ def _line_of(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, BrokenPipeError):
         return f"{error.filename or 'the system refused'}: {error.strerror}", VSFError.exit_code
     return None
+
+
+def _unknown_variables() -> list[str]:
+    """Returns a warning for each variable of the environment that looks like a setting, and is none."""
+    names = [name for name, value in os.environ.items() if name.startswith(PREFIX) and name != FILE and value]
+    if not names:
+        return []
+    from vsf_cli.config.names import nearest
+    from vsf_cli.settings.options import OF_REQUEST, SETTINGS
+
+    legal = [one.variable for one in SETTINGS.values() if not one.of_run]
+    options = {one.variable: f" Pass {one.flag} instead" for one in OF_REQUEST.values()}
+    unknown = [name for name in names if name not in legal]
+    return [f"{name} has no effect: it is no setting.{options.get(name) or nearest(name, legal)}" for name in unknown]

@@ -16,11 +16,13 @@ from vsf_cli.cli.console import Console, as_line, writing_to_stdout
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
+from vsf_cli.cli.plans import say_offload
 from vsf_cli.cli.running import carry_out
+from vsf_cli.config.names import check_choice, counted
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
-from vsf_cli.errors import PartlyFailed, RequestError
+from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.report import shown_kinds, write_report
@@ -147,7 +149,7 @@ def _make(
     own = {key: value for key, value in given.settings.items() if key not in (*MACHINE, "preset")}
     settings = {**own, "preset": chosen.preset_source}
     rows = rows_of(prompts, chosen.variants, seeds)
-    items, notes = items_of(prompts.name, rows, settings)
+    items, notes = items_of(prompts.name, rows, settings, Given(own))
     first = items[0].request
     facts = {"steps": first.num_inference_steps, "dtype": first.dtype, "batch size": batch_size}
     conditions = {"settings": {**facts, **own}, "versions": versions()}
@@ -178,9 +180,9 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
             if error is not None:
                 failed.append(f"{sample.path}: {error}")
                 console.warn(failed[-1])
-    console.info(f"{done - len(failed)} pictures judged by {judge.name}, {len(run.samples()) - done} were before")
+    console.info(f"{counted(done - len(failed), 'image')} judged by {judge.name}, {len(run.samples()) - done} were before")
     if failed:
-        raise PartlyFailed(f"{len(failed)} pictures were not judged: run the same command again, it asks about those alone")
+        raise PartlyFailed(f"{counted(len(failed), 'image')} not judged: run the same command again, it asks about those alone")
     model = f" --judge-model {judge.model}" if judge.model else ""
     console.info(f"go on with: vsf eval report {folder} --judge {judge.name}{model}")
 
@@ -197,7 +199,7 @@ def report(
     console = Console(messages.quiet)
     rows, path, missing = write_report(Run.read(folder), judge.name, {"model": judge.model, "base_url": judge.base_url})
     if missing:
-        console.warn(f"{missing} pictures are not judged, and not in the table: run 'vsf eval judge {folder}' again")
+        console.warn(f"{counted(missing, 'image')} not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if messages.as_json:
         console.data(as_line(rows))
     else:
@@ -248,8 +250,7 @@ def sweep(
     limit: Annotated[int | None, command_option("--limit", help="Only the first prompts.", panel=WHAT, metavar=NUMBER)] = 100,
 ) -> None:
     """Search each method's settings; a stopped search continues."""
-    if search.sampler not in SAMPLERS:
-        raise RequestError(f"--sampler is '{search.sampler}', but samplers are {', '.join(SAMPLERS)}")
+    check_choice("--sampler", search.sampler, SAMPLERS)
     console, space = Console(messages.quiet, messages.verbose), parsed("--space", lambda: parse_space(search.space))
     chosen = _choose(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
     built = judge.judge()
@@ -268,18 +269,19 @@ def sweep(
 def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, console: Console) -> None:
     pipe, loaded = None, None
     quiet_libraries(console.verbose)
-    with console.progress("trials", "pictures") as (whole, pictures):
+    say_offload(runtime, console)
+    with console.progress("trials", "images") as (whole, images):
         for index, sweep in enumerate(sweeps):
             request = sweep.request(sweep.prompts.records[0], 0, {})
             if loaded != request.loading:
                 pipe, loaded = load_for(request, runtime), request.loading
             done = 0
-            for trial in sweep.run(pipe, search.trials, search.sampler, search.seed, pictures):
+            for trial in sweep.run(pipe, search.trials, search.sampler, search.seed, images):
                 done += 1
                 _say_trial(sweep, trial, console)
                 if whole is not None:
                     whole(index * search.trials + done, len(sweeps) * search.trials)
-            console.info(f"{sweep.variant.name}: {search.trials} trials in {sweep.storage}, {done} of them now")
+            console.info(f"{sweep.variant.name}: {counted(search.trials, 'trial')} in {sweep.storage}, {done} of them now")
 
 
 def _say_trial(sweep: Sweep, trial: Trial, console: Console) -> None:
@@ -325,4 +327,4 @@ def _show_areas(areas: dict[str, Any], console: Console) -> None:
         for name, numbers in curves.items():
             low, high = numbers["hypervolume_interval"]
             area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
-            console.data(f"{figure} against negative: {name}, {numbers['trials']} trials, {area}")
+            console.data(f"{figure} against negative: {name}, {counted(numbers['trials'], 'trial')}, {area}")

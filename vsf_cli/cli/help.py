@@ -2,6 +2,7 @@
 
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
@@ -29,7 +30,16 @@ Rows = list[tuple[str, str]]
 
 
 class Command(TyperCommand):
-    """A command whose help has its options in panels, the rare ones last."""
+    """A command whose help has its options in panels, the rare ones last, and which says what was given twice."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(one for one in given if not _is_argument(one) and not one.multiple).items():
+            if times > 1:
+                from vsf_cli.cli.console import Console
+
+                Console().warn(f"{_flag(option)} is given {times} times: the last one counts")
+        return super().parse_args(ctx, args)
 
     def get_usage(self, ctx: Any) -> str:
         return _usage(self, ctx)
@@ -86,6 +96,10 @@ def _shown(command: Any, ctx: Any) -> Iterator[Any]:
 
 def _is_argument(parameter: Any) -> bool:
     return parameter.param_type_name == "argument"
+
+
+def _flag(option: Any) -> str:
+    return next((name for name in option.opts if name.startswith("--")), option.opts[0])
 
 
 def _panel(parameter: Any) -> str:

@@ -31,7 +31,7 @@ class SeriesOptions:
 
     count: int | None = run_option(None, "--seeds", "--count", help="How many to make, with a seed each.", panel=WHAT)
     replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="'wheels=>doors,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
+        (), "--sr", help="'wheels=>door,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
     )
     compare: str | None = run_option(
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
@@ -77,7 +77,7 @@ def make(
     replacements = replacements_of(series.replacements)
     if series.compare is not None:
         names = [name.strip() for name in series.compare.split(",") if name.strip()]
-        _check_strip(given, files, series)
+        _check_strip(given, files, series, seconds)
         planned, requests = plan_comparison(names, text, seeds, given, settings, files, video=video, seconds=seconds)
         run_comparison(planned, requests, console, messages.as_json, series.dry_run)
         return
@@ -90,9 +90,11 @@ def replacements_of(texts: tuple[str, ...]) -> list[Replacement]:
     return parsed("--sr", lambda: [Replacement.parse(text) for text in texts])
 
 
-def _check_strip(given: Given, files: FileOptions, series: SeriesOptions) -> None:
-    """Refuses options that have no meaning for a strip."""
+def _check_strip(given: Given, files: FileOptions, series: SeriesOptions, seconds: float | None) -> None:
+    """Refuses options that have no meaning for a strip, which is an image."""
     given_options = {
+        "--crf": "crf" in given.settings,
+        "--fps": "fps" in given.settings and seconds is None,
         "--method": "method" in given.settings,
         "--sr": series.replacements,
         "--sidecar": files.sidecar,

@@ -9,19 +9,29 @@ import typer
 from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
-from vsf_cli.cli.options import Json
-from vsf_cli.errors import MediaError
+from vsf_cli.cli.options import Json, command_option
+from vsf_cli.config.option import OUTPUT
+from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.other_tools import Foreign, foreign_metadata
 from vsf_cli.media.reading import read_metadata
+from vsf_cli.settings.request import Request
 
 __all__ = ["app"]
 
 app = command_app()
+FIRST = "prompt", "negative", "seed", "method"
+"""What a person asks about first; the numbers of the method follow."""
 
 
 @app.command(cls=Command, epilog="Example: vsf info outputs/a-red-bike-1.png")
 @handle_errors
-def info(file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")], as_json: Json = False) -> None:
+def info(
+    file: Annotated[Path, typer.Argument(help="An image or video, or its sidecar.")],
+    as_json: Json = False,
+    verbose: Annotated[
+        bool, command_option("-v", "--verbose", help="Say everything that the file does.", panel=OUTPUT)
+    ] = False,
+) -> None:
     """Say how a file was made."""
     metadata = read_metadata(file)
     foreign = foreign_metadata(metadata.tags)
@@ -33,7 +43,10 @@ def info(file: Annotated[Path, typer.Argument(help="An image or video, or its si
         return
     if (description := metadata.description) is not None:
         facts = {key: value for key, value in description.items() if key not in ("request", "schema", "versions")}
-        _say_values({**description["request"], **facts, **description["versions"]})
+        request = description["request"]
+        first = {key: request[key] for key in FIRST if key in request}
+        numbers = _numbers(request) if request.get("negative") else {}
+        _say_values({**first, **numbers, **(request | facts | description["versions"] if verbose else {})})
     elif foreign is not None:
         Console().info(f"{file} was made by {foreign.tool}, which wrote this:")
         _say_values({"prompt": foreign.prompt, "negative": foreign.negative, **foreign.values})
@@ -45,6 +58,18 @@ def _parsed(foreign: Foreign | None) -> dict[str, Any]:
     return {"tool": foreign.tool, "prompt": foreign.prompt, "negative": foreign.negative, "pairs": foreign.values}
 
 
+def _numbers(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the numbers of a request's method; those of a request of another version are as they are."""
+    try:
+        return {**Request.from_json(request).guidance.shown}
+    except RequestError:
+        return dict(request.get("parameters", {}))
+
+
 def _say_values(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
-        Console.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}")
+        if isinstance(value, float):
+            value = f"{value:.10g}"
+        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            value = ", ".join(value)
+        Console.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}".rstrip())

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from vsf_cli.cli.help import NUMBER, NUMBERS, TEXT
-from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Option, options_of, run_option
+from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Need, Option, idle, options_of, run_option
 from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
 from vsf_cli.config.values import chosen_size, parse_given_seeds
 from vsf_cli.errors import RequestError
@@ -29,7 +29,19 @@ class ConsoleOptions:
 
     as_json: bool = run_option(False, "--json", off=None, help="Write JSON to stdout.", panel=OUTPUT)
     quiet: bool = run_option(False, "-q", "--quiet", off=None, help="Say nothing but warnings and errors.", panel=OUTPUT)
-    verbose: bool = run_option(False, "-v", "--verbose", off=None, help="Say more.", panel=OUTPUT)
+    verbose: bool = run_option(
+        False,
+        *("-v", "--verbose"),
+        off=None,
+        help="Say more.",
+        panel=OUTPUT,
+        needs=(Need("may_talk", "more words, and --quiet is for fewer: leave --quiet out"),),
+    )
+
+    @property
+    def may_talk(self) -> bool:
+        """Whether more than warnings and errors is written."""
+        return not self.quiet
 
 
 @dataclass(frozen=True)
@@ -91,17 +103,36 @@ def with_options(command: Command) -> Command:
     ]
 
     @functools.wraps(command)
-    def run(**values: Any) -> None:
+    def run(context: typer.Context, **values: Any) -> None:
         for argument, (record, takes) in records.items():
-            given = {one.key: values.pop(f"{argument}_{one.key}", None) for one in takes.options(record)}
-            values[argument] = _build(record, given)
+            values[argument] = _taken(context, values, argument, record, takes)
         command(**values)
 
     # Typer reads both.
-    shown = [*own, *(one for one in options if one is not None)]
+    parameter = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    shown = [*own, parameter, *(one for one in options if one is not None)]
     run.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in shown}
     return run
+
+
+def _taken(context: typer.Context, values: dict[str, Any], argument: str, record: type, takes: Takes) -> Any:
+    """Takes the values of a record's options out of those of a command, and returns the record."""
+    taken = {f"{argument}_{one.key}": one for one in takes.options(record)}
+    built = _build(record, {one.key: values.pop(name, None) for name, one in taken.items()})
+    _check_needs(built, [one for name, one in taken.items() if _is_given(context, name)])
+    return built
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_needs(record: Any, given: Sequence[Option]) -> None:
+    """Refuses given options without an effect, by their own record; those of images are checked when they are planned."""
+    for _, message in idle([] if isinstance(record, Given) else given, record):
+        raise RequestError(message)
 
 
 def _record(annotation: Any) -> tuple[type, Takes] | None:

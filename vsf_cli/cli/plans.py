@@ -7,18 +7,20 @@ from typing import Any
 
 from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.interrupts import leaving_at_interrupt
+from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for
 from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
-from vsf_cli.loading.runtime import check_runtime
+from vsf_cli.loading.runtime import Runtime, check_runtime, device_named
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
+from vsf_cli.settings.effects import standing_without_effect
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.request import Request
 
-__all__ = ["announce", "prepare", "read_prompt", "run_plan", "say_applied", "say_skipped"]
+__all__ = ["announce", "check_stdout", "prepare", "read_prompt", "run_plan", "say_applied", "say_offload", "say_skipped"]
 
 
 def read_prompt(prompt: str) -> str:
@@ -45,6 +47,7 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         dry_run: Whether to stop before the model is loaded.
         drawn: Whether the seeds were drawn at random, and are written even when quiet.
     """
+    check_stdout(plan, as_json)
     announce(plan, console)
     pending = plan.pending()
     if dry_run:
@@ -64,6 +67,19 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
             _say_written(written, plan, console, as_json, drawn)
 
 
+def check_stdout(plan: Plan, as_json: bool) -> None:
+    """Refuses options without effect where the bytes of the file go to stdout."""
+    exists = plan.settings.origin("exists").origin == "option"
+    for flag in [flag for flag, given in {"--json": as_json, "--exists": exists}.items() if given and plan.to_stdout]:
+        raise RequestError(f"-o - writes the bytes of the file to stdout, and nothing else: leave {flag} out")
+
+
+def say_offload(runtime: Runtime, console: Console) -> None:
+    """Says if a level of offloading was asked for, and has no effect."""
+    if runtime.offload not in ("auto", "none") and device_named(runtime.device).type == "cpu":
+        console.warn(f"--offload {runtime.offload} has no effect: the model runs on the CPU, where nothing is moved")
+
+
 def prepare(plan: Plan, console: Console) -> Any:
     """Returns the loaded pipeline of a plan, after messages about downloads and compilation."""
     with leaving_at_interrupt():
@@ -74,6 +90,7 @@ def prepare(plan: Plan, console: Console) -> Any:
         if download:
             check_source(request.model, request.revision, plan.runtime.offline)
             console.info(f"downloading {download}")
+        say_offload(plan.runtime, console)
         if plan.runtime.compile:
             console.info("--compile: the first steps of a size take up to minutes, the others less than without")
         with console.progress(f"loading {request.model.removeprefix('builtin:')}"):
@@ -84,6 +101,10 @@ def announce(plan: Plan, console: Console) -> None:
     """Writes the warnings of a plan, its default preset, and, if verbose, its settings."""
     for warning in plan.warnings:
         console.warn(warning)
+    if plan.settings.conflict:
+        console.warn(plan.settings.conflict)
+    for text in standing_without_effect(plan.settings, plan.requests[0], "user file"):
+        console.detail(text)
     if not plan.settings.chosen:
         preset = plan.settings.preset
         name = REAL_VIDEO_PRESET if preset.video else REAL_PRESET
@@ -126,8 +147,8 @@ def say_applied(result: Result, console: Console) -> None:
     request = result.request
     if not request.negative or request.method == "none":
         return
-    tokens = f"{result.tokens} + {result.kept_tokens}" if result.kept_tokens else f"{result.tokens}"
-    extent = f"{result.blocks} blocks · {tokens} tokens" if result.blocks else f"guidance {request.guidance_scale:g}"
+    tokens = f"{result.tokens} + {result.kept_tokens} tokens" if result.kept_tokens else counted(result.tokens, "token")
+    extent = f"{counted(result.blocks, 'block')} · {tokens}" if result.blocks else f"guidance {request.guidance_scale:g}"
     console.info(f"negative {_quoted(request)} · {request.guidance} · {extent}")
 
 
@@ -138,7 +159,7 @@ def _say_written(written: WrittenFile, plan: Plan, console: Console, as_json: bo
     size = f"{result.image.width}x{result.image.height}"
     frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
     method = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
-    facts = f"{size}{frames}{method} · {result.request.num_inference_steps} steps · {result.seconds:.1f} s"
+    facts = f"{size}{frames}{method} · {counted(result.request.num_inference_steps, 'step')} · {result.seconds:.1f} s"
     (console.always if drawn else console.info)(f"seed {result.request.seed} · {facts}")
     if not plan.to_stdout:
         console.data(as_line(written.to_json()) if as_json else str(written.path))
@@ -146,10 +167,12 @@ def _say_written(written: WrittenFile, plan: Plan, console: Console, as_json: bo
 
 def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
     download = plan.download()
+    noun = "image" if plan.requests[0].num_frames is None else "video"
     for line in (
         f"to be downloaded: {download}" if download else "nothing to download",
-        f"{len(plan.requests)} pictures to {plan.outputs.template}",
+        f"{counted(len(plan.requests), noun)} to {plan.outputs.template}",
     ):
         console.info(line)
     for request in plan.requests:
-        console.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {request.guidance} · {request.model}")
+        guidance = request.guidance if request.uses_method else "no negative prompt"
+        console.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {guidance} · {request.model}")

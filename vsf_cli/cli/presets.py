@@ -11,7 +11,7 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import Preset, Settings, load_preset, preset_names, remember_preset
+from vsf_cli.settings.presets import Preset, Settings, forget_presets, load_preset, preset_names, remember_preset
 
 __all__ = ["app"]
 
@@ -35,14 +35,14 @@ def _group(preset: Preset) -> int:
 @app.command("list", cls=Command, epilog="Example: vsf presets list")
 @handle_errors
 def list_presets(as_json: Json = False) -> None:
-    """List all presets, for images, for editing and for videos; the one in use has a star."""
-    used = Settings({}).preset.name
+    """List all presets, for images, for editing and for videos; those in use have a star."""
+    used = {Settings({}, video=video).preset.name for video in (False, True)}
     loaded = sorted((load_preset(name) for name in preset_names()), key=_group)
     if as_json:
         Console.data(
             as_line(
                 [
-                    {"name": one.name, "about": one.about, "video": one.video, "edits": one.edits, "used": one.name == used}
+                    {"name": one.name, "about": one.about, "video": one.video, "edits": one.edits, "used": one.name in used}
                     for one in loaded
                 ]
             )
@@ -52,7 +52,7 @@ def list_presets(as_json: Json = False) -> None:
     for group, presets in groupby(loaded, _group):
         console.info(GROUPS[group])
         for preset in presets:
-            console.data(f"{'*' if preset.name == used else ' '} {preset.name:{width}} {preset.about}")
+            console.data(f"{'*' if preset.name in used else ' '} {preset.name:{width}} {preset.about}")
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -88,4 +88,18 @@ def where_setting(key: Annotated[str, typer.Argument(help="A setting, such as st
 @handle_errors
 def use_preset(name: Name) -> None:
     """Make a preset the default from now on."""
-    Console().info(f"preset {name} is the default from now on, by {remember_preset(name)}")
+    console, preset = Console(), load_preset(name)
+    console.info(f"preset {name} is the default from now on, by {remember_preset(name)}; 'vsf presets reset' takes it back")
+    settings = Settings({}, video=preset.video)
+    if settings.preset.name != preset.name:
+        console.warn(
+            f"it has no effect yet: preset {settings.preset.name} is from {settings.preset_origin}, which counts before it"
+        )
+
+
+@app.command("reset", cls=Command, epilog="Example: vsf presets reset")
+@handle_errors
+def reset_presets() -> None:
+    """Take back what 'use' chose: the built-in models are the default again."""
+    path = forget_presets()
+    Console().info(f"no preset is chosen any more, by {path}" if path else "no preset is chosen: there is nothing to take back")

@@ -16,6 +16,8 @@ from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
 from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.plans import say_offload
+from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
 from vsf_cli.generation.run import download_of
 from vsf_cli.loading.libraries import quiet_libraries, stay_offline
@@ -43,7 +45,7 @@ class _Stop:
                 self.at_once = True
                 raise KeyboardInterrupt
             self.pressed = True
-            self.console.always("finishing the picture at hand; Ctrl-C again stops at once")
+            self.console.always("finishing the work at hand; Ctrl-C again stops at once")
 
         before = signal.signal(signal.SIGINT, on_interrupt)
         try:
@@ -81,7 +83,7 @@ def carry_out(
                     states[outcome.item.key] = "failed" if outcome.error else "done"
                     _say(outcome, batch, console, as_json, told)
                     if max_failures and sum(one.error is not None for one in made) >= max_failures:
-                        console.warn(f"{max_failures} pictures failed: stopped")
+                        console.warn(f"{counted(max_failures, batch.noun)} failed: stopped")
                         break
         finally:
             if stop.at_once:
@@ -93,24 +95,24 @@ def carry_out(
     counts = Counter(states.values())
     failed = counts["failed"]
     files = " · ".join(map(str, written))
-    console.info(f"{counts['done']} of {len(states)} pictures in {batch.folder}, {failed} failed · {files}")
+    console.info(f"{counts['done']} of {counted(len(states), batch.noun)} in {batch.folder}, {failed} failed · {files}")
     if stop.pressed:
         console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
-        _raise_failure(made, failed, len(states), written[0], batch.retry_failed)
+        _raise_failure(batch, made, failed, len(states), written[0])
 
 
-def _raise_failure(made: Sequence[Outcome], failed: int, count: int, manifest: Path, retried: bool) -> NoReturn:
-    """Raises the error of a run in which pictures failed: that of its models if none of them could be loaded."""
+def _raise_failure(batch: Batch, made: Sequence[Outcome], failed: int, count: int, manifest: Path) -> NoReturn:
+    """Raises the error of a run in which images failed: that of its models if none of them could be loaded."""
     codes = [outcome.code for outcome in made if outcome.error is not None]
-    retried = retried or (len(codes) == failed and {*codes} <= {*OF_MACHINE})
+    retried = batch.retry_failed or (len(codes) == failed and {*codes} <= {*OF_MACHINE})
     again = "the same command tries them again" if retried else "try them again with --retry-failed"
     if made and all(outcome.of_model for outcome in made):
         kinds = (kind for kind in (ModelError, OutOfMemory, RequestError) if {*codes} == {kind.exit_code})
-        none = f"none of the {len(made)} pictures was made, since their model cannot be loaded; {again}"
+        none = f"none of {counted(len(made), batch.noun)} was made, since their model cannot be loaded; {again}"
         raise next(kinds, PartlyFailed)(none)
-    raise PartlyFailed(f"{failed} of {count} pictures failed: {manifest} says why; {again}")
+    raise PartlyFailed(f"{failed} of {counted(count, batch.noun)} failed: {manifest} says why; {again}")
 
 
 def _list_known(batch: Batch, states: Mapping[tuple[str, str], str], console: Console, as_json: bool) -> None:
@@ -134,6 +136,9 @@ def _outcomes(
 ) -> Generator[Outcome, None, None]:
     def on_load(item: Item) -> None:
         quiet_libraries(console.verbose)
+        if not loaded:
+            say_offload(batch.worker.runtime, console)
+        loaded.append(item)
         request, offline = item.request, batch.worker.runtime.offline
         # What cannot be loaded is an error of its items, by `load`.
         with suppress(ModelError):
@@ -143,11 +148,12 @@ def _outcomes(
             else:
                 console.info(f"loading {request.model.removeprefix('builtin:')}")
 
+    loaded: list[Item] = []
     left = list({item.key: item for item in batch.items if states.get(item.key) == "left"}.values())
     if done := list(states.values()).count("done"):
-        console.info(f"{done} of {len(states)} pictures are done already")
+        console.info(f"{done} of {counted(len(states), batch.noun)} done already")
     with (
-        console.progress("pictures", "steps") as (whole, steps),
+        console.progress(f"{batch.noun}s", "steps") as (whole, steps),
         closing(batch.run(left, RunHooks(stop, on_load, steps))) as outcomes,
     ):
         for number, outcome in enumerate(outcomes, 1):

@@ -6,7 +6,7 @@ fields. So a new option is one field, and the code that uses it.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache, cached_property
 from types import NoneType
@@ -18,20 +18,26 @@ __all__ = [
     "ABLATIONS",
     "FILES",
     "GUIDANCE",
+    "IMAGE",
     "JUDGE",
+    "KEEP",
     "METHODS",
     "MODEL",
+    "NEGATIVE",
     "OUTPUT",
     "PANELS",
     "SIZE",
+    "VIDEO",
     "WHAT",
     "WORK",
+    "Need",
     "Option",
     "Value",
     "as_field",
     "by_key",
     "check_bounds",
     "fits",
+    "idle",
     "option",
     "options_of",
     "read_bool",
@@ -50,6 +56,25 @@ PANELS = (WHAT, GUIDANCE, SIZE, FILES, MODEL, WORK, JUDGE, OUTPUT, METHODS, ABLA
 """The groups of options in `--help`, in their order."""
 
 _OPTION = "option"
+
+
+@dataclass(frozen=True)
+class Need:
+    """What an option needs: without it, the option has no effect.
+
+    Arguments:
+        field: The field or property of a record that says whether it is there.
+        words: What it is, and how to get it.
+    """
+
+    field: str
+    words: str
+
+
+NEGATIVE = Need("negative", "a negative prompt, and there is none: add --neg")
+KEEP = Need("keep", "what --keep names, and it names nothing: add --keep")
+IMAGE = Need("image", "--image, and there is none: add --image")
+VIDEO = Need("num_frames", "videos, and none is made: choose a preset of videos")
 
 
 @dataclass(frozen=True)
@@ -84,6 +109,7 @@ class Option:
         newer: Whether version 0.1 did not have it: where it has its default, an item has the id that it had then.
         noise: Whether it decides the seed that is drawn for a row without one.
         search: The bounds between which `vsf eval sweep` searches it; None if it does not.
+        needs: What has to be there for it to have an effect.
     """
 
     field: str
@@ -115,6 +141,7 @@ class Option:
     newer: bool = False
     noise: bool = True
     search: tuple[float, float] | None = None
+    needs: tuple[Need, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -204,6 +231,8 @@ def _option(record: type, entry: Any, prefix: str) -> Option:
     details = dict(entry.metadata.get(_OPTION, {}))
     annotation = get_type_hints(record)[entry.name] if isinstance(entry.type, str) else entry.type
     details.setdefault("panel", METHODS if prefix else GUIDANCE)
+    if details.get("video"):
+        details["needs"] = (VIDEO, *details.get("needs", ()))
     long = [name for name in details.get("names", ()) if name.startswith("--")]
     derived = long[0].removeprefix("--").replace("-", "_") if long else f"{prefix}{entry.name}"
     one = Option(
@@ -228,6 +257,19 @@ def check_bounds(record: Any, options: tuple[Option, ...]) -> None:
     for one in options:
         if one.bounds:
             one.check(getattr(record, one.field))
+
+
+def idle(options: Iterable[Option], *records: Any) -> Iterator[tuple[Option, str]]:
+    """Yields each option that has no effect, with a message, since none of the records has what it needs.
+
+    A record has what is true in it; a field that no record has is not asked for.
+    """
+    for one in options:
+        for need in one.needs:
+            there = [getattr(record, need.field) for record in records if hasattr(record, need.field)]
+            if there and not any(there):
+                yield one, f"{one.flag} is for {need.words}, or leave {one.flag} out"
+                break
 
 
 def read_bool(text: str) -> bool:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 
 __all__ = ["MAX_VALUES", "ValueList", "combinations", "parse_indices", "parse_range", "split_sweeps"]
@@ -103,7 +104,7 @@ def _number(text: str) -> Fraction | float:
 def _spaced(first: Fraction, last: Fraction, count: int, part: str) -> list[Fraction]:
     _check_count(count, part)
     if count < 2:
-        raise ValueError(f"'{part.strip()}' has {count} numbers, but a range has at least 2")
+        raise ValueError(f"'{part.strip()}' has {counted(count, 'number')}, but a range has at least 2")
     return _tidy([first + (last - first) * index / (count - 1) for index in range(count)])
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vsf_cli.config.names import counted
 from vsf_cli.config.ranges import MAX_VALUES, parse_indices
 from vsf_cli.errors import RequestError
 
@@ -47,7 +48,7 @@ def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
     if count is not None and len(seeds) == 1:
         return list(range(seeds[0], seeds[0] + count))
     if count is not None and len(seeds) != count:
-        raise RequestError(f"--seed names {len(seeds)} seeds, but --seeds wants {count}: give one of the two")
+        raise RequestError(f"--seed names {counted(len(seeds), 'seed')}, but --seeds wants {count}: give one of the two")
     return list(seeds)
 
 
@@ -141,8 +142,8 @@ def whole_frames(
     if frames < 1:
         raise RequestError(f"frames is {frames}, but must be at least 1")
     whole = max(1, round((frames - 1) / multiple) * multiple + 1)
-    kept = f"{frames - dropped} frames" + (f", and {dropped} are left out" if dropped else "")
-    asked = f"{frames} frames were asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
+    kept = counted(frames - dropped, "frame") + (f", and {dropped} are left out" if dropped else "")
+    asked = f"{counted(frames, 'frame')} asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
     note = f"{asked}, but {whole} are made: 1 more than a multiple of {multiple}"
     return whole, None if whole == frames else note
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError, ModelError, VSFError
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.runs import Run, Sample
@@ -87,7 +88,7 @@ def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) ->
         2 * positive > len(answers),
         2 * negative > len(answers),
         sum(one.quality for one in answers) / len(answers),
-        f"of {len(answers)} frames the object is in {positive}, the negative is missing in {negative}",
+        f"of {counted(len(answers), 'frame')} the object is in {positive}, the negative is missing in {negative}",
         None if any(one.kept is None for one in answers) else kept,
     )
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import tomli
 
+from vsf_cli.config.names import nearest
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import Preset, nearest
+from vsf_cli.settings.presets import Preset
 
 __all__ = ["BASELINE", "Variant", "choose_variants", "load_variants"]
 

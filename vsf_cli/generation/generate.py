@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError, is_out_of_memory
 from vsf_cli.generation.limits import check_limits
 from vsf_cli.loading.tasks import pipeline_for
@@ -180,7 +181,7 @@ def _run(
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"out of memory at {request.num_inference_steps} steps of the picture") from error
+        raise OutOfMemory(f"out of memory at {counted(request.num_inference_steps, 'step')} of the image") from error
 
 
 def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:
@@ -270,7 +271,7 @@ def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
     if not np.isfinite(pixels).all():
         raise PictureError(f"the model gave no numbers ({label}): try --dtype float32 or a smaller --alpha")
     if pixels.max() < 1 / 255:
-        raise PictureError(f"the picture is all black ({label}): try --dtype float32 or a smaller --alpha")
+        raise PictureError(f"the image is all black ({label}): try --dtype float32 or a smaller --alpha")
     return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))
 
 

@@ -11,6 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.config.names import check_choice, nearest
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.formats import IMAGE_FORMATS
@@ -52,15 +53,16 @@ class Outputs:
     formats: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: IMAGE_FORMATS)
 
     def __post_init__(self) -> None:
-        if self.exists not in EXISTS:
-            raise RequestError(f"--exists is '{self.exists}', but must be one of {', '.join(EXISTS)}")
-        if self.format is not None and self.format not in self.formats:
-            raise RequestError(f"--format is '{self.format}', but must be one of {', '.join(self.formats)}")
+        check_choice("--exists", self.exists, EXISTS)
+        if self.format is not None:
+            check_choice("--format", self.format, self.formats)
         if self.template == "-" and self.file_format == "frames":
             raise RequestError("-o - takes the bytes of one file, but frames are a folder: choose another --format, or -o")
         for name in self._fields(self.template):
             if name not in FIELDS:
-                raise RequestError(f"--output has the field {{{name}}}, but fields are {', '.join(FIELDS)}")
+                raise RequestError(
+                    f"--output has the field {{{name}}}, but fields are {', '.join(FIELDS)}.{nearest(name, FIELDS)}"
+                )
 
     @staticmethod
     def _fields(template: str) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
@@ -29,9 +30,10 @@ from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, res
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.dialects import dialect_warnings
 from vsf_cli.prompts.prompt_weights import move_negatives
-from vsf_cli.prompts.replacements import Replacement, unfound, variants
+from vsf_cli.prompts.replacements import Replacement, found, unfound, variants
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
+from vsf_cli.settings.effects import standing_without_effect, without_effect
 from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Preset, Settings, check_scale
 from vsf_cli.settings.request import ModelSettings, Request, public_source, request_options
@@ -73,7 +75,15 @@ def plan(
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs, files)
-    return Plan(requests, outputs, runtime_of(settings), settings, _notes(noted), files, crfs, words)
+    _check_effects(settings.given("option"), noted[0][0], settings.preset)
+    notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
+    return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
+
+
+def _check_effects(given: Sequence[Option], request: Request, preset: Preset | None = None) -> None:
+    """Refuses given options that have no effect on a request."""
+    for message in without_effect(given, request, preset).values():
+        raise RequestError(message)
 
 
 def _choices(
@@ -81,10 +91,10 @@ def _choices(
 ) -> list[tuple[tuple[tuple[str, ...], Texts], Settings]]:
     """Returns every choice of words, with its texts, and every choice of swept settings."""
     texts = given.texts(prompt)
-    if "contrast" in given.settings and not (texts.keep or settings.preset.keep_neutral):
-        raise RequestError("--contrast is for what --keep names, and it names nothing: add --keep, or leave --contrast out")
-    if errors := unfound(texts, replacements):
-        raise RequestError(errors[0])
+    acting = found(texts, replacements)
+    for one in replacements:
+        if not any(one is other for other in acting):
+            raise RequestError(unfound(one))
     return [
         (words, settings.overlaid(choice)) for words in variants(texts, replacements) for choice in combinations(given.sweeps)
     ]
@@ -105,7 +115,7 @@ def _check_model(requests: Sequence[Request], preset: Preset, maps: bool = False
 def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], replacements: Sequence[Replacement]) -> None:
     axes = {**sweeps, **{f"{one.searched}=>": one.choices for one in replacements}}
     if len(seeds) * math.prod(len(values) for values in axes.values()) > MAX_VALUES:
-        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MAX_VALUES} pictures: make fewer at once")
+        raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MAX_VALUES} images: make fewer at once")
 
 
 def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence[int | None], files: FileOptions) -> None:
@@ -261,8 +271,7 @@ def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:
 def _parameters(settings: Settings) -> dict[str, Any]:
     """Returns the method's hyper-parameters, after a check that no option is for another method."""
     method, named = resolved(settings["method"])
-    if method not in METHODS:
-        raise RequestError(f"--method is '{method}', but methods are {', '.join((*METHODS, *VARIANTS))}")
+    check_choice("--method", settings["method"], (*METHODS, *VARIANTS))
     for key, (owner, one) in method_options().items():
         if owner != method and settings.origin(key).origin == "option":
             raise _misplaced(owner, one, method)
@@ -292,6 +301,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
     request = _override(_request_in(file, description), given)
     check_scale(request)
+    _check_effects([OF_REQUEST[key] for key in given.settings if key in OF_REQUEST], request)
     if given.loras is None:
         _check_loras(file, request, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
@@ -329,7 +339,7 @@ def _description(file: Path) -> dict[str, Any]:
         by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
         raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or a picture with metadata")
     if "compared" in metadata.description:
-        raise RequestError(f"{file} is a strip of several pictures: make it again with --compare")
+        raise RequestError(f"{file} is a strip of several images: make it again with --compare")
     return metadata.description
 
 
@@ -394,7 +404,7 @@ def _override(request: Request, given: Given) -> Request:
     options = _request_options(given)
     for key in options:
         if OF_REQUEST[key].video and request.num_frames is None:
-            raise RequestError(f"{OF_REQUEST[key].flag} is for clips, but the file is a picture: leave it out")
+            raise RequestError(f"{OF_REQUEST[key].flag} is for videos, but the file is an image: leave it out")
     changes = {one.field: options[one.key] for one in request_options() if one.key in options}
     if changes.get("negative") == ():
         changes = {"keep": (), **changes}
@@ -424,7 +434,9 @@ def differences(file: Path, plan: Plan) -> list[str]:
     description = read_metadata(file).description or {}
     (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
-    settings = {key: (before.get(key), now[key]) for key in now}
+    settings = {key: (before.get(key), now[key]) for key in now if key != "parameters"}
+    numbers = [plain.get("parameters", {}) for plain in (before, now)]
+    settings |= {key: (numbers[0].get(key), numbers[1].get(key)) for key in {**numbers[0], **numbers[1]}}
     bits = {**weights_of(request, cached=True), "device": device_named(plan.runtime.device).type}
     machine = {key: (description[key], new) for key, new in bits.items() if key in description}
     compiled = {"compiled": (description.get("compiled", False), plan.runtime.compile)}
@@ -432,4 +444,11 @@ def differences(file: Path, plan: Plan) -> list[str]:
     values = {**settings, **machine, **compiled, **versions_of}
     commits = [f"; it was commit {commit}" for commit in description.get("lora_revisions", []) if commit]
     missing = [] if "lora_hashes" in bits or not commits else [f"LoRA files of the hub are loaded as they are now{commits[0]}"]
-    return [*missing, *(f"{key}: {old} -> {new}" for key, (old, new) in values.items() if old != new)]
+    return [*missing, *(f"{key}: {_plain(old)} -> {_plain(new)}" for key, (old, new) in values.items() if old != new)]
+
+
+def _plain(value: Any) -> str:
+    """Returns a value as a person writes it."""
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    return "none" if value is None else f"{value:.10g}" if isinstance(value, float) else str(value)

@@ -40,8 +40,10 @@ __all__ = [
     "files_of",
     "load_for",
     "note_lost_sound",
+    "sidecar_of",
     "weights_of",
     "write_result",
+    "write_sidecar",
     "write_to_stdout",
 ]
 
@@ -288,7 +290,21 @@ def write_result(
     else:
         write_bytes(path, _encode(result, metadata, format, crf, progress), replace)
     if files.sidecar:
-        write_bytes(path.with_name(path.name + ".json"), encode_json(description, indent=2))
+        write_sidecar(path, description)
+
+
+def sidecar_of(path: Path) -> Path:
+    """Returns the path of the JSON file beside a file."""
+    return path.with_name(path.name + ".json")
+
+
+def write_sidecar(path: Path, description: Mapping[str, Any]) -> None:
+    """Writes the JSON of a file beside it.
+
+    Raises:
+        MediaError: If it cannot be written.
+    """
+    write_bytes(sidecar_of(path), encode_json(description, indent=2))
 
 
 def _encode(

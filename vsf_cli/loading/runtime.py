@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import MODEL, run_option
 from vsf_cli.errors import RequestError
 
@@ -34,14 +35,12 @@ class Runtime:
     )
 
     def __post_init__(self) -> None:
-        if self.offload not in OFFLOADS:
-            raise RequestError(f"--offload is '{self.offload}', but must be one of {', '.join(OFFLOADS)}")
+        check_choice("--offload", self.offload, OFFLOADS)
 
 
 def check_dtype(dtype: str) -> None:
     """Raises a `RequestError` if a dtype is not one of `DTYPES`."""
-    if dtype not in DTYPES:
-        raise RequestError(f"--dtype is '{dtype}', but must be one of {', '.join(DTYPES)}")
+    check_choice("--dtype", dtype, DTYPES)
 
 
 def check_runtime(runtime: Runtime) -> None:

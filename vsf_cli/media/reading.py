@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError
 from vsf_cli.media.formats import FORMATS, VIDEO_ENDINGS
 from vsf_cli.media.frames import frame_paths, holds_frames
@@ -100,7 +101,7 @@ def check_whole(path: Path, count: int) -> None:
             read_metadata(path / f"{number:04}.png")
     elif _is_video(path):
         if (frames := count_frames(path)) != count:
-            raise MediaError(f"{path} has {frames} frames, but was made with {count}")
+            raise MediaError(f"{path} has {counted(frames, 'frame')}, but was made with {count}")
     else:
         read_frames(path)
         end = next((entry.end for entry in FORMATS.values() if path.suffix.lower() in entry.endings), b"")

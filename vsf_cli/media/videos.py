@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError
 from vsf_cli.media.sound import Sound
 
@@ -82,8 +83,8 @@ def encode_by_ffmpeg(
         if written != len(frames):
             reason = _reason(frames[0], fps, codec, params, Path(folder))
             raise MediaError(
-                f"the video cannot be written as {codec.container}: ffmpeg wrote {written} of {len(frames)} frames: {reason};"
-                f" look for space in {path.parent.parent}, or set TMPDIR"
+                f"the video cannot be written as {codec.container}: ffmpeg wrote {written} of"
+                f" {counted(len(frames), 'frame')}: {reason}; look for space in {path.parent.parent}, or set TMPDIR"
             )
         return path.read_bytes()
 

@@ -9,6 +9,7 @@ The letters of shapes are those of `vsf_cli.attention`.
 from functools import cache
 from typing import Any
 
+from vsf_cli.config.names import check_choice, nearest
 from vsf_cli.config.option import Option
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method
@@ -61,11 +62,12 @@ def method_named(name: str, parameters: dict[str, Any] | None = None) -> Method:
     Raises:
         RequestError: If there is no such method, or it has no such hyper-parameter.
     """
-    if name not in METHODS:
-        raise RequestError(f"method '{name}' is not known: methods are {', '.join(METHODS)}")
+    check_choice("method", name, METHODS)
     method, parameters = METHODS[name], parameters or {}
     legal = method.field_types()
     for key in parameters:
         if key not in legal:
-            raise RequestError(f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}")
+            raise RequestError(
+                f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}.{nearest(key, legal)}"
+            )
     return method(**parameters)

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vsf_cli.config.option import Option, Value, check_bounds, options_of
+from vsf_cli.config.option import NEGATIVE, Option, Value, check_bounds, options_of
 from vsf_cli.errors import RequestError
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class Method(ABC):
 
     @classmethod
     def options(cls) -> tuple[Option, ...]:
-        """The options of the hyper-parameters, in their order."""
-        return options_of(cls, "" if cls.bare else f"{cls.name}_", every=True)
+        """The options of the hyper-parameters, in their order. Without a negative prompt none of them has an effect."""
+        return _for_a_negative(options_of(cls, "" if cls.bare else f"{cls.name}_", every=True))
 
     @classmethod
     def field_types(cls) -> dict[str, type]:
@@ -82,13 +83,17 @@ class Method(ABC):
         return asdict(self)  # type: ignore[call-overload]
 
     def __str__(self) -> str:
-        words = [self.label]
-        for one in self.options():
-            value = getattr(self, one.field)
-            # Switches and rare numbers are shown only if they differ from their default.
-            if value != one.default or not (one.type is bool or one.rare):
-                words.append(f"{one.field}={_format(value)}")
-        return " ".join(words)
+        return " ".join([self.label, *(f"{name}={value}" for name, value in self.shown.items())])
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The hyper-parameters as a person reads them: switches and rare numbers only if they differ from their default."""
+        values = {one: getattr(self, one.field) for one in self.options()}
+        return {
+            one.field: _format(value)
+            for one, value in values.items()
+            if value != one.default or not (one.type is bool or one.rare)
+        }
 
     def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
         """How many pairs of query and key it adds to an attention: here those of `attend_image_to_negative`.
@@ -184,6 +189,11 @@ def _check_type(one: Option, value: Any) -> None:
     wanted, name = {float: (Real, "a number"), bool: (bool, "true or false"), str: (str, "a text")}[one.type]
     if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
         raise RequestError(f"{one.key} is {value!r:.40}, but must be {name}")
+
+
+@cache
+def _for_a_negative(options: tuple[Option, ...]) -> tuple[Option, ...]:
+    return tuple(replace(one, needs=(NEGATIVE, *one.needs)) for one in options)
 
 
 def _format(value: Value) -> str:

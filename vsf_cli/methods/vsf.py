@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from vsf_cli.config.option import ABLATIONS, option
+from vsf_cli.config.option import ABLATIONS, KEEP, Need, option
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method, norm
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from vsf_cli.methods.tokens import Context, TextGroup
 
 __all__ = ["VSF"]
+
+MASK = Need("attention_mask", "VSF with its mask: leave --no-attention-mask out")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class VSF(Method):
         finite=False,
         sweep=True,
         search=(0.0, 2.0),
+        needs=(MASK,),
     )
     contrast: float = option(
         0.7,
@@ -102,6 +105,7 @@ class VSF(Method):
         sweep=True,
         rare=True,
         newer=True,
+        needs=(KEEP,),
     )
     special_tokens: bool = option(True, "--special-tokens", help="Whether VSF uses the negative's begin and end tokens.")
     attention_mask: bool = option(

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
 from vsf_cli.models.checkpointing import check_checkpoints, wrapped_checkpoints
@@ -96,7 +97,7 @@ def guided_denoisers(
         yield sum(map(len, guided))
     if state.unguided_steps and not state.guided_steps:
         window = f"start {method.start:g} and stop {method.stop:g}"
-        raise RequestError(f"{window} left none of the {state.unguided_steps} steps that ran guided: widen them")
+        raise RequestError(f"{window} left none of the {counted(state.unguided_steps, 'step')} that ran guided: widen them")
 
 
 def _check_attentions(family: Family, model: Any) -> None:

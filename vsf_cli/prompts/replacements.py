@@ -7,7 +7,7 @@ from itertools import product
 
 from vsf_cli.prompts.texts import Texts
 
-__all__ = ["Replacement", "unfound", "variants"]
+__all__ = ["Replacement", "found", "unfound", "variants"]
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,18 @@ class Replacement:
         return re.sub(rf"(?<!\w){re.escape(self.searched)}(?!\w)", lambda _: choice, text, flags=re.IGNORECASE)
 
 
-def unfound(texts: Texts, replacements: Sequence[Replacement]) -> list[str]:
-    """Returns a message for each replacement whose searched words are in none of the texts."""
-    return [f"'{one.searched}' of --sr is in none of its texts" for one in replacements if one.apply_to(texts, "\0") == texts]
+def found(texts: Texts, replacements: Sequence[Replacement]) -> list[Replacement]:
+    """Returns the replacements whose searched words are in the texts, after those before them."""
+    acting: list[Replacement] = []
+    for one in replacements:
+        if any(one.apply_to(replaced, "\0") != replaced for _, replaced in variants(texts, acting)):
+            acting.append(one)
+    return acting
+
+
+def unfound(one: Replacement) -> str:
+    """Returns the message that the searched words of a replacement are in none of the texts."""
+    return f"'{one.searched}' of --sr is in none of its texts: neither in them nor in what an earlier --sr made of them"
 
 
 def variants(texts: Texts, replacements: Sequence[Replacement]) -> Iterator[tuple[tuple[str, ...], Texts]]:

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterator, Sequence
 
-from vsf_cli.errors import RequestError
+from vsf_cli.errors import RequestError, UnknownWords
 from vsf_cli.prompts.texts import Texts
 
 __all__ = ["REAL_PRESET", "REAL_VIDEO_PRESET", "STOP_WORDS", "check_vocabulary", "hints"]
@@ -32,30 +32,37 @@ def _unknown(text: str, vocabulary: Collection[str]) -> list[str]:
     return list(dict.fromkeys(word for word in _words(text) if word not in vocabulary))
 
 
-def _advice(unknown: Sequence[str], vocabulary: Collection[str], video: bool) -> str:
+def _near(unknown: Sequence[str], vocabulary: Collection[str]) -> str:
     near = [match for word in unknown for match in difflib.get_close_matches(word, vocabulary, 1)]
-    suggestion = f"Did you mean {', '.join(map(repr, near))}? " if near else ""
-    real = REAL_VIDEO_PRESET if video else REAL_PRESET
-    return f"{suggestion}It knows {', '.join(sorted(vocabulary))}; for any word, choose a real model: --preset {real}"
+    return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+
+
+def _advice(vocabulary: Collection[str], video: bool) -> str:
+    """Returns what a model knows, and what knows more. It is long, and so told once."""
+    known = ", ".join(sorted(word for word in vocabulary if word not in STOP_WORDS))
+    return f"this model knows {known}; for any word: --preset {REAL_VIDEO_PRESET if video else REAL_PRESET}"
 
 
 def check_vocabulary(texts: Texts, vocabulary: Collection[str], video: bool = False) -> list[str]:
     """Returns warnings about words of a prompt that are not in the vocabulary of a model, which is in lower case.
 
+    The last warning has the words that the model knows, and is the same for all prompts.
+
     Raises:
-        RequestError: If a negative or kept prompt has an unknown word, or no word of the prompt is known.
+        UnknownWords: If a negative or kept prompt has an unknown word, or no word of the prompt is known.
     """
-    prompt = texts.prompt
+    prompt, advice = texts.prompt, _advice(vocabulary, video)
     for role, text in (*(("negative", text) for text in texts.negative), *(("kept", text) for text in texts.keep)):
         if unknown := _unknown(text, vocabulary):
-            message = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
-            doubled = _double_negations([text] if role == "negative" else [])
-            raise RequestError(next(doubled, f"{message} {_advice(unknown, vocabulary, video)}"))
+            for doubled in _double_negations([text] if role == "negative" else []):
+                raise RequestError(doubled)
+            words = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
+            raise UnknownWords(f"{words}{_near(unknown, vocabulary)}", advice)
     unknown = _unknown(prompt, vocabulary)
-    advice = _advice(unknown, vocabulary, video)
     if not any(word in vocabulary and word not in STOP_WORDS for word in _words(prompt)):
-        raise RequestError(f"prompt '{prompt}' has no word that this model knows. {advice}")
-    return [f"this model does not know {', '.join(unknown)} and takes no notice. {advice}"] if unknown else []
+        raise UnknownWords(f"prompt '{prompt}' has no word that this model knows.{_near(unknown, vocabulary)}", advice)
+    warning = f"this model does not know {', '.join(unknown)}, and takes no notice.{_near(unknown, vocabulary)}"
+    return [warning, advice] if unknown else []
 
 
 def _double_negations(negative: Sequence[str]) -> Iterator[str]:

@@ -73,6 +73,12 @@ class Given:
         negative, keep = (tuple(text.strip() for text in texts or () if text.strip()) for texts in (self.negative, self.keep))
         return Texts(prompt, negative, keep)
 
+    def blank(self) -> list[str]:
+        """Returns a message for each of `--neg` and `--keep` that was given a blank text."""
+        texts = {"--neg": self.negative, "--keep": self.keep}
+        blank = [flag for flag, given in texts.items() if not all(text.strip() for text in given or ())]
+        return [f"{flag} is empty, and has no effect" for flag in blank]
+
 
 NOTHING = Given()
 """No option was given."""

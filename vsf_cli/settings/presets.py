@@ -5,7 +5,6 @@ file (`config.toml`), the preset, the family's default.
 """
 
 import copy
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,8 @@ from typing import Any
 import platformdirs
 import tomli
 
-from vsf_cli.config.option import Value, as_field, fits, type_name
+from vsf_cli.config.names import nearest
+from vsf_cli.config.option import Option, Value, as_field, fits, idle, options_of, type_name
 from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
@@ -34,8 +34,8 @@ __all__ = [
     "Setting",
     "Settings",
     "check_scale",
+    "forget_presets",
     "load_preset",
-    "nearest",
     "preset_for_model",
     "preset_names",
     "remember_preset",
@@ -133,12 +133,6 @@ def _illegal_keys(table: Mapping[str, Any]) -> Iterator[tuple[str, list[str], st
                 yield f"method.{key}", [f"method.{name}" for name in names], f" of {known.name}"
 
 
-def nearest(word: str, legal: list[str]) -> str:
-    """Returns " Did you mean ...?" if a legal word is similar, else ""."""
-    matches = difflib.get_close_matches(word, legal, 1)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
-
-
 def _load(name: str, path: Any, source: str) -> Preset:
     """Returns the preset of a file; `source` names the file in errors."""
     table = _read_toml(path, source)
@@ -157,7 +151,26 @@ def _load(name: str, path: Any, source: str) -> Preset:
     if "method" in table:
         table = {**table, "method": _method(table["method"], source)}
     types = {entry.name: entry.type for entry in fields(Preset)}
-    return Preset(name=name, **{key: as_field(types[key], value) for key, value in table.items()})
+    preset = Preset(name=name, **{key: as_field(types[key], value) for key, value in table.items()})
+    _check_effects(preset, table, source)
+    return preset
+
+
+def _check_effects(preset: Preset, table: Mapping[str, Any], source: str) -> None:
+    """Refuses keys of a preset that cannot have an effect."""
+    # The shift of an image's sigmas is no option of a command, but of presets.
+    videos = [one.field for one in options_of(ModelSettings) if one.video and one.field != "flow_shift"]
+    if not preset.video and (unused := [key for key in table if key in videos]):
+        raise PresetError(f"{source}: '{unused[0]}' is for videos, but family {preset.family} makes images: leave it out")
+    try:
+        method = preset.guidance()
+    except RequestError as error:
+        raise PresetError(f"{source}: {error}") from error
+    given = [one for one in method.options() if one.field in preset.method]
+    for one, message in idle(given, method):
+        raise PresetError(f"{source}: 'method.{one.field}' has no effect: {message}")
+    if preset.keep_neutral and not method.keeps:
+        raise PresetError(f"{source}: 'keep_neutral' is for VSF, but the method is {method}: leave it out")
 
 
 def _method(method: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -281,6 +294,7 @@ class Settings:
         preset_source: Its name, or the path of its file, as it was given.
         chosen: Whether a preset or a model was chosen.
         named: Whether the preset was chosen by name, and so counts whatever the model.
+        conflict: What is said of a preset and a model that one layer has both; "" if none has.
 
     Raises:
         PresetError: If a layer has a key or value that is not legal.
@@ -292,11 +306,13 @@ class Settings:
             ("environment", _environment(os.environ if environment is None else environment)),
             ("user file", _user_settings()),
         ]
+        self.conflict = ""
         # The option is --preset for videos, too; all other layers have a key for each.
         given = Setting(options["preset"], "option") if options.get("preset") is not None else None
         named = given or self._find("video_preset" if video else "preset")
         model = self._find("model")
         if named is not None and model is not None and model.origin != "option" and self._rank(named) <= self._rank(model):
+            self.conflict = self._conflict(named, model)
             # The model of a chosen preset counts before a model of a later layer.
             self._layers = [(origin, {**layer, "model": None}) for origin, layer in self._layers]
             model = None
@@ -306,6 +322,11 @@ class Settings:
         self.named = named is not None and named.value is not None
         origin = f"preset {self.preset.name}"
         self._layers += [(origin, _of_preset(self.preset)), ("default", DEFAULTS)]
+
+    def _conflict(self, named: Setting, model: Setting) -> str:
+        if self._rank(named) < self._rank(model):
+            return ""
+        return f"model {model.value} of the {model.origin} has no effect beside preset {named.value}: keep one of the two"
 
     def _choose_preset(self, named: Setting | None, model: Setting | None, video: bool) -> Setting | None:
         """Loads the preset, and returns its origin; None if it is the default."""
@@ -336,6 +357,11 @@ class Settings:
 
     def __getitem__(self, key: str) -> Any:
         return self.origin(key).value
+
+    def given(self, origin: str) -> list[Option]:
+        """Returns the settings whose value comes from a layer: "option", "environment" or "user file"."""
+        layer = dict(self._layers)[origin]
+        return [SETTINGS[key] for key in layer if key in SETTINGS and self.origin(key).origin == origin]
 
     def origin(self, key: str) -> Setting:
         """Returns the value of a setting with its origin.
@@ -406,14 +432,33 @@ def remember_preset(name: str) -> Path:
     """
     key = "video_preset" if load_preset(name).video else "preset"
     value = str(Path(name).resolve()) if Path(name).suffix == ".toml" else name
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return _rewrite_user_file([f'{key} = "{quoted}"', *_lines_without(key)])
+
+
+def forget_presets() -> Path | None:
+    """Takes back what `remember_preset` chose, for images and for videos, and returns the file; None if nothing was chosen.
+
+    Raises:
+        PresetError: If the file cannot be written.
+    """
+    kept = _lines_without("preset", "video_preset")
+    return _rewrite_user_file(kept) if len(kept) < len(_lines_without()) else None
+
+
+def _lines_without(*keys: str) -> list[str]:
+    """Returns the lines of the user's file but those of some keys."""
     path = user_file()
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    kept = [line for line in lines if line.split("=")[0].strip() != key]
-    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    return [line for line in lines if line.split("=")[0].strip() not in keys]
+
+
+def _rewrite_user_file(lines: Sequence[str]) -> Path:
+    path = user_file()
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text("\n".join([f'{key} = "{quoted}"', *kept]) + "\n", "utf-8")
+        partial.write_text("".join(f"{line}\n" for line in lines), "utf-8")
         partial.replace(path)
     except OSError as error:
         raise PresetError(f"{path} cannot be written: {error.strerror}; name another file by VSF_CONFIG") from error

@@ -13,14 +13,19 @@ from itertools import pairwise
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from vsf_cli.config.names import counted
 from vsf_cli.config.option import (
+    IMAGE,
     MODEL,
+    NEGATIVE,
     SIZE,
     WHAT,
+    Need,
     Option,
     as_field,
     check_bounds,
     fits,
+    idle,
     option,
     options_of,
     type_name,
@@ -192,6 +197,7 @@ class Request(ModelSettings):
         in_name=False,
         newer=True,
         noise=False,
+        needs=(NEGATIVE,),
     )
     image: tuple[str, ...] = option(
         (),
@@ -214,6 +220,7 @@ class Request(ModelSettings):
         in_name=False,
         newer=True,
         label=False,
+        needs=(IMAGE,),
     )
     strength: float | None = option(
         None,
@@ -226,8 +233,15 @@ class Request(ModelSettings):
         of_run=True,
         newer=True,
         columns=("denoising_strength",),
+        needs=(IMAGE,),
     )
-    method: str = option("vsf", "--method", help=f"One of {', '.join((*METHODS, *VARIANTS))}.", noise=False)
+    method: str = option(
+        "vsf",
+        "--method",
+        help=f"One of {', '.join((*METHODS, *VARIANTS))}.",
+        noise=False,
+        needs=(Need("uses_method", NEGATIVE.words),),
+    )
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
 
@@ -242,6 +256,7 @@ class Request(ModelSettings):
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
         if not 0 <= self.drop_frames < (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
+        self._check_needs()
         self._check_image()
         self._check_schedule()
         self._check_method()
@@ -255,12 +270,15 @@ class Request(ModelSettings):
                     shown = text.encode(errors="backslashreplace").decode()[:80]
                     raise RequestError(f"{name} '{shown}' is not UTF-8: change the encoding of the terminal or file") from error
 
+    def _check_needs(self) -> None:
+        """Refuses what has no default, and would have no effect."""
+        given = [one for one in options_of(Request) if not one.video and getattr(self, one.field) not in (None, ())]
+        for _, message in idle([one for one in given if one.default in (None, ())], self):
+            raise RequestError(message)
+
     def _check_image(self) -> None:
-        for name in ("mask", "strength"):
-            if getattr(self, name) is not None and not self.image:
-                raise RequestError(f"--{name} is for --image, and there is none: add --image, or leave --{name} out")
         if self.steps_run < 1:
-            none = f"strength {self.strength:g} leaves none of {self.num_inference_steps} steps"
+            none = f"strength {self.strength:g} leaves none of {counted(self.num_inference_steps, 'step')}"
             raise RequestError(f"{none}: pass a larger --strength, or more --steps")
 
     @property
@@ -275,9 +293,8 @@ class Request(ModelSettings):
         for name, most in (("sigmas", 1), ("timesteps", 999)):
             levels: tuple[float, ...] = getattr(self, name)
             if levels and (count := len(levels)) != steps:
-                raise RequestError(
-                    f"steps is {steps}, but the model was distilled at the noise of {count} steps: pass --steps {count}"
-                )
+                at = f"the model was distilled at the noise of {counted(count, 'step')}"
+                raise RequestError(f"steps is {steps}, but {at}: pass --steps {count}")
             if not all(0 < next <= level <= most for level, next in pairwise((*levels, *levels[-1:]))):
                 raise RequestError(
                     f"{name} are {', '.join(f'{level:g}' for level in levels)}, but must fall from {most} at most, above 0"
@@ -291,18 +308,13 @@ class Request(ModelSettings):
             raise RequestError(f"{weighted}: leave it out, or write \\: for a colon")
         if not any(method.acts_at(step / steps) for step in range(steps)):
             raise RequestError(
-                f"start {method.start:g} and stop {method.stop:g} leave none of {steps} steps guided: widen them"
+                f"start {method.start:g} and stop {method.stop:g} leave none of {counted(steps, 'step')} guided: widen them"
             )
         if self.negative and method.name == "cfg" and self.guidance_scale <= 1:
             unused = f"method cfg cannot use the negative prompt with --guidance {self.guidance_scale:g}"
             raise RequestError(f"{unused}: pass --guidance above 1, or --method vsf")
 
     def _check_kept(self, method: Method) -> None:
-        if self.keep and not self.negative:
-            raise RequestError(
-                "--keep says what must stay where a negative prompt takes something away, and there is none:"
-                " add --neg, or leave --keep out"
-            )
         if self.keep and not method.keeps and method.name != "none":
             raise RequestError(f"{method} has no use for --keep: leave it out, or pass --method vsf without ablations")
 
@@ -310,6 +322,12 @@ class Request(ModelSettings):
     def guidance(self) -> Method:
         """The method with its hyper-parameters."""
         return method_named(self.method, dict(self.parameters))
+
+    @property
+    def uses_method(self) -> bool:
+        """Whether the method decides anything: without a negative prompt, only whether there is CFG."""
+        with_cfg = self.guidance.accepts_guidance_scale and self.guidance_scale > 1
+        return bool(self.negative) or self.method == "none" or with_cfg
 
     @property
     def negatives(self) -> tuple[Weighted, ...]:

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from vsf_cli.config.names import check_choice
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judges.clip import ClipJudge
 from vsf_cli.evaluation.judges.mllm import MllmJudge
 from vsf_cli.evaluation.judges.scenes import ScenesJudge
 from vsf_cli.evaluation.judging import Judge
-from vsf_cli.settings.presets import nearest
 
 __all__ = ["JUDGES", "judge_named"]
 
@@ -22,8 +22,7 @@ def judge_named(name: str, options: Mapping[str, Any]) -> Judge:
     Raises:
         RequestError: If there is no such judge, or an option is not its own.
     """
-    if name not in JUDGES:
-        raise RequestError(f"--judge is '{name}', but judges are {', '.join(JUDGES)}.{nearest(name, list(JUDGES))}")
+    check_choice("--judge", name, JUDGES)
     given = {key: value for key, value in options.items() if value is not None}
     try:
         return JUDGES[name](**given)

@@ -1,0 +1,138 @@
+"""What a person sees on a terminal: bars and the paths of finished files, which share one cursor, stay apart."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.main import get_command
+
+from tests.processes import ROOT
+from tests.screens import Screen, terminal
+from vsf_cli.batch import worker
+from vsf_cli.cli import attn_map, compare, evaluate, plans, running
+from vsf_cli.cli.app import app
+from vsf_cli.cli.console import Console
+from vsf_cli.generation import run
+from vsf_cli.generation.generate import Result
+
+STEPS = 3
+
+
+class SD3Transformer2DModel(torch.nn.Module):
+    """A model that is known by its name."""
+
+
+class Pipe:
+    """Stands where a pipeline would."""
+
+    def __init__(self, *_: Any) -> None:
+        self.components: dict[str, Any] = {}
+        self._execution_device, self.transformer = torch.device("cpu"), SD3Transformer2DModel()
+        self.transformer.transformer_blocks = torch.nn.ModuleList()
+
+
+def draw(_: Any, request: Any, progress: Any = None) -> Result:
+    """Takes steps, as a model would, and gives pictures of one colour."""
+    for step in range(STEPS if progress else 0):
+        progress(step + 1, STEPS)
+    count = (request.num_frames or 1) - request.drop_frames
+    return Result((Image.new("RGB", (32, 32), (request.seed % 256, 0, 0)),) * count, request, 6, 5, 0.1)
+
+
+def capture(pipe: Any, request: Any, _: Any, progress: Any = None) -> Any:
+    share, words = torch.zeros(1), lambda: ["wheels"]
+    return SimpleNamespace(result=draw(pipe, request, progress), maps=SimpleNamespace(share=share, words=words))
+
+
+@pytest.fixture(autouse=True)
+def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in (plans, running, evaluate):
+        monkeypatch.setattr(module, "quiet_libraries", lambda _: None)
+    for module in (plans, worker):
+        monkeypatch.setattr(module, "load_for", Pipe)
+    for module in (run, compare):
+        monkeypatch.setattr(module, "generate", draw)
+    monkeypatch.setattr(
+        worker, "generate_batch", lambda pipe, requests, progress: [draw(pipe, one, progress) for one in requests]
+    )
+    monkeypatch.setattr(attn_map, "capture", capture)
+    monkeypatch.setattr(attn_map, "write_capture", lambda _, folder, *__: [folder / "index.html"])
+
+
+def shown(columns: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> Screen:
+    with terminal(columns, monkeypatch) as screen:
+        assert not get_command(app)([*words], standalone_mode=False)
+    return screen
+
+
+FOLDER = "outputs/of-a-long-run-whose-name-is-longer-than-forty-columns"
+COMMANDS = {
+    "image": (
+        ["image", "a red bike", "--neg", "wheels", "--seed", "1..3", "-o", f"{FOLDER}/"],
+        [f"{FOLDER}/a-red-bike-{seed}.png" for seed in (1, 2, 3)],
+    ),
+    "strip": (
+        ["image", "a red bike", "--neg", "wheels", "--seed", "1,2", "--compare", "none,vsf", "-o", f"{FOLDER}/x.png"],
+        [f"{FOLDER}/x-{seed}.png" for seed in (1, 2)],
+    ),
+    "video": (
+        ["video", "a red car", "--seed", "1,2", "--frames", "5", "--format", "gif", "-o", f"{FOLDER}/"],
+        [f"{FOLDER}/a-red-car-{seed}.gif" for seed in (1, 2)],
+    ),
+    "batch": (["batch", "table.csv", "-o", FOLDER], [f"{FOLDER}/{name}.png" for name in ("bike", "car")]),
+    "eval": (
+        ["eval", "run", "scenes-dev", "--limit", "1", "--seeds", "2", "--method", "none,vsf", "-o", FOLDER],
+        [f"{FOLDER}/pictures/{method}/scenes-dev-000-{seed}.png" for method in ("none", "vsf") for seed in (0, 1)],
+    ),
+    "attn-map": (["attn-map", "a red bike", "--neg", "wheels", "-o", FOLDER], [f"{FOLDER}/index.html"]),
+}
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_path_of_a_finished_file_is_a_line_of_its_own(name: str, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, paths = COMMANDS[name]
+    Path("table.csv").write_text("prompt,neg,name\na red bike,wheels,bike\na red car,wheels,car\n", "utf-8")
+    lines = shown(columns, monkeypatch, *words).lines
+    assert [line for line in lines if line in paths] == paths, "\n".join(lines)
+    assert not any("━" in line or "0:00" in line for line in lines), "no bar is left"
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_messages_and_data_stay_apart_from_two_bars(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = "outputs/" + "a-long-name" * 5
+    with terminal(columns, monkeypatch) as screen:
+        console = Console()
+        with console.progress("images", "steps") as (images, steps):
+            assert images is not None and steps is not None
+            for number in range(3):
+                steps(number, 3)
+                console.info(f"message {number} " + "which is longer than a line " * 3)
+                console.warn(f"warning {number}")
+                console.data(f"{path}{number}")
+                images(number, 3)
+        console.data("last")
+    told = [line for line in screen.lines if line]
+    assert [line for line in told if line.startswith("outputs/")] == [f"{path}{number}" for number in range(3)]
+    assert [line[:9] for line in told if line.startswith("message")] == [f"message {number}" for number in range(3)]
+    assert len(told) == 3 * 3 + 1 and told[-1] == "last"
+
+
+def test_the_screen_shows_what_a_terminal_would() -> None:
+    screen = Screen(5)
+    screen.write("abcdefg\r\nxy\r\x1b[2Kz\r\n\x1b[31mred\x1b[0m\r\n\x1b[1A\x1b[2Kgone")
+    assert screen.lines == ["abcdefg", "z", "gone", ""]
+
+
+def test_only_the_console_writes_to_the_terminal() -> None:
+    """So that what it does about bars is done for all commands."""
+    sources = {path.name: path.read_text("utf-8") for path in (ROOT / "vsf_cli").rglob("*.py")}
+    assert {name for name, text in sources.items() if re.search(r"(?<![\w.])print\(", text)} <= {
+        *("app.py", "console.py"),
+        "montage.py",  # A command of its own.
+    }

@@ -1,0 +1,91 @@
+"""Words for people: the name that somebody meant by another one, and numbers with their nouns."""
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
+
+from vsf_cli.errors import RequestError
+
+__all__ = ["check_choice", "counted", "meant", "nearest"]
+
+MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "batch_count": ("seeds",),
+        "bf16": ("bfloat16",),
+        "cfg": ("guidance", "cfg"),
+        "checkpoint": ("model",),
+        "ckpt": ("model",),
+        "classifier_free_guidance": ("cfg",),
+        "denoise": ("strength",),
+        "denoising_strength": ("strength",),
+        "exclude": ("neg",),
+        "force": ("exists",),
+        "fp16": ("float16",),
+        "fp32": ("float32",),
+        "gpu": ("cuda", "device"),
+        "half": ("float16",),
+        "height": ("size",),
+        "init_image": ("image",),
+        "input": ("image",),
+        "iterations": ("steps",),
+        "jpg": ("jpeg",),
+        "length": ("seconds", "frames"),
+        "n_iter": ("seeds",),
+        "negative_away_steer_attention": ("nasa",),
+        "no": ("neg", "none"),
+        "normalized_attention_guidance": ("nag",),
+        "num_images": ("seeds",),
+        "num_images_per_prompt": ("seeds",),
+        "off": ("none",),
+        "out": ("output",),
+        "outdir": ("output",),
+        "output_dir": ("output",),
+        "overwrite": ("exists",),
+        "resolution": ("size",),
+        "resume": ("retry-failed",),
+        "sample_steps": ("steps",),
+        "sampling_steps": ("steps",),
+        "silent": ("quiet",),
+        "unwanted": ("neg",),
+        "value_sign_flip": ("vsf",),
+        "weight": ("alpha",),
+        "width": ("size",),
+        "without": ("neg",),
+    }
+)
+"""What other tools call things, in snake case, with our names for them: the first one that is legal is meant."""
+
+
+def _plain(name: str) -> str:
+    return name.strip().lstrip("-").lower().replace("-", "_").replace(" ", "_")
+
+
+def meant(word: str, legal: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str | None:
+    """Returns the legal name that a word means; None if none is like it.
+
+    `aliases` has names by other words for them, in snake case.
+    """
+    plain, names = _plain(word), {_plain(name): name for name in legal}
+    for same in (plain, _plain(aliases.get(plain, "")), *map(_plain, MEANINGS.get(plain, ()))):
+        if same in names:
+            return names[same]
+    matches = difflib.get_close_matches(plain, names, 1)
+    return names[matches[0]] if matches else None
+
+
+def nearest(word: str, legal: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Returns " Did you mean ...?" if a legal name is like a word, else ""; the arguments are those of `meant`."""
+    name = meant(word, legal, aliases)
+    return f" Did you mean '{name}'?" if name else ""
+
+
+def check_choice(flag: str, value: str, legal: Collection[str]) -> None:
+    """Raises a `RequestError` if a value is not one of the legal ones; it names the nearest."""
+    if value not in legal:
+        near = nearest(value, legal)
+        raise RequestError(f"{flag} is '{value}', but must be one of {', '.join(legal)}{near and f'.{near}'}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as "1 image" or "2 images"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

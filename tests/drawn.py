@@ -1,5 +1,6 @@
 """Pictures without a model, for tests of what is done with them."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class AnyPipe:
     def __init__(self, device: str = "cpu") -> None:
         self.components: dict[str, Any] = {}
         self._execution_device, self.transformer, self.itself = torch.device(device), SD3Transformer2DModel(), self
-        self.transformer.transformer_blocks = torch.nn.ModuleList()
+        self.transformer.transformer_blocks, self.scheduler = torch.nn.ModuleList(), SimpleNamespace()
 
 
 def drawn(_: Any, requests: Any, *__: Any, **___: Any) -> list[Any]:

@@ -190,7 +190,7 @@ def test_too_many_pictures_are_counted_before_they_are_planned(monkeypatch: pyte
     rows = read_table(Path("t.csv"), "prompt,neg\n" + "a red bike,wheels\n" * 2000)
     monkeypatch.setattr("vsf_cli.batch.items.request_of", lambda *_: pytest.fail("a picture was planned"))
     many = ValueList(range(10_000))
-    with pytest.raises(RequestError, match="makes 20000000 pictures, but a run has 100000 at most"):
+    with pytest.raises(RequestError, match="makes 20000000 images, but a run has 100000 at most"):
         items_of("t.csv", rows, {"alpha": many})
     with pytest.raises(RequestError, match="makes 200000000000 pictures"):
         items_of("t.csv", rows, {"alpha": many, "beta": many})

@@ -234,7 +234,7 @@ def test_offloading_on_a_cpu_is_said(offload: str, told: bool, capsys: pytest.Ca
         ([*BIKE, "--seed"], "--seed has no value"),
         ([*BIKE, "--seed", "x"], "--seed: 'x' is no seed: write 7"),
         ([*BIKE, "--steps", "many"], "--steps: 'many' is no number: write 3"),
-        (["eval", "run", "scenes", "--seeds", "0"], "--seeds: 0 is less than 1; see 'vsf eval run --help'"),
+        (["eval", "run", "scenes", "--seeds", "0"], "--seeds: 0 is not 1 to 10000; see 'vsf eval run --help'"),
         (["bench", "--rounds", "x"], "--rounds: 'x' is not a whole number; see 'vsf bench --help'"),
     ],
 )

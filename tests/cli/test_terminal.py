@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from typer.main import get_command
 
+from tests.drawn import AnyPipe
 from tests.processes import ROOT
 from tests.screens import Screen, terminal
 from vsf_cli.batch import worker
@@ -20,19 +21,6 @@ from vsf_cli.generation import run
 from vsf_cli.generation.generate import Result
 
 STEPS = 3
-
-
-class SD3Transformer2DModel(torch.nn.Module):
-    """A model that is known by its name."""
-
-
-class Pipe:
-    """Stands where a pipeline would."""
-
-    def __init__(self, *_: Any) -> None:
-        self.components: dict[str, Any] = {}
-        self._execution_device, self.transformer = torch.device("cpu"), SD3Transformer2DModel()
-        self.transformer.transformer_blocks = torch.nn.ModuleList()
 
 
 def draw(_: Any, request: Any, progress: Any = None) -> Result:
@@ -54,7 +42,7 @@ def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (plans, running, evaluate):
         monkeypatch.setattr(module, "quiet_libraries", lambda _: None)
     for module in (plans, worker):
-        monkeypatch.setattr(module, "load_for", Pipe)
+        monkeypatch.setattr(module, "load_for", lambda *_: AnyPipe())
     for module in (run, compare):
         monkeypatch.setattr(module, "generate", draw)
     monkeypatch.setattr(

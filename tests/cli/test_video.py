@@ -132,7 +132,7 @@ def test_frames_say_how_they_were_made_and_are_made_again(folder: Path, here: Pa
     assert told.exit_code == 0 and json.loads(told.stdout)["vsf"]["request"]["negative"] == ["wheels"]
     (here / "empty").mkdir()
     empty = CliRunner().invoke(app, ["info", "empty"])
-    assert empty.exit_code == 1 and "folder without frames" in " ".join(empty.stderr.split())
+    assert empty.exit_code == 1 and "folder with no frames" in " ".join(empty.stderr.split())
 
 
 @pytest.mark.parametrize("format", ["mp4", "webm", "gif", "webp"])
@@ -211,7 +211,7 @@ def test_a_preset_shows_all_that_it_loads() -> None:
 
 def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
     result = video(folder, "--frames", "7", "-o", "a.mp4")
-    assert "7 frames were asked for, but 9 are made" in " ".join(result.stderr.split())
+    assert "7 frames asked for, but 9 are made" in " ".join(result.stderr.split())
     result = video(folder, "--seconds", "0.5", "--fps", "8", "-o", "b.mp4")
     assert count_frames_and_secs("b.mp4")[0] == 5 and "asked for" not in result.stderr
 
@@ -264,13 +264,13 @@ def test_a_named_preset_keeps_its_lora_files_whatever_the_model(folder: Path, he
     from vsf_cli.settings.presets import load_preset
 
     own = list(load_preset(CAUSVID[1]).loras)
-    assert planned(*CAUSVID, "-m", str(folder))["loras"] == own
-    assert planned("-m", str(folder))["loras"] == []
+    assert planned(*CAUSVID, "-m", str(folder), "--size", "32x32")["loras"] == own
+    assert planned("-m", str(folder), "--size", "32x32")["loras"] == []
     (here / "other.safetensors").touch()
     assert planned(*CAUSVID, "--lora", "other.safetensors:2")["loras"] == [*own, "other.safetensors:2"]
     name = own[0].split(":")[1]
     (here / name).touch()
-    assert planned(*CAUSVID, "-m", str(folder), "--lora", f"{name}:0.7")["loras"] == [f"{name}:0.7"]
+    assert planned(*CAUSVID, "-m", str(folder), "--size", "32x32", "--lora", f"{name}:0.7")["loras"] == [f"{name}:0.7"]
 
 
 def test_frames_that_a_preset_leaves_out_are_not_counted_as_seconds() -> None:

@@ -47,7 +47,7 @@ def test_the_real_preset_is_the_one_of_the_design() -> None:
     [
         ("stepz = 3", "unknown key 'stepz'"),
         ("num_inference_step = 3", "Did you mean 'num_inference_steps'"),
-        ('num_inference_steps = "eight"', "must be int"),
+        ('num_inference_steps = "eight"', "must be a whole number"),
         ("[method]\nalhpa = 3", "Did you mean 'method.alpha'"),
         ('[method]\nalpha = "strong"', "must be a number"),
         ("[method]\nname = 3", "method.name is '3'"),

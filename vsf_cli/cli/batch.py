@@ -100,7 +100,7 @@ class BatchOptions:
 @with_options
 def batch(
     table: Annotated[
-        str, typer.Argument(help="CSV, TSV, JSON or TOML with a column 'prompt', or prompts in .txt; - reads stdin.")
+        str, typer.Argument(help="CSV, TSV, JSON or TOML with a column 'prompt', or prompts in .txt; - is stdin.")
     ],
     given: Annotated[Given, Takes(without=("output", "exists"), seed="from the prompt")],
     files: Annotated[FileOptions, Takes(without=("metadata",))],
@@ -117,11 +117,8 @@ def batch(
     except TableErrors as error:
         _say_errors(table, error, console)
         raise typer.Exit(error.exit_code) from error
-    for note in notes:
-        console.warn(note)
     check_runtime(planned.worker.runtime)
-    if unused := unused_columns(rows):
-        console.info(f"columns that are no options, and are copied to {MANIFEST}.csv: {', '.join(unused)}")
+    _say_notes(notes, rows, console)
     if work.dry_run:
         _say_plan(planned, rows, console, messages.as_json)
         return
@@ -131,6 +128,14 @@ def batch(
         check_sheets(planned.items, rows)
     max_failures = 1 if work.fail_fast else work.max_failures
     carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
+
+
+def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> None:
+    """Writes what a table asks for without effect, and its columns that are no options."""
+    for note in notes:
+        console.warn(note)
+    if unused := unused_columns(rows):
+        console.info(f"columns that are no options, and are copied to {MANIFEST}.csv: {', '.join(unused)}")
 
 
 def _say_errors(table: str, error: TableErrors, console: Console) -> None:

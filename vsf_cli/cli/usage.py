@@ -15,6 +15,7 @@ PHRASES = {
     "is not a valid int( range)?": "is not a whole number",
     "is not a valid float( range)?": "is not a number",
     r"is not in the range x>=(\S+)": r"is less than \1",
+    r"is not in the range (\S+)<=x<=(\S+)": r"is not \1 to \2",
     r"Option '(--?[\w-]+)' requires an argument": r"\1 has no value",
 }
 """Phrases of Typer, and ours."""

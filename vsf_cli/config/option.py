@@ -312,4 +312,5 @@ def as_field(annotation: Any, value: Any) -> Any:
 def type_name(annotation: Any) -> str:
     """Returns the type of a field in words."""
     texts = "a list of texts" if _value_type(annotation) is str else "a list of numbers"
-    return {tuple: texts, Mapping: "a table"}.get(get_origin(annotation)) or _value_type(annotation).__name__
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    return {tuple: texts, Mapping: "a table"}.get(get_origin(annotation)) or words[_value_type(annotation)]

@@ -234,10 +234,10 @@ def _edited(pipe: Any, request: Request) -> dict[str, Any]:
 
 def _clock(pipe: Any, request: Request) -> dict[str, Any]:
     """Returns the arguments of a pipeline's call that say when frames are, and how much noise each step begins with."""
-    parameters, own = call_parameters(pipe), inspect.signature(pipe.scheduler.set_timesteps).parameters
+    parameters = call_parameters(pipe)
     schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := getattr(request, name))}
     for name in schedule:
-        if name not in parameters or name not in own:
+        if name not in parameters or name not in inspect.signature(pipe.scheduler.set_timesteps).parameters:
             taker = f"a {type(pipe).__name__} with a {type(pipe.scheduler).__name__}"
             raise RequestError(f"the settings have {name}, which {taker} does not take: leave them out of the preset")
     return {**({"frame_rate": float(request.fps or DEFAULT_FPS)} if "frame_rate" in parameters else {}), **schedule}

@@ -87,7 +87,7 @@ def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def _describe(_: Any, result: Result, **facts: Any) -> dict[str, Any]:
+def _describe(_: Any, result: Result, *__: Any, **facts: Any) -> dict[str, Any]:
     return run.describe(result.request.to_json(), **facts, size=result.image.size)
 
 

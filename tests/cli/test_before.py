@@ -196,7 +196,7 @@ def test_too_many_pictures_are_counted_before_they_are_planned(monkeypatch: pyte
         items_of("t.csv", rows, {"alpha": many, "beta": many})
     with pytest.raises(TableErrors) as found:
         items_of("t.csv", rows[:1], {"alpha": ValueList(range(20_000))})
-    assert found.value.lines == ["line 2: it asks for 20000 pictures, but a row makes 10000 at most: make fewer at once"]
+    assert found.value.lines == ["line 2: it asks for 20000 images, but a row makes 10000 at most: make fewer at once"]
     pairs = [Replacement.parse("wheels=>" + ",".join(f"w{number}" for number in range(300)))]
     with pytest.raises(RequestError, match=r"--sr makes 600000 rows of t\.csv"):
         apply_replacements("t.csv", rows, pairs)

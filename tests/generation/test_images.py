@@ -76,7 +76,7 @@ def test_strengths_are_swept_and_stand_in_a_table(monkeypatch: pytest.MonkeyPatc
         (("--mask", "photo.png"), "--mask is for --image, and there is none"),
         (("--strength", "0.5"), "--strength is for --image, and there is none"),
         (("--image", "photo.png", "--strength", "0.1"), "strength 0.1 leaves none of 8 steps"),
-        (("--image", "photo.png", "--strength", "0.2", "--start", "0.2", "--stop", "0.9"), "leave none of 1 steps guided"),
+        (("--image", "photo.png", "--strength", "0.2", "--start", "0.2", "--stop", "0.9"), "leave none of 1 step guided"),
         (("--image", "photo.png", "--strength", "1.5"), "strength is 1.5, but must be"),
         (("--image", "photo.png", "--image", "photo.png"), "takes one --image, but there are 2: leave the others out"),
         (("--image", "photo.png", "--mask", "photo.png"), "takes no model with 4 latent channels"),

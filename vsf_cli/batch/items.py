@@ -120,40 +120,41 @@ def items_of(
             f"{source} with its sweeps makes {count} images, but a run has {MAX_ITEMS} at most: make fewer at once"
         )
     builder = _ItemBuilder(options, given, dump_attn)
-    builder.notes.update(given.blank())
+    notes = list(given.blank())
     if given.seeds == ():
-        builder.notes.update(["--seed random has no effect: rows without a seed have one from their prompt"])
-    errors: list[tuple[int, str, str]] = []
-    advice, of_models = "", 0
+        notes.append("--seed random has no effect: rows without a seed have one from their prompt")
+    failures: list[tuple[Row, VSFError]] = []
     items: list[Item] = []
     for number, row in enumerate(rows):
         try:
             items += builder.items(number, row)
-        except ModelError as error:
-            if row.loras is None and not row.settings.keys() & {*MODEL_KEYS}:
-                raise  # It is the same for all rows.
-            of_models += 1
-            errors.append((row.line, _column_of(row, str(error)), str(error)))
-        except UnknownWords as error:
-            errors.append((row.line, "", error.text))
-            advice = error.advice
         except VSFError as error:
-            errors.append((row.line, _column_of(row, str(error)), str(error)))
-    lines = [*_grouped(errors), *_name_clashes(items, rows)]
-    if len(lines) == 1 and of_models == len(errors) > 0:
-        raise ModelError(f"{source}, {lines[0]}")
-    if lines:
-        raise TableErrors(source, list(dict.fromkeys(lines)), advice)
+            if isinstance(error, ModelError) and row.loras is None and not row.settings.keys() & {*MODEL_KEYS}:
+                raise  # It is the same for all rows.
+            failures.append((row, error))
+    _raise_failures(source, failures, _name_clashes(items, rows))
     for reason in builder.effects.reasons():
         raise RequestError(f"{source}: {reason}")
-    return items, [f"{note} ({counted(count, 'image')})" for note, count in builder.notes.most_common(MAX_NOTES)]
+    notes += [f"{note} ({counted(count, 'image')})" for note, count in builder.notes.most_common(MAX_NOTES)]
+    return items, notes
 
 
-def _grouped(errors: Sequence[tuple[int, str, str]]) -> list[str]:
-    """Returns a line for each error, by the numbers of lines, columns and messages; one for all rows with the same error."""
+def _raise_failures(source: str, failures: Sequence[tuple[Row, VSFError]], clashes: Sequence[str]) -> None:
+    """Raises one error for all rows that failed and names that clash: a model's, if there is no other."""
+    lines = [*_grouped(failures), *clashes]
+    if len(lines) == 1 and failures and all(isinstance(error, ModelError) for _, error in failures):
+        raise ModelError(f"{source}, {lines[0]}")
+    if lines:
+        advice = next((error.advice for _, error in failures if isinstance(error, UnknownWords)), "")
+        raise TableErrors(source, list(dict.fromkeys(lines)), advice)
+
+
+def _grouped(failures: Sequence[tuple[Row, VSFError]]) -> list[str]:
+    """Returns a line for each error; one for all rows with the same error."""
     numbers: dict[tuple[str, str], list[int]] = {}
-    for number, column, message in errors:
-        numbers.setdefault((column, message), []).append(number)
+    for row, error in failures:
+        column, message = ("", error.text) if isinstance(error, UnknownWords) else (_column_of(row, str(error)), str(error))
+        numbers.setdefault((column, message), []).append(row.line)
     lines = []
     for (column, message), (first, *others) in numbers.items():
         lines.append(f"line {first}{column}{f', and {len(others)} more lines' if others else ''}: {message}")

@@ -421,8 +421,8 @@ class Tiny:
     """Returns the call with the arguments that the model has in place of the usual ones."""
     join: Callable[[Any, dict[str, Any], list[list[Tensor]]], None] | None = None
     """Lets the model find the rows of groups of texts, where they cannot be in the call's usual arguments."""
-    compiles: bool = True
-    """Whether it is compiled in the tests: of sizes of the same kinds of blocks one is."""
+    graphs: int = 1
+    """How many graphs the compiler makes of the blocks without guidance; 0 where another size of the family is compiled."""
     positives: int = TEXT
     """How many tokens the positive prompt has in the attention."""
     mask: str = ""
@@ -449,14 +449,20 @@ class Tiny:
 
 
 TINY = {
-    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N K", 16, 3, compiles=False),
+    "sd3": Tiny(FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES), sd3_inputs, "I P N K", 16, 3, graphs=0),
     "sd3.5-medium": Tiny(
-        FAMILIES["sd3"], lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)), sd3_inputs, "I P N K", 16, 3
+        FAMILIES["sd3"],
+        lambda: SD3Transformer2DModel(**SD3_SIZES, dual_attention_layers=(0, 1)),
+        sd3_inputs,
+        "I P N K",
+        16,
+        3,
+        graphs=2,
     ),
     "wan": Tiny(FAMILIES["wan"], build_wan, lambda batch: {"hidden_states": drawn(batch, 4, 3, 4, 4)}, "P N K", 0, 3),
-    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, zero_positions),
-    "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions),
-    "chroma": Tiny(FAMILIES["chroma"], build_chroma, chroma_inputs, "N K P I", 9, 4, zero_positions),
+    "flux": Tiny(FAMILIES["flux"], build_flux, flux_inputs, "N K P I", 9, 4, zero_positions, graphs=3),
+    "flux2": Tiny(FAMILIES["flux2"], build_flux2, flux2_inputs, "N K P I", 9, 4, text_positions, graphs=2),
+    "chroma": Tiny(FAMILIES["chroma"], build_chroma, chroma_inputs, "N K P I", 9, 4, zero_positions, graphs=2),
     "chroma-masked": Tiny(
         FAMILIES["chroma"],
         build_chroma,
@@ -466,7 +472,7 @@ TINY = {
         4,
         zero_positions,
         mask="attention_mask",
-        compiles=False,
+        graphs=0,
     ),
     "z-image": Tiny(
         FAMILIES["z-image"],
@@ -502,8 +508,8 @@ TINY = {
         mask="encoder_hidden_states_mask",
     ),
     "krea2": Tiny(FAMILIES["krea2"], build_krea2, krea2_inputs, "N K P I", 12, 2, text_shape=(3, WIDTH)),
-    "sana": Tiny(FAMILIES["sana"], build_sana, sana_inputs, "P N K", 0, 2, mask="encoder_attention_mask"),
-    "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call, compiles=False),
+    "sana": Tiny(FAMILIES["sana"], build_sana, sana_inputs, "P N K", 0, 2, mask="encoder_attention_mask", graphs=2),
+    "ltx2": Tiny(FAMILIES["ltx2"], build_ltx2, ltx2_inputs, "P N K", 0, 4, convert=ltx2_call, graphs=0),
     "ltx2.3": Tiny(FAMILIES["ltx2"], build_ltx2_3, ltx2_inputs, "P N K", 0, 4, convert=partial(ltx2_call, audio=LTX2_AUDIO)),
-    "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8),
+    "sdxl": Tiny(FAMILIES["unet"], build_unet, unet_inputs, "P N K", 0, 8, graphs=4),
 }

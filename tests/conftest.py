@@ -171,3 +171,9 @@ def browser() -> Iterator[Any]:
     driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the figures of maps: they are drawn in the same way for every family, and `tests/maps` looks at them."""
+    monkeypatch.setattr("vsf_cli.generation.capture._draws", lambda capture, maps: {})

@@ -95,6 +95,7 @@ def test_wrong_use_is_one_line_before_a_model_is_loaded(folder: Path) -> None:
         assert "takes one --image, but there are 2" in vsf(*model, *["--image", "photo.png"] * 2, code=6).output
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_maps_are_of_the_image_that_is_made(folder: Path) -> None:
     arguments = ("attn-map", PROMPT, "--neg", "wheels", "-m", str(folder), *OPTIONS[2:], *images_of(folder), "-o", "maps")
     from vsf_cli.maps import load as load_maps

@@ -75,6 +75,7 @@ def vsf(*arguments: str) -> Result:
     return done
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_it_runs_from_the_command_line(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "flux2-dev"

@@ -122,6 +122,7 @@ def test_a_format_without_sound_says_so(folder: Path, format: str) -> None:
     assert "sound" not in vsf("video", PROMPT, "-m", str(folder), *SIZE, "-o", "a.mp4").stderr
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
     Path("table.csv").write_text("name,prompt,neg\n1,a red bike,wheels\n2,a hat,a person with glasses\n3,a hat,\n")
     preset_of(folder)
@@ -164,6 +165,7 @@ def test_steps_begin_at_the_noise_of_a_preset(folder: Path, monkeypatch: pytest.
     assert "pass --steps 2" in " ".join(refused.output.split())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_maps_change_neither_video_nor_sound_and_are_those_of_the_video(folder: Path) -> None:
     model = ("-m", str(folder), *SIZE)
     vsf("video", PROMPT, *model, "--neg", "wheels", "-o", "plain.mp4", "--no-metadata")

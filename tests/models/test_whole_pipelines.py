@@ -109,12 +109,6 @@ def test_an_image_is_redrawn_without_what_is_unwanted(folder: Path, task: str) -
         assert made.width / made.height == 1.5
 
 
-@pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves out the figures of maps: they are drawn in the same way for every family, and `tests/maps` looks at them."""
-    monkeypatch.setattr("vsf_cli.generation.capture._draws", lambda capture, maps: {})
-
-
 @pytest.mark.usefixtures("no_figures")
 def test_a_batch_is_made_and_maps_beside_it(folder: Path) -> None:
     Path("table.csv").write_text("name,prompt,neg\n1,a red bike,wheels\n2,a hat,a person with glasses\n3,a hat,\n")

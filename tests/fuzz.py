@@ -35,12 +35,14 @@ from typer.testing import CliRunner, Result
 
 from vsf_cli.batch.table import key_of, read_table, unused_columns
 from vsf_cli.cli.app import app
+from vsf_cli.config.option import Option
 from vsf_cli.errors import VSFError
 from vsf_cli.generation.generate import Request
 from vsf_cli.media.formats import encode_image, encode_video
 from vsf_cli.media.images import EXIF_IFD, IMAGE_DESCRIPTION, USER_COMMENT
 from vsf_cli.media.metadata import describe
 from vsf_cli.prompts.prompt_weights import move_negatives, parse_weights
+from vsf_cli.settings.options import OF_REQUEST, SETTINGS
 
 __all__ = ["GENERATORS", "Case", "problem_of"]
 
@@ -456,8 +458,61 @@ def _pipeline() -> Any:
     return random_pipeline("sd3")
 
 
+# Options and the environment
+
+TEXTS = ["", "x", "-1", "0", "1e400", "nan", "inf", "2,3", "1..3", "0.5", "8", "32x32", "true", "no", "../x", "é", "a" * 300]
+NUMERALS = ["0.5", "1", "2", "8"]
+OPTIONS = [one for one in OF_REQUEST.values() if one.names and one.key not in ("seed", "model", "image", "size", "lora")]
+VARIABLES = [one for one in SETTINGS.values() if one.setting and one.key not in ("preset", "video_preset", "model")]
+GOOD = {"size": "32x32", "method": "nag", "dtype": "float32", "guided_blocks": "1..3", "keep": "windows", "format": "webp"}
+
+
+def _text_of_option(rng: Random, one: Option) -> str:
+    legal = rng.choice(["true", "false", "on", "0"] if one.type is bool else [GOOD.get(one.key, rng.choice(NUMERALS))])
+    return legal if rng.random() < 0.6 else rng.choice(TEXTS)
+
+
+def _silent(given: Sequence[tuple[Option, str]], result: Result) -> str | None:
+    """Each value is in the request, or what is written names its option or variable."""
+    if result.exit_code:
+        return None
+    made = [json.loads(line) for line in result.stdout.splitlines()]
+    for one, text in given:
+        if one.flag in result.stderr or one.variable in result.stderr:
+            continue
+        values = [{**line, **line["parameters"]}.get(one.field, "nothing") for line in made]
+        number = one.type in (int, float) and not re.search(r",|\.\.", text)
+        if float(text) not in values if number else "nothing" in values:
+            return f"{one.flag} is {text!r}, and has no effect: {values}"
+    return None
+
+
+def option(rng: Random, folder: Path) -> Case:
+    """Options of an image, some of which cannot act together."""
+    given = [(one, _text_of_option(rng, one)) for one in rng.sample(OPTIONS, 3)]
+    words = [one.flag if one.type is bool else f"{one.flag}={text}" for one, text in given]
+    valued = [(one, text) for one, text in given if one.type is not bool]
+    negative = ["--neg", "wheels"] if rng.random() < 0.7 else []
+    arguments = [rng.choice(["image", "image", "video"]), "a red car", *negative, *words, "--dry-run", "--json"]
+    return Case(arguments, lambda result: _silent(valued, result))
+
+
+def environment(rng: Random, folder: Path) -> Case:
+    """Variables, some of which are no settings or not legal."""
+    given = [(one, _text_of_option(rng, one)) for one in rng.sample(VARIABLES, 2)]
+    unknown = f"VSF_{rng.choice(['ALPHAS', 'NEG', 'X', 'HOME'])}"
+    os.environ |= {**{one.variable: text for one, text in given}, unknown: rng.choice(["1", "x"])}
+    acting = [(one, text) for one, text in given if text and one in OPTIONS and not one.video and one.type is not bool]
+
+    def silence(result: Result) -> str | None:
+        return _silent(acting, result) if unknown in result.stderr else f"{unknown} has no effect, unsaid"
+
+    return Case(["image", "a red car", "--neg", "wheels", "--dry-run", "--json"], silence)
+
+
 GENERATORS: Mapping[str, Callable[[Random, Path], Case]] = {
-    one.__name__: one for one in (table, prompt, weights, sidecar, own_file, foreign_file, foreign_tags, preset, lora)
+    one.__name__: one
+    for one in (table, prompt, weights, sidecar, own_file, foreign_file, foreign_tags, preset, lora, option, environment)
 }
 """What is drawn, by name. A new one returns a `Case` for its random numbers, after it has written its files into the folder."""
 

@@ -65,7 +65,7 @@ class Method(ABC):
     @classmethod
     def options(cls) -> tuple[Option, ...]:
         """The options of the hyper-parameters, in their order. Without a negative prompt none of them has an effect."""
-        return _for_a_negative(options_of(cls, "" if cls.bare else f"{cls.name}_", every=True))
+        return _options_of(cls)
 
     @classmethod
     def field_types(cls) -> dict[str, type]:
@@ -192,7 +192,8 @@ def _check_type(one: Option, value: Any) -> None:
 
 
 @cache
-def _for_a_negative(options: tuple[Option, ...]) -> tuple[Option, ...]:
+def _options_of(method: type[Method]) -> tuple[Option, ...]:
+    options = options_of(method, "" if method.bare else f"{method.name}_", every=True)
     return tuple(replace(one, needs=(NEGATIVE, *one.needs)) for one in options)
 
 

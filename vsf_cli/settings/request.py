@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from types import NoneType
 from typing import Any, get_args, get_type_hints
@@ -318,7 +318,7 @@ class Request(ModelSettings):
         if self.keep and not method.keeps and method.name != "none":
             raise RequestError(f"{method} has no use for --keep: leave it out, or pass --method vsf without ablations")
 
-    @property
+    @cached_property
     def guidance(self) -> Method:
         """The method with its hyper-parameters."""
         return method_named(self.method, dict(self.parameters))

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.drawn import AnyPipe
 from tests.processes import ROOT, TIMEOUT
 from vsf_cli.cli import attn_map, bench, evaluate, plans
 from vsf_cli.cli.app import app
@@ -50,14 +50,6 @@ def commands_of_script(script: Path) -> list[list[str]]:
     return [line.split("\x1f")[:-1] for line in done.stdout.splitlines()]
 
 
-class Pipe:
-    """Stands where a pipeline would."""
-
-    components: dict[str, Any] = {}  # noqa: RUF012
-    transformer = torch.nn.Module()
-    _execution_device = torch.device("cpu")
-
-
 def draw(_: Any, request: Any, *__: Any) -> Result:
     return Result((Image.new("RGB", (32, 32), (request.seed % 256, 0, 0)),), request, 6, 5, 0.1)
 
@@ -72,7 +64,7 @@ def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("photo.jpg", "mask.png", "bike.jpg", "hat.jpg"):
         Image.new("RGB", (96, 96), "white").save(name)
     monkeypatch.setattr(plans, "quiet_libraries", lambda _: None)
-    monkeypatch.setattr(plans, "load_for", lambda *_: Pipe())
+    monkeypatch.setattr(plans, "load_for", lambda *_: AnyPipe())
     monkeypatch.setattr(run, "generate", draw)
     monkeypatch.setattr(run, "capture", lambda pipe, request, *_: SimpleNamespace(result=draw(pipe, request)))
     monkeypatch.setattr(run, "write_capture", lambda *_: [])

@@ -32,7 +32,7 @@ from vsf_cli.settings.options import COLUMNS, NOTHING, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
-__all__ = ["Item", "identity", "items_of"]
+__all__ = ["MAX_ITEMS", "Item", "identity", "items_of"]
 
 MAX_ITEMS = 100_000
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vsf_cli.batch.items import MAX_ITEMS
 from vsf_cli.batch.table import Row, TableErrors
 from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
@@ -13,8 +14,6 @@ from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import NOTHING, Given
 
 __all__ = ["apply_replacements"]
-
-MAX_ROWS = 100_000
 
 
 def apply_replacements(
@@ -31,8 +30,8 @@ def apply_replacements(
     """
     if not replacements:
         return list(rows), []
-    if (count := len(rows) * math.prod(len(one.choices) for one in replacements)) > MAX_ROWS:
-        raise RequestError(f"--sr makes {count} rows of {source}, but a run has {MAX_ROWS} at most: make fewer at once")
+    if (count := len(rows) * math.prod(len(one.choices) for one in replacements)) > MAX_ITEMS:
+        raise RequestError(f"--sr makes {count} rows of {source}, but a run has {MAX_ITEMS} at most: make fewer at once")
     acting = [found(row.texts(given), replacements) for row in rows]
     without = [(one, sum(not any(one is other for other in own) for own in acting)) for one in replacements]
     if missing := [unfound(one) for one, count in without if count == len(rows)]:

@@ -213,6 +213,11 @@ def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[T
 
 def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:
     """Returns the weight of each token of one negative prompt."""
+
+    def place(index: int) -> int:
+        return len(family.encoded_text(pipe, prompt.text[:index]))
+
+    parts = tuple((place(start), place(end), weight) for start, end, weight in prompt.parts)
     tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.prompt == "negative"]
     ordered = sorted(tokens, key=lambda token: token.position)
-    return [prompt.at(None if token.special else token.start) for token in ordered]
+    return [replace(prompt, parts=parts).at(None if token.special else token.start) for token in ordered]

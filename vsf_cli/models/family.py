@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vsf_cli.config.values import FRAMES_OF_A_TOKEN
@@ -332,6 +333,15 @@ class Family:
         """Returns the tokenizer that takes most of a prompt with a `max_sequence_length`."""
         return self.tokenizers(pipe, max_length)[-1]
 
+    def encoded_text(self, pipe: Any, prompt: str) -> str:
+        """Returns the text that is encoded for a prompt: cleaned, and with all vectors of a textual inversion."""
+        cleaned = self.clean(prompt)
+        if not hasattr(pipe, "maybe_convert_prompt"):
+            return cleaned
+        tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer")]
+        # A pipeline without its text encoders says so when it encodes.
+        return cleaned if None in tokenizers else str(pipe.maybe_convert_prompt(cleaned, tokenizers[-1]))
+
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> "Tensor":
         """Returns the embeddings of `encode_texts`."""
         return self.encode_texts(pipe, prompts, special_tokens).embeddings
@@ -357,7 +367,7 @@ class Family:
     def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> EncodedText:
         import torch
 
-        parts = self.encode(pipe, self.clean(prompt))
+        parts = self.encode(pipe, self.encoded_text(pipe, prompt))
         embeddings = torch.cat([part.embeddings for part in parts])
         chosen = torch.cat([_chosen(part, special_tokens) for part in parts])
         places = torch.cat([part.start + torch.arange(len(part.embeddings)) for part in parts])
@@ -388,16 +398,15 @@ class Family:
             padding: Whether the negative prompts are encoded by `encode_padded`.
             kept: The kept prompts, which have no special tokens.
         """
-        tokenizers = self.tokenizers(pipe, max_length)
-        negatives, spared = list(map(self.clean, negative)), list(map(self.clean, kept))
+        tokenizers, encoded = self.tokenizers(pipe, max_length), partial(self.encoded_text, pipe)
         if padding:
-            found = _padded_tokens(tokenizers, "negative", self.clean(", ".join(negative)))
+            found = _padded_tokens(tokenizers, "negative", encoded(", ".join(negative)))
         else:
-            found = _joined_tokens(tokenizers, "negative", negatives, special_tokens)
+            found = _joined_tokens(tokenizers, "negative", list(map(encoded, negative)), special_tokens)
         return (
-            _padded_tokens(tokenizers, "positive", self.clean(prompt))
+            _padded_tokens(tokenizers, "positive", encoded(prompt))
             + found
-            + _joined_tokens(tokenizers, "kept", spared, False)
+            + _joined_tokens(tokenizers, "kept", list(map(encoded, kept)), False)
         )
 
 

@@ -67,8 +67,8 @@ def guided(
     max_sequence_length: int | None = None,
     *,
     keep: Prompts | None = None,
-    negative_prompt_embeds: Tensor | None = None,
-    keep_embeds: Tensor | None = None,
+    negative_prompt_embeds: Tensor | EncodedText | None = None,
+    keep_embeds: Tensor | EncodedText | None = None,
 ) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
@@ -83,7 +83,7 @@ def guided(
         method: The method; `VSF()` if None.
         max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
         keep: What must stay although it is like the negative prompt, in the same forms; VSF alone has a use for it.
-        negative_prompt_embeds, keep_embeds: Embeddings instead of texts, with shape (1 or B, tokens, width).
+        negative_prompt_embeds, keep_embeds: Those of `encode_texts`, or whole texts with shape (1 or B, tokens, width).
 
     Yields:
         The method, the number of guided attentions, and the number of tokens of each negative prompt.
@@ -112,7 +112,7 @@ def guided(
     _check_models(family.denoisers_of(pipe), denoisers)
 
 
-def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | Tensor | None:
+def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:
     """Returns the prompts of a group, or their embeddings, whichever is given."""
     if prompts is not None and embeds is not None:
         raise RequestError(f"give one of {name} and {name}_embeds")
@@ -126,28 +126,31 @@ def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | 
     return rows
 
 
-def _checked(embeds: Any, name: str) -> Tensor:
+def _checked(given: Any, name: str) -> Encoded:
+    embeds = given.embeddings[None] if isinstance(given, EncodedText) else given
     if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
         raise RequestError(f"{name} are a {getattr(embeds, 'dtype', type(embeds).__name__)}, but must be a tensor of floats")
     if embeds.ndim < 3 or 0 in embeds.shape:
         raise RequestError(f"{name} have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0")
     if not embeds.isfinite().all():
         raise RequestError(f"{name} have numbers that are not finite, of which the image would be black")
-    return embeds
+    positions = given.positions[None] if isinstance(given, EncodedText) else None
+    seen = embeds.shape[1] if positions is None else int((positions >= 0).sum())
+    return Encoded(embeds, (seen,) * len(embeds), None, positions)
 
 
-def _is_empty(given: Rows | Tensor | None) -> bool:
-    return given is None or not (isinstance(given, Tensor) or any(given))
+def _is_empty(given: Rows | Encoded | None) -> bool:
+    return given is None or not (isinstance(given, Encoded) or any(given))
 
 
-def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: Method) -> None:
+def _check(negative: Rows | Encoded | None, kept: Rows | Encoded | None, method: Method) -> None:
     if not isinstance(method, Method):
         raise RequestError(f"method is {method!r:.60}, but must be made of one of the methods, such as VSF(alpha=3.0)")
     if negative is None:
         raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     if method.passes_negative_prompt and not _is_empty(negative):
         raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
-    if method.flips_embedding and not isinstance(negative, Tensor) and any(negative) and not all(negative):
+    if method.flips_embedding and not isinstance(negative, Encoded) and any(negative) and not all(negative):
         raise RequestError(f"{method.label} needs a negative prompt in every row: an empty one still takes attention")
     if _is_empty(kept):
         return
@@ -169,11 +172,11 @@ def _default_length(pipe: Any) -> int:
 
 
 def _encode(
-    pipe: Any, family: Family, method: Method, max_length: int, given: Rows | Tensor | None, special_tokens: bool
+    pipe: Any, family: Family, method: Method, max_length: int, given: Rows | Encoded | None, special_tokens: bool
 ) -> Encoded:
     """Returns the embeddings of each row's prompts, with weights if one of them has any."""
-    if isinstance(given, Tensor):
-        encoded = Encoded(given, (given.shape[1],) * len(given))
+    if isinstance(given, Encoded):
+        encoded = given
     else:
         encoded = _encode_text(pipe, family, method, max_length, given or [], special_tokens)
     if method.flips_embedding:

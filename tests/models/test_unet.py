@@ -26,3 +26,16 @@ def test_steps_begin_at_the_timesteps_of_a_preset() -> None:
     with pytest.raises(RequestError, match="timesteps, which a StableDiffusionXLPipeline with a DDIMScheduler does not take"):
         generate(pipe, request(timesteps=(999, 249)))
     assert generate(pipe, request()).tokens and seen[2:] == [999, 499]
+
+
+def test_a_scheduler_that_does_not_count_is_followed_by_its_timesteps() -> None:
+    """DDIM's, which presets of Hyper-SD have."""
+    pipe = build_sdxl()
+    pipe.set_progress_bar_config(disable=True)
+    set_scheduler(pipe, "DDIMScheduler", None)
+    lengths: list[int] = []
+    pipe.unet.down_blocks[1].register_forward_pre_hook(
+        lambda module, args, kwargs: lengths.append(kwargs["encoder_hidden_states"].shape[1]), with_kwargs=True
+    )
+    generate(pipe, request(num_inference_steps=4, parameters={"start": 0.25, "stop": 0.75}))
+    assert [length > min(lengths) for length in lengths] == [False, True, True, False]

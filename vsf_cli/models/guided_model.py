@@ -202,14 +202,15 @@ class _GuidedCall:
         caller, variables = _calling_pipeline()
         self._check(caller, variables)
         state, method, progress = self.state, self.state.method, 0.0
+        call = bind_call(self.model, args, kwargs)
         if method.follows_progress:
-            progress = self.steps.progress(getattr(caller or self.pipe, "scheduler", None))
+            scheduler = getattr(caller or self.pipe, "scheduler", None)
+            progress = self.steps.progress(scheduler, call.arguments.get("timestep"))
             if not method.acts_at(progress):
                 state.counts = None
                 state.unguided_steps += 1
                 return args, kwargs
         state.guided_steps += 1
-        call = bind_call(self.model, args, kwargs)
         text = self.family.text(call.arguments)
         if text is None:
             raise PatchError("the model was called without text, to which no negative prompt can be joined")

@@ -12,7 +12,7 @@ from diffusers.models.transformers.transformer_flux2 import Flux2KVAttnProcessor
 from torch import Tensor
 from typer.testing import CliRunner
 
-from tests.models.families import NEGATIVES, TINY
+from tests.models.families import NEGATIVES, TEXT, TINY
 from tests.models.pipelines import PIPELINES
 from vsf_cli import VSF, guided
 from vsf_cli.cli.app import app
@@ -58,6 +58,16 @@ def test_a_processor_whose_attention_is_not_known_is_named(name: str, processor:
     attention.set_processor(stock)
     with guided(model, negative_prompt_embeds=negative):
         pass
+
+
+def test_a_mask_of_the_callers_own_is_refused() -> None:
+    """It has as many keys as the call without a negative prompt: which of them a key is, is not known."""
+    tiny = TINY["flux"]
+    model, call = tiny.model(), tiny.call()
+    keys = TEXT + tiny.images
+    mask, refused = torch.ones(1, 1, 1, keys, dtype=torch.bool), f"for {keys + NEGATIVES} keys, .* leave out an attention mask"
+    with guided(model, negative_prompt_embeds=tiny.text(1, NEGATIVES)), pytest.raises(PatchError, match=refused):
+        model(**call, joint_attention_kwargs={"attention_mask": mask})
 
 
 # The fused processor of diffusers for Stable Diffusion 3 leaves norms out; Qwen-Image and Z-Image cannot be fused.

@@ -80,7 +80,7 @@ def guided_attention(
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
-        mask = _mask(attn_mask, rows, masks_negative)
+        mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
         context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
         out = _empty_output(query, value)
         (state.method.attend if guides else state.method.attend_unguided)(rows.queries.of(query), context, rows.queries.of(out))
@@ -101,7 +101,7 @@ def isolated_attention(running: RunningCall) -> Attend:
         query, key, value = _prepare(query, key, value, options.get("scale"))
         _, positives, *groups = state.counts.shape[:-1]
         spans = _spans(0, (*groups, positives))
-        mask, backend = _whole(attn_mask), state.backend(options.get("backend"))
+        mask, backend = _whole(attn_mask, key.shape[2]), state.backend(options.get("backend"))
         out = torch.empty_like(query)
         for span, lengths in zip(spans, (*state.lengths, None), strict=True):
             group = TextGroup(span.of(key), span.of(value), lengths)
@@ -221,22 +221,24 @@ def _spans(start: int, lengths: Sequence[int]) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _whole(mask: Tensor | None) -> Tensor | None:
+def _whole(mask: Tensor | None, keys: int) -> Tensor | None:
     """Returns the model's own mask with shape (B or 1, H or 1, Q or 1, K).
 
     Raises:
-        PatchError: If the mask has another number of axes.
+        PatchError: If the mask has another number of axes, or of keys: one of the caller's own, which knows no negative prompt.
     """
-    if mask is None or mask.ndim == 4:
-        return mask
-    if mask.ndim == 2:
-        return mask[:, None, None]
-    raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+    if mask is None:
+        return None
+    if mask.ndim not in (2, 4) or mask.shape[-1] != keys:
+        raise PatchError(
+            f"attention has a mask of shape {tuple(mask.shape)} for {keys} keys, those of the negative prompt among them: leave"
+            " out an attention mask of your own"
+        )
+    return mask if mask.ndim == 4 else mask[:, None, None]
 
 
 def _mask(mask: Tensor | None, rows: _Rows, masks_negative: bool) -> Tensor | None:
-    """Returns the model's own mask as `_whole` does; a boolean one that masks the groups at the keys' end shows them."""
-    mask = _whole(mask)
+    """Returns the model's own mask; a boolean one that masks the groups at the keys' end shows them."""
     if mask is None or not masks_negative:
         return mask
     base = rows.base.keys_of(mask)

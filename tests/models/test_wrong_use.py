@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ModularPipeline
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2KVAttnProcessor, Flux2KVParallelSelfAttnProcessor
@@ -68,6 +69,26 @@ def test_a_mask_of_the_callers_own_is_refused() -> None:
     mask, refused = torch.ones(1, 1, 1, keys, dtype=torch.bool), f"for {keys + NEGATIVES} keys, .* leave out an attention mask"
     with guided(model, negative_prompt_embeds=tiny.text(1, NEGATIVES)), pytest.raises(PatchError, match=refused):
         model(**call, joint_attention_kwargs={"attention_mask": mask})
+
+
+class Modular(ModularPipeline):
+    """A modular pipeline with a denoiser, whose call is a loop."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+
+    def __call__(self, call: dict[str, Any]) -> Any:
+        return self.transformer(**call)
+
+
+def test_a_modular_pipeline_is_refused_and_its_calls_too() -> None:
+    tiny = TINY["flux"]
+    pipe, negative = Modular(tiny.model()), tiny.text(1, NEGATIVES)
+    refused = "a Modular is a modular pipeline, .*: use a DiffusionPipeline"
+    with pytest.raises(PatchError, match=refused), guided(pipe, negative_prompt_embeds=negative):
+        pass
+    with guided(pipe.transformer, negative_prompt_embeds=negative), pytest.raises(PatchError, match=refused):
+        pipe(tiny.call())
 
 
 # The fused processor of diffusers for Stable Diffusion 3 leaves norms out; Qwen-Image and Z-Image cannot be fused.

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vsf_cli.config.values import FRAMES_OF_A_TOKEN
-from vsf_cli.errors import RequestError
+from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.prompts.tokens import Token
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ __all__ = [
     "append_text",
     "block_of",
     "call_parameters",
+    "check_kind",
     "pixels_per_patch",
     "prepend_text",
     "shared_places",
@@ -451,6 +452,15 @@ def _joined_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, texts: Sequ
 def call_parameters(pipe: Any) -> "Mapping[str, inspect.Parameter]":
     """Returns the parameters of a pipeline's call, by name."""
     return inspect.signature(type(pipe).__call__).parameters
+
+
+def check_kind(pipe: Any) -> None:
+    """Raises a `PatchError` for a modular pipeline, which does not say whether it uses classifier-free guidance."""
+    if any(kind.__name__ == "ModularPipeline" for kind in type(pipe).__mro__):
+        raise PatchError(
+            f"a {type(pipe).__name__} is a modular pipeline, whose guider may run the model without text unseen: use a"
+            " DiffusionPipeline of the same model"
+        )
 
 
 def block_of(name: str) -> str:

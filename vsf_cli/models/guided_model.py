@@ -16,7 +16,7 @@ from vsf_cli.config.names import counted
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
 from vsf_cli.models.checkpointing import check_checkpoints, wrapped_checkpoints
-from vsf_cli.models.family import Family, Follow, block_of, unwrap
+from vsf_cli.models.family import Family, Follow, block_of, check_kind, unwrap
 from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
 from vsf_cli.models.interpose import attention_calls, called_code, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import followed, hooked, patched
@@ -279,12 +279,18 @@ def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
 
 
 def _calling_pipeline() -> tuple[Any, Mapping[str, Any]]:
-    """Returns the pipeline that calls the model, and the variables of its call; None if it is called by other code."""
+    """Returns the pipeline that calls the model, and the variables of its call; None if it is called by other code.
+
+    Raises:
+        PatchError: If a modular pipeline calls it.
+    """
     from diffusers import DiffusionPipeline
 
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "__call__" and isinstance(found := frame.f_locals.get("self"), DiffusionPipeline):
-            return found, frame.f_locals
+        if frame.f_code.co_name == "__call__":
+            check_kind(found := frame.f_locals.get("self"))
+            if isinstance(found, DiffusionPipeline):
+                return found, frame.f_locals
         frame = frame.f_back  # type: ignore[assignment]
     return None, {}

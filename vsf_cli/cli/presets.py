@@ -1,5 +1,8 @@
 """`vsf presets`: the presets, their values, and the one in use."""
 
+import shutil
+import sys
+import textwrap
 from dataclasses import fields
 from itertools import groupby
 from typing import Annotated
@@ -11,7 +14,7 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import Preset, Settings, forget_presets, load_preset, preset_names, remember_preset
+from vsf_cli.settings.presets import Preset, Setting, Settings, forget_presets, load_preset, preset_names, remember_preset
 
 __all__ = ["app"]
 
@@ -52,7 +55,15 @@ def list_presets(as_json: Json = False) -> None:
     for group, presets in groupby(loaded, _group):
         console.info(GROUPS[group])
         for preset in presets:
-            console.data(f"{'*' if preset.name in used else ' '} {preset.name:{width}} {preset.about}")
+            _write(f"{'*' if preset.name in used else ' '} {preset.name:{width}} ", preset.about)
+
+
+def _write(head: str, text: str) -> None:
+    """Writes a line. On a terminal what does not fit into it goes on under its text."""
+    if sys.stdout.isatty():
+        width = max(20, shutil.get_terminal_size().columns - len(head))
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    Console.data(head + text.replace("\n", "\n" + " " * len(head)))
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -60,20 +71,25 @@ def list_presets(as_json: Json = False) -> None:
 def show_preset(name: Name, as_json: Json = False) -> None:
     """Show the preset's values, and where each comes from."""
     settings = Settings({"preset": name})
-    rows = {key: settings.origin(key) for key in SETTINGS}
-    rows = {key: setting for key, setting in rows.items() if setting.value is not None}
-    preset = settings.preset
+    rows, preset = _rows(settings), settings.preset
     facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in FACTS}
     if as_json:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))
         return
+    width = max(len(str(setting.value)) for setting in rows.values())
     for key, setting in rows.items():
-        Console.data(f"{key:20} {setting.value!s:45} {setting.origin}")
+        Console.data(f"{key:20} {setting.value!s:{width}} {setting.origin}")
     for key, value in facts.items():
-        for line in value if isinstance(value, tuple) else [value]:
-            if line not in (None, ""):
-                Console.data(f"{key:20} {line}")
+        if value not in (None, "", ()):
+            _write(f"{key:20} ", ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+
+
+def _rows(settings: Settings) -> dict[str, Setting]:
+    """Returns the settings that have a value, without those of videos where a preset of images leaves them alone."""
+    rows = {key: settings.origin(key) for key in SETTINGS}
+    left = {key for key, one in SETTINGS.items() if one.video and not settings.preset.video and rows[key].value == one.default}
+    return {key: setting for key, setting in rows.items() if setting.value is not None and key not in left}
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")

@@ -190,7 +190,25 @@ def test_a_prompt_that_is_not_utf_8_is_refused(arguments: list[str], name: str) 
 def test_a_file_of_a_prompt_that_is_not_utf_8_is_refused(argument: str, here: Path) -> None:
     (here / "prompt.txt").write_bytes(b"a caf\xe9")
     found = CliRunner().invoke(app, ["image", argument, "--dry-run"], input=b"a caf\xe9")
-    assert found.exit_code == 6 and "cannot be read" in found.stderr
+    line = f"error: prompt {argument} is not UTF-8: unexpected end of data at byte 5; save it as UTF-8\n"
+    assert found.exit_code == 6 and found.stderr == line
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_a_prompt_is_read_as_editors_save_it(encoding: str, here: Path) -> None:
+    data = "a red bike\r\n".encode(encoding)
+    (here / "prompt.txt").write_bytes(data)
+    for argument in ("@prompt.txt", "-"):
+        found = CliRunner().invoke(app, ["image", argument, "--dry-run", "--json"], input=data)
+        assert json.loads(found.stdout)["prompt"] == "a red bike"
+
+
+def test_a_nul_in_a_text_is_refused_before_the_work(here: Path) -> None:
+    (here / "prompt.txt").write_bytes(b"a red\0 bike")
+    (here / "t.json").write_text(r'[{"prompt": "a red bike", "negative": "whe\u0000els"}]')
+    for arguments in (["image", "@prompt.txt"], ["video", "@prompt.txt"], ["batch", "t.json"]):
+        found = vsf(*arguments)
+        assert found.exit_code == 6 and "has a NUL character" in " ".join(found.stderr.split()), found.output
 
 
 LONG = "x" * 300

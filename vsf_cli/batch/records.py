@@ -1,6 +1,5 @@
 """Reads the records of a table: the cells of each row by the names of their columns, in whatever format they are."""
 
-import codecs
 import csv
 import io
 import json
@@ -13,6 +12,7 @@ from typing import Any
 import tomli
 
 from vsf_cli.errors import RequestError
+from vsf_cli.prompts.texts import decode_text
 
 __all__ = ["MAX_TABLE_LENGTH", "Record", "decode_table", "read_records"]
 
@@ -44,18 +44,10 @@ class Record:
 
 
 def decode_table(source: str, data: bytes) -> str:
-    """Returns the text of a table: UTF-8, or UTF-16 with the mark that spreadsheets write before it.
-
-    Raises:
-        RequestError: If it is not text, or in another encoding.
-    """
+    """Returns the text of a table, as `decode_text` does; raises a `RequestError` if it is not text, too."""
     if kind := next((name for start, name in NOT_TEXT.items() if data.startswith(start)), None):
         raise RequestError(f"{source} is {kind}, but a table is text: export it as CSV in UTF-8")
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    return decode_text(source, data)
 
 
 def read_records(path: Path, text: str, errors: list[str], names_prompts: Callable[[Sequence[str]], bool]) -> Iterator[Record]:

@@ -16,6 +16,7 @@ from vsf_cli.loading.pipelines import check_source
 from vsf_cli.loading.runtime import Runtime, check_runtime, device_named
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
+from vsf_cli.prompts.texts import decode_text
 from vsf_cli.settings.effects import standing_without_effect
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.request import Request
@@ -30,11 +31,10 @@ def read_prompt(prompt: str) -> str:
         RequestError: If it cannot be read.
     """
     try:
-        if prompt == "-":
-            return sys.stdin.read().strip()
-        return Path(prompt[1:]).read_text("utf-8").strip() if prompt.startswith("@") else prompt
+        data = sys.stdin.buffer.read() if prompt == "-" else Path(prompt[1:]).read_bytes()
     except (OSError, ValueError) as error:
-        raise RequestError(f"prompt {prompt} cannot be read: {error}") from error
+        raise RequestError(f"prompt {prompt} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return decode_text(f"prompt {prompt}", data).strip()
 
 
 def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: bool = False) -> None:

@@ -274,6 +274,8 @@ class Request(ModelSettings):
         """Refuses what has no default, and would have no effect."""
         given = [one for one in options_of(Request) if not one.video and getattr(self, one.field) not in (None, ())]
         for _, message in idle([one for one in given if one.default in (None, ())], self):
+                if "\0" in text:
+                    raise RequestError(f"{name} has a NUL character, which no video's metadata can hold: leave it out")
             raise RequestError(message)
 
     def _check_image(self) -> None:

@@ -70,7 +70,8 @@ def _numbers(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {**Request.from_json(request).guidance.shown}
     except RequestError:
-        return dict(request.get("parameters", {}))
+        parameters = request.get("parameters")
+        return parameters if isinstance(parameters, dict) else {}
 
 
 def _say_values(values: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
-from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
+from vsf_cli.loading.runtime import Runtime, device_named
 from vsf_cli.loading.sources import BUILTIN, cached_file, is_here, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
@@ -170,7 +170,6 @@ def request_of(
     if preset.video != video:
         wanted = "videos: use 'vsf video'" if preset.video else "images: use 'vsf image'"
         raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
-    check_dtype(settings["dtype"])
     for lora in loras:
         Lora.parse(lora).check()
     prompt, moved = move_negatives(texts.prompt)
@@ -347,6 +346,8 @@ def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
     try:
         return Request.from_json(description["request"])
     except RequestError as error:
+    if misplaced := [key for key in metadata.description if key in Request.__dataclass_fields__]:
+        raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
         raise RequestError(f"{file}: {error}") from error
 
 

@@ -34,6 +34,8 @@ from vsf_cli.config.option import (
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
+from vsf_cli.loading.runtime import check_dtype
+from vsf_cli.loading.schedulers import check_scheduler
 from vsf_cli.loading.sources import BUILTIN
 from vsf_cli.methods import METHODS, VARIANTS, Method, method_named
 from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
@@ -249,8 +251,16 @@ class Request(ModelSettings):
         if not self.prompt.strip():
             raise RequestError("the prompt is empty: say what you want")
         self._check_texts()
+        check_dtype(self.dtype)
+        check_scheduler(self.scheduler)
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
+        if not self.model.strip():
+            raise RequestError("the model is empty: name a hub id or a folder")
+        if (self.width is None) != (self.height is None):
+            raise RequestError(
+                f"width is {self.width} and height {self.height}: give both, or neither for the model's own size"
+            )
         check_bounds(self, options_of(Request))
         if self.num_frames is not None:
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
@@ -264,6 +274,8 @@ class Request(ModelSettings):
     def _check_texts(self) -> None:
         for name, texts in (("prompt", [self.prompt]), ("negative", self.negative), ("keep", self.keep)):
             for text in texts:
+                if "\0" in text:
+                    raise RequestError(f"{name} has a NUL character, which no video's metadata can hold: leave it out")
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:
@@ -274,8 +286,6 @@ class Request(ModelSettings):
         """Refuses what has no default, and would have no effect."""
         given = [one for one in options_of(Request) if not one.video and getattr(self, one.field) not in (None, ())]
         for _, message in idle([one for one in given if one.default in (None, ())], self):
-                if "\0" in text:
-                    raise RequestError(f"{name} has a NUL character, which no video's metadata can hold: leave it out")
             raise RequestError(message)
 
     def _check_image(self) -> None:

@@ -168,6 +168,9 @@ def test_variables_without_effect_are_said(name: str, value: str, message: str, 
 
 
 def test_variables_of_settings_pass_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+        ("VSF_NEG", "hat", "VSF_NEG has no effect: it is no setting. Pass --neg instead"),
+        ("VSF_LORA", "x", "Pass --lora instead"),
+        ("VSF_CFG", "3", "Did you mean 'VSF_GUIDANCE'?"),
     for name, value in {"VSF_STEPS": "3", "VSF_FPS": "4", "VSF_EXISTS": "skip", "VSF_ALHPA": ""}.items():
         monkeypatch.setenv(name, value)
     assert "warning:" not in vsf(*BIKE).stderr

@@ -118,6 +118,18 @@ def test_what_has_no_effect_is_refused(here: Path, arguments: list[str], message
         ),
         (["batch", "plain.csv", "--seed", "random", "--dry-run"], "--seed random has no effect: rows without a seed have one"),
         (["batch", "plain.csv", "--sr", "wheels=>door", "--dry-run"], "'wheels' of --sr is not in the texts of 1 row"),
+        ([*BIKE, *NEG, "--beta", "inf"], "beta inf is no guidance: the negative prompt has no effect"),
+        ([*BIKE, *NEG, "--blend", "0"], "blend 0 is no guidance"),
+        ([*BIKE, *NEG, "--method", "nag", "--nag-alpha", "0"], "nag_alpha 0 is no guidance"),
+        (
+            ["batch", "plain.csv", "--method", "nasa", "--nasa-alpha", "0", "--dry-run"],
+            "no guidance: the negative prompt has no",
+        ),
+        ([*CAR, "--format", "frames", "--fps", "4"], "--fps is noted in the metadata alone: frames are images"),
+        (
+            ["batch", "unguided.csv", "--preset", "tiny-wan-causvid", "--format", "frames", "--fps", "4", "--dry-run"],
+            "--fps is noted in the metadata alone",
+        ),
         ([*BIKE, "--seed", "1", "-s", "2"], "--seed is given 2 times: the last one counts"),
         ([*BIKE, "--steps", "2", "--num-inference-steps", "3"], "--steps is given 2 times: the last one counts"),
         ([*BIKE, "--metadata", "--no-metadata"], "--metadata is given 2 times: the last one counts"),
@@ -139,6 +151,7 @@ def test_what_has_no_effect_here_is_said(arguments: list[str], message: str) -> 
         [*BIKE, *NEG, "--keep", "bells", "--contrast", "0.5"],
         [*BIKE, *NEG, "--compare", "none,nag", "--nag-scale", "3"],
         [*CAR, *NEG, "--compare", "none,vsf", "--fps", "4", "--seconds", "1"],
+        [*CAR, "--format", "frames", "--fps", "5", "--seconds", "1"],
         ["batch", "mixed.csv", "--neg", "hat", "--seed", "1,2", "--dry-run"],
         ["batch", "plain.csv", "--alpha", "1..3", "--dry-run"],
         ["batch", "unguided.csv", "--neg", "hat", "--sr", "hat=>bow,wheels", "--dry-run"],
@@ -155,6 +168,9 @@ def test_what_has_an_effect_passes_in_silence(arguments: list[str]) -> None:
         ("VSF_STESP", "3", "VSF_STESP has no effect: it is no setting. Did you mean 'VSF_STEPS'?"),
         ("VSF_SEED", "3", "VSF_SEED has no effect: it is no setting. Pass --seed instead"),
         ("VSF_NEGATIVE", "hat", "Pass --neg instead"),
+        ("VSF_NEG", "hat", "VSF_NEG has no effect: it is no setting. Pass --neg instead"),
+        ("VSF_LORA", "x", "Pass --lora instead"),
+        ("VSF_CFG", "3", "Did you mean 'VSF_GUIDANCE'?"),
         ("VSF_STRENGTH", "0.5", "Pass --strength instead"),
         ("VSF_ALPHA", "3", f"VSF_ALPHA has no effect: --alpha {NO_NEGATIVE}"),
         ("VSF_NAG_SCALE", "3", "VSF_NAG_SCALE has no effect: it is NAG's, and the method is vsf"),
@@ -168,9 +184,6 @@ def test_variables_without_effect_are_said(name: str, value: str, message: str, 
 
 
 def test_variables_of_settings_pass_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-        ("VSF_NEG", "hat", "VSF_NEG has no effect: it is no setting. Pass --neg instead"),
-        ("VSF_LORA", "x", "Pass --lora instead"),
-        ("VSF_CFG", "3", "Did you mean 'VSF_GUIDANCE'?"),
     for name, value in {"VSF_STEPS": "3", "VSF_FPS": "4", "VSF_EXISTS": "skip", "VSF_ALHPA": ""}.items():
         monkeypatch.setenv(name, value)
     assert "warning:" not in vsf(*BIKE).stderr

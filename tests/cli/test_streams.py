@@ -320,6 +320,14 @@ def test_what_exists_is_listed_though_nothing_was_left_to_do(here: Path) -> None
     assert vsf(*made, "--exists", "skip").stdout == "x-1.png\nx-2.png\n"
     lines = [json.loads(line) for line in vsf(*made, "--exists", "skip", "--json").stdout.splitlines()]
     assert [(line["path"], line["request"]["seed"]) for line in lines] == [("x-1.png", 1), ("x-2.png", 2)]
+    assert vsf(*made, "--exists", "skip", "--sidecar").exit_code == 0
+    assert [json.loads(Path(f"x-{seed}.png.json").read_text())["request"]["seed"] for seed in (1, 2)] == [1, 2]
+    assert "--dump-attn has no effect on x-1.png, which exists" in " ".join(
+        vsf(*made, "--exists", "skip", "--dump-attn").stderr.split()
+    )
+    Path("x-1.png.json").unlink()
     Path("x-1.png").write_bytes(b"")
+    told = vsf(*made, "--exists", "skip", "--sidecar").stderr
+    assert "--sidecar has no effect on x-1.png, which exists and has no metadata" in " ".join(told.split())
     lines = [json.loads(line) for line in vsf(*made, "--exists", "skip", "--json").stdout.splitlines()]
     assert lines[0] == {"path": "x-1.png", "seconds": None}

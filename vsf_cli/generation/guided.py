@@ -1,10 +1,11 @@
 """Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -59,6 +60,36 @@ def _weighted(prompt: Any, name: str) -> Weighted:
     return Weighted(prompt) if isinstance(prompt, str) else prompt
 
 
+class _Block(AbstractContextManager["Applied"]):
+    """A block of `guided`, which says so if it ends without having begun: then nothing was guided."""
+
+    def __init__(self, block: AbstractContextManager[Applied]) -> None:
+        self._block, self._begun = block, False
+
+    def __enter__(self) -> Applied:
+        self._begun = True
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn("guided(...) had no effect: write `with guided(...):`", RuntimeWarning, stacklevel=2)
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def _watched(make: Callable[Parameters, AbstractContextManager[Applied]]) -> Callable[Parameters, _Block]:
+    @wraps(make)
+    def watched(*args: Parameters.args, **kwargs: Parameters.kwargs) -> _Block:
+        return _Block(make(*args, **kwargs))
+
+    return watched
+
+
+@_watched
 @contextmanager
 def guided(
     pipe: Any,

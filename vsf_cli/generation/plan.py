@@ -38,7 +38,7 @@ from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Preset, Settings, check_scale
 from vsf_cli.settings.request import ModelSettings, Request, public_source, request_options
 
-__all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
+__all__ = ["differences", "plan", "plan_again", "prompt_warnings", "rate_note", "request_of", "runtime_of"]
 
 _FILES = FileOptions()
 MAX_AREA = 1024**2
@@ -77,6 +77,7 @@ def plan(
     _check_outputs(outputs, requests, crfs, files)
     _check_effects(settings.given("option"), noted[0][0], settings.preset)
     notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
+    notes += rate_note(outputs.file_format, settings) if seconds is None else ()
     return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
 
 
@@ -145,7 +146,15 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     if vocabulary is not None:
         texts = Texts(request.prompt, tuple(negative), tuple(kept))
         unknown = check_vocabulary(texts, vocabulary, request.num_frames is not None)
+    off = request.guidance.off if request.negative else ""
+    unknown += [f"{off} is no guidance: the negative prompt has no effect"] if off else []
     return [*unknown, *hints(negative, METHODS[request.method].guides_attention)]
+
+
+def rate_note(format: str, settings: Settings) -> tuple[str, ...]:
+    """Returns a note about a given rate of frames in a format that has none."""
+    given = format == "frames" and settings.origin("fps").origin == "option"
+    return ("--fps is noted in the metadata alone: frames are images, and have no rate",) if given else ()
 
 
 def runtime_of(settings: Settings) -> Runtime:
@@ -337,6 +346,8 @@ def _description(file: Path) -> dict[str, Any]:
         other = foreign_metadata(metadata.tags)
         by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
         raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or a picture with metadata")
+    if misplaced := [key for key in metadata.description if key in Request.__dataclass_fields__]:
+        raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
     if "compared" in metadata.description:
         raise RequestError(f"{file} is a strip of several images: make it again with --compare")
     return metadata.description
@@ -346,8 +357,6 @@ def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
     try:
         return Request.from_json(description["request"])
     except RequestError as error:
-    if misplaced := [key for key in metadata.description if key in Request.__dataclass_fields__]:
-        raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
         raise RequestError(f"{file}: {error}") from error
 
 

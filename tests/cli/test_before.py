@@ -81,15 +81,17 @@ def test_what_the_model_cannot_make_is_said_at_once(arguments: list[str], messag
             [],
             "line 2, column frames: frames is 401, but this model",
         ),
+        ("model\na red bike,,m", [], "model 'm' has no model_index.json: give the folder of a diffusers pipeline"),
         ("size\na red bike,,", ["--device", "gpu"], "error: --device is 'gpu', which this machine does not have"),
     ],
 )
 def test_a_batch_says_at_once_what_its_models_cannot_make(
     here: Path, cells: str, options: list[str], message: str, dry: list[str]
 ) -> None:
+    (here / "m").mkdir()
     (here / "t.csv").write_text(f"prompt,neg,{cells}\n")
     code, line = refused("batch", "t.csv", *options, *dry)
-    assert code == 6 and message in line
+    assert code == (4 if cells.startswith("model") else 6) and message in line
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])

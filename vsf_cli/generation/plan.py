@@ -19,7 +19,7 @@ from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, device_named
-from vsf_cli.loading.sources import BUILTIN, cached_file, is_here, pipeline_of, vocabulary_of
+from vsf_cli.loading.sources import BUILTIN, cached_file, check_folder, is_here, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
@@ -212,6 +212,7 @@ def request_of(
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
+    check_folder(model)
     own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
     other = next((family for family in FAMILIES.values() if pipeline in family.pipelines and pipeline not in own), None)
     if other is not None and other.video != preset.video:
@@ -314,6 +315,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
         _check_loras(file, request, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
     video = request.num_frames is not None
+    check_folder(request.model)
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     _check_model([request], settings.preset)

@@ -15,8 +15,9 @@ from tests.drawn import AnyPipe, drawn
 from vsf_cli.__main__ import main
 from vsf_cli.cli import attn_map, compare, error_boundary, interrupts, plans
 from vsf_cli.cli.app import app
-from vsf_cli.errors import MediaError, ModelError
+from vsf_cli.errors import MediaError, ModelError, OutOfMemory
 from vsf_cli.generation import run as generation_run
+from vsf_cli.loading.libraries import _check_address_space, quiet_libraries
 
 BIKE = ["image", "a red bike", "--seed", "1", "--steps", "2"]
 
@@ -128,6 +129,15 @@ def test_what_ends_a_command_ends_its_import_alike(
     with pytest.raises(SystemExit) as ended, error_boundary.reporting_errors():
         raise raised
     assert ended.value.code == code and capsys.readouterr().err.startswith(line)
+
+
+def test_a_limit_of_memory_is_said_before_libraries_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (800_000_000, 800_000_000))
+    with pytest.raises(OutOfMemory, match=r"may use 0.8 GB of addresses, but its libraries take 1 GB or more: raise"):
+        quiet_libraries(verbose=False)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2_000_000_000, resource.RLIM_INFINITY))
+    _check_address_space()
 
 
 def test_an_import_that_an_interrupt_spoils_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,7 +135,7 @@ def guided(
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
+    encode = partial(_encode, owner, family, method, _length(pipe, family, max_sequence_length))
     spares = not _is_empty(kept) and method.contrast != 0
     groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
@@ -193,8 +193,12 @@ def _check_models(models: Sequence[Any], guided_models: Sequence[Any]) -> None:
         raise PatchError("the pipeline got another model inside the `with`, without guidance: change it before the `with`")
 
 
-def _default_length(pipe: Any) -> int:
-    """Returns the default `max_sequence_length` of a pipeline's call; 0 if it takes none."""
+def _length(pipe: Any, family: Family, length: Any) -> int:
+    """Returns a given `max_sequence_length`, or the default of a pipeline's call; 0 if it takes none."""
+    if length is not None and not (isinstance(length, int) and 0 < length <= family.max_length):
+        raise RequestError(f"max_sequence_length is {length!r:.20}, but must be 1 to {family.max_length}")
+    if length is not None:
+        return length
     parameter = call_parameters(pipe).get("max_sequence_length")
     return 0 if parameter is None else int(parameter.default)
 

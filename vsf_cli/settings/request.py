@@ -248,6 +248,13 @@ class Request(ModelSettings):
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
 
     def __post_init__(self) -> None:
+        for name, kind in _types().items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            if not _holds(kind, value):
+                raise RequestError(f"{name} is {str(value)[:60]!r}, but must be {type_name(kind)}")
         if not self.prompt.strip():
             raise RequestError("the prompt is empty: say what you want")
         self._check_texts()
@@ -381,17 +388,28 @@ class Request(ModelSettings):
         Raises:
             RequestError: If a key is not known or a value is not legal.
         """
-        types = get_type_hints(cls)
+        types = _types()
         if unknown := sorted(set(plain) - types.keys()):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         for key, value in plain.items():
-            empty = value is None and NoneType in get_args(types[key])
-            if not empty and not fits(types[key], value):
+            if not (isinstance(value, tuple) or _holds(types[key], value)):
                 raise RequestError(f"{key} is {str(value)[:60]!r}, but must be {type_name(types[key])}")
         if missing := [key for key in ("prompt", "model", "seed") if key not in plain]:
             raise RequestError(f"the request has no '{missing[0]}', and so is not one that vsf wrote")
         values = {key: as_field(types[key], value) for key, value in plain.items()}
         return cls(**{**values, "parameters": _parameters(plain)})
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(Request)
+
+
+def _holds(kind: Any, value: Any) -> bool:
+    """Returns whether a value is legal for a field, as `fits` does; a tuple is one, too, and None where the field may be."""
+    if value is None:
+        return NoneType in get_args(kind)
+    return fits(kind, list(value) if isinstance(value, tuple) else value)
 
 
 def _parameters(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,13 @@ def test_a_fact_of_another_type_is_named_with_its_file(facts: dict[str, Any], me
         assert found.exit_code == 1 and line.startswith("error: x.json ") and message in line
 
 
+def test_what_differs_with_another_method_is_the_method() -> None:
+    found = vsf("again", str(written()), "--method", "nag", "--dry-run")
+    assert "method: vsf -> nag" in found.stderr and "alpha" not in found.stderr and "NAG scale=4" in found.stdout
+    found = vsf("again", "x.json", "--lora", "nope.safetensors", "--dry-run")
+    assert found.exit_code == 4 and "there is no such file" in found.stderr
+
+
 def test_what_stands_at_a_wrong_place_is_named() -> None:
     found = vsf("again", str(written(negative=["hat"])), "--dry-run")
     assert found.exit_code == 6 and "'negative' stands outside of 'request', where it has no effect" in found.stderr

@@ -1,5 +1,6 @@
 """What can be known before the work is said before it: `--dry-run` refuses what a run refuses, in the same words."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_a_dry_run_refuses_files_that_cannot_be_written(here: Path, output: str,
         assert code == 1 and message in line
     (here / "x.png").touch()
     assert refused(*BIKE, "-o", "x.png", "--exists", "error", *dry)[0] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_device_or_a_pipe_is_no_file() -> None:
+    os.mkfifo("x.png")
+    for output in (os.devnull, "x.png"):
+        code, line = refused(*BIKE, "-o", output)
+        assert code == 6 and f"--output '{output}' is a device or a pipe: name a file, or - for stdout" in line
 
 
 LONG = " ".join(["a red bike"] * 3000)

@@ -311,8 +311,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     request = _override(_request_in(file, description), given)
     check_scale(request)
     _check_effects([OF_REQUEST[key] for key in given.settings if key in OF_REQUEST], request)
-    if given.loras is None:
-        _check_loras(file, request, description.get("lora_hashes", []))
+    _check_loras(file, request, given, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
     video = request.num_frames is not None
     check_folder(request.model)
@@ -384,8 +383,12 @@ def _request_options(given: Given) -> dict[str, Any]:
     return {**{key: value for key, value in others.items() if value is not None}, **settings}
 
 
-def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
-    """Checks that the LoRA files of a request are found by their names, and have the hashes that the image's file has."""
+def _check_loras(file: Path, request: Request, given: Given, hashes: Sequence[str | None]) -> None:
+    """Checks that given LoRA files are found, or those of a request by their names, with the hashes that its file has."""
+    if given.loras is not None:
+        for lora in map(Lora.parse, given.loras):
+            lora.check()
+        return
     here = hashes_of(request.loras, cached=True).get("lora_hashes", [None] * len(request.loras))
     for number, text in enumerate(request.loras):
         lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
@@ -446,9 +449,7 @@ def differences(file: Path, plan: Plan) -> list[str]:
     description = read_metadata(file).description or {}
     (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
-    settings = {key: (before.get(key), now[key]) for key in now if key != "parameters"}
-    numbers = [plain.get("parameters", {}) for plain in (before, now)]
-    settings |= {key: (numbers[0].get(key), numbers[1].get(key)) for key in {**numbers[0], **numbers[1]}}
+    settings = {key: (before.get(key), now[key]) for key in now if key != "parameters"} | _numbers(before, now)
     bits = {**weights_of(request, cached=True), "device": device_named(plan.runtime.device).type}
     machine = {key: (description[key], new) for key, new in bits.items() if key in description}
     compiled = {"compiled": (description.get("compiled", False), plan.runtime.compile)}
@@ -457,6 +458,13 @@ def differences(file: Path, plan: Plan) -> list[str]:
     commits = [f"; it was commit {commit}" for commit in description.get("lora_revisions", []) if commit]
     missing = [] if "lora_hashes" in bits or not commits else [f"LoRA files of the hub are loaded as they are now{commits[0]}"]
     return [*missing, *(f"{key}: {_plain(old)} -> {_plain(new)}" for key, (old, new) in values.items() if old != new)]
+
+
+def _numbers(*requests: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the hyper-parameters of two requests by their names; none if their methods differ."""
+    before, now = (plain.get("parameters", {}) for plain in requests)
+    same = requests[0].get("method") == requests[1].get("method")
+    return {key: (before.get(key), now.get(key)) for key in {**before, **now}} if same else {}
 
 
 def _plain(value: Any) -> str:

@@ -36,7 +36,11 @@ class Command(TyperCommand):
         values, _, given = self.make_parser(ctx).parse_args(list(args))
         for option in given:
             # An empty negative or kept prompt is none, which `vsf again` takes.
-            if not _is_argument(option) and "" in _listed(values[str(option.name)]) and not {"--neg", "--keep"} & {*option.opts}:
+            if (
+                not _is_argument(option)
+                and "" in _listed(values[str(option.name)])
+                and not {"--neg", "--keep"} & {*option.opts}
+            ):
                 raise typer.BadParameter("it is empty: give a value, or leave it out", ctx, param_hint=_flag(option))
         for option, times in Counter(one for one in given if not _is_argument(one) and not one.multiple).items():
             if times > 1:

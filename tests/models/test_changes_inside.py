@@ -56,6 +56,17 @@ def test_processors_that_are_set_inside_stay(model: Any) -> None:
     assert all(processor is own for processor in model.attn_processors.values())
 
 
+@pytest.mark.parametrize("path", ["transformer_blocks", "single_transformer_blocks.1", "transformer_blocks.0.attn"])
+def test_modules_that_are_replaced_inside_are_refused(model: Any, path: str) -> None:
+    owner, _, name = path.rpartition(".")
+    with pytest.raises(PatchError, match=rf"{path}.* was replaced inside"), guided(model, negative_prompt_embeds=NEGATIVE):
+        setattr(model.get_submodule(owner), name, copy.deepcopy(model.get_submodule(path)))
+        output(model, CALL)
+    with pytest.raises(PatchError, match="was replaced inside"), guided(model, negative_prompt_embeds=NEGATIVE):
+        del model.transformer_blocks[-1]
+        output(model, CALL)
+
+
 def test_processors_that_were_kept_inside_are_stock_ones_afterwards(model: Any) -> None:
     stock = output(model, CALL)
     with guided(model, negative_prompt_embeds=NEGATIVE):

@@ -119,3 +119,10 @@ def test_a_preset_of_another_family_is_refused(tmp_path: Path) -> None:
         arguments = [*command, "--neg", "wheels", "-m", str(tmp_path / "flux"), "--preset", "sdxl-turbo"]
         refused = CliRunner().invoke(app, arguments)
         assert refused.exit_code == 6 and "but flux is a FluxPipeline: leave --preset out" in refused.output
+
+
+def test_guided_without_with_is_said() -> None:
+    with pytest.warns(RuntimeWarning, match=r"write `with guided\(\.\.\.\):`"):
+        guided(object(), "wheels")
+    with pytest.raises(PatchError, match="is not supported"), guided(object(), "wheels"):
+        pass

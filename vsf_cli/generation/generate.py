@@ -109,6 +109,8 @@ def generate_batch(
     """
     from vsf_cli.models import family_of
 
+    if wrong := [one for one in requests if not isinstance(one, Request)]:
+        raise RequestError(f"a request is {wrong[0]!r:.60}, but must be a Request, such as Request(prompt, model, seed)")
     family = family_of(pipe)
     pipe, requests = prepare(pipe, requests)
     _check_batch(family, pipe, requests)

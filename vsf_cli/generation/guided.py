@@ -1,10 +1,11 @@
 """Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -59,6 +60,36 @@ def _weighted(prompt: Any, name: str) -> Weighted:
     return Weighted(prompt) if isinstance(prompt, str) else prompt
 
 
+class _Block(AbstractContextManager["Applied"]):
+    """A block of `guided`, which says so if it ends without having begun: then nothing was guided."""
+
+    def __init__(self, block: AbstractContextManager[Applied]) -> None:
+        self._block, self._begun = block, False
+
+    def __enter__(self) -> Applied:
+        self._begun = True
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn("guided(...) had no effect: write `with guided(...):`", RuntimeWarning, stacklevel=2)
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def _watched(make: Callable[Parameters, AbstractContextManager[Applied]]) -> Callable[Parameters, _Block]:
+    @wraps(make)
+    def watched(*args: Parameters.args, **kwargs: Parameters.kwargs) -> _Block:
+        return _Block(make(*args, **kwargs))
+
+    return watched
+
+
+@_watched
 @contextmanager
 def guided(
     pipe: Any,
@@ -104,7 +135,7 @@ def guided(
     family = family_of(pipe)
     denoisers = family.denoisers_of(pipe)
     owner = None if pipe is denoisers[0] else pipe
-    encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
+    encode = partial(_encode, owner, family, method, _length(pipe, family, max_sequence_length))
     spares = not _is_empty(kept) and method.contrast != 0
     groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
     with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
@@ -165,8 +196,12 @@ def _check_models(models: Sequence[Any], guided_models: Sequence[Any]) -> None:
         raise PatchError("the pipeline got another model inside the `with`, without guidance: change it before the `with`")
 
 
-def _default_length(pipe: Any) -> int:
-    """Returns the default `max_sequence_length` of a pipeline's call; 0 if it takes none."""
+def _length(pipe: Any, family: Family, length: Any) -> int:
+    """Returns a given `max_sequence_length`, or the default of a pipeline's call; 0 if it takes none."""
+    if length is not None and not (isinstance(length, int) and 0 < length <= family.max_length):
+        raise RequestError(f"max_sequence_length is {length!r:.20}, but must be 1 to {family.max_length}")
+    if length is not None:
+        return length
     parameter = call_parameters(pipe).get("max_sequence_length")
     return 0 if parameter is None else int(parameter.default)
 

@@ -123,6 +123,11 @@ class Method(ABC):
         """Whether the method depends on the step."""
         return self.start > 0 or self.stop < 1
 
+    @property
+    def off(self) -> str:
+        """The hyper-parameter that leaves nothing of the guidance, such as "blend 0"; "" if none does."""
+        return ""
+
     def on(self, device: "torch.device") -> "Method":
         """Returns the method with numbers as tensors of a device, so that other numbers do not recompile the model."""
         return self

@@ -164,6 +164,10 @@ class VSF(Method):
         return max(self._blocks or (0,))
 
     @property
+    def off(self) -> str:
+        return "beta inf" if self.beta == math.inf and self.attention_mask else "blend 0" if self.blend == 0 else ""
+
+    @property
     def follows_progress(self) -> bool:
         return super().follows_progress or self.slope != 0
 

@@ -153,6 +153,10 @@ class _GuidedCall:
     steps: StepCounter
     running: RunningCall
 
+    def __post_init__(self) -> None:
+        model = unwrap(self.model)
+        self._paths = {name: module for name, module in model.named_modules() if module in self.twins}
+
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         """Returns the hooks before and after the model's `forward`."""
         checkpoints = ExitStack()
@@ -236,8 +240,13 @@ class _GuidedCall:
                 "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
                 " it, and leave perturbed attention guidance out"
             )
-        if caller is None:
-            return
+        if replaced := [path for path, module in self._paths.items() if _at(unwrap(self.model), path) is not module]:
+            raise PatchError(f"{replaced[0]} was replaced inside the `with`, and is not guided: change the model before it")
+        if caller is not None:
+            self._check_caller(caller, variables)
+
+    def _check_caller(self, caller: Any, variables: Mapping[str, Any]) -> None:
+        """Raises an error if a pipeline is not the guided one, or has classifier-free guidance or a negative prompt, too."""
         if self.pipe is not None and caller is not self.pipe:
             raise PatchError(
                 f"a {type(caller).__name__} calls the model, but another pipeline was guided: guide the one that you call"
@@ -254,6 +263,13 @@ class _GuidedCall:
             raise RequestError(
                 f"{lost[0]} was passed to the pipeline, where it has no effect without CFG: give it to guided() alone"
             )
+
+
+def _at(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _is_given(value: Any) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from peft import LoraConfig
 from torch import Tensor
@@ -87,7 +88,9 @@ def test_projections_are_fused_and_split_inside(model: Any) -> None:
         torch.testing.assert_close(output(model, CALL), stock, atol=1e-11, rtol=0)
 
 
-def test_a_backend_that_is_set_inside_is_used_and_stays(model: Any) -> None:
+def test_a_backend_that_is_set_inside_is_used_and_stays(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It is set for all models of the process, too.
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
     with guided(model, negative_prompt_embeds=NEGATIVE):
         wanted = output(model, CALL)
         model.set_attention_backend("_native_math")

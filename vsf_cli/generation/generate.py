@@ -174,7 +174,8 @@ def _run(
         options[family.cfg_argument] = options.pop("guidance_scale")
     try:
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
-        with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
+        folds, length = request.fold_padding, request.max_sequence_length
+        with recording, guided(pipe, negatives, recorder or method, length, keep=kept, fold_padding=folds) as applied:
             return pipe(**options), applied
     except ValueError as error:
         if not request.image:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vsf_cli.errors import PatchError, RequestError
-from vsf_cli.methods import VSF, Method
+from vsf_cli.methods import VSF, Method, NoGuidance
 from vsf_cli.models import Family, family_of
 from vsf_cli.models.family import EncodedText, call_parameters, unwrap
 from vsf_cli.models.guided_model import guided_denoisers
@@ -37,7 +37,7 @@ class Applied:
 
     method: Method
     blocks: int
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
     kept_tokens: tuple[int, ...] = ()
 
 
@@ -100,6 +100,7 @@ def guided(
     keep: Prompts | None = None,
     negative_prompt_embeds: Tensor | EncodedText | None = None,
     keep_embeds: Tensor | EncodedText | None = None,
+    fold_padding: bool = False,
 ) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
@@ -112,9 +113,10 @@ def guided(
         negative_prompt: One prompt for every image, or a list with one entry for each prompt of the call. An entry is a
             prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
-        max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
+        max_sequence_length: That of the calls inside, for methods that pad; None: the default.
         keep: What must stay although it is like the negative prompt, in the same forms; VSF alone has a use for it.
         negative_prompt_embeds, keep_embeds: Those of `encode_texts`, or whole texts with shape (1 or B, tokens, width).
+        fold_padding: Whether padding is one key: exact to rounding, and less work; for Wan, also without a negative prompt.
 
     Yields:
         The method, the number of guided attentions, and the number of tokens of each negative prompt.
@@ -129,18 +131,31 @@ def guided(
     negative = _given(negative_prompt, negative_prompt_embeds, "negative_prompt")
     kept = _given(keep, keep_embeds, "keep")
     _check(negative, kept, method)
-    if _is_empty(negative) or not (method.guides_attention or method.flips_embedding):
-        yield Applied(method, 0, ())
+    guides = not _is_empty(negative) and (method.guides_attention or method.flips_embedding)
+    if not guides and not fold_padding:
+        yield Applied(method, 0)
         return
     family = family_of(pipe)
-    denoisers = family.denoisers_of(pipe)
-    owner = None if pipe is denoisers[0] else pipe
-    encode = partial(_encode, owner, family, method, _length(pipe, family, max_sequence_length))
-    spares = not _is_empty(kept) and method.contrast != 0
-    groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
-    with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
-        yield Applied(method, blocks, *(one.lengths for one in groups))
+    owner, denoisers = None if family.owns(pipe) else pipe, family.denoisers_of(pipe)
+    groups = _groups(pipe, family, method, max_sequence_length, negative, kept) if guides else []
+    with guided_denoisers(family, denoisers, method if guides else NoGuidance(), groups, owner, fold_padding) as blocks:
+        yield Applied(method, blocks if guides else 0, *(one.lengths for one in groups))
     _check_models(family.denoisers_of(pipe), denoisers)
+
+
+def _groups(
+    pipe: Any,
+    family: Family,
+    method: Method,
+    max_length: int | None,
+    negative: Rows | Encoded | None,
+    kept: Rows | Encoded | None,
+) -> list[Encoded]:
+    """Returns the negative prompts, and the kept ones if they have an effect."""
+    owner = None if family.owns(pipe) else pipe
+    encode = partial(_encode, owner, family, method, _length(pipe, family, max_length))
+    spares = not _is_empty(kept) and method.contrast != 0
+    return [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
 
 
 def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:

@@ -236,6 +236,8 @@ class Family:
             negative prompt, where it cannot be all in the arguments: positions that the model counts by itself, for example.
         hides_tokens: Whether the text goes through blocks of its own, which see tokens that the image does not see: those of a
             template's beginning, and all special tokens if they are left out.
+        folds_padding: Whether a token's keys and values in the guided attentions depend on its embedding alone, so that equal
+            tokens can be folded into one.
         masks_negative: Whether the model masks the negative prompt, behind its text, as padding: the image shall see it.
         denoisers: The attributes of a pipeline with its denoisers.
         last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
@@ -271,6 +273,7 @@ class Family:
     text: "Callable[[Arguments], Tensor | None]" = text_of
     inside: Mapping[str, Follow] = field(default_factory=dict)
     hides_tokens: bool = False
+    folds_padding: bool = False
     masks_negative: bool = False
     denoisers: tuple[str, ...] = ("transformer",)
     isolated: tuple[str, ...] = ()

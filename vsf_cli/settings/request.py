@@ -76,6 +76,7 @@ class ModelSettings:
             empty means the scheduler's own.
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
         vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
+        fold_padding: Whether the padding of the text is one key in attention: exact to rounding, and less work.
     """
 
     num_inference_steps: int = option(
@@ -138,6 +139,9 @@ class ModelSettings:
     )
     vae_dtype: str | None = None
     vae_tiling: bool = option(False, "--vae-tiling", help="Decode tile by tile, with less memory.", panel=MODEL)
+    fold_padding: bool = option(
+        False, "--fold-padding", help="Attend to padding once: exact, and faster.", panel=MODEL, video=True, newer=True
+    )
 
     @property
     def size(self) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from vsf_cli.attention.exact import attention_with_lse
 from vsf_cli.errors import is_out_of_memory
 
-__all__ = ["FewKeys", "Strengths", "attend_few_keys", "attend_text", "guide_image", "takes", "unusable"]
+__all__ = ["MAX_KEYS", "FewKeys", "Strengths", "attend_few_keys", "attend_text", "guide_image", "takes", "unusable"]
 
 LOG = logging.getLogger(__name__)
 

@@ -184,7 +184,8 @@ class _GuidedCall:
             check_checkpoints()
             extended = self._extend(args, kwargs)
             self.state.gradients = torch.is_grad_enabled()
-            checkpoints.enter_context(wrapped_checkpoints(unwrap(self.model), self._repeatable))
+            if self.state.gradients:
+                checkpoints.enter_context(wrapped_checkpoints(unwrap(self.model), self._repeatable))
             running.state = self.state
             return extended
 

@@ -561,7 +561,15 @@ def test_a_batch_that_is_only_planned_imports_no_torch() -> None:
 def test_doctor_reports_this_machine() -> None:
     report = json.loads(vsf("doctor", "--json").stdout)
     assert "torch" in report["versions"] and "cpu-flash" in report["attention"] and report["needs"].startswith("nothing")
-    assert "27.4 GB" in vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+    told = vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+    assert "27.4 GB" in told and "a GPU with 32 GB or offloading" in told
+
+
+def test_doctor_names_a_package_that_a_preset_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for here in (None, Mock()):
+        monkeypatch.setattr("vsf_cli.cli.doctor.find_spec", lambda package, here=here: here)
+        told = vsf("doctor", "--preset", "qwen-image-edit-lightning").stdout
+        assert ('torchvision: pip install "vsf-cli[edit]"; about 58.0 GB' in told) == (here is None)
 
 
 def test_the_first_download_is_announced() -> None:

@@ -132,7 +132,7 @@ def _check_class(source: Source, revision: str | None, offline: bool) -> bool:
         class_name = config.get("_class_name") if isinstance(config, dict) else None
     known = {name: uses for family in FAMILIES.values() for name, uses in family.pipelines.items()}
     if class_name in known and (package := known[class_name].needs) and find_spec(package) is None:
-        raise ModelError(f"a {class_name} needs {package}, which is not here: pip install 'vsf[edit]'")
+        raise ModelError(f'a {class_name} needs {package}, which is not here: pip install "vsf-cli[edit]"')
     if class_name not in known:
         raise ModelError(f"model '{source.name}' is a {class_name}, but supported pipelines are {', '.join(known)}")
     return local

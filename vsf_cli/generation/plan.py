@@ -19,7 +19,14 @@ from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
-from vsf_cli.loading.sources import BUILTIN, cached_file, is_here, pipeline_of, vocabulary_of
+from vsf_cli.loading.sources import (
+    BUILTIN,
+    cached_file,
+    is_here,
+    pipeline_of,
+    read_configuration,
+    vocabulary_of,
+)
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
@@ -212,7 +219,8 @@ def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> No
     if other is not None:
         wrong = f"preset {preset.name} is for {', '.join(own)}, but {public_source(model)} is a {pipeline}"
         raise RequestError(f"{wrong}: leave --preset out, or choose another one")
-    check_task(pipeline or preset.main_pipeline, images, mask is not None)
+    channels = read_configuration(model, None, "transformer/config.json").get("in_channels") if images and mask else None
+    check_task(pipeline or preset.main_pipeline, images, mask is not None, channels)
 
 
 def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings) -> None:
@@ -309,6 +317,8 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     _check_model([request], settings.preset)
+    if pipeline_of(request.model) is not None:
+        _check_task(request.model, settings.preset, len(request.image), request.mask)
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], _format_again(settings, description, formats), formats=formats)
     crf = given.settings.get("crf")

@@ -284,3 +284,7 @@ def test_one_is_not_several(here: Path) -> None:
     assert "1 row, 2 videos to" in vsf("batch", "one.csv", "--preset", "tiny-wan", "--seed", "1,2", "--dry-run").stdout
     assert "2 rows, 2 files to" in vsf("batch", "videos.csv", "--dry-run").stdout
     assert "no negative prompt" in vsf(*BIKE).stdout
+    Path("words.csv").write_text("prompt,neg,seed\na bike,,x\na bike,wheel,1\n", "utf-8")
+    first, second, advice = vsf("batch", "words.csv", "--dry-run").stderr.splitlines()
+    assert first.startswith("error: ") and first.endswith("1:9:2") and second.endswith("Did you mean 'wheels'?")
+    assert advice.startswith("this model knows apples, ")

@@ -139,12 +139,14 @@ def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> N
 
 
 def _say_errors(table: str, error: TableErrors, console: Console) -> None:
-    """Writes the errors of a table, the first one beside their number."""
+    """Writes the errors of a table, the first one beside their number, and then the advice about them."""
     console.error(str(error))
     for line in error.lines[1:MAX_ERRORS]:
         console.error(f"{table}, {line}")
     if len(error.lines) > MAX_ERRORS:
         console.error(f"{table} has {len(error.lines) - MAX_ERRORS} more: mend these first")
+    if error.advice:
+        console.always(error.advice)
 
 
 def _plan(

@@ -669,7 +669,7 @@ def test_maps_that_are_interrupted_say_what_is_there(here: Path, monkeypatch: py
     monkeypatch.setattr(plots, "words", Mock(side_effect=KeyboardInterrupt))
     found = vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png", "--dump-attn")
     assert found.exit_code == 130 and (here / "x.png").exists()
-    assert "what was finished is kept; written before: x.png, x-attn/picture.png, " in " ".join(found.stderr.split())
+    assert "finished files are kept; written before: x.png, x-attn/picture.png, " in " ".join(found.stderr.split())
 
 
 def test_maps_of_a_prompt(here: Path) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console, as_line, writing_to_stdout
+from vsf_cli.cli.console import Console, as_line, move_all, writing_to_stdout
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
@@ -279,8 +279,7 @@ def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, co
             for trial in sweep.run(pipe, search.trials, search.sampler, search.seed, images):
                 done += 1
                 _say_trial(sweep, trial, console)
-                if whole is not None:
-                    whole(index * search.trials + done, len(sweeps) * search.trials)
+                move_all([whole], index * search.trials + done, len(sweeps) * search.trials)
             console.info(f"{sweep.variant.name}: {counted(search.trials, 'trial')} in {sweep.storage}, {done} of them now")
 
 

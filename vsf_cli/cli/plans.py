@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.interrupts import leaving_at_interrupt
 from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError, RequestError
@@ -58,13 +58,16 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
     if not pending:
         return
     pipe = prepare(plan, console)
-    with console.progress("steps", "encoding") as (progress, encoding):
+    several = [f"{plan.noun}s"] if len(pending) > 1 else []
+    with console.progress(*several, "steps", "encoding") as (*whole, progress, encoding):
         last: tuple[str, ...] | None = None
-        for written in plan.run(pipe, pending, progress, encoding):
+        move_all(whole, 0, len(pending))
+        for count, written in enumerate(plan.run(pipe, pending, progress, encoding), 1):
             if written.result.request.negative != last:
                 last = written.result.request.negative
                 say_applied(written.result, console)
-            _say_written(written, plan, console, as_json, drawn)
+            _say_written(written, pending[count - 1][0], plan, console, as_json, drawn)
+            move_all(whole, count, len(pending))
 
 
 def check_stdout(plan: Plan, as_json: bool) -> None:

@@ -15,7 +15,7 @@ from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
-from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.plans import say_offload
 from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
@@ -158,10 +158,10 @@ def _outcomes(
     ):
         for number, outcome in enumerate(outcomes, 1):
             yield outcome
-            if whole is not None:
-                whole(number, len(left))
+            move_all([whole], number, len(left))
 
 
+        move_all([whole], 0, len(left))
 def _write_pages(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
     """Writes the gallery and, if `sheet`, contact sheets; returns their paths."""
     # Imported here, since a dry run needs neither.

@@ -99,6 +99,11 @@ class Plan:
         """Whether the bytes of the file go to stdout."""
         return self.outputs.template == "-"
 
+    @property
+    def noun(self) -> str:
+        """What it makes: "image" or "video"."""
+        return "image" if self.requests[0].num_frames is None else "video"
+
     def download(self) -> str | None:
         """Returns what will be downloaded: a size, a model, a folder and a licence; None if nothing will be.
 

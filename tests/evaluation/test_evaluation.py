@@ -23,6 +23,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
 from typer.testing import CliRunner
 
+from tests.drawn import AnyPipe, drawn
+from vsf_cli.batch import worker
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.evaluation import judging
@@ -275,8 +277,6 @@ def test_a_run_is_judged_and_tabulated(made: Path) -> None:
     assert page.count("<figure ") == 16 and 'src="pictures/vsf/scenes-dev-000-0.png"' in page
 
 
-def test_judging_again_asks_nothing(made: Path) -> None:
-    before = (made / "judgements-scenes.jsonl").read_bytes()
 def test_the_summary_counts_each_method_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "generate_batch", drawn)
     monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
@@ -297,6 +297,8 @@ def test_a_run_without_images_is_neither_judged_nor_reported(tmp_path: Path, mon
         assert done.exit_code == 6 and "has no images: run 'vsf eval run' again, it goes on" in done.stderr
 
 
+def test_judging_again_asks_nothing(made: Path) -> None:
+    before = (made / "judgements-scenes.jsonl").read_bytes()
     done = vsf("judge", str(made))
     assert done.exit_code == 0 and "0 images judged by scenes, 16 were before" in done.stderr
     assert (made / "judgements-scenes.jsonl").read_bytes() == before

@@ -225,7 +225,7 @@ def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool
         console.data(as_line({**facts, "folder": str(batch.folder)}))
         return
     console.data(f"{counted(len(rows), 'row')}, {counted(len(states), batch.noun)} to {batch.folder}")
-    console.data(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.data(", ".join(f"{count} {state}" for state, count in counts.items()) if states else batch.no_items)
     for (model, _), download in zip(weights, downloads, strict=True):
         console.data(f"loads {model}{f', {download}' if download else ''}")
     console.data(f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")

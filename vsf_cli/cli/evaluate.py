@@ -161,7 +161,9 @@ def _make(
     known = rows_of(prompts, list(Run.read(folder).variants.values()), seeds)
     if len(known) > len(rows):
         rows, (items, _) = known, items_of(prompts.name, known, settings)
-    batch = Batch(items, Worker(run.image_folder, _runtime(given, chosen), batch_size), retry_failed=True)
+    worker = Worker(run.image_folder, _runtime(given, chosen), batch_size)
+    # Several variants may have one method.
+    batch = Batch(items, worker, retry_failed=True, method_of=lambda item: rows[item.row].cells["arm"])
     carry_out(batch, rows, None, console, as_json)
 
 

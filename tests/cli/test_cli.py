@@ -31,9 +31,11 @@ from tests.processes import ROOT, TIMEOUT, run_python, running_vsf
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
 from vsf_cli.errors import OutOfMemory
+from vsf_cli.media.formats import encode_image
 from vsf_cli.media.reading import read_metadata
 
 BIKE = ["image", "a red bike on a road", "--seed", "1"]
+PHOTO = encode_image(Image.new("RGB", (96, 96), "green"), "png", None)
 
 
 @pytest.fixture(autouse=True)
@@ -309,6 +311,18 @@ def test_a_dry_run_makes_nothing(here: Path) -> None:
         [*BIKE, "--alpha", "strong"],
         [*BIKE, "--no-such-option"],
         ["image"],
+def test_a_dry_run_says_what_would_be_made(here: Path) -> None:
+    (here / "x-1.png").touch()
+    (here / "photo.png").write_bytes(PHOTO)
+    options = ["--neg", "wheels", "--keep", "bells", "--alpha", "2", "--image", "photo.png", "--strength", "0.5"]
+    first, second = vsf(*BIKE[:2], *options, "--seed", "1,2", "-o", "x.png", "--dry-run").stdout.splitlines()
+    method = "VSF alpha=2 beta=0.5 stop=0.5"
+    made = f"negative 'wheels' · keep 'bells' · {method} · 96x96 · 4 of 8 steps · builtin:tiny-sd3-turbo"
+    assert (first, second) == (f"seed 1 · {made} · to x-1-2.png", f"seed 2 · {made} · to x-2.png")
+    skipped = vsf(*BIKE, "-o", "x-1.png", "--exists", "skip", "--dry-run").stdout
+    assert skipped == "seed 1 · no negative prompt · 96x96 · 8 steps · builtin:tiny-sd3-turbo · x-1.png exists, skipped\n"
+
+
         ["no-such-command"],
     ],
 )

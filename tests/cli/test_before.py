@@ -130,6 +130,11 @@ def test_metadata_that_a_row_cannot_hold_is_said_with_its_line(here: Path) -> No
 
 
 def fake_ffmpeg(folder: Path, encoders: str) -> str:
+def test_a_folder_that_is_no_model_is_said_at_once(here: Path) -> None:
+    code, line = refused(*BIKE, "-m", str(here))
+    assert code == 4 and "has no model_index.json: give the folder of a diffusers pipeline" in line
+
+
     path = folder / "ffmpeg"
     path.write_text(f"#!/bin/sh\nprintf ' V....D {encoders} none\\n'\n")
     path.chmod(0o755)

@@ -116,7 +116,7 @@ def test_what_was_a_file_is_asked_for(here: Path) -> None:
     found = vsf("again", "x.webp", "-m", "mine/model")
     assert found.exit_code == 6 and f"'few.safetensors', SHA-256 {digest[:12]}: say where it is with --lora" in said(found)
     found = vsf("again", "x.webp", "--lora", "mine/few.safetensors:0.5")
-    assert found.exit_code == 4 and "name it with -m" in said(found)
+    assert found.exit_code == 4 and "give one of these with -m" in said(found)
     found = vsf("again", "x.webp", *own, "-o", "y.webp")
     assert found.exit_code == 0 and "everything is as when it was made" in found.stderr, found.output
     assert (here / "x.webp").read_bytes() == (here / "y.webp").read_bytes()

@@ -22,9 +22,11 @@ from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
 from vsf_cli.loading.sources import (
     BUILTIN,
     cached_file,
+    index_of,
     is_here,
     pipeline_of,
     read_configuration,
+    source_of,
     vocabulary_of,
 )
 from vsf_cli.loading.tasks import check_task
@@ -211,6 +213,7 @@ def request_of(
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
+    index_of(source_of(model))
     own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
     other = next((family for family in FAMILIES.values() if pipeline in family.pipelines and pipeline not in own), None)
     if other is not None and other.video != preset.video:

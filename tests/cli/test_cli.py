@@ -621,10 +621,23 @@ def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPat
 
 def test_data_reach_stdout_even_with_a_bar_on_the_terminal(here: Path) -> None:
     import pty
+    lines = [line.split() for line in vsf("presets", "show", "sd3.5-large-turbo").stdout.splitlines()]
+    assert all(line[-2:] == ["preset", "sd3.5-large-turbo"] or line[-1] == "default" for line in lines), lines
+    assert [line[1:4] for line in lines if line[0] in ("family", "download")] == [
+        ["sd3", "preset", "sd3.5-large-turbo"],
+        ["about", "27.4", "GB"],
+    ]
 
     ours, theirs = pty.openpty()
     with running_vsf(*BIKE, "--steps", "2", "-o", "x.png", stderr=theirs, TERM="xterm") as running:
         os.close(theirs)
+def test_a_preset_of_a_file_is_listed_where_it_is_in_use() -> None:
+    Path("mine.toml").write_text('about = "my own"\nfamily = "sd3"\nmodel = "builtin:tiny-sd3-turbo"\n')
+    assert vsf("presets", "use", "mine.toml").exit_code == 0
+    starred = [line.split(maxsplit=2) for line in vsf("presets", "list").stdout.splitlines() if line.startswith("*")]
+    assert next(words[1:] for words in starred) == [str(Path("mine.toml").resolve()), "my own"] and len(starred) == 2
+
+
         reader = threading.Thread(target=drain, args=(ours,))
         reader.start()
         data, _ = running.communicate(timeout=TIMEOUT)

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ __all__ = ["app"]
 app = command_app(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name, or the path of a file.")]
 FACTS = (
-    "pipeline",
+    *("family", "pipeline"),
     *("loras", "sigmas", "timesteps", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
     *("download_bytes", "license", "source", "measured"),
 )
@@ -36,23 +36,26 @@ def _group(preset: Preset) -> int:
 @handle_errors
 def list_presets(as_json: Json = False) -> None:
     """List all presets, for images, for editing and for videos; those in use have a star."""
-    used = {Settings({}, video=video).preset.name for video in (False, True)}
-    loaded = sorted((load_preset(name) for name in preset_names()), key=_group)
+    chosen = [Settings({}, video=video) for video in (False, True)]
+    used = {one.preset_source for one in chosen}
+    # Those in use may be files elsewhere.
+    sources = dict.fromkeys([*preset_names(), *(one.preset_source for one in chosen if one.named)])
+    loaded = sorted(((source, load_preset(source)) for source in sources), key=lambda entry: _group(entry[1]))
     if as_json:
         Console.data(
             as_line(
                 [
-                    {"name": one.name, "about": one.about, "video": one.video, "edits": one.edits, "used": one.name in used}
-                    for one in loaded
+                    {"name": name, "about": one.about, "video": one.video, "edits": one.edits, "used": name in used}
+                    for name, one in loaded
                 ]
             )
         )
         return
-    console, width = Console(), max(len(preset.name) for preset in loaded)
-    for group, presets in groupby(loaded, _group):
+    console, width = Console(), max(len(name) for name, _ in loaded)
+    for group, presets in groupby(loaded, lambda entry: _group(entry[1])):
         console.info(GROUPS[group])
-        for preset in presets:
-            console.data(f"{'*' if preset.name in used else ' '} {preset.name:{width}} {preset.about}")
+        for name, preset in presets:
+            console.data(f"{'*' if name in used else ' '} {name:{width}} {preset.about}")
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -69,11 +72,16 @@ def show_preset(name: Name, as_json: Json = False) -> None:
         Console.data(as_line({"settings": values, **facts}))
         return
     for key, setting in rows.items():
-        Console.data(f"{key:20} {setting.value!s:45} {setting.origin}")
+        Console.data(_row(key, setting.value, setting.origin))
     for key, value in facts.items():
         for line in value if isinstance(value, tuple) else [value]:
             if line not in (None, ""):
-                Console.data(f"{key:20} {line}")
+                Console.data(_row(key, line, f"preset {preset.name}"))
+
+
+def _row(key: str, value: Any, origin: str) -> str:
+    key, value = ("download", f"about {value / 1e9:.1f} GB") if key == "download_bytes" else (key, value)
+    return f"{key:20} {value!s:45} {origin}"
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")

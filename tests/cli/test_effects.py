@@ -275,6 +275,20 @@ def test_words_of_the_vocabulary_are_told_once() -> None:
     assert found.count("umbrella") == 1 and "rusty" in found and found.count("takes no notice") == 3
     assert " a, an, and," not in found and found.count("--preset sd3.5-large-turbo") == 1
     Path("words.csv").write_text("prompt,neg\na bike,wheel\na car,roofs\n", "utf-8")
+def test_what_is_not_kept_after_all_is_said() -> None:
+    told = "'Wheels' is in --neg and in --keep, so that little of it goes"
+    assert told in said(vsf(*BIKE, "--neg", "Wheels", "--keep", "bells", "--keep", "wheels"))
+    assert told in said(vsf(*BIKE, "--neg", "Wheels", "--keep", "bells, wheels"))
+    Path("kept.csv").write_text("prompt,neg,keep\na red bike,Wheels,wheels\n", "utf-8")
+    assert told in said(vsf("batch", "kept.csv", "--dry-run"))
+
+
+def test_syntax_of_others_is_no_unknown_word() -> None:
+    told = said(vsf("image", "a shiny (car:1.5) <lora:x:0.8>", "--dry-run"))
+    assert "does not know shiny, and takes no notice" in told
+    assert told.index("give LoRA files by --lora") < told.index("does not know") < told.index("this model knows")
+
+
     found = said(vsf("batch", "words.csv", "--dry-run"))
     assert found.count("umbrella") == 1 and "Did you mean 'wheels'?" in found and "Did you mean 'roof'?" in found
     assert said(vsf("image", "a shiny bike", "--neg", "wheel")).count("umbrella") == 1

@@ -37,7 +37,7 @@ from vsf_cli.media.other_tools import foreign_metadata
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.models import FAMILIES
-from vsf_cli.prompts.dialects import dialect_warnings
+from vsf_cli.prompts.dialects import dialect_warnings, without_syntax
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, found, unfound, variants
 from vsf_cli.prompts.texts import Texts
@@ -137,14 +137,14 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
 
 
 def _notes(noted: Sequence[tuple[Request, Sequence[str]]]) -> tuple[str, ...]:
-    """Returns the warnings about requests, and the notes of `request_of`, without repetitions."""
+    """Returns the notes of `request_of`, and then the longer warnings about requests, without repetitions."""
     vocabulary = vocabulary_of(noted[0][0].model)
     warnings = [warning for request, _ in noted for warning in prompt_warnings(request, vocabulary)]
-    return tuple(dict.fromkeys([*warnings, *(note for _, notes in noted for note in notes)]))
+    return tuple(dict.fromkeys([*(note for _, notes in noted for note in notes), *warnings]))
 
 
 def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
-    """Returns hints about the negatives, and the words that a model of few words does not know.
+    """Returns hints about the negatives, and then the words that a model of few words does not know.
 
     Raises:
         RequestError: If it does not know a word of a negative, or any word of the prompt.
@@ -152,9 +152,9 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     negative, kept = ([one.text for one in group] for group in (request.negatives, request.kept))
     unknown = []
     if vocabulary is not None:
-        texts = Texts(request.prompt, tuple(negative), tuple(kept))
+        texts = Texts(without_syntax(request.prompt), tuple(map(without_syntax, negative)), tuple(map(without_syntax, kept)))
         unknown = check_vocabulary(texts, vocabulary, request.num_frames is not None)
-    return [*unknown, *hints(negative, METHODS[request.method].guides_attention)]
+    return [*hints(negative, kept, METHODS[request.method].guides_attention), *unknown]
 
 
 def runtime_of(settings: Settings) -> Runtime:

@@ -322,8 +322,8 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     _check_model([request], settings.preset)
     if pipeline_of(request.model) is not None:
         _check_task(request.model, settings.preset, len(request.image), request.mask)
-    formats = VIDEO_FORMATS if video else IMAGE_FORMATS
-    outputs = Outputs(settings["output"], settings["exists"], _format_again(settings, description, formats), formats=formats)
+    _check_model([request], settings.preset)
+    outputs = _outputs_again(settings, description, given, VIDEO_FORMATS if video else IMAGE_FORMATS)
     crf = given.settings.get("crf")
     if crf is None and outputs.file_format == description.get("format"):
         crf = description.get("crf")
@@ -361,6 +361,16 @@ def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
         return Request.from_json(description["request"])
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from error
+
+def _outputs_again(
+    settings: Settings, description: Mapping[str, Any], given: Given, formats: Mapping[str, tuple[str, ...]]
+) -> Outputs:
+    """Returns where a file goes that is made again: what is changed is in its name, as in a sweep, unless the name is given."""
+    named = settings.origin("output").origin == "option"
+    varying = [key for key in _request_options(given) if OF_REQUEST[key].sweep or key == "method"]
+    format = _format_again(settings, description, formats)
+    return Outputs(settings["output"], settings["exists"], format, () if named else tuple(varying), formats)
+
 
 
 def _format_again(settings: Settings, description: Mapping[str, Any], formats: Collection[str]) -> str | None:

@@ -285,6 +285,15 @@ def test_info_reads_back_what_was_written() -> None:
     lines = [line.split(maxsplit=1) for line in first.splitlines()]
     assert [name for name, _ in lines[:6]] == ["prompt", "negative", "seed", "method", "alpha", "beta"]
     assert [value for _, value in lines[:5]] == ["a red bike on a road", "wheels", "1", "vsf", "3"]
+    told = dict(line.split(maxsplit=1) for line in everything.splitlines())
+    assert (told["steps"], told["size"], told["stop"], told["scheduler"]) == (
+        "2",
+        "96x96",
+        "0.5",
+        "FlowMatchEulerDiscreteScheduler",
+    )
+    assert not told.keys() & {"num_inference_steps", "parameters", "applied", "width", "num_frames", "fps", "shift", "loras"}
+    assert not {"None", "[]", "{}", "null"} & {*told.values()}
     assert everything.startswith(first) and "torch" in everything and "torch" not in first and "sha256" not in first
     vsf(*BIKE, "-o", "y.png", "--steps", "2", "--no-metadata")
     assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 1

@@ -534,6 +534,14 @@ def test_help_names_what_differs_between_commands() -> None:
 def test_help_of_again_names_the_defaults_of_the_file() -> None:
     text = " ".join(vsf("again", "--help").stdout.split())
     assert "--alpha, --scale NUMBER VSF's strength. [0 or more; default: the file's]" in text
+def test_help_names_all_that_can_be_chosen() -> None:
+    from vsf_cli.bench.methods import bench_methods
+    from vsf_cli.evaluation.prompts import BUILT_IN
+
+    assert f"all, or some: {','.join(bench_methods())}." in " ".join(vsf("bench", "--help").stdout.split())
+    assert f"Prompt set: {', '.join(BUILT_IN)} " in " ".join(vsf("eval", "run", "--help").stdout.split())
+
+
     assert "--seed SEED Seed of the noise. [default: the file's]" in text
     assert "by preset" not in text and "--preset" not in text and "VSF_ALPHA" not in text and "NUMBERS" not in text
     assert vsf("again", "x.png", "--preset", "tiny-sd3").exit_code == 6

@@ -24,7 +24,7 @@ from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
-from vsf_cli.evaluation.prompts import PromptSet, load_prompts
+from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
 from vsf_cli.evaluation.report import shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
@@ -93,7 +93,7 @@ WHICH_JUDGE = Takes(only=("judge", "judge_model", "base_url"))
 @handle_errors
 @with_options
 def run(
-    prompts: Annotated[str, typer.Argument(help="Prompt set: negation-200, scenes[-dev], clips[-dev] (videos), or a file.")],
+    prompts: Annotated[str, typer.Argument(help=f"Prompt set: {', '.join(BUILT_IN)} (clips are videos), or a file.")],
     given: Annotated[Given, OF_RUN],
     methods: MethodOptions,
     messages: ConsoleOptions,

@@ -526,7 +526,10 @@ def test_help_can_be_copied_and_is_whole(columns: int, monkeypatch: pytest.Monke
 
 def test_help_names_what_differs_between_commands() -> None:
     texts = {name: " ".join(vsf(name, "--help").stdout.split()) for name in ("batch", "bench", "image", "video")}
-    assert "[default: from the prompt]" in texts["batch"] and "Seed of the noise. [default: random]" in texts["image"]
+    assert (
+        "[default: from the prompt]" in texts["batch"]
+        and "Seed of the noise; -1 draws one. [default: random]" in texts["image"]
+    )
     assert "env: VSF_VIDEO_PRESET]" in texts["video"] and "env: VSF_PRESET]" in texts["image"]
     assert "vsf-masked,cfg. [default: all]" in texts["bench"], "it is an option of its own, not that of a request"
 
@@ -542,7 +545,10 @@ def test_help_names_all_that_can_be_chosen() -> None:
     assert f"Prompt set: {', '.join(BUILT_IN)} " in " ".join(vsf("eval", "run", "--help").stdout.split())
 
 
-    assert "--seed SEED Seed of the noise. [default: the file's]" in text
+def test_help_of_again_names_the_defaults_of_the_file() -> None:
+    text = " ".join(vsf("again", "--help").stdout.split())
+    assert "--alpha, --scale NUMBER VSF's strength. [0 or more; default: the file's]" in text
+    assert "--seed SEED Seed of the noise; -1 draws one. [default: the file's]" in text
     assert "by preset" not in text and "--preset" not in text and "VSF_ALPHA" not in text and "NUMBERS" not in text
     assert vsf("again", "x.png", "--preset", "tiny-sd3").exit_code == 6
 

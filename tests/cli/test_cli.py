@@ -187,7 +187,7 @@ def test_what_is_left_is_told_even_where_one_takes_minutes(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["missing.png"], 1, "there is no such file"),
+        (["missing.png"], 6, "there is no such file"),
         (["x.png", "--nag-scale", "2"], 6, "--nag-scale is NAG's"),
         (["x.png", "--alpha", "1,2"], 6, "makes one file"),
         (["x.png", "--steps", "0"], 6, "steps is 0"),
@@ -296,7 +296,7 @@ def test_info_reads_back_what_was_written() -> None:
     assert not {"None", "[]", "{}", "null"} & {*told.values()}
     assert everything.startswith(first) and "torch" in everything and "torch" not in first and "sha256" not in first
     vsf(*BIKE, "-o", "y.png", "--steps", "2", "--no-metadata")
-    assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 1
+    assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 6
 
 
 @pytest.mark.parametrize(("argument", "given"), [("-", "a red bike\n"), ("@prompt.txt", None)])
@@ -311,15 +311,6 @@ def test_a_dry_run_makes_nothing(here: Path) -> None:
     assert found.exit_code == 0 and "3 images" in found.stderr and not (here / "outputs").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [*BIKE, "--steps", "many"],
-        [*BIKE, "--seed", "one"],
-        [*BIKE, "--size", "big"],
-        [*BIKE, "--alpha", "strong"],
-        [*BIKE, "--no-such-option"],
-        ["image"],
 def test_a_dry_run_says_what_would_be_made(here: Path) -> None:
     (here / "x-1.png").touch()
     (here / "photo.png").write_bytes(PHOTO)
@@ -332,6 +323,15 @@ def test_a_dry_run_says_what_would_be_made(here: Path) -> None:
     assert skipped == "seed 1 · no negative prompt · 96x96 · 8 steps · builtin:tiny-sd3-turbo · x-1.png exists, skipped\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [*BIKE, "--steps", "many"],
+        [*BIKE, "--seed", "one"],
+        [*BIKE, "--size", "big"],
+        [*BIKE, "--alpha", "strong"],
+        [*BIKE, "--no-such-option"],
+        ["image"],
         ["no-such-command"],
     ],
 )
@@ -534,9 +534,6 @@ def test_help_names_what_differs_between_commands() -> None:
     assert "vsf-masked,cfg. [default: all]" in texts["bench"], "it is an option of its own, not that of a request"
 
 
-def test_help_of_again_names_the_defaults_of_the_file() -> None:
-    text = " ".join(vsf("again", "--help").stdout.split())
-    assert "--alpha, --scale NUMBER VSF's strength. [0 or more; default: the file's]" in text
 def test_help_names_all_that_can_be_chosen() -> None:
     from vsf_cli.bench.methods import bench_methods
     from vsf_cli.evaluation.prompts import BUILT_IN
@@ -624,8 +621,21 @@ def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
     used = [one["name"] for one in json.loads(vsf("presets", "list", "--json").stdout) if one["used"]]
     assert used == ["sd3.5-large-turbo", "tiny-wan"]
     assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
+    lines = [line.split() for line in vsf("presets", "show", "sd3.5-large-turbo").stdout.splitlines()]
+    assert all(line[-2:] == ["preset", "sd3.5-large-turbo"] or line[-1] == "default" for line in lines), lines
+    assert [line[1:4] for line in lines if line[0] in ("family", "download")] == [
+        ["sd3", "preset", "sd3.5-large-turbo"],
+        ["about", "27.4", "GB"],
+    ]
     shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
     assert shown["settings"]["steps"] == {"value": 8, "origin": "preset tiny-sd3-turbo"}
+
+
+def test_a_preset_of_a_file_is_listed_where_it_is_in_use() -> None:
+    Path("mine.toml").write_text('about = "my own"\nfamily = "sd3"\nmodel = "builtin:tiny-sd3-turbo"\n')
+    assert vsf("presets", "use", "mine.toml").exit_code == 0
+    starred = [line.split(maxsplit=2) for line in vsf("presets", "list").stdout.splitlines() if line.startswith("*")]
+    assert next(words[1:] for words in starred) == [str(Path("mine.toml").resolve()), "my own"] and len(starred) == 2
 
 
 def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -644,23 +654,10 @@ def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPat
 
 def test_data_reach_stdout_even_with_a_bar_on_the_terminal(here: Path) -> None:
     import pty
-    lines = [line.split() for line in vsf("presets", "show", "sd3.5-large-turbo").stdout.splitlines()]
-    assert all(line[-2:] == ["preset", "sd3.5-large-turbo"] or line[-1] == "default" for line in lines), lines
-    assert [line[1:4] for line in lines if line[0] in ("family", "download")] == [
-        ["sd3", "preset", "sd3.5-large-turbo"],
-        ["about", "27.4", "GB"],
-    ]
 
     ours, theirs = pty.openpty()
     with running_vsf(*BIKE, "--steps", "2", "-o", "x.png", stderr=theirs, TERM="xterm") as running:
         os.close(theirs)
-def test_a_preset_of_a_file_is_listed_where_it_is_in_use() -> None:
-    Path("mine.toml").write_text('about = "my own"\nfamily = "sd3"\nmodel = "builtin:tiny-sd3-turbo"\n')
-    assert vsf("presets", "use", "mine.toml").exit_code == 0
-    starred = [line.split(maxsplit=2) for line in vsf("presets", "list").stdout.splitlines() if line.startswith("*")]
-    assert next(words[1:] for words in starred) == [str(Path("mine.toml").resolve()), "my own"] and len(starred) == 2
-
-
         reader = threading.Thread(target=drain, args=(ours,))
         reader.start()
         data, _ = running.communicate(timeout=TIMEOUT)
@@ -748,7 +745,7 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
         ([*MAP, "--neg", "wheels", "--method", "wef"], 6, "wef acts outside of attention"),
         (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
-        (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
+        (["attn-map", "nowhere.png"], 6, "nowhere.png: there is no such file"),
         (["attn-map", "a red bike " * 30], 6, "there is none: add --neg"),
         (["attn-map", "empty.json"], 6, "the request has no 'prompt', and so is not one that vsf wrote"),
         (["attn-map", "wrong.json"], 6, "wrong.json: prompt is '5', but must be a text"),

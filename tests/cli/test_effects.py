@@ -258,7 +258,13 @@ def test_help_without_a_command_is_no_error_line() -> None:
         ([*BIKE, *NEG, "--method", "NAG"], "Did you mean 'nag'?"),
         ([*BIKE, "--dtype", "bf16"], "Did you mean 'bfloat16'?"),
         ([*BIKE, "--format", "jpg"], "Did you mean 'jpeg'?"),
-        ([*BIKE, "-o", "{prompt_slug}.png"], "{prompt_slug}"),
+        ([*BIKE, "-o", "{slog}.png"], "--output has {slog}, which is no field. Did you mean 'slug'?"),
+        ([*BIKE, "-o", "{zebra}.png"], "which is no field. Fields: slug, words, date"),
+        ([*BIKE, "--preset", "sd35"], "Did you mean 'sd3.5-large'? 'vsf presets list' has all of them"),
+        (["presets", "use", "zebra"], "preset 'zebra' does not exist. 'vsf presets list' has all of them"),
+        (["presets", "where", "alfa"], "setting 'alfa' does not exist. Did you mean 'alpha'?"),
+        (["presets", "where", "zebra"], "setting 'zebra' does not exist. Settings: model, image, "),
+        ([*BIKE, "--neg", "blurry"], "VSF removes things, not flaws: 'blurry' as a negative"),
         (["batch", "plain.csv", "--engine", "Ray", "--dry-run"], "Did you mean 'ray'?"),
         (["bench", "--method", "VSF"], "Did you mean 'vsf'?"),
         (["eval", "run", "scenes", "--method", "NASA"], "Did you mean 'nasa'?"),
@@ -269,12 +275,6 @@ def test_the_nearest_value_is_named(arguments: list[str], message: str) -> None:
     assert found.exit_code == 6 and message in said(found), found.output
 
 
-def test_words_of_the_vocabulary_are_told_once() -> None:
-    Path("words.csv").write_text("prompt\na shiny bike\na rusty car\na huge cake\n", "utf-8")
-    found = said(vsf("batch", "words.csv", "--dry-run"))
-    assert found.count("umbrella") == 1 and "rusty" in found and found.count("takes no notice") == 3
-    assert " a, an, and," not in found and found.count("--preset sd3.5-large-turbo") == 1
-    Path("words.csv").write_text("prompt,neg\na bike,wheel\na car,roofs\n", "utf-8")
 def test_what_is_not_kept_after_all_is_said() -> None:
     told = "'Wheels' is in --neg and in --keep, so that little of it goes"
     assert told in said(vsf(*BIKE, "--neg", "Wheels", "--keep", "bells", "--keep", "wheels"))
@@ -289,8 +289,18 @@ def test_syntax_of_others_is_no_unknown_word() -> None:
     assert told.index("give LoRA files by --lora") < told.index("does not know") < told.index("this model knows")
 
 
+def test_words_of_the_vocabulary_are_told_once() -> None:
+    Path("words.csv").write_text("prompt\na shiny bike\na rusty car\na huge cake\n", "utf-8")
+    found = said(vsf("batch", "words.csv", "--dry-run"))
+    assert found.count("umbrella") == 1 and "rusty" in found and found.count("takes no notice") == 3
+    assert " a, an, and," not in found and found.count("--preset sd3.5-large-turbo") == 1
+    Path("words.csv").write_text("prompt,neg\na bike,wheel\na car,roofs\n", "utf-8")
     found = said(vsf("batch", "words.csv", "--dry-run"))
     assert found.count("umbrella") == 1 and "Did you mean 'wheels'?" in found and "Did you mean 'roof'?" in found
+    Path("words.csv").write_text("prompt,neg,seed\na bike,,x\na bike,wheel,1\n", "utf-8")
+    first, second, advice = vsf("batch", "words.csv", "--dry-run").stderr.splitlines()
+    assert first.startswith("error: ") and first.endswith("1:9:2") and second.endswith("Did you mean 'wheels'?")
+    assert advice.startswith("this model knows apples, ")
     assert said(vsf("image", "a shiny bike", "--neg", "wheel")).count("umbrella") == 1
 
 
@@ -302,7 +312,3 @@ def test_one_is_not_several(here: Path) -> None:
     assert "1 row, 2 videos to" in vsf("batch", "one.csv", "--preset", "tiny-wan", "--seed", "1,2", "--dry-run").stdout
     assert "2 rows, 2 files to" in vsf("batch", "videos.csv", "--dry-run").stdout
     assert "no negative prompt" in vsf(*BIKE).stdout
-    Path("words.csv").write_text("prompt,neg,seed\na bike,,x\na bike,wheel,1\n", "utf-8")
-    first, second, advice = vsf("batch", "words.csv", "--dry-run").stderr.splitlines()
-    assert first.startswith("error: ") and first.endswith("1:9:2") and second.endswith("Did you mean 'wheels'?")
-    assert advice.startswith("this model knows apples, ")

@@ -319,7 +319,6 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     video = request.num_frames is not None
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
-    _check_model([request], settings.preset)
     if pipeline_of(request.model) is not None:
         _check_task(request.model, settings.preset, len(request.image), request.mask)
     _check_model([request], settings.preset)
@@ -362,6 +361,7 @@ def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from error
 
+
 def _outputs_again(
     settings: Settings, description: Mapping[str, Any], given: Given, formats: Mapping[str, tuple[str, ...]]
 ) -> Outputs:
@@ -370,7 +370,6 @@ def _outputs_again(
     varying = [key for key in _request_options(given) if OF_REQUEST[key].sweep or key == "method"]
     format = _format_again(settings, description, formats)
     return Outputs(settings["output"], settings["exists"], format, () if named else tuple(varying), formats)
-
 
 
 def _format_again(settings: Settings, description: Mapping[str, Any], formats: Collection[str]) -> str | None:

@@ -622,7 +622,9 @@ def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
     assert used == ["sd3.5-large-turbo", "tiny-wan"]
     assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
     lines = [line.split() for line in vsf("presets", "show", "sd3.5-large-turbo").stdout.splitlines()]
-    assert all(line[-2:] == ["preset", "sd3.5-large-turbo"] or line[-1] == "default" for line in lines), lines
+    assert all(line[-2:] == ["preset", "sd3.5-large-turbo"] or line[-1] in ("default", "option", "file") for line in lines), (
+        lines
+    )
     assert [line[1:4] for line in lines if line[0] in ("family", "download")] == [
         ["sd3", "preset", "sd3.5-large-turbo"],
         ["about", "27.4", "GB"],

@@ -39,23 +39,20 @@ def list_presets(as_json: Json = False) -> None:
     chosen = [Settings({}, video=video) for video in (False, True)]
     used = {one.preset_source for one in chosen}
     # Those in use may be files elsewhere.
-    sources = dict.fromkeys([*preset_names(), *(one.preset_source for one in chosen if one.named)])
-    loaded = sorted(((source, load_preset(source)) for source in sources), key=lambda entry: _group(entry[1]))
+    names = dict.fromkeys([*preset_names(), *(one.preset_source for one in chosen if one.named)])
+    loaded = sorted(((name, load_preset(name)) for name in names), key=lambda entry: _group(entry[1]))
     if as_json:
-        Console.data(
-            as_line(
-                [
-                    {"name": name, "about": one.about, "video": one.video, "edits": one.edits, "used": name in used}
-                    for name, one in loaded
-                ]
-            )
-        )
+        Console.data(as_line([_facts(name, preset, name in used) for name, preset in loaded]))
         return
     console, width = Console(), max(len(name) for name, _ in loaded)
     for group, presets in groupby(loaded, lambda entry: _group(entry[1])):
         console.info(GROUPS[group])
         for name, preset in presets:
             console.data(f"{'*' if name in used else ' '} {name:{width}} {preset.about}")
+
+
+def _facts(name: str, preset: Preset, used: bool) -> dict[str, Any]:
+    return {"name": name, "about": preset.about, "video": preset.video, "edits": preset.edits, "used": used}
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -81,7 +78,7 @@ def show_preset(name: Name, as_json: Json = False) -> None:
 
 def _row(key: str, value: Any, origin: str) -> str:
     key, value = ("download", f"about {value / 1e9:.1f} GB") if key == "download_bytes" else (key, value)
-    return f"{key:20} {value!s:45} {origin}"
+    return f"{key:20} {value!s:44}  {origin}"
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import announce, check_stdout, prepare, say_skipped
+from vsf_cli.cli.plans import announce, check_stdout, destination, planned, prepare, say_skipped
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
@@ -114,7 +114,9 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
     if dry_run:
         check_runtime(plan.runtime)
         for request in requests:
-            console.data(as_line(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
+            console.data(as_line(request.to_json()) if as_json else planned(request))
+        for number, strip in enumerate(plan.requests, 1):
+            console.info(f"a strip of these with seed {strip.seed} · {destination(plan, strip, number)}")
         return
     say_skipped(plan, pending, console, as_json)
     if not pending:

@@ -21,7 +21,18 @@ from vsf_cli.settings.effects import standing_without_effect
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.request import Request
 
-__all__ = ["announce", "check_stdout", "prepare", "read_prompt", "run_plan", "say_applied", "say_offload", "say_skipped"]
+__all__ = [
+    "announce",
+    "check_stdout",
+    "destination",
+    "planned",
+    "prepare",
+    "read_prompt",
+    "run_plan",
+    "say_applied",
+    "say_offload",
+    "say_skipped",
+]
 
 
 def read_prompt(prompt: str) -> str:
@@ -195,15 +206,20 @@ def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
     console.info(f"to be downloaded: {download}" if download else "nothing to download")
     console.info(f"{counted(len(plan.requests), plan.noun)} to be made")
     for number, request in enumerate(plan.requests, 1):
-        console.data(as_line(request.to_json()) if as_json else " · ".join(_planned(plan, request, number)))
+        line = f"seed {request.seed} · {planned(request)} · {destination(plan, request, number)}"
+        console.data(as_line(request.to_json()) if as_json else line)
 
 
-def _planned(plan: Plan, request: Request, number: int) -> list[str]:
+def planned(request: Request) -> str:
     """Returns what a run would make of a request."""
     guidance = [f"negative {_quoted(request)}"] if request.negative else ["no negative prompt"]
     guidance += [str(request.guidance)] if request.uses_method else []
     frames = [f"{request.num_frames - request.drop_frames} frames"] if request.num_frames else []
-    made = [f"seed {request.seed}", *guidance, request.size or "the model's own size", *frames, _steps(request), request.model]
+    return " · ".join([*guidance, request.size or "the model's own size", *frames, _steps(request), request.model])
+
+
+def destination(plan: Plan, request: Request, number: int) -> str:
+    """Returns where a run would write what it makes of a request."""
     path = plan.path(request, number)
     target = "stdout" if plan.to_stdout else plan.outputs.free(path)
-    return [*made, f"{path} exists, skipped" if target is None else f"to {target}"]
+    return f"{path} exists, skipped" if target is None else f"to {target}"

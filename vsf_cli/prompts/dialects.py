@@ -31,7 +31,7 @@ def dialect_warnings(texts: Texts) -> Iterator[str]:
     """Yields a warning for each kind of syntax in the texts that has no meaning here."""
     for match in MIDJOURNEY_NO.finditer(" ".join(texts.prompt.split())):
         yield f"'{match[0]}' in the prompt is read as --neg '{match[1]}'"
-    weightless = "words of a prompt have no weights: write them alone; only (words:-1) is read, as --neg 'words'"
+    weightless = "write the words alone, since those of a prompt have no weights; only (words:-1) is read, as --neg 'words'"
     yield from _warnings("prompt", " ".join(move_negatives(texts.prompt)[0].split()), weightless)
     for role, others in (("negative", texts.negative), ("keep", texts.keep)):
         for text in others:

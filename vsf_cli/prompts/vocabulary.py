@@ -36,7 +36,9 @@ def _unknown(text: str, vocabulary: Collection[str]) -> list[str]:
 
 
 def _near(unknown: Sequence[str], vocabulary: Collection[str]) -> str:
-    near = [match for word in unknown for match in difflib.get_close_matches(word, vocabulary, 1, NEAR)]
+    # A slip is rarely in the first letter: "shiny" is no "chimney".
+    alike = {word: [known for known in vocabulary if known[0] == word[0]] for word in unknown}
+    near = [match for word in unknown for match in difflib.get_close_matches(word, alike[word], 1, NEAR)]
     return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 import typer
 
 from vsf_cli.cli.app import app
@@ -48,6 +49,14 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_readme_is_a_front_page() -> None:
     assert len(read(ROOT / "README.md").splitlines()) <= 120
+
+
+def test_extras_are_those_of_the_package() -> None:
+    extras = tomli.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+    sources = sorted((ROOT / "vsf_cli").rglob("*.py"))
+    named = {found for path in (*PAGES, *sources) for found in re.findall(r"pip install ['\"](vsf[\w-]*)\[(\w+)\]", read(path))}
+    assert named == {("vsf-cli", extra) for extra in extras if extra != "test"}
+    assert all(f"[{extra}]" in read(ROOT / "README.md") for extra in extras)
 
 
 def test_every_command_has_a_page() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.generation.generate import Progress as Callback
 
-__all__ = ["Console", "as_line", "writing_to_stdout"]
+__all__ = ["Console", "as_line", "move_all", "writing_to_stdout"]
 
 ESTIMATE_PERIOD = 30 * 24 * 3600.0
 """Seconds whose progress tells how long the rest will take: Rich's usual 30 seconds are too few if one image takes minutes."""
@@ -178,6 +178,13 @@ def _print_table(console: RichConsole, heads: Sequence[str], rows: Sequence[Sequ
     unlimited = 1000
     console.width = max(console.width, RichConsole(width=unlimited).measure(table).maximum)
     console.print(table)
+
+
+def move_all(bars: "Sequence[Callback | None]", done: int, total: int) -> None:
+    """Moves those bars of `Console.progress` that are shown."""
+    for move in bars:
+        if move is not None:
+            move(done, total)
 
 
 def _move(bar: "Progress", task: "TaskID", done: int, total: int) -> None:

@@ -5,7 +5,7 @@ import sys
 import textwrap
 from dataclasses import fields
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ __all__ = ["app"]
 app = command_app(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name, or the path of a file.")]
 FACTS = (
-    "pipeline",
+    *("family", "pipeline"),
     *("loras", "sigmas", "timesteps", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
     *("download_bytes", "license", "source", "measured"),
 )
@@ -39,23 +39,19 @@ def _group(preset: Preset) -> int:
 @handle_errors
 def list_presets(as_json: Json = False) -> None:
     """List all presets, for images, for editing and for videos; those in use have a star."""
-    used = {Settings({}, video=video).preset.name for video in (False, True)}
-    loaded = sorted((load_preset(name) for name in preset_names()), key=_group)
+    chosen = [Settings({}, video=video) for video in (False, True)]
+    used = {one.preset_source for one in chosen}
+    # Those in use may be files elsewhere.
+    names = dict.fromkeys([*preset_names(), *(one.preset_source for one in chosen if one.named)])
+    loaded = sorted(((name, load_preset(name)) for name in names), key=lambda entry: _group(entry[1]))
     if as_json:
-        Console.data(
-            as_line(
-                [
-                    {"name": one.name, "about": one.about, "video": one.video, "edits": one.edits, "used": one.name in used}
-                    for one in loaded
-                ]
-            )
-        )
+        Console.data(as_line([_facts(name, preset, name in used) for name, preset in loaded]))
         return
-    console, width = Console(), max(len(preset.name) for preset in loaded)
-    for group, presets in groupby(loaded, _group):
+    console, width = Console(), max(len(name) for name, _ in loaded)
+    for group, presets in groupby(loaded, lambda entry: _group(entry[1])):
         console.info(GROUPS[group])
-        for preset in presets:
-            _write(f"{'*' if preset.name in used else ' '} {preset.name:{width}} ", preset.about)
+        for name, preset in presets:
+            _write(f"{'*' if name in used else ' '} {name:{width}} ", preset.about)
 
 
 def _write(head: str, text: str) -> None:
@@ -64,6 +60,10 @@ def _write(head: str, text: str) -> None:
         width = max(20, shutil.get_terminal_size().columns - len(head))
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
     Console.data(head + text.replace("\n", "\n" + " " * len(head)))
+
+
+def _facts(name: str, preset: Preset, used: bool) -> dict[str, Any]:
+    return {"name": name, "about": preset.about, "video": preset.video, "edits": preset.edits, "used": used}
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -77,12 +77,11 @@ def show_preset(name: Name, as_json: Json = False) -> None:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))
         return
-    width = max(len(str(setting.value)) for setting in rows.values())
     for key, setting in rows.items():
-        Console.data(f"{key:20} {setting.value!s:{width}} {setting.origin}")
+        _write_row(key, setting.value, setting.origin)
     for key, value in facts.items():
         if value not in (None, "", ()):
-            _write(f"{key:20} ", ", ".join(map(str, value)) if isinstance(value, tuple) else str(value))
+            _write_row(key, value, f"preset {preset.name}")
 
 
 def _rows(settings: Settings) -> dict[str, Setting]:
@@ -90,6 +89,12 @@ def _rows(settings: Settings) -> dict[str, Setting]:
     rows = {key: settings.origin(key) for key in SETTINGS}
     left = {key for key, one in SETTINGS.items() if one.video and not settings.preset.video and rows[key].value == one.default}
     return {key: setting for key, setting in rows.items() if setting.value is not None and key not in left}
+
+
+def _write_row(key: str, value: Any, origin: str) -> None:
+    key, value = ("download", f"about {value / 1e9:.1f} GB") if key == "download_bytes" else (key, value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
+    _write(f"{key:20} ", f"{text!s:44}  {origin}")
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")

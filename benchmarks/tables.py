@@ -294,6 +294,16 @@ def start_up(part: str) -> str:
     return table(head, ([f"`{prefix}{name}`", f"{number:.2f}"] for name, number in result("start-up")[part].items()))
 
 
+def command_to_file() -> str:
+    """The time from command to file, beside the imports alone."""
+    report, rows = result("start-up")["command_to_file"], []
+    for kind, name in (("clock", "by the clock"), ("cpu", "of the CPU")):
+        took, times = report[kind], report[kind]["times"]
+        ratio = f"{times['median']:.2f} ({times['low']:.2f} to {times['high']:.2f})"
+        rows.append([f"seconds {name}", *(f"{took[one]['median']:.1f}" for one in ("imports", "image")), ratio])
+    return table(["", f"`{report['imports']}`", "`vsf image`, built-in model", "ratio (quartiles)"], rows)
+
+
 def tried() -> str:
     """What was tried for the small parts, in milliseconds."""
     columns = result("tried")["seconds"]
@@ -368,6 +378,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "profile": profile,
     "batch": batch,
     "start-up": start_up,
+    "command-to-file": command_to_file,
     "tried": tried,
     "on-gpu": on_gpu,
     "gpu-added": gpu_added,

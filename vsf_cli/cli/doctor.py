@@ -36,7 +36,7 @@ def doctor(
         return
     for key, value in report.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        Console.data(f"{key:12} {', '.join(text) if isinstance(text, list) else text}")
+        Console.data_pairs([(key, ", ".join(text) if isinstance(text, list) else text)], 12)
 
 
 def _report(settings: Settings) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """`vsf eval`: compares methods on a prompt set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console as RichConsole
-from rich.table import Table
 
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console, as_line, writing_to_stdout
+from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
@@ -209,17 +207,15 @@ def report(
 
 def _show(rows: list[dict[str, Any]]) -> None:
     kinds = shown_kinds(rows)
-    table = Table("method", *kinds.values(), "quality", "p of both", box=None, pad_edge=False)
-    for row in rows:
-        rates = [
-            "" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"]) for kind in kinds
-        ]
-        p_value = "" if row["both_p"] is None else f"{row['both_p']:.2g}"
-        table.add_row(row["label"], *rates, f"{row['quality']:.3f}", p_value)
-    terminal = RichConsole(highlight=False)
-    terminal.width = max(terminal.width, 120)
-    with writing_to_stdout():
-        terminal.print(table)
+    heads = ["method", *kinds.values(), "quality", "p of both"]
+    Console.data_table(heads, [_cells(row, [*kinds]) for row in rows])
+
+
+def _cells(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
+    rates = [
+        "" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"]) for kind in kinds
+    ]
+    return [row["label"], *rates, f"{row['quality']:.3f}", "" if row["both_p"] is None else f"{row['both_p']:.2g}"]
 
 
 @dataclass(frozen=True)
@@ -327,4 +323,4 @@ def _show_areas(areas: dict[str, Any], console: Console) -> None:
         for name, numbers in curves.items():
             low, high = numbers["hypervolume_interval"]
             area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
-            console.data(f"{figure} against negative: {name}, {counted(numbers['trials'], 'trial')}, {area}")
+            console.data_text(f"{figure} against negative: {name}, {counted(numbers['trials'], 'trial')}, {area}")

@@ -51,8 +51,8 @@ def list_presets(as_json: Json = False) -> None:
     console, width = Console(), max(len(preset.name) for preset in loaded)
     for group, presets in groupby(loaded, _group):
         console.info(GROUPS[group])
-        for preset in presets:
-            console.data(f"{'*' if preset.name in used else ' '} {preset.name:{width}} {preset.about}")
+        names = ((f"{'*' if preset.name in used else ' '} {preset.name}", preset.about) for preset in presets)
+        console.data_pairs(names, width + 2)
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -68,12 +68,10 @@ def show_preset(name: Name, as_json: Json = False) -> None:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))
         return
-    for key, setting in rows.items():
-        Console.data(f"{key:20} {setting.value!s:45} {setting.origin}")
+    Console.data_pairs(((key, f"{setting.value} ({setting.origin})") for key, setting in rows.items()), 20)
     for key, value in facts.items():
-        for line in value if isinstance(value, tuple) else [value]:
-            if line not in (None, ""):
-                Console.data(f"{key:20} {line}")
+        lines = value if isinstance(value, tuple) else [value]
+        Console.data_pairs(((key, str(line)) for line in lines if line not in (None, "")), 20)
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")
@@ -81,7 +79,7 @@ def show_preset(name: Name, as_json: Json = False) -> None:
 def where_setting(key: Annotated[str, typer.Argument(help="A setting, such as steps or alpha.")]) -> None:
     """Say where the value of a setting comes from."""
     setting = Settings({}).origin(key)
-    Console.data(f"{key} = {setting.value}, from {setting.origin}")
+    Console.data_text(f"{key} = {setting.value}, from {setting.origin}")
 
 
 @app.command("use", cls=Command, epilog="Example: vsf presets use sd3.5-large-turbo")

@@ -26,6 +26,9 @@ from vsf_cli.media.files import remove_partials
 
 __all__ = ["carry_out"]
 
+SUMMARY = "model", "method", "made", "failed", "median of one", "in all"
+"""The columns of what a run made."""
+
 
 class _Stop:
     """Whether Ctrl-C was pressed: the first one lets the current image be finished, the second does not."""
@@ -197,5 +200,7 @@ def _say_summary(made: Sequence[Outcome], console: Console) -> None:
         each = f"{statistics.median(seconds):.2f} s" if seconds else ""
         failed = len(outcomes) - len(seconds)
         rows.append([model.removeprefix("builtin:"), method, str(len(seconds)), str(failed), each, duration(sum(seconds))])
+    # The name of a model is long, and said when it is loaded: it is needed only beside another one.
+    first = 0 if len({row[0] for row in rows}) > 1 else 1
     if rows:
-        console.table(["model", "method", "made", "failed", "median of one", "in all"], rows)
+        console.table(SUMMARY[first:], [row[first:] for row in rows])

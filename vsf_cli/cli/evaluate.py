@@ -23,7 +23,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
 from vsf_cli.evaluation.prompts import PromptSet, load_prompts
-from vsf_cli.evaluation.report import shown_kinds, write_report
+from vsf_cli.evaluation.report import NAMES, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
@@ -178,7 +178,9 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
             if error is not None:
                 failed.append(f"{sample.path}: {error}")
                 console.warn(failed[-1])
-    console.info(f"{counted(done - len(failed), 'image')} judged by {judge.name}, {len(run.samples()) - done} were before")
+    console.info(
+        f"{counted(done - len(failed), 'image')} judged by the judge {judge.name!r}, {len(run.samples()) - done} were before"
+    )
     if failed:
         raise PartlyFailed(f"{counted(len(failed), 'image')} not judged: run the same command again, it asks about those alone")
     model = f" --judge-model {judge.model}" if judge.model else ""
@@ -282,8 +284,10 @@ def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, co
 
 def _say_trial(sweep: Sweep, trial: Trial, console: Console) -> None:
     settings = ", ".join(f"{key} {value:.3g}" for key, value in trial.settings.items())
-    positive, negative, quality = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
-    console.info(f"{sweep.variant.name}: {settings}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
+    names = NAMES["positive"], NAMES["negative"], "quality"
+    means = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
+    found = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(names, means, strict=True))
+    console.info(f"{sweep.variant.name}: {settings}: {found}")
 
 
 @app.command(cls=Command, epilog="Example: vsf eval tradeoff outputs/sweep.db")
@@ -323,4 +327,5 @@ def _show_areas(areas: dict[str, Any], console: Console) -> None:
         for name, numbers in curves.items():
             low, high = numbers["hypervolume_interval"]
             area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
-            console.data_text(f"{figure} against negative: {name}, {counted(numbers['trials'], 'trial')}, {area}")
+            rates = f"{NAMES.get(figure, figure)} against {NAMES['negative']}"
+            console.data_text(f"{rates}: {name}, {counted(numbers['trials'], 'trial')}, {area}")

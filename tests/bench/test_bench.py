@@ -1,6 +1,7 @@
 """`vsf bench`: its methods, their order, and its report."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,9 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
     measure(*split_options(count=True, preset="tiny-sd3-turbo"), Console(quiet=False))
     out, messages = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
-    assert "6 layers, width 128, 144 + 40 tokens; weights random" in messages
+    assert messages.count("6 layers, width 128, 144 + 40 tokens") == 1 and "counted without running" in messages
+    heads = re.split(" {2,}", out.splitlines()[0].strip())
+    assert len({*heads}) == len(heads) > 5
 
 
 @pytest.mark.parametrize(

@@ -22,14 +22,14 @@ SCHEMA = 2
 
 COLUMNS = {
     "step": "s/step",
-    "times": "x none (quartiles)",
+    "times": "time x none (quartiles)",
     "total": "s in all",
     "text": "text s",
     "vae": "VAE s",
     "writing": "write s",
     "flops": "GFLOP/step",
-    "flops_times": "x none",
-    "analytic": "by sizes",
+    "flops_times": "FLOPs x none",
+    "analytic": "GFLOP by formula",
     "calls": "attentions",
     "tensors": "tensors MB (x none)",
     "memory": "peak MB (x none)",
@@ -126,7 +126,8 @@ def describe_conditions(report: Mapping[str, Any]) -> str:
     facts = report["machine"]
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    hardware = f"{facts['system']} {facts['name']}, {facts['device']}, {counted(facts['threads'], 'thread')}"
+    device = "counted without running" if facts["device"] == "meta" else facts["device"]
+    hardware = f"{facts['system']} {facts['name']}, {device}, {counted(facts['threads'], 'thread')}"
     return f"{report['shape']}; {settings}. {hardware}; {versions}; {report['date']}."
 
 

@@ -28,8 +28,10 @@ from typer.testing import CliRunner, Result
 
 import vsf_cli
 from tests.processes import ROOT, TIMEOUT, run_python, running_vsf
+from vsf_cli.attention import available_paths
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
+from vsf_cli.cli.doctor import KERNELS
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.media.reading import read_metadata
 
@@ -272,7 +274,8 @@ def test_what_exists_is_skipped() -> None:
     assert vsf(*BIKE, "-o", "x.png", "--steps", "2").exit_code == 0
     before = Path("x.png").stat().st_mtime_ns
     found = vsf(*BIKE, "-o", "x.png", "--steps", "2", "--exists", "skip")
-    assert found.exit_code == 0 and "skipped" in found.stderr and Path("x.png").stat().st_mtime_ns == before
+    assert found.exit_code == 0 and "seed 1 · skipped" in found.stderr and Path("x.png").stat().st_mtime_ns == before
+    assert found.output.count("x.png") == 1
     assert vsf(*BIKE, "-o", "x.png", "--steps", "2", "--exists", "error").exit_code == 1
 
 
@@ -561,7 +564,8 @@ def test_a_batch_that_is_only_planned_imports_no_torch() -> None:
 def test_doctor_reports_this_machine() -> None:
     report = json.loads(vsf("doctor", "--json").stdout)
     assert "torch" in report["versions"] and "cpu-flash" in report["attention"] and report["needs"].startswith("nothing")
-    assert "27.4 GB" in vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+    shown = vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+    assert "27.4 GB" in shown and "flash attention on the CPU" in shown and [*available_paths()] == [*KERNELS]
 
 
 def test_the_first_download_is_announced() -> None:
@@ -589,7 +593,7 @@ def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPat
     assert "there is nothing to take back" in vsf("presets", "reset").stderr
     for name in ("sd3.5-large-turbo", "tiny-wan"):
         assert "'vsf presets reset' takes it back" in said(vsf("presets", "use", name))
-    assert "no preset is chosen any more" in vsf("presets", "reset").stderr
+    assert "the built-in models are the default again" in vsf("presets", "reset").stderr
     assert (here / "config" / "config.toml").read_text() == "steps = 3\n"
     assert "* tiny-sd3-turbo" in vsf("presets", "list").stdout
     monkeypatch.setenv("VSF_PRESET", "tiny-sd3")

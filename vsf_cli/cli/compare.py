@@ -141,7 +141,7 @@ def _write_strip(plan: Plan, pipe: Any, results: Sequence[Result], path: Path, c
         return
     written = plan.outputs.write(path, lambda free, replace: write_bytes(free, data, replace))
     if written is None:
-        console.info(f"{path} exists by now, skipped")
+        console.info("skipped, since the file exists by now")
     path = written or path
     console.data(as_line({"path": str(path), **facts}) if as_json else str(path))
 

@@ -100,4 +100,8 @@ def use_preset(name: Name) -> None:
 def reset_presets() -> None:
     """Take back what 'use' chose: the built-in models are the default again."""
     path = forget_presets()
-    Console().info(f"no preset is chosen any more, by {path}" if path else "no preset is chosen: there is nothing to take back")
+    Console().info(
+        f"the built-in models are the default again; {path} names no preset any more"
+        if path
+        else "no preset is chosen: there is nothing to take back"
+    )

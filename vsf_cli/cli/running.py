@@ -181,7 +181,7 @@ def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool, told: 
     for note in outcome.notes:
         console.warn(f"{path}: {note}")
     if outcome.error is not None and not told:
-        console.warn(f"{outcome.error}: its pictures fail" if outcome.of_model else f"{path} failed: {outcome.error}")
+        console.warn(f"{outcome.error}: its {batch.noun}s fail" if outcome.of_model else f"{path} failed: {outcome.error}")
     if as_json:
         console.data(as_line(_facts(outcome.item, batch, outcome.error, round(outcome.seconds, 3))))
     elif outcome.error is None:

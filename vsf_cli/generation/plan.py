@@ -337,7 +337,7 @@ def _description(file: Path) -> dict[str, Any]:
     if metadata.description is None:
         other = foreign_metadata(metadata.tags)
         by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
-        raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or a picture with metadata")
+        raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or an image with metadata")
     if "compared" in metadata.description:
         raise RequestError(f"{file} is a strip of several images: make it again with --compare")
     return metadata.description

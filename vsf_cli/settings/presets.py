@@ -403,7 +403,7 @@ def _convert(key: str, value: Any, source: str) -> Value:
     try:
         return SETTINGS[key].convert(value)
     except (ValueError, TypeError) as error:
-        raise PresetError(f"{source} is '{value}', but must be {SETTINGS[key].type.__name__}") from error
+        raise PresetError(f"{source} is '{value}', but must be {type_name(SETTINGS[key].type)}") from error
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Montage:
         image_size: The width and height of an image's cell, in pixels.
         columns: The number of images in a row.
         label_width: The width of the rows' labels to the left of the images, in pixels.
-        centered: Whether a caption is one centred line, shortened to fit; else it is wrapped.
+        centered: Whether the lines of a caption are centred.
     """
 
     def __init__(self, image_size: tuple[int, int], columns: int, label_width: int = 0, centered: bool = False) -> None:
@@ -80,14 +80,14 @@ class Montage:
             shown, x = image or Image.new("RGB", (width, height), MISSING), self._x(column)
             canvas.paste(shown, (x + (width - shown.width) // 2, MARGIN + (height - shown.height) // 2))
             if self.centered:
-                middle = x + (width - _plain_font().getlength(lines[0])) / 2
-                draw.text((middle, MARGIN + height + 1), lines[0], "black", _plain_font())
+                for number, line in enumerate(lines):
+                    middle = x + (width - _plain_font().getlength(line)) / 2
+                    draw.text((middle, MARGIN + height + 1 + number * LINE_HEIGHT), line, "black", _plain_font())
             else:
                 _write(draw, lines, x, MARGIN + height)
 
     def _fit(self, caption: str) -> list[str]:
-        width = self.image_size[0]
-        return [shorten(caption, width, _plain_font().getlength)] if self.centered else wrap(caption, width)
+        return wrap(caption, self.image_size[0], _plain_font().getlength if self.centered else text_width)
 
     def draw(self) -> Image.Image:
         """Returns the montage."""
@@ -134,16 +134,17 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, colo
         draw.text((x, y + number * LINE_HEIGHT), line, color, _font())
 
 
-def wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int, measure: Callable[[str], float] = text_width) -> list[str]:
     """Returns text as at most eight lines of a width in pixels; longer words and texts are cut off."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer) <= width:
+        if lines and measure(longer) <= width:
             lines[-1] = longer
         else:
-            lines.append(shorten(word, width))
-    return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], shorten(f"{lines[MAX_LINES - 1]} …", width)]
+            lines.append(shorten(word, width, measure))
+    last = MAX_LINES - 1
+    return lines if len(lines) <= MAX_LINES else [*lines[:last], shorten(f"{lines[last]} …", width, measure)]
 
 
 def shorten(text: str, width: int, measure: Callable[[str], float] = text_width) -> str:

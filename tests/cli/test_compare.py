@@ -65,7 +65,8 @@ def test_clips_stand_below_each_other(folder: Path) -> None:  # noqa: F811
     words = ("video", "a red bike", "--neg", "wheels", "-m", str(folder), "--steps", "2", "--size", "32x32", "--frames", "9")
     done = run(*words, "--seed", "1", "--dtype", "float32", "--compare", "none,nasa,vsf", "-o", "strip.png")
     assert done.exit_code == 0, done.output
-    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + 2 * LINE_HEIGHT + MARGIN) + MARGIN)
+    lines = 9  # Of the labels, in all rows.
+    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + MARGIN) + lines * LINE_HEIGHT + MARGIN)
 
 
 @pytest.mark.parametrize(

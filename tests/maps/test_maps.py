@@ -481,6 +481,19 @@ def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
     assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MAX_COLUMNS
 
 
+@pytest.mark.parametrize(("steps", "named"), [(4, ["step 1", "step 2", "step 3", "step 4"]), (9, [])])
+def test_every_curve_and_every_bar_of_colours_is_named(steps: int, named: list[str]) -> None:
+    """Few lines by a legend, many by a bar."""
+    maps = example_maps(steps=steps)
+    _, by_block, *bars = plots.curves(maps).axes
+    legend = by_block.get_legend()
+    assert (
+        [text.get_text() for text in legend.get_texts()] == named if legend else [bar.get_ylabel() for bar in bars] == ["step"]
+    )
+    assert len(by_block.lines) == steps and bool(named) == (legend is not None)
+    assert [axes.get_xlabel() for axes in plots.words(maps, example_images()[0]).axes[-2:]] == ["CLIP and T5", "sum"]
+
+
 def test_without_a_word_of_the_negative_there_is_no_grid_of_its_logits(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:
     for words in (("bike",), ("special",)):
         captured = capture(small, request_of(VSF(2.0, 0.4)), Selection(words=words))

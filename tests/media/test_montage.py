@@ -55,9 +55,14 @@ def test_text_is_wrapped_to_its_width() -> None:
 
 def test_labels_come_from_metadata() -> None:
     metadata = describe(Request("a bike", "owner/name", 7, ("wheels",), parameters={"alpha": 2.5}).to_json())
-    assert label_of(metadata, "alpha,seed,negative") == "alpha 2.5, seed 7, wheels"
+    assert label_of(metadata, "alpha,seed,negative") == "alpha 2.5, seed 7, against wheels"
     assert label_of(describe(Request("a bike", "owner/name", 7).to_json()), "alpha") == "no guidance"
     assert label_of(None, "alpha") == "?"
+    request = {**Request("a bike", "owner/name", 7).to_json(), "guidance_scale": 2.0}
+    kept = describe({**request, "negative": ["wheels"], "keep": ["a hat", "a flag"]})
+    assert label_of(kept, "method,negative,keep") == "VSF, against wheels, keeping a hat, a flag"
+    assert label_of(describe(request), "negative,keep") == "no negative prompt"
+    assert label_of(describe(request), "guidance_scale") == "guidance scale 2"
 
 
 def test_the_command_writes_a_montage(

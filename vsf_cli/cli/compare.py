@@ -176,5 +176,5 @@ def _strip(results: Sequence[Result]) -> Image.Image:
     shown = min(SHOWN_FRAMES, count)
     indices = [round(number * (count - 1) / max(1, shown - 1)) for number in range(shown)]
     frames = [one.frames[index] for one in results for index in indices]
-    names = [label if index == indices[0] else f"frame {index + 1}" for label in labels for index in indices]
+    names = [f"frame {index + 1}{'' if number else f': {label}'}" for label in labels for number, index in enumerate(indices)]
     return draw_montage(frames, names, shown, scale)

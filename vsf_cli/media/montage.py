@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vsf_cli.errors import MediaError
 from vsf_cli.media.formats import write_image
 from vsf_cli.media.reading import read_metadata
+from vsf_cli.methods import METHODS
 
 __all__ = ["Montage", "draw_montage", "label_of", "main", "shorten", "text_width", "wrap"]
 
@@ -23,6 +24,8 @@ FONT_SIZE = 12
 MAX_LINES = 8
 MISSING = (228, 228, 228)
 """The colour of a missing image."""
+VERBS = {"negative": ("against", "no negative prompt"), "keep": ("keeping", "")}
+"""What stands before the texts of a field, and what stands there if there are none."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -87,7 +90,9 @@ class Montage:
                 _write(draw, lines, x, MARGIN + height)
 
     def _fit(self, caption: str) -> list[str]:
-        return wrap(caption, self.image_size[0], _plain_font().getlength if self.centered else text_width)
+        width = self.image_size[0]
+        # Centred captions of neighbours need white between them.
+        return wrap(caption, width - MARGIN, _plain_font().getlength) if self.centered else wrap(caption, width)
 
     def draw(self) -> Image.Image:
         """Returns the montage."""
@@ -157,18 +162,29 @@ def shorten(text: str, width: int, measure: Callable[[str], float] = text_width)
 def label_of(description: dict[str, Any] | None, field: str) -> str:
     """Returns the label of an image: fields of its request or hyper-parameters of its method, joined by commas."""
     if "," in field:
-        return ", ".join(label_of(description, name.strip()) for name in field.split(","))
+        return ", ".join(filter(None, (label_of(description, name.strip()) for name in field.split(","))))
     if description is None:
         return "?"
     request = description["request"]
-    if field in ("negative", "keep"):
-        return ", ".join(request.get(field, ())) or "none"
+    if field in VERBS:
+        verb, without = VERBS[field]
+        return f"{verb} {', '.join(request[field])}" if request.get(field) else without
+    if field == "method":
+        return METHODS[request["method"]].label if request["method"] in METHODS else str(request["method"])
     if field in request["parameters"] or field == "alpha":
-        if not request["negative"] or request["method"] == "none":
-            return "no guidance"
-        value = request["parameters"].get(field)
-        return request["method"] if value is None else f"{field} {value:g}" if isinstance(value, float) else f"{field} {value}"
-    return f"{field} {request.get(field, '?')}" if field != "prompt" else str(request["prompt"])
+        return _label_of_number(request, field)
+    return str(request["prompt"]) if field == "prompt" else _named(field, request.get(field, "?"))
+
+
+def _label_of_number(request: dict[str, Any], field: str) -> str:
+    if not request["negative"] or request["method"] == "none":
+        return "no guidance"
+    value = request["parameters"].get(field)
+    return str(request["method"]) if value is None else _named(field, value)
+
+
+def _named(field: str, value: Any) -> str:
+    return f"{field.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
 
 
 def main() -> None:

@@ -89,6 +89,7 @@ def test_the_path_of_a_finished_file_is_a_line_of_its_own(name: str, columns: in
     lines = shown(columns, monkeypatch, *words).lines
     assert [line for line in lines if line in paths] == paths, "\n".join(lines)
     assert not any("━" in line or "0:00" in line for line in lines), "no bar is left"
+    assert not any(line.startswith("model ") for line in lines), "one model needs no column"
 
 
 @pytest.mark.parametrize("columns", [80, 40])

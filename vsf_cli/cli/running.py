@@ -200,7 +200,7 @@ def _say_summary(made: Sequence[Outcome], console: Console) -> None:
         each = f"{statistics.median(seconds):.2f} s" if seconds else ""
         failed = len(outcomes) - len(seconds)
         rows.append([model.removeprefix("builtin:"), method, str(len(seconds)), str(failed), each, duration(sum(seconds))])
-    # The name of a model is long, and said when it is loaded: it is needed only beside another one.
-    first = 0 if len({row[0] for row in rows}) > 1 else 1
+    # On a terminal the name of a model is long, and was said when it was loaded: it is needed only beside another one.
+    first = 1 if console.stderr.is_terminal and len({row[0] for row in rows}) == 1 else 0
     if rows:
         console.table(SUMMARY[first:], [row[first:] for row in rows])

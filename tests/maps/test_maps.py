@@ -224,7 +224,9 @@ def test_the_token_that_is_read_of_a_padded_negative_is_the_word(make: Callable[
 def test_punctuation_belongs_to_no_word() -> None:
     pipe = random_pipeline("sd3", torch.float32)
     for tokenizer in (pipe.tokenizer, pipe.tokenizer_3):
-        tokens = prompt_tokens(PromptTokenizer("any", tokenizer, 0, 77), "negative", "A red, t-shirt (wheels) !")
+        tokens = prompt_tokens(
+            PromptTokenizer("any", tokenizer, start=0, max_length=77), "negative", "A red, t-shirt (wheels) !"
+        )
         words: dict[tuple[str, int], str] = {}
         for token in tokens:
             words[token.word, token.start] = words.get((token.word, token.start), "") + token.piece
@@ -239,7 +241,9 @@ def test_pieces_of_a_word_are_joined_by_the_embedded_tokenizers() -> None:
         (pipe.tokenizer, ["s", "k", "at", "e", "bo", "a", "r", "d</w>"]),
         (pipe.tokenizer_3, ["\u2581", *"skateboard"]),
     ):
-        tokens = prompt_tokens(PromptTokenizer("any", tokenizer, 0, 77), "positive", "a red skateboard, with wheels")
+        tokens = prompt_tokens(
+            PromptTokenizer("any", tokenizer, start=0, max_length=77), "positive", "a red skateboard, with wheels"
+        )
         assert [token.piece for token in tokens if token.word == "skateboard"] == pieces
         assert {token.start for token in tokens if token.word == "skateboard"} == {6}
         assert list(dict.fromkeys(token.word for token in tokens if token.word)) == ["a", "red", "skateboard", "with", "wheels"]

@@ -1,4 +1,8 @@
-"""Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`."""
+"""Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`.
+
+A call of the pipeline draws several images at once. What belongs to one of them, such as its negative prompts, is a row. The
+negative prompts of all rows are one group of texts, the kept prompts (what must stay) another: no text sees the other group.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -213,6 +217,6 @@ def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[T
 
 def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:
     """Returns the weight of each token of one negative prompt."""
-    tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.prompt == "negative"]
+    tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.is_negative]
     ordered = sorted(tokens, key=lambda token: token.position)
     return [prompt.at(None if token.special else token.start) for token in ordered]

@@ -98,7 +98,7 @@ def _grid_values(maps: Maps, quantity: str) -> tuple[np.ndarray, str]:
     """Returns the values of a grid with the axes (step, row, column), and their label."""
     if quantity == "share":
         return _middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
-    negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative" and not token.special]
+    negative = [index for index, token in enumerate(maps.tokens) if token.is_negative and not token.special]
     logits = maps.logits[:, :, :, negative].astype(np.float32).sum(3)
     return _middle_frame(logits).mean((1, 2)), r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
 

@@ -22,6 +22,7 @@ from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.report import conditions
 from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.bench.timing import Sample, clock, interleave, ratios, spread
+from vsf_cli.models import FAMILIES
 from vsf_cli.models.compile import compile_blocks
 from vsf_cli.settings.presets import Preset, load_preset
 
@@ -121,7 +122,7 @@ def main() -> None:
         compile_blocks(model.transformer, device)
     settings = {"weights": "random", "dtype": str(dtype).removeprefix("torch."), "negative tokens": NEGATIVES}
     settings |= {"rounds": options.rounds, "steps in a row": options.steps, "compiled": options.compile or None}
-    methods = select_methods(options.methods, preset.guidance())
+    methods = select_methods(options.methods, preset.guidance(), FAMILIES[preset.family].folds_padding)
     measured = measure(model, methods, device, options.steps, options.rounds)
     report = {**conditions(device), "shape": str(shape), "settings": settings, **measured}
     path = options.output or RESULTS / f"gpu-{options.preset}{'-compiled' * options.compile}.json"

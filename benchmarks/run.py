@@ -1,7 +1,8 @@
 """Makes the results of docs/benchmark.md: python benchmarks/run.py cpu-sd3.5-large, then python benchmarks/tables.py
 
 Each suite is one call of `vsf bench`, whose results go to benchmarks/results/NAME.json with the machine, the versions and the
-date, and whose chart goes to docs/images/bench-NAME.png. Times need a machine that does nothing else.
+date, and whose chart goes to docs/images/bench-NAME.png. Times need a machine that does nothing else. The suite `gpu` is all
+that is measured on a GPU, in about five minutes: kernels, models eager and compiled, memory, and the time of each operation.
 """
 
 import argparse
@@ -31,13 +32,28 @@ SUITES = {
 }
 """The arguments of `vsf bench`, by name, in the order of the page."""
 
+ON_GPU = (
+    ["fused_kernels.py"],
+    ["gpu.py", "sd3.5-large-turbo", "--rounds", "3"],
+    ["gpu.py", "sd3.5-large-turbo", "--rounds", "3", "--compile"],
+    ["gpu.py", "wan2.1-1.3b-causvid", "--rounds", "2", "--steps", "3"],
+    ["gpu.py", "wan2.1-1.3b-causvid", "--rounds", "2", "--steps", "3", "--compile"],
+    ["gpu.py", "flux.1-schnell", "--rounds", "2", "--steps", "4"],
+    ["profile_block.py", "--preset", "sd3.5-large-turbo", "--layers", "38", "--device", "cuda", "--dtype", "bfloat16"],
+    ["profile_block.py", "--preset", "wan2.1-1.3b-causvid", "--layers", "30", "--device", "cuda", "--dtype", "bfloat16"],
+)
+"""The scripts that the suite `gpu` runs, the most important ones first."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("suite", choices=list(SUITES), nargs="+")
+    parser.add_argument("suite", choices=["gpu", *SUITES], nargs="+")
     parser.add_argument("--small", action="store_true", help="One layer of a small input, one round: only tests the script.")
     options = parser.parse_args()
-    for name in options.suite:
+    if "gpu" in options.suite:
+        for script, *arguments in ON_GPU:
+            subprocess.run([sys.executable, str(ROOT / "benchmarks" / script), *arguments], cwd=ROOT, check=False)
+    for name in set(options.suite) - {"gpu"}:
         RESULTS.mkdir(exist_ok=True)
         # Counts have no times to plot.
         plot = (

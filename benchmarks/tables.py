@@ -221,6 +221,22 @@ def section(name: str, path: Path) -> str:
     return f"### {TITLES[name]}\n\n{chart}{markdown(json.loads(path.read_text('utf-8')))}"
 
 
+def traffic() -> str:
+    """What a step launches, copies and makes on a GPU, and what VSF adds to each block."""
+    rows = []
+    for title, name in (("Stable Diffusion 3.5 Large", "count-sd3.5-large"), ("Wan 2.1 1.3B", "count-wan-1.3b")):
+        report = result(name)
+        methods = {row["name"]: row for row in report["methods"]}
+        layers = int(report["shape"].split(" layers")[0].split()[-1])
+        for row in (
+            one for key, one in methods.items() if key in ("none", "vsf-bias", "vsf-keep", "none-folded", "vsf-folded")
+        ):
+            added = (row["launches"] - methods["none"]["launches"]) / layers
+            copied = f"{row['copied_bytes'] / 1e6:.0f}"
+            rows.append([title, row["label"], str(row["launches"]), f"{added:+.1f}", copied, str(row["tensors"])])
+    return table(["model", "method", "launches a step", "added a block", "MB copied a step", "tensors made a step"], rows)
+
+
 def counted(*presets: str) -> str:
     """What methods take of the FLOPs without guidance, by model."""
     names = ("vsf", "vsf-keep", "nag", "cfg")
@@ -347,6 +363,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "localise": localise,
     "bench": bench,
     "counted": counted,
+    "traffic": traffic,
     "cross-attention": cross_attention,
     "profile": profile,
     "batch": batch,

@@ -15,7 +15,8 @@ import tables
 import torch
 from torch import Tensor
 
-from vsf_cli.attention import attention_with_lse, lerp_states
+from vsf_cli.attention.exact import attention_with_lse
+from vsf_cli.attention.merging import lerp_states
 from vsf_cli.bench.report import conditions
 
 RESULT = Path(__file__).parent / "results" / "tried.json"

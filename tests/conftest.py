@@ -28,6 +28,10 @@ import torch
 if TYPE_CHECKING:  # Tests that need no pipeline start without them.
     from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 
+if not torch.cuda.is_available():
+    # Before Triton is imported: its interpreter runs kernels on a CPU.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 CAPTIONS = ["a red bike with blue wheels on a road", "a person with an umbrella and glasses", "wheels", "a hat"]
 
 CONFIGURATIONS = {

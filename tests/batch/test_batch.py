@@ -443,7 +443,7 @@ def test_rows_that_ask_for_the_same_under_two_names_leave_two_files() -> None:
     table = "prompt,negative,seed,name\na red bike,wheels,1,one\na red bike,wheels,1,two\n"
     first, second = [Path(path) for path in batch("--steps", "2", table=table).stdout.split()]
     assert (first.name, second.name) == ("one.png", "two.png") and first.read_bytes() == second.read_bytes()
-    assert [row["status"] for row in manifest()] == ["done", "done"] and len({row["vsf_id"] for row in manifest()}) == 1
+    assert [row["status"] for row in manifest()] == ["done", "done"] and len({row["id"] for row in manifest()}) == 1
     first.unlink()
     assert batch("--steps", "2", table=table).stdout.split() == [str(second), str(first)]
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.records import decode_table
 from vsf_cli.batch.summary import write_manifest
-from vsf_cli.batch.table import Row, TableErrors, read_table
+from vsf_cli.batch.table import Row, TableErrors, read_table, unused_columns
 from vsf_cli.cli.app import app
 from vsf_cli.errors import RequestError
 
@@ -38,6 +38,7 @@ def errors(text: str, name: str = "a.csv") -> list[str]:
         ("a.json", '[{"prompt": "a bike", "negativePrompt": "wheels",\n "alpha": 2}]'),
         ("a.json", '{\n"prompt": "a bike",\n"negative": ["wheels"],\n"alpha": 2\n}\n'),
         ("-", ' [ {"prompt": "a bike", "negative": "wheels", "alpha": "2"} ] '),
+        ("a.csv", "prompt|negative|alpha\na bike|wheels|2\n"),
         ("a.txt", "prompt\tnegative\talpha\na bike\twheels\t2\n"),
     ],
 )
@@ -110,7 +111,14 @@ def test_a_seed_that_a_spreadsheet_shortened_is_refused(cell: str) -> None:
     [
         ("a.csv", "a red car,wheels\na tree,leaves\n", "line 1: it names no column 'prompt', but 'a red car', 'wheels'"),
         ("a.tsv", "\nseed\talpha\n1\t2\n", "line 2: it names no column 'prompt', but 'seed', 'alpha'"),
-        ("a.csv", "a red car on a road\n", "no rows under a header such as prompt"),
+        (
+            "a.csv",
+            "a red car on a road\n",
+            "line 1: it names no column 'prompt', but 'a red car on a road': the header is missing",
+        ),
+        ("a.csv", "Ideas of May\n\nprompt,neg\na,b\n", "line 1: it names no column 'prompt', but 'Ideas of May'"),
+        ("a.csv", "# of May\nprompt,neg\na,b\n", "line 1: it names no column 'prompt', but '# of May'"),
+        ("a.csv", "prompt,neg\n\0\n", "line 2: it has a NUL byte, and is not a text in UTF-8: save it as UTF-8"),
         ("styles.csv", 'name,prompt\nmine,"{prompt}, best"\n', "line 2, column prompt: {prompt} stands for"),
         ("a.csv", "prompt,name\na,#REF!\n", "line 2, column name: '#REF!' is an error of the spreadsheet"),
         ("a.csv", "prompt,alpha\na,#N/A\n", "is an error of the spreadsheet"),
@@ -159,6 +167,15 @@ def test_the_table_of_results_is_a_table_again(tmp_path: Path, columns: str) -> 
     made, _ = items_of("manifest.csv", again, {})
     assert [item.id for item in made] == [item.id for item in items]
     assert len(set(next(csv.reader(io.StringIO(text))))) == len(next(csv.reader(io.StringIO(text))))
+
+
+def test_an_id_is_a_name_where_nothing_else_is_one(tmp_path: Path) -> None:
+    assert [row.name for row in rows("id,prompt\n7,a red car\n")] == ["7"]
+    table = rows("id,name,prompt\n7,mine,a red car\n")
+    assert table[0].name == "mine" and unused_columns(table) == ["id"]
+    table = rows("name,prompt\nmine,a red car\n")
+    text = write_manifest(tmp_path, items_of("a.csv", table, {})[0], table).read_text("utf-8")
+    assert text.startswith("name,prompt,id,status,") and rows(text)[0].name == "mine"
 
 
 def test_columns_that_are_no_options_are_said(tmp_path: Path) -> None:

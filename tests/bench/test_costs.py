@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from vsf_cli.bench.analytic import analytic_flops
-from vsf_cli.bench.counting import Costs, TensorTracker, count_costs
+from vsf_cli.bench.counting import Costs, KernelOnMeta, TensorTracker, count_costs
 from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.methods import BenchMethod, bench_methods, select_methods
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.shapes import Shape, shape_of
 from vsf_cli.methods import VSF
+from vsf_cli.settings.presets import load_preset
 
 NEGATIVES, LAYERS = 5, 3
 JOINT = {
@@ -49,6 +50,12 @@ SHAPES = {
 }
 MODELS = {name: build(shape, torch.float32, torch.device("cpu"), NEGATIVES) for name, shape in SHAPES.items()}
 ALL = {method.name: method for method in select_methods("all", VSF(1.7, 0.2))}
+
+
+@pytest.fixture(autouse=True)
+def as_in_long_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, VSF guides short sequences and cross attention by one call over all keys."""
+    monkeypatch.setattr(VSF, "_is_at_once", lambda *_: False)
 
 
 @pytest.fixture(params=list(SHAPES))
@@ -160,3 +167,47 @@ def test_full_width_costs_as_little_as_the_arithmetic_says(
     weights = layer * shape.depth
     assert vsf.peak_bytes + weights < 1.002 * (none.peak_bytes + weights)
     assert masked.peak_bytes > 1.02 * vsf.peak_bytes
+
+
+@pytest.mark.parametrize("name", ["joint", "cross"])
+def test_in_short_sequences_it_is_one_call_and_a_few_operations(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    model, found = MODELS[name], {}
+    for method in ("none", "vsf-bias"):
+        with prepared(model, ALL[method]) as step:
+            step()
+            with TensorTracker() as tracker:
+                step()
+        found[method] = tracker
+    more = found["vsf-bias"].calls - found["none"].calls
+    assert found["vsf-bias"].attention_calls == found["none"].attention_calls
+    # The flipped keys and values behind the others; in cross attention the values times their signs. Before: the text.
+    assert more["aten::cat"] <= (2 * LAYERS if name == "joint" else 0) + 3
+    assert more["aten::mul"] <= LAYERS + 1 and not more["aten::lerp"]
+
+
+@pytest.mark.parametrize(
+    ("preset", "layers", "most"),
+    [("sd3.5-large-turbo", 3, 3), ("flux.1-schnell", 3, 3), ("wan2.1-1.3b-causvid", 3, 1), ("ltx2.3-distilled", 2, 4)],
+)
+def test_on_a_gpu_a_block_has_few_more_launches_and_no_more_copies(preset: str, layers: int, most: int) -> None:
+    """Counted without one: tensors without values take the path of CUDA."""
+    pytest.importorskip("triton")
+    known = load_preset(preset)
+    size, frames = (known.width or 1024, known.height or 1024), known.num_frames if known.video else None
+    shape = shape_of(known.model, known.family, size, frames, known.max_sequence_length, layers)
+    model, found = build(shape, torch.bfloat16, torch.device("meta"), 8), {}
+    for name in ("none", "vsf-bias", "vsf-keep"):
+        with prepared(model, ALL[name]) as step, TensorTracker() as tracker, KernelOnMeta():
+            step()
+        found[name] = tracker
+    images = model.shape.images
+    for name in ("vsf-bias", "vsf-keep"):
+        # Beside those of each block: what the call makes once, such as the text with the negative prompt behind it.
+        assert found[name].launches - found["none"].launches <= most * model.shape.layers + 16
+        large = {
+            kind: sum(count for shape, count in tracker.copied.items() if max(shape) >= images)
+            for kind, tracker in found.items()
+        }
+        # The tokens of text are a few more: 8 for each prompt.
+        assert large[name] <= large["none"] * (1 + 32 / images)

@@ -70,6 +70,10 @@ def test_a_sidecar_as_it_was_written_is_read() -> None:
         ({"sigmas": [[1.0]]}, "sigmas is"),
         ({"flow_shift": {}}, "flow_shift is '{}', but must be a number"),
         ({"stepz": 3}, "unknown keys: stepz"),
+        ({"model": " "}, "the model is empty"),
+        ({"width": None}, "width is None and height 32: give both, or neither"),
+        ({"dtype": "bf16"}, "--dtype is 'bf16', but must be one of"),
+        ({"scheduler": "Euler"}, "scheduler is 'Euler', but must be one of"),
     ],
 )
 def test_a_field_of_another_type_is_named_with_its_file(request_: dict[str, Any], message: str) -> None:
@@ -101,6 +105,24 @@ def test_a_fact_of_another_type_is_named_with_its_file(facts: dict[str, Any], me
         found = vsf(*words)
         (line,) = found.stderr.splitlines()
         assert found.exit_code == 1 and line.startswith("error: x.json ") and message in line
+
+
+def test_what_differs_with_another_method_is_the_method() -> None:
+    found = vsf("again", str(written()), "--method", "nag", "--dry-run")
+    assert "method: vsf -> nag" in found.stderr and "alpha" not in found.stderr and "NAG scale=4" in found.stdout
+    found = vsf("again", "x.json", "--lora", "nope.safetensors", "--dry-run")
+    assert found.exit_code == 4 and "there is no such file" in found.stderr
+
+
+def test_what_stands_at_a_wrong_place_is_named() -> None:
+    found = vsf("again", str(written(negative=["hat"])), "--dry-run")
+    assert found.exit_code == 6 and "'negative' stands outside of 'request', where it has no effect" in found.stderr
+
+
+@pytest.mark.parametrize("parameters", [True, [1], "alpha"])
+def test_parameters_that_are_none_are_left_out_of_the_words(parameters: object) -> None:
+    found = vsf("info", str(written({"parameters": parameters})))
+    assert found.exit_code == 0 and "wheels" in found.stdout
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What can be known before the work is said before it: `--dry-run` refuses what a run refuses, in the same words."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,15 +82,17 @@ def test_what_the_model_cannot_make_is_said_at_once(arguments: list[str], messag
             [],
             "line 2, column frames: frames is 401, but this model",
         ),
+        ("model\na red bike,,m", [], "model 'm' has no model_index.json: give the folder of a diffusers pipeline"),
         ("size\na red bike,,", ["--device", "gpu"], "error: --device is 'gpu', which this machine does not have"),
     ],
 )
 def test_a_batch_says_at_once_what_its_models_cannot_make(
     here: Path, cells: str, options: list[str], message: str, dry: list[str]
 ) -> None:
+    (here / "m").mkdir()
     (here / "t.csv").write_text(f"prompt,neg,{cells}\n")
     code, line = refused("batch", "t.csv", *options, *dry)
-    assert code == 6 and message in line
+    assert code == (4 if cells.startswith("model") else 6) and message in line
 
 
 @pytest.mark.parametrize("dry", [[], ["--dry-run"]])
@@ -103,6 +106,14 @@ def test_a_dry_run_refuses_files_that_cannot_be_written(here: Path, output: str,
         assert code == 1 and message in line
     (here / "x.png").touch()
     assert refused(*BIKE, "-o", "x.png", "--exists", "error", *dry)[0] == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes with names")
+def test_a_device_or_a_pipe_is_no_file() -> None:
+    os.mkfifo("x.png")
+    for output in (os.devnull, "x.png"):
+        code, line = refused(*BIKE, "-o", output)
+        assert code == 6 and f"--output '{output}' is a device or a pipe: name a file, or - for stdout" in line
 
 
 LONG = " ".join(["a red bike"] * 3000)

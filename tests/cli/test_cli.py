@@ -28,7 +28,7 @@ from typer.testing import CliRunner, Result
 
 import vsf_cli
 from tests.processes import ROOT, TIMEOUT, run_python, running_vsf
-from vsf_cli.attention import available_paths
+from vsf_cli.attention.exact import available_paths
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.doctor import KERNELS

@@ -15,8 +15,9 @@ from tests.drawn import AnyPipe, drawn
 from vsf_cli.__main__ import main
 from vsf_cli.cli import attn_map, compare, error_boundary, interrupts, plans
 from vsf_cli.cli.app import app
-from vsf_cli.errors import MediaError, ModelError
+from vsf_cli.errors import MediaError, ModelError, OutOfMemory
 from vsf_cli.generation import run as generation_run
+from vsf_cli.loading.libraries import _check_address_space, quiet_libraries
 
 BIKE = ["image", "a red bike", "--seed", "1", "--steps", "2"]
 
@@ -130,6 +131,15 @@ def test_what_ends_a_command_ends_its_import_alike(
     assert ended.value.code == code and capsys.readouterr().err.startswith(line)
 
 
+def test_a_limit_of_memory_is_said_before_libraries_are_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (800_000_000, 800_000_000))
+    with pytest.raises(OutOfMemory, match=r"may use 0.8 GB of addresses, but its libraries take 1 GB or more: raise"):
+        quiet_libraries(verbose=False)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2_000_000_000, resource.RLIM_INFINITY))
+    _check_address_space()
+
+
 def test_an_import_that_an_interrupt_spoils_is_an_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
     def spoil() -> None:
         try:
@@ -190,7 +200,25 @@ def test_a_prompt_that_is_not_utf_8_is_refused(arguments: list[str], name: str) 
 def test_a_file_of_a_prompt_that_is_not_utf_8_is_refused(argument: str, here: Path) -> None:
     (here / "prompt.txt").write_bytes(b"a caf\xe9")
     found = CliRunner().invoke(app, ["image", argument, "--dry-run"], input=b"a caf\xe9")
-    assert found.exit_code == 6 and "cannot be read" in found.stderr
+    line = f"error: prompt {argument} is not UTF-8: unexpected end of data at byte 5; save it as UTF-8\n"
+    assert found.exit_code == 6 and found.stderr == line
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_a_prompt_is_read_as_editors_save_it(encoding: str, here: Path) -> None:
+    data = "a red bike\r\n".encode(encoding)
+    (here / "prompt.txt").write_bytes(data)
+    for argument in ("@prompt.txt", "-"):
+        found = CliRunner().invoke(app, ["image", argument, "--dry-run", "--json"], input=data)
+        assert json.loads(found.stdout)["prompt"] == "a red bike"
+
+
+def test_a_nul_in_a_text_is_refused_before_the_work(here: Path) -> None:
+    (here / "prompt.txt").write_bytes(b"a red\0 bike")
+    (here / "t.json").write_text(r'[{"prompt": "a red bike", "negative": "whe\u0000els"}]')
+    for arguments in (["image", "@prompt.txt"], ["video", "@prompt.txt"], ["batch", "t.json"]):
+        found = vsf(*arguments)
+        assert found.exit_code == 6 and "has a NUL character" in " ".join(found.stderr.split()), found.output
 
 
 LONG = "x" * 300
@@ -302,6 +330,14 @@ def test_what_exists_is_listed_though_nothing_was_left_to_do(here: Path) -> None
     assert vsf(*made, "--exists", "skip").stdout == "x-1.png\nx-2.png\n"
     lines = [json.loads(line) for line in vsf(*made, "--exists", "skip", "--json").stdout.splitlines()]
     assert [(line["path"], line["request"]["seed"]) for line in lines] == [("x-1.png", 1), ("x-2.png", 2)]
+    assert vsf(*made, "--exists", "skip", "--sidecar").exit_code == 0
+    assert [json.loads(Path(f"x-{seed}.png.json").read_text())["request"]["seed"] for seed in (1, 2)] == [1, 2]
+    assert "--dump-attn has no effect on x-1.png, which exists" in " ".join(
+        vsf(*made, "--exists", "skip", "--dump-attn").stderr.split()
+    )
+    Path("x-1.png.json").unlink()
     Path("x-1.png").write_bytes(b"")
+    told = vsf(*made, "--exists", "skip", "--sidecar").stderr
+    assert "--sidecar has no effect on x-1.png, which exists and has no metadata" in " ".join(told.split())
     lines = [json.loads(line) for line in vsf(*made, "--exists", "skip", "--json").stdout.splitlines()]
     assert lines[0] == {"path": "x-1.png", "seconds": None}

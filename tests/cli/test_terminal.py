@@ -171,3 +171,11 @@ def test_only_the_console_writes_to_the_terminal() -> None:
         *("app.py", "console.py"),
         "montage.py",  # A command of its own.
     }
+
+
+def test_presets_fit_into_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = shown(80, monkeypatch, "presets", "list")
+    assert not listed.continued and "wan2.2-i2v" in "\n".join(listed.lines)
+    facts = shown(80, monkeypatch, "presets", "show", "sdxl-dmd2").lines
+    assert "timesteps            999, 749, 499, 249" in facts
+    assert not [line for line in facts if line.startswith("drop_frames")], "a setting of videos"

@@ -24,6 +24,12 @@ OPTIONS = ["--neg", "--steps", "--seeds", "--guidance", "--output", "--strength"
         ("--denoising_strength", OPTIONS, "--strength"),
         ("--no", OPTIONS, "--neg"),
         ("--zebra", OPTIONS, None),
+        ("--sampler", [*OPTIONS, "--scale"], None),
+        ("--controlnet", [*OPTIONS, "--contrast"], None),
+        ("--fp16", ["--dtype"], "--dtype"),
+        ("--output-format", ["--output", "--format"], "--format"),
+        ("txt2img", ["image", "video"], "image"),
+        ("redo", ["again", "eval"], "again"),
     ],
 )
 def test_the_nearest_name_is_found_by_spelling_and_by_meaning(word: str, legal: list[str], name: str | None) -> None:

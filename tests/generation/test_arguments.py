@@ -9,7 +9,7 @@ import torch
 
 import vsf_cli
 from tests.conftest import random_pipeline
-from vsf_cli import METHODS, VSF, guided
+from vsf_cli import METHODS, VSF, Request, generate, guided
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import CFG, NAG, NASA, WEF
 
@@ -109,3 +109,37 @@ def test_what_is_public_is_listed_and_documented() -> None:
     assert set(vsf_cli.__all__) <= set(dir(vsf_cli))
     page = pydoc.plain(pydoc.render_doc(vsf_cli))
     assert all(name in page for name in ("guided(", "class VSF(", "generate(", "class Request("))
+
+
+@pytest.mark.parametrize("length", [-1, 0, 2.5, "x", 10**6])
+def test_a_length_that_no_text_encoder_takes_is_refused(pipe: Any, length: Any) -> None:
+    with (
+        pytest.raises(RequestError, match=r"max_sequence_length is .*, but must be 1 to 512"),
+        guided(pipe, "wheels", NAG(), length),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"negative": "wheels"}, "negative is 'wheels', but must be a list of texts"),
+        ({"keep": "bells"}, "keep is 'bells', but must be a list of texts"),
+        ({"seed": "1"}, "seed is '1', but must be a whole number"),
+        ({"seed": 1.5}, "seed is '1.5', but must be a whole number"),
+        ({"prompt": ["a bike"]}, "prompt is"),
+        ({"method": VSF()}, "method is"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps is '2.5'"),
+        ({"width": 32}, "width is 32 and height None: give both, or neither"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        Request(**{"prompt": "a bike", "model": "owner/name", "seed": 1, **fields})
+
+
+def test_a_list_of_texts_is_one_and_a_text_is_no_request(pipe: Any) -> None:
+    request: Any = Request("a bike", "owner/name", 1, ["wheels"])  # type: ignore[arg-type]
+    assert request == Request("a bike", "owner/name", 1, ("wheels",)) and hash(request.negative)
+    with pytest.raises(RequestError, match="a request is 'a red bike', but must be a Request"):
+        generate(pipe, "a red bike")  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ def test_cfg_uses_the_negative_prompt(pipe: Any) -> None:
 @pytest.mark.parametrize(("side", "message"), [(17, "multiple of 4 for this model: try 16"), (128, "64 pixels at most")])
 def test_a_size_that_the_model_cannot_make_is_refused(pipe: Any, side: int, message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        generate(pipe, request(width=side))
+        generate(pipe, request(width=side, height=side))
 
 
 @pytest.mark.parametrize(("value", "message"), [(float("nan"), "no numbers"), (-1.0, "all black")])

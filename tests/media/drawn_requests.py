@@ -76,6 +76,8 @@ def drawn(method: tuple[str, dict[str, Any]], **fields: Any) -> Request:
     """A request whose fields go together: images drop no frames, sigmas are those of all steps, CFG alone has a scale
     above 1, and VSF alone a kept side.
     """
+    fields["height"] = fields["height"] and fields["width"]
+    fields["width"] = fields["width"] and fields["height"]
     fields["drop_frames"] = fields["drop_frames"] if fields["num_frames"] else 0
     fields["timesteps"] = () if fields["sigmas"] else fields["timesteps"]
     fields["num_inference_steps"] = len(fields["sigmas"] or fields["timesteps"]) or fields["num_inference_steps"]

@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ GRAPH = {
     "9": {"class_type": "FluxGuidance", "inputs": {"conditioning": ["6", 0], "guidance": 3.5}},
     "4": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x.safetensors"}},
 }
+COMMENT = "<x><exif:UserComment><rdf:Alt><rdf:li xml:lang='x'>{}</rdf:li></rdf:Alt></exif:UserComment></x>"
+DRAWN = {"c": "a bike", "uc": "wheels", "seed": 5, "steps": 8}
 INVOKE = {"positive_prompt": "a bike", "negative_prompt": "wheels", "seed": 5, "steps": 8, "model": {"name": "x"}}
 FILES: dict[str, tuple[str, dict[str, str]]] = {
     "ComfyUI": ("5", {"prompt": json.dumps(GRAPH), "workflow": '{"nodes": []}'}),
@@ -118,6 +121,9 @@ FILES: dict[str, tuple[str, dict[str, str]]] = {
     "InvokeAI": ("5", {"invokeai_metadata": json.dumps(INVOKE)}),
     "InvokeAI 2": ("5", {"sd-metadata": json.dumps({"image": {"prompt": [{"prompt": "a bike [wheels]"}], "seed": 5}})}),
     "NovelAI": ("5", {"Comment": json.dumps({"prompt": "a bike", "uc": "wheels", "seed": 5}), "Software": "NovelAI"}),
+    "InvokeAI 1": ("None", {"Dream": '"a bike [wheels]" -s 8 -S 5'}),
+    "Midjourney": ("None", {"Description": "a bike --no wheels Job ID: 5", "Author": "somebody"}),
+    "Draw Things": ("5", {"XML:com.adobe.xmp": COMMENT.format(escape(json.dumps(DRAWN)))}),
     "SwarmUI": (
         "5",
         {"parameters": json.dumps({"sui_image_params": {"prompt": "a bike", "negativeprompt": "wheels", "seed": 5}})},
@@ -135,15 +141,36 @@ def test_the_program_is_named_and_its_values_are_read(tmp_path: Path, name: str)
     seed, tags = FILES[name]
     info = PngInfo()
     for key, value in tags.items():
-        info.add_text(key, value)
+        (info.add_itxt if key.startswith("XML:") else info.add_text)(key, value)
     IMAGE.save(tmp_path / "x.png", pnginfo=info)
     found = read(tmp_path / "x.png")
     assert name.startswith(found.tool) and str(found.values.get("seed")) == seed
-    assert (found.prompt, found.negative) == (("a bike", "wheels") if seed == "5" else ("", ""))
+    assert (found.prompt, found.negative) == (
+        ("", "") if name.startswith("ComfyUI") and seed == "None" else ("a bike", "wheels")
+    )
     said = CliRunner().invoke(app, ["info", str(tmp_path / "x.png")])
     assert said.exit_code == 0 and f"was made by {found.tool}" in said.stderr
     said = CliRunner().invoke(app, ["again", str(tmp_path / "x.png")])
     assert said.exit_code == 1 and f"was made by {found.tool}, and cannot be made again" in said.stderr
+
+
+def test_the_text_of_a_web_ui_is_read_wherever_it_stands(tmp_path: Path) -> None:
+    IMAGE.save(tmp_path / "x.jpg", comment=TEXT.encode())
+    assert read(tmp_path / "x.jpg").values["Seed"] == "1"
+    IMAGE.save(tmp_path / "x.jpg", xmp=f'<x exif:n="1"><exif:UserComment>{escape(TEXT)}</exif:UserComment></x>'.encode())
+    assert (read(tmp_path / "x.jpg").prompt, read(tmp_path / "x.jpg").negative) == ("a café, 自転車 (red:1.2)", "wheels, Räder")
+    parts = f'{TEXT}, App: SD.Next, Version: 8b4a, Civitai resources: [{{"name":"a, b: c"}},{{"id":2}}], Civitai metadata: {{}}'
+    found = foreign_metadata({"parameters": parts})
+    assert found is not None and found.tool == "SD.Next" and found.values["Civitai metadata"] == "{}"
+    assert json.loads(found.values["Civitai resources"]) == [{"name": "a, b: c"}, {"id": 2}]
+
+
+def test_tags_without_a_known_prompt_are_named(tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("Genre", "still life")
+    IMAGE.save(tmp_path / "x.png", pnginfo=info)
+    found = CliRunner().invoke(app, ["info", str(tmp_path / "x.png")])
+    assert found.exit_code == 1 and "of genre, nothing is known as a prompt here" in found.stderr
 
 
 def test_comfyui_in_exif_and_in_videos(tmp_path: Path) -> None:

@@ -68,6 +68,8 @@ def test_a_weight_below_zero_is_refused(text: str) -> None:
         (r"a bike \(wheels:-1)", r"a bike \(wheels:-1)", ()),
         ("a bike (fast)", "a bike (fast)", ()),
         ("a bike ((wheels:-1)), red", "a bike, red", ("wheels:1",)),
+        ("a bike ((wheels:-1):1.2) [(hat:−1)]", "a bike", ("wheels:1", "hat:1")),
+        ("a bike —NO wheels --ar 1:1", "a bike --ar 1:1", ("wheels",)),
         ("((wheels:-1), (hat:-2)) a bike", "a bike", ("wheels:1", "hat:2")),
         ("a (red (wheels:-1)) bike", "a (red) bike", ("wheels:1",)),
         ("a bike --no wheels, hats", "a bike", ("wheels, hats",)),

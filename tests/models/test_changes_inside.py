@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import remove_hook_from_module
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from peft import LoraConfig
 from torch import Tensor
@@ -56,6 +57,17 @@ def test_processors_that_are_set_inside_stay(model: Any) -> None:
     assert all(processor is own for processor in model.attn_processors.values())
 
 
+@pytest.mark.parametrize("path", ["transformer_blocks", "single_transformer_blocks.1", "transformer_blocks.0.attn"])
+def test_modules_that_are_replaced_inside_are_refused(model: Any, path: str) -> None:
+    owner, _, name = path.rpartition(".")
+    with pytest.raises(PatchError, match=rf"{path}.* was replaced inside"), guided(model, negative_prompt_embeds=NEGATIVE):
+        setattr(model.get_submodule(owner), name, copy.deepcopy(model.get_submodule(path)))
+        output(model, CALL)
+    with pytest.raises(PatchError, match="was replaced inside"), guided(model, negative_prompt_embeds=NEGATIVE):
+        del model.transformer_blocks[-1]
+        output(model, CALL)
+
+
 def test_processors_that_were_kept_inside_are_stock_ones_afterwards(model: Any) -> None:
     stock = output(model, CALL)
     with guided(model, negative_prompt_embeds=NEGATIVE):
@@ -76,7 +88,9 @@ def test_projections_are_fused_and_split_inside(model: Any) -> None:
         torch.testing.assert_close(output(model, CALL), stock, atol=1e-11, rtol=0)
 
 
-def test_a_backend_that_is_set_inside_is_used_and_stays(model: Any) -> None:
+def test_a_backend_that_is_set_inside_is_used_and_stays(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # It is set for all models of the process, too.
+    monkeypatch.setattr(_AttentionBackendRegistry, "_active_backend", _AttentionBackendRegistry._active_backend)
     with guided(model, negative_prompt_embeds=NEGATIVE):
         wanted = output(model, CALL)
         model.set_attention_backend("_native_math")

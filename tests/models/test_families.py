@@ -92,11 +92,22 @@ def dense_output(
 @pytest.mark.parametrize("method", METHODS, ids=str)
 def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: Tensor) -> None:
     model, call = tiny.model(), tiny.call()
-    with guided(model, method=method, negative_prompt_embeds=negative) as applied:
-        found = output(model, call)
-    assert (applied.blocks, applied.tokens) == (tiny.attentions, (NEGATIVES,))
-    torch.testing.assert_close(found, dense_output(tiny, method, [negative[0]]), atol=1e-11, rtol=0)
+    wanted = dense_output(tiny, method, [negative[0]])
+    for _ in every_way(method):
+        with guided(model, method=method, negative_prompt_embeds=negative) as applied:
+            found = output(model, call)
+        assert (applied.blocks, applied.tokens) == (tiny.attentions, (NEGATIVES,))
+        torch.testing.assert_close(found, wanted, atol=1e-11, rtol=0)
     assert (found - output(model, call)).abs().max() > 1e-4, "the oracle must differ from no guidance"
+
+
+def every_way(method: Method) -> Iterator[None]:
+    """Runs what follows as it runs on a CPU and, for VSF, once more in parts, as in long sequences and on other devices."""
+    yield
+    if isinstance(method, VSF):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(VSF, "_is_at_once", lambda *_: False)
+            yield
 
 
 class Editing(DiffusionPipeline):
@@ -137,10 +148,11 @@ def test_images_that_are_edited_are_seen_and_not_guided(tiny: Tiny, method: Meth
 @pytest.mark.parametrize("method", METHODS[::2], ids=str)
 def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -> None:
     rows = [tiny.text(2), tiny.text(0), tiny.text(NEGATIVES)]
-    model = tiny.model()
-    with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows)]):
-        found = output(model, tiny.call(3))
-    torch.testing.assert_close(found, dense_output(tiny, method, rows, 3), atol=1e-11, rtol=0)
+    model, wanted = tiny.model(), dense_output(tiny, method, rows, 3)
+    for _ in every_way(method):
+        with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows)]):
+            found = output(model, tiny.call(3))
+        torch.testing.assert_close(found, wanted, atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -258,9 +270,14 @@ class Counting(VSF):
 
     calls = 0
 
-    def attend(self, query: Tensor, context: Context, out: Tensor) -> None:
+    def attend(self, query: Tensor, context: Context, out: Tensor | None = None) -> Tensor:
         Counting.calls += 1
-        super().attend(query, context, out)
+        return super().attend(query, context, out)
+
+    def attend_whole(self, *arguments: Any) -> Tensor | None:
+        output = super().attend_whole(*arguments)
+        Counting.calls += output is not None
+        return output
 
 
 def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:

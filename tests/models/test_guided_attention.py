@@ -12,7 +12,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from torch import Tensor
 
 from tests.conftest import random_pipeline
-from vsf_cli.attention import attention_with_lse
+from vsf_cli.attention.exact import attention_with_lse
 from vsf_cli.errors import PatchError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, VSF, Method

@@ -152,7 +152,7 @@ def test_a_loop_that_does_not_use_the_scheduler_is_refused() -> None:
     with pytest.raises(RequestError, match="called twice before the scheduler made a step"):
         counter.progress(scheduler)
     with pytest.raises(RequestError, match="object does not count its steps"):
-        counter.progress(object())
+        counter.progress(object(), 900)
 
 
 def test_perturbed_attention_sets_processors_and_is_refused() -> None:

@@ -184,6 +184,9 @@ def test_the_pipelines_own_negative_prompt_does_what_the_docs_say(
     page = (Path(__file__).parents[2] / "docs/negative-prompts.md").read_text("utf-8").splitlines()
     (row,) = [line for line in page if f"--preset {preset}" in line or f"--preset {preset.replace('flux2', 'flux.2')}" in line]
     assert WORDS[found] in row
+    (stated,) = [line for line in page if "own defaults" in line]
+    scale = inspect.signature(type(pipe).__call__).parameters[family_of(pipe).cfg_argument].default
+    assert scale <= family_of(pipe).max_scale or f"{scale} for " in stated
 
 
 def test_a_lora_acts_on_what_is_guided(folder: Path, pipe: Any) -> None:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ModularPipeline
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProcessor
 from diffusers.models.transformers.transformer_flux2 import Flux2KVAttnProcessor, Flux2KVParallelSelfAttnProcessor
 from torch import Tensor
 from typer.testing import CliRunner
 
-from tests.models.families import NEGATIVES, TINY
+from tests.models.families import NEGATIVES, TEXT, TINY
 from tests.models.pipelines import PIPELINES
 from vsf_cli import VSF, guided
 from vsf_cli.cli.app import app
@@ -60,6 +61,36 @@ def test_a_processor_whose_attention_is_not_known_is_named(name: str, processor:
         pass
 
 
+def test_a_mask_of_the_callers_own_is_refused() -> None:
+    """It has as many keys as the call without a negative prompt: which of them a key is, is not known."""
+    tiny = TINY["flux"]
+    model, call = tiny.model(), tiny.call()
+    keys = TEXT + tiny.images
+    mask, refused = torch.ones(1, 1, 1, keys, dtype=torch.bool), f"for {keys + NEGATIVES} keys, .* leave out an attention mask"
+    with guided(model, negative_prompt_embeds=tiny.text(1, NEGATIVES)), pytest.raises(PatchError, match=refused):
+        model(**call, joint_attention_kwargs={"attention_mask": mask})
+
+
+class Modular(ModularPipeline):
+    """A modular pipeline with a denoiser, whose call is a loop."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.transformer = transformer
+
+    def __call__(self, call: dict[str, Any]) -> Any:
+        return self.transformer(**call)
+
+
+def test_a_modular_pipeline_is_refused_and_its_calls_too() -> None:
+    tiny = TINY["flux"]
+    pipe, negative = Modular(tiny.model()), tiny.text(1, NEGATIVES)
+    refused = "a Modular is a modular pipeline, .*: use a DiffusionPipeline"
+    with pytest.raises(PatchError, match=refused), guided(pipe, negative_prompt_embeds=negative):
+        pass
+    with guided(pipe.transformer, negative_prompt_embeds=negative), pytest.raises(PatchError, match=refused):
+        pipe(tiny.call())
+
+
 # The fused processor of diffusers for Stable Diffusion 3 leaves norms out; Qwen-Image and Z-Image cannot be fused.
 @pytest.mark.parametrize("name", ["flux", "flux2", "wan"])
 def test_fused_projections_are_guided_alike(name: str) -> None:
@@ -88,3 +119,10 @@ def test_a_preset_of_another_family_is_refused(tmp_path: Path) -> None:
         arguments = [*command, "--neg", "wheels", "-m", str(tmp_path / "flux"), "--preset", "sdxl-turbo"]
         refused = CliRunner().invoke(app, arguments)
         assert refused.exit_code == 6 and "but flux is a FluxPipeline: leave --preset out" in refused.output
+
+
+def test_guided_without_with_is_said() -> None:
+    with pytest.warns(RuntimeWarning, match=r"write `with guided\(\.\.\.\):`"):
+        guided(object(), "wheels")
+    with pytest.raises(PatchError, match="is not supported"), guided(object(), "wheels"):
+        pass

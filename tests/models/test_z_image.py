@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from tests.models.families import TINY, WIDTH, drawn
+from tests.models.pipelines import build_z_image
 from vsf_cli import VSF, guided
 from vsf_cli.errors import PatchError
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
+from vsf_cli.models.z_image import Z_IMAGE
 
 TINY_Z = TINY["z-image"]
 IMAGE = 32
@@ -79,3 +81,16 @@ def test_a_controlnet_is_refused() -> None:
     model = TINY_Z.model()
     with guided(model, negative_prompt_embeds=drawn(1, 4, WIDTH)), pytest.raises(PatchError, match="with a ControlNet"):
         output(model, {**call(7), "controlnet_block_samples": {0: torch.zeros(1)}})
+
+
+def test_embeddings_know_which_tokens_of_their_text_are_hidden() -> None:
+    pipe, steps = build_z_image(), []
+    pipe.set_progress_bar_config(disable=True)
+    pipe.transformer.layers[0].register_forward_pre_hook(lambda layer, args: steps.append(args[0]))
+    texts = ["wheels", "a hat"]
+    for given in ({"negative_prompt": [texts]}, {"negative_prompt_embeds": Z_IMAGE.encode_texts(pipe, texts)}):
+        with guided(pipe, **given) as applied:
+            generator = torch.Generator().manual_seed(1)
+            options = {"num_inference_steps": 1, "guidance_scale": 0.0, "output_type": "latent", "width": 32, "height": 32}
+            pipe("a red bike", generator=generator, **options)
+    assert torch.equal(*steps) and 0 < applied.tokens[0] < len(Z_IMAGE.encode_negative(pipe, texts))

@@ -34,6 +34,14 @@ from vsf_cli.prompts.texts import Texts
         ("embedding:easynegative, a car", "embeddings of other programs"),
         ('("a car", "a road").blend(0.5, 0.5)', "not blended"),
         ("a red car --no wheels", "is read as --neg 'wheels'"),
+        ("a red car —NO wheels —ar 1:1", "is read as --neg 'wheels'"),
+        ("a red car --negative_prompt wheels", "'--negative_prompt wheels'"),
+        ("a red car\nNegative prompt: wheels\nSteps: 8, Seed: 1", "'Negative prompt:', which"),
+        ("a red car Steps: 8, Seed: 1", "'Steps: 8'"),
+        ("/imagine prompt: a car", "'/imagine'"),
+        ("a red car ADDCOMM a road", "'ADDCOMM'"),
+        ("a red car (wheels:-1", "'wheels:-1'"),
+        ("a car:2, a road", "'car:2'"),
     ],
 )
 def test_the_syntax_of_others_in_a_prompt_is_said(prompt: str, message: str) -> None:
@@ -44,6 +52,7 @@ def test_the_syntax_of_others_in_a_prompt_is_said(prompt: str, message: str) -> 
     ("negative", "said"),
     [
         *[(text, True) for text in ("((wheels))", "[wheels]", "wheels:1,5", "(wheels:1,5)", "(a (hat:2):3)", "<lora:x:1>")],
+        *[(text, True) for text in ("wheels:2, door", "wheels:2:3", "wheels:inf", "wheels:1e3", "wheels：2", "（wheels：2）")],
         *[
             (text, False)
             for text in ("wheels", "wheels:2", "(red:2)(hat:3)", "((wheels:2))", "a hat (red)", r"\(wide:2\)", "at 12:30")
@@ -68,6 +77,9 @@ def test_the_syntax_of_others_in_a_negative_is_said(negative: str, said: bool) -
         ),
         *(
             "a car (wheels:-1.5)",
+            "a car (wheels:−1.5)",
+            "a man — tall —who runs",
+            "a poster, title: 1984",
             "a well-known car--red",
             'a sign that says "stop"',
             "a_b c__d",

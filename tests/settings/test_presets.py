@@ -55,13 +55,21 @@ def test_the_real_preset_is_the_one_of_the_design() -> None:
         ("width = 96", "give both width and height"),
         ('[method]\nname = "vfs"', "Did you mean 'vsf'"),
         ("width = [", "not TOML"),
+        ("# caf\udce9", "is not UTF-8"),
     ],
 )
 def test_what_is_not_legal_in_a_preset_is_named(tmp_path: Path, line: str, message: str) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(MINIMAL + line)
+    path.write_text(MINIMAL + line, "utf-8", "surrogateescape")
     with pytest.raises(PresetError, match=message):
         load_preset(str(path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_preset_is_read_as_editors_save_it(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL, encoding)
+    assert load_preset(str(path)).family == "sd3"
 
 
 @pytest.mark.parametrize("number", ["8", "8.0"])

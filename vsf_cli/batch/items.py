@@ -20,7 +20,7 @@ from vsf_cli.generation.capture import check_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
-from vsf_cli.generation.plan import prompt_warnings, request_of
+from vsf_cli.generation.plan import prompt_warnings, rate_note, request_of
 from vsf_cli.generation.run import check_metadata_of, files_of, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.sources import source_of, vocabulary_of
@@ -272,7 +272,7 @@ class _ItemBuilder:
             if encoded[0] not in CRF_FORMATS and own.origin("crf").origin == "option":
                 idle["crf"] = f"--crf is for {' and '.join(CRF_FORMATS)}, but the format is {encoded[0]}: leave it out"
             self.effects.add(row, idle)
-            self.notes.update([*idle.values(), *standing_without_effect(own, request)])
+            self.notes.update([*idle.values(), *standing_without_effect(own, request), *rate_note(encoded[0], own)])
             added = f"-crf{encoded[1]}" if "crf" in sweeps else ""
             check_metadata_of(request, encoded[0])
             for seed in seeds or self._seeds(request):

@@ -1,6 +1,5 @@
 """Reads the records of a table: the cells of each row by the names of their columns, in whatever format they are."""
 
-import codecs
 import csv
 import io
 import json
@@ -13,6 +12,7 @@ from typing import Any
 import tomli
 
 from vsf_cli.errors import RequestError
+from vsf_cli.prompts.texts import decode_text
 
 __all__ = ["MAX_TABLE_LENGTH", "Record", "decode_table", "read_records"]
 
@@ -44,18 +44,10 @@ class Record:
 
 
 def decode_table(source: str, data: bytes) -> str:
-    """Returns the text of a table: UTF-8, or UTF-16 with the mark that spreadsheets write before it.
-
-    Raises:
-        RequestError: If it is not text, or in another encoding.
-    """
+    """Returns the text of a table, as `decode_text` does; raises a `RequestError` if it is not text, too."""
     if kind := next((name for start, name in NOT_TEXT.items() if data.startswith(start)), None):
         raise RequestError(f"{source} is {kind}, but a table is text: export it as CSV in UTF-8")
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{source} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    return decode_text(source, data)
 
 
 def read_records(path: Path, text: str, errors: list[str], names_prompts: Callable[[Sequence[str]], bool]) -> Iterator[Record]:
@@ -65,7 +57,8 @@ def read_records(path: Path, text: str, errors: list[str], names_prompts: Callab
     column of prompts has a prompt on each line.
     """
     if "\0" in text:
-        errors.append(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1}: it has a NUL byte, and is not a text")
+        line = text.count("\n", 0, text.index("\0")) + 1
+        errors.append(f"line {line}: it has a NUL byte, and is not a text in UTF-8: save it as UTF-8")
         return
     kind = _format_of(path.suffix.lower(), text)
     if kind == ".txt" and not names_prompts([name.strip(' "') for name in _split_first(text)[0]]):
@@ -74,7 +67,7 @@ def read_records(path: Path, text: str, errors: list[str], names_prompts: Callab
     elif kind in _READERS:
         yield from _READERS[kind](text, errors)
     else:
-        yield from _separated(text, errors, "\t" if kind == ".tsv" else None)
+        yield from _separated(text, errors, "\t" if kind == ".tsv" else None, names_prompts)
 
 
 def _format_of(suffix: str, text: str) -> str:
@@ -148,12 +141,17 @@ _READERS = {".json": _json, ".jsonl": _json_lines, ".ndjson": _json_lines, ".tom
 def _split_first(text: str) -> tuple[list[str], str]:
     """Returns the cells of a text's first line that is not empty, and what separates them."""
     first = next((line for line in _LINE_END.split(text[:100_000]) if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
+    delimiter = max(",;\t|", key=first.count)
     return first.split(delimiter), delimiter
 
 
-def _separated(text: str, errors: list[str], delimiter: str | None) -> Iterator[Record]:
-    """Yields the records of CSV and its like, after the line `sep=;` that some spreadsheets write."""
+def _separated(
+    text: str, errors: list[str], delimiter: str | None, names_prompts: Callable[[Sequence[str]], bool]
+) -> Iterator[Record]:
+    """Yields the records of CSV and its like, after the line `sep=;` that some spreadsheets write.
+
+    Of a table whose first line names no prompts, it yields that line alone: what follows would be misread.
+    """
     csv.field_size_limit(MAX_TABLE_LENGTH)
     line = header = 1
     skipped = 0
@@ -171,6 +169,9 @@ def _separated(text: str, errors: list[str], delimiter: str | None) -> Iterator[
                 names, header = _names(record), number
                 if repeated := sorted({name for name in names if names.count(name) > 1}):
                     errors.append(f"line {number}: the column '{repeated[0]}' is there more than once")
+                    return
+                if not names_prompts(names):
+                    yield Record(number, dict.fromkeys(names, ""), header)
                     return
             elif any(cell.strip() for cell in record[len(names) :]):
                 counts = f"it has {len(record)} cells, but the table has {len(names)} columns"

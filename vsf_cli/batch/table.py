@@ -20,8 +20,8 @@ from vsf_cli.settings.options import COLUMNS, Given
 
 __all__ = ["Row", "TableErrors", "key_of", "parse_table", "read_table", "unused_columns"]
 
-NAME_COLUMNS = ("name", "id", "file_name", "filename", "output")
-"""Spellings of the column of image names; other columns are options."""
+NAME_COLUMNS = ("name", "file_name", "filename", "output")
+"""Spellings of the column of image names; an `id` is one where there is no other. Other columns are options."""
 MAX_CELL_LENGTH = 100_000
 MAX_NAME_BYTES, MAX_PATH_BYTES = 200, 1000
 """Bytes of a part of a path, and of the whole: file systems take 255 and 1,024 or more, which leaves room for endings."""
@@ -119,7 +119,7 @@ def parse_table(path: Path, text: str) -> tuple[list[Row], list[str]]:
 @cache
 def _known() -> Mapping[str, str]:
     """Returns the key of the option of every known column."""
-    names = {**{key: one.column_names for key, one in COLUMNS.items()}, "name": NAME_COLUMNS}
+    names = {**{key: one.column_names for key, one in COLUMNS.items()}, "name": NAME_COLUMNS, "id": ("id",)}
     return {spelled: key for key, known in names.items() for name in known for spelled in (name, name.replace("_", "-"))}
 
 
@@ -131,7 +131,8 @@ def key_of(column: str) -> str:
 def unused_columns(rows: Sequence[Row]) -> list[str]:
     """Returns the columns of rows that are neither options nor words of `--sr`."""
     names = dict.fromkeys(name for row in rows for name in row.cells)
-    return [name for name in names if not key_of(name) and not name.endswith("=>")]
+    idle = ("", "id") if "name" in map(key_of, names) else ("",)
+    return [name for name in names if key_of(name) in idle and not name.endswith("=>")]
 
 
 def _plain(column: str) -> str:
@@ -262,6 +263,8 @@ def _used(
             if used.get(column, value) != value:
                 errors.append(f"line {line}, column {name}: it says the same as '{written[column]}': keep one of the two")
             used[column], written[column] = value, name
+    if (id := used.pop("id", None)) is not None and "name" not in used:
+        used["name"], written["name"] = id, written["id"]
     return used, written
 
 

@@ -1,6 +1,7 @@
-"""Counts what a call costs without a clock: FLOPs, calls of attention, and the memory of its tensors.
+"""Counts what a call costs without a clock: FLOPs, launches of kernels, bytes that are copied, and the memory of its tensors.
 
-The counts do not depend on how busy a machine is, so tests can compare them with exact numbers.
+The counts do not depend on how busy a machine is, so tests can compare them with exact numbers. On the device "meta", where
+tensors have no values, they are those of a GPU, and models of any size take seconds.
 """
 
 import weakref
@@ -17,9 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-__all__ = ["Costs", "TensorTracker", "count_costs"]
+__all__ = ["Costs", "KernelOnMeta", "TensorTracker", "count_costs"]
 
-KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+CPU_KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+GPU_KERNEL = torch.ops.aten._scaled_dot_product_cudnn_attention
+
+COPIES = frozenset({"aten::copy_", "aten::clone", "aten::cat", "aten::_to_copy", "aten::repeat", "aten::index_select"})
+"""The operations that only copy numbers, perhaps to another dtype."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +35,17 @@ class Costs:
         flops: Multiplications and additions of matrix products, convolutions and attention.
         attention_calls: The number of calls of an attention kernel.
         peak_bytes: The peak memory of the tensors that the call made; weights and inputs do not count.
+        launches: The number of operations that run a kernel: views and tensors that are not filled need none.
+        copied_bytes: The bytes that were written by copies.
+        tensors: The number of tensors that were made.
     """
 
     flops: int
     attention_calls: int
     peak_bytes: int
+    launches: int
+    copied_bytes: int
+    tensors: int
 
 
 class TensorTracker(TorchDispatchMode):
@@ -44,6 +55,9 @@ class TensorTracker(TorchDispatchMode):
         calls: How often each operation was called.
         shapes: The shapes of all tensors that were made, except views.
         peak: The peak number of bytes in use.
+        launches: The number of operations that run a kernel.
+        copied: The bytes that copies wrote, by the shape of the copy.
+        tensors: The number of tensors that were made.
     """
 
     def __init__(self) -> None:
@@ -51,22 +65,30 @@ class TensorTracker(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
         self.shapes: set[tuple[int, ...]] = set()
         self.alive: dict[int, int] = {}
-        self.bytes = self.peak = 0
+        self.copied: Counter[tuple[int, ...]] = Counter()
+        self.bytes = self.peak = self.launches = self.tensors = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         # An output that shares its memory with an input is a view, or the input itself, changed in place.
         inputs = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         output = func(*args, **(kwargs or {}))
-        self.calls[func.overloadpacket._qualified_op_name] += 1
-        for leaf in tree_leaves(output):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in inputs:
-                self._add(leaf)
+        name = func.overloadpacket._qualified_op_name
+        self.calls[name] += 1
+        made = [one for one in tree_leaves(output) if isinstance(one, Tensor) and one.untyped_storage()._cdata not in inputs]
+        for tensor in made:
+            self._add(tensor)
+        changes = func._schema.is_mutable
+        if changes or (made and "empty" not in name):
+            self.launches += 1
+        if name in COPIES and (changes or made):
+            written = args[0] if changes else output
+            self.copied[tuple(written.shape)] += written.nbytes
         return output
 
     @property
     def attention_calls(self) -> int:
         """The number of calls of an attention kernel."""
-        return sum(count for name, count in self.calls.items() if "scaled_dot_product" in name)
+        return sum(count for name, count in self.calls.items() if "scaled_dot_product" in name or "::attend_" in name)
 
     def has_square(self, side: int) -> bool:
         """Returns whether a tensor with two axes of at least this length was made."""
@@ -77,6 +99,7 @@ class TensorTracker(TorchDispatchMode):
         if storage._cdata in self.alive:
             return
         self.shapes.add(tuple(tensor.shape))
+        self.tensors += 1
         self.alive[storage._cdata] = storage.nbytes()
         self.bytes += storage.nbytes()
         self.peak = max(self.peak, self.bytes)
@@ -86,36 +109,64 @@ class TensorTracker(TorchDispatchMode):
         self.bytes -= self.alive.pop(key, 0)
 
 
-class _FlashOnMeta(TorchFunctionMode):
-    """Uses the CPU's flash attention on the device "meta", where PyTorch itself would store all logits."""
+class KernelOnMeta(TorchFunctionMode):
+    """Uses a kernel of CUDA on the device "meta", where PyTorch itself would store all logits."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_flash if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
+        return (_attention if func is F.scaled_dot_product_attention else func)(*args, **(kwargs or {}))
 
 
-def _flash(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-    if query.device.type != "meta":
+def _attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+    if not query.is_meta:
         return F.scaled_dot_product_attention(query, key, value, attn_mask, **kwargs)
-    output: Tensor = KERNEL(query, key, value, attn_mask=attn_mask)[0]
-    # The kernel's output is as wide as the queries, for which it takes the values to be.
-    return output if value.shape[-1] == query.shape[-1] else query.new_empty(*query.shape[:-1], value.shape[-1])
+    output: Tensor = GPU_KERNEL(query, key, value, attn_mask, False)[0]
+    return output
 
 
 def count_costs(call: Callable[[], Any]) -> Costs:
-    """Calls a function twice, and returns its costs.
-
-    On the device "meta", where tensors have no values, models of any size take seconds. Attention uses the CPU's kernel there,
-    which has the FLOPs and outputs of flash attention on other devices.
-    """
+    """Calls a function twice, and returns its costs."""
     # This comes first, so that the bytes include what a method makes once and keeps.
     tracker = TensorTracker()
-    with tracker, _FlashOnMeta():
+    with tracker, KernelOnMeta():
         call()
-    # The counter knows every attention kernel except the CPU's.
-    with FlopCounterMode(display=False, custom_mapping={KERNEL: _cpu_attention_flops}) as counter, _FlashOnMeta():
+    with FlopCounterMode(display=False, custom_mapping=_unknown_flops()) as counter, KernelOnMeta():
         call()
-    return Costs(counter.get_total_flops(), tracker.attention_calls, tracker.peak)
+    return Costs(
+        counter.get_total_flops(),
+        tracker.attention_calls,
+        tracker.peak,
+        tracker.launches,
+        tracker.copied.total(),
+        tracker.tensors,
+    )
+
+
+def _unknown_flops() -> dict[Any, Callable[..., int]]:
+    """Returns the FLOPs of the attention kernels that PyTorch's counter does not know."""
+    own = torch.ops.vsf
+    kernels: dict[str, Callable[..., int]] = {
+        "attend_few_keys": lambda query, key, value, *_, **__: int(sdpa_flop_count(query, key, value)),
+        "attend_image_in_parts": lambda query, key, value, *_, **__: int(sdpa_flop_count(query, key, value)),
+        "guide_image": _guide_image_flops,
+        "join_text": _join_text_flops,
+    }
+    known = {getattr(own, name): count for name, count in kernels.items() if hasattr(own, name)}
+    return {CPU_KERNEL: _cpu_attention_flops, **known}
 
 
 def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
+
+
+def _guide_image_flops(query: Any, base: Any, lse: Any, key: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """The image's rows alone: those of the positive prompt are copied."""
+    *_, start, stop, _ = args
+    batch, heads, _, dim = query
+    return 4 * batch * heads * (stop - start) * key[2] * dim
+
+
+def _join_text_flops(query: Any, key: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """Each prompt's rows attend to its own keys."""
+    batch, heads, count, dim = query
+    negatives = args[-1]
+    return 4 * batch * heads * dim * (negatives**2 + (count - negatives) ** 2)

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from vsf_cli.bench.shapes import IN_LATENTS, Shape
+from vsf_cli.models import FAMILIES
 from vsf_cli.models.unet import first_level
 
-__all__ = ["random_inputs", "random_text"]
+__all__ = ["PROMPT", "random_inputs", "random_text"]
+
+PROMPT = 32
+"""The number of tokens of a prompt whose text is padded."""
 
 Normal = Callable[[tuple[int, ...]], Tensor]
 """Returns a random tensor of a shape."""
@@ -21,8 +25,10 @@ def random_text(shape: Shape, normal: Normal, tokens: int) -> Tensor:
 
 
 def random_inputs(shape: Shape, normal: Normal, device: torch.device) -> dict[str, Any]:
-    """Returns the arguments of the transformer's `forward`, for one image or video."""
+    """Returns the arguments of the transformer's `forward`, for one image or video; text that can be folded is padded."""
     text = random_text(shape, normal, shape.positives)
+    if FAMILIES[shape.family].folds_padding:
+        text[:, PROMPT:] = 0
     return {**_INPUTS[shape.family](shape, normal, device), **_common(shape, text, device)}
 
 

@@ -33,17 +33,18 @@ class MaskedVSF(VSF):
     def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
         return (queries + (positives if images else 0)) * negatives
 
-    def attend(self, query: "Tensor", context: Context, out: "Tensor") -> None:
+    def attend(self, query: "Tensor", context: Context, out: "Tensor | None" = None) -> "Tensor":
         import torch
 
-        from vsf_cli.attention import attention
+        from vsf_cli.attention.exact import attention
 
         keys = context.base.join(context.negative.times(-self.alpha))
         rows, base = query.shape[2], context.base.key.shape[2]
         images = (0, rows) if context.image is None else (context.image.start, context.image.stop)
         # Compiled blocks do not contain it, or each would make its own mask at every step.
         mask = torch.compiler.disable(_mask)(rows, images, base, keys.key.shape[2] - base, self.beta, query.dtype, query.device)
-        out.copy_(attention(query, keys.key, keys.value, mask))
+        output = attention(query, keys.key, keys.value, mask)
+        return output if out is None else out.copy_(output)
 
 
 def forget_mask() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from vsf_cli.bench.analytic import analytic_flops
 from vsf_cli.bench.counting import Costs, count_costs
+from vsf_cli.bench.inputs import PROMPT
 from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.memory import peak_memory
 from vsf_cli.bench.methods import BenchMethod
@@ -58,7 +59,8 @@ def count(
     for method in methods:
         with prepared(model, method) as step, _no_autocast():
             costs = count_costs(step)
-        rows.append(Row(method, _negative_tokens(shape, method, negatives), costs, analytic_flops(shape, method, negatives)))
+        seen = replace(shape, positives=PROMPT + 1) if method.folds else shape
+        rows.append(Row(method, _negative_tokens(shape, method, negatives), costs, analytic_flops(seen, method, negatives)))
         if progress is not None:
             progress(len(rows), len(methods))
     return rows

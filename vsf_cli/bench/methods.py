@@ -17,17 +17,21 @@ UNGUIDED = "none"
 class BenchMethod:
     """A method under its name on the command line; its label stands in tables.
 
-    With `keeps`, something must stay, for which there are as many tokens as for the negative prompt.
+    With `keeps`, something must stay, for which there are as many tokens as for the negative prompt. With `folds`, the padding
+    of the text is one key.
     """
 
     name: str
     implementation: Method
     label: str
     keeps: bool = False
+    folds: bool = False
 
 
-def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]:
+def bench_methods(preset_method: Method | None = None, folds: bool = False) -> dict[str, BenchMethod]:
     """Returns all methods by name: every method that runs with the model as it is, and four forms of VSF.
+
+    With `folds`, for models whose padding can be folded, the unguided model and VSF with it are two more.
 
     If the method of the preset is VSF, the forms have its alpha and beta, but guide all steps.
     """
@@ -46,18 +50,22 @@ def bench_methods(preset_method: Method | None = None) -> dict[str, BenchMethod]
         BenchMethod("vsf-masked", MaskedVSF(biased.alpha, biased.beta), "VSF masked"),
     )
     unguided = others.pop(UNGUIDED)
+    folded = (
+        BenchMethod("none-folded", unguided.implementation, "none, padding folded", folds=True),
+        BenchMethod("vsf-folded", biased, "VSF with bias, padding folded", folds=True),
+    )
     inside = [method for method in others.values() if method.implementation.guides_attention]
     outside = [method for method in others.values() if not method.implementation.guides_attention]
-    return {method.name: method for method in (unguided, *inside, *forms, *outside)}
+    return {method.name: method for method in (unguided, *inside, *forms, *outside, *(folded if folds else ()))}
 
 
-def select_methods(names: str, preset_method: Method) -> list[BenchMethod]:
+def select_methods(names: str, preset_method: Method, folds: bool = False) -> list[BenchMethod]:
     """Returns methods of `bench_methods` by their names, joined by commas, or "all"; the unguided one is always the first.
 
     Raises:
         RequestError: If a name is not known.
     """
-    known = bench_methods(preset_method)
+    known = bench_methods(preset_method, folds)
     chosen = list(known) if names == "all" else [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         check_choice("--method", name, known)

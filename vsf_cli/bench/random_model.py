@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vsf_cli.bench.inputs import random_inputs, random_text
+from vsf_cli.bench.inputs import PROMPT, random_inputs, random_text
 from vsf_cli.bench.methods import BenchMethod
 from vsf_cli.bench.shapes import Shape
 from vsf_cli.errors import OutOfMemory
+from vsf_cli.methods import Method
 from vsf_cli.models import FAMILIES
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
@@ -99,6 +100,16 @@ def _fill(transformer: Any, dtype: torch.dtype, device: torch.device, generator:
                 module._buffers[name] = buffer.to(dtype if buffer.is_floating_point() else buffer.dtype)
 
 
+def _call(model: RandomModel, method: Method) -> tuple[int, dict[str, Any]]:
+    """Returns how often a step calls the model, and the arguments.
+
+    diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, and those of Wan in two calls.
+    """
+    batched = method.passes_negative_prompt and model.shape.family == "sd3"
+    calls = 2 if method.passes_negative_prompt and not batched else 1
+    return calls, {name: torch.cat([tensor] * 2) if batched else tensor for name, tensor in model.inputs.items()}
+
+
 @contextmanager
 def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], Tensor]]:
     """Guides the model by a method inside a `with`; yields a function that runs one step and returns its output."""
@@ -111,14 +122,16 @@ def prepared(model: RandomModel, method: BenchMethod) -> Iterator[Callable[[], T
         # Z-Image has a list of images.
         return output if isinstance(output, Tensor) else output[0]
 
-    # diffusers' CFG runs both prompts of Stable Diffusion 3 in one batch, and those of Wan in two calls.
-    batched = implementation.passes_negative_prompt and model.shape.family == "sd3"
-    calls = 2 if implementation.passes_negative_prompt and not batched else 1
-    inputs = {name: torch.cat([tensor] * 2) if batched else tensor for name, tensor in model.inputs.items()}
-    if not implementation.guides_attention:
+    calls, inputs = _call(model, implementation)
+    folds = method.folds
+    if folds and model.negative.is_meta:
+        # Without values no padding is found: the text is as short as if it had been folded.
+        inputs, folds = {**inputs, "encoder_hidden_states": inputs["encoder_hidden_states"][:, : PROMPT + 1]}, False
+    if not implementation.guides_attention and not folds:
         yield step
         return
     texts = [model.padded if implementation.padding else model.negative, *([model.kept] if method.keeps else [])]
-    groups = [Encoded(text, (text.shape[1],)) for text in texts]
-    with guided_denoisers(FAMILIES[model.shape.family], [model.transformer], implementation, groups):
+    groups = [Encoded(text, (text.shape[1],)) for text in texts] if implementation.guides_attention else []
+    family = FAMILIES[model.shape.family]
+    with guided_denoisers(family, [model.transformer], implementation, groups, fold_padding=folds):
         yield step

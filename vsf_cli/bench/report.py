@@ -31,6 +31,8 @@ COLUMNS = {
     "flops_times": "FLOPs x none",
     "analytic": "GFLOP by formula",
     "calls": "attentions",
+    "launches": "launches",
+    "copied": "MB copied",
     "tensors": "tensors MB (x none)",
     "memory": "peak MB (x none)",
     "tokens": "negative",
@@ -73,6 +75,9 @@ def _report_row(row: Row, baseline: Row) -> dict[str, Any]:
         "flops_analytic": row.analytic,
         "flops_times": row.costs.flops / baseline.costs.flops,
         "attention_calls": row.costs.attention_calls,
+        "launches": row.costs.launches,
+        "copied_bytes": row.costs.copied_bytes,
+        "tensors": row.costs.tensors,
         "tensor_bytes": row.costs.peak_bytes,
         "tensor_times": row.costs.peak_bytes / baseline.costs.peak_bytes,
         "peak_bytes": row.memory,
@@ -101,9 +106,14 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         **({} if row["flops_analytic"] is None else {"analytic": _gigas(row["flops_analytic"])}),
         "flops_times": f"{row['flops_times']:.4f}",
         "calls": str(row["attention_calls"]),
+        **({} if "launches" not in row else _traffic(row)),
         "tensors": f"{row['tensor_bytes'] / 1e6:.1f} ({row['tensor_times']:.3f})",
         "tokens": str(row["tokens"]),
     }
+
+
+def _traffic(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"launches": str(row["launches"]), "copied": f"{row['copied_bytes'] / 1e6:.1f}"}
 
 
 def _gigas(number: int) -> str:

@@ -95,10 +95,11 @@ def measure(given: Given, options: BenchOptions, console: Console, as_json: bool
         VSFError: If something is not legal, or fails.
     """
     from vsf_cli.bench.methods import select_methods
+    from vsf_cli.models import FAMILIES
 
     settings = _settings(given)
     preset = settings.preset
-    methods = select_methods(options.method, preset.guidance())
+    methods = select_methods(options.method, preset.guidance(), FAMILIES[preset.family].folds_padding)
     _check_given(given, options)
     files = {name: parse_path(path) for name, path in (("output", options.output), ("plot", options.plot)) if path is not None}
     for path in files.values():

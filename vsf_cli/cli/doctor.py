@@ -45,14 +45,15 @@ def doctor(
     report["attention"] = [KERNELS[name] for name in report["attention"]]
     for key, value in report.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        Console.data_pairs([(key, ", ".join(text) if isinstance(text, list) else text)], 12)
+        Console.data_pairs([(key, ", ".join(text) if isinstance(text, list) else text)], 14)
 
 
 def _report(settings: Settings) -> dict[str, Any]:
     import torch
     from huggingface_hub import constants
 
-    from vsf_cli.attention import available_paths
+    from vsf_cli.attention.exact import available_paths
+    from vsf_cli.attention.fused import unusable
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     cache = Path(constants.HF_HUB_CACHE)
@@ -63,6 +64,7 @@ def _report(settings: Settings) -> dict[str, Any]:
         "device": str(accelerator or "cpu"),
         "memory": _memory(accelerator),
         "attention": [name for name, exists in available_paths().items() if exists],
+        "fused kernels": unusable(accelerator or torch.device("cpu")) or "by Triton",
         "cache": f"{cache}, {free / 1e9:.0f} GB free",
         "preset": settings.preset.name,
         "model": settings["model"],

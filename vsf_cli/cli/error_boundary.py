@@ -3,7 +3,7 @@
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,10 +75,19 @@ def _unknown_variables() -> list[str]:
     names = [name for name, value in os.environ.items() if name.startswith(PREFIX) and name != FILE and value]
     if not names:
         return []
-    from vsf_cli.config.names import nearest
-    from vsf_cli.settings.options import OF_REQUEST, SETTINGS
+    from vsf_cli.settings.options import SETTINGS
 
-    legal = [one.variable for one in SETTINGS.values() if not one.of_run]
-    options = {one.variable: f" Pass {one.flag} instead" for one in OF_REQUEST.values()}
-    unknown = [name for name in names if name not in legal]
-    return [f"{name} has no effect: it is no setting.{options.get(name) or nearest(name, legal)}" for name in unknown]
+    legal = {one.key: one.variable for one in SETTINGS.values() if not one.of_run}
+    unknown = [name for name in names if name not in legal.values()]
+    return [f"{name} has no effect: it is no setting.{_meaning(name, legal)}" for name in unknown]
+
+
+def _meaning(name: str, legal: Mapping[str, str]) -> str:
+    """Returns the option or the variable that another name means, as text; `legal` has variables by their keys."""
+    from vsf_cli.config.names import meant
+    from vsf_cli.settings.options import OF_REQUEST
+
+    advice = {key: f" Pass {one.flag} instead" for key, one in OF_REQUEST.items()}
+    advice |= {key: f" Did you mean '{variable}'?" for key, variable in legal.items()}
+    spelled = {other: one.key for one in OF_REQUEST.values() for other in one.column_names}
+    return advice.get(meant(name.removeprefix(PREFIX), advice, spelled) or "", "")

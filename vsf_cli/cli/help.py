@@ -30,10 +30,18 @@ Rows = list[tuple[str, str]]
 
 
 class Command(TyperCommand):
-    """A command whose help has its options in panels, the rare ones last, and which says what was given twice."""
+    """A command whose help has its options in panels, the rare ones last, and which says what was given twice or empty."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        values, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in given:
+            # An empty negative or kept prompt is none, which `vsf again` takes.
+            if (
+                not _is_argument(option)
+                and "" in _listed(values[str(option.name)])
+                and not {"--neg", "--keep"} & {*option.opts}
+            ):
+                raise typer.BadParameter("it is empty: give a value, or leave it out", ctx, param_hint=_flag(option))
         for option, times in Counter(one for one in given if not _is_argument(one) and not one.multiple).items():
             if times > 1:
                 from vsf_cli.cli.console import Console
@@ -92,6 +100,10 @@ class LazyGroup(Group):
 
 def _shown(command: Any, ctx: Any) -> Iterator[Any]:
     return (parameter for parameter in command.get_params(ctx) if not parameter.hidden)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _is_argument(parameter: Any) -> bool:

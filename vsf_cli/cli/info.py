@@ -36,8 +36,7 @@ def info(
     metadata = read_metadata(file)
     foreign = foreign_metadata(metadata.tags)
     if metadata.description is None and foreign is None:
-        by = f"; the program was {metadata.tags['software'][:60]}" if "software" in metadata.tags else ""
-        raise MediaError(f"{file} does not say how it was made{by}: it has no metadata, or a host has cut it off")
+        raise MediaError(f"{file} does not say how it was made{_unknown(metadata.tags)}")
     if as_json:
         Console.data(as_line({"vsf": metadata.description, "parameters": metadata.parameters, **_parsed(foreign)}))
         return
@@ -52,6 +51,14 @@ def info(
         _say_values({"prompt": foreign.prompt, "negative": foreign.negative, **foreign.values})
 
 
+def _unknown(tags: Mapping[str, str]) -> str:
+    """Returns what a file has in place of metadata that are known."""
+    by = f"; the program was {tags['software'][:60]}" if "software" in tags else ""
+    if not by and tags:
+        return f": of {', '.join(list(tags)[:5])}, nothing is known as a prompt here"
+    return f"{by}: it has no metadata, or a host has cut it off"
+
+
 def _parsed(foreign: Foreign | None) -> dict[str, Any]:
     if foreign is None:
         return {}
@@ -63,7 +70,8 @@ def _numbers(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return {**Request.from_json(request).guidance.shown}
     except RequestError:
-        return dict(request.get("parameters", {}))
+        parameters = request.get("parameters")
+        return parameters if isinstance(parameters, dict) else {}
 
 
 def _say_values(values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from vsf_cli.cli.help import NUMBER, NUMBERS, TEXT
-from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Need, Option, idle, options_of, run_option
+from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Need, Option, check_bounds, idle, options_of, run_option
 from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
 from vsf_cli.config.values import chosen_size, parse_given_seeds
 from vsf_cli.errors import RequestError
@@ -234,7 +234,9 @@ def _build(record: type, values: Mapping[str, Any]) -> Any:
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         return _given({key: value for key, value in given.items() if value is not None and value != ()})
     given = {one.field: values[one.key] for one in options_of(record) if values.get(one.key) is not None}
-    return record(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    built = record(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    check_bounds(built, options_of(record))
+    return built
 
 
 def _given(values: dict[str, Any]) -> Given:

@@ -1,7 +1,7 @@
 """Carries out the plans of commands, and writes what was done."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +9,17 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.interrupts import leaving_at_interrupt
 from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.generation.capture import PAGE, maps_folder
 from vsf_cli.generation.generate import Result
-from vsf_cli.generation.run import Plan, WrittenFile, load_for
+from vsf_cli.generation.run import Plan, WrittenFile, load_for, sidecar_of, write_sidecar
 from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
 from vsf_cli.loading.runtime import Runtime, check_runtime, device_named
 from vsf_cli.media.reading import read_metadata
+from vsf_cli.prompts.texts import decode_text
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.effects import standing_without_effect
-from vsf_cli.settings.options import SETTINGS
+from vsf_cli.settings.options import SETTINGS, FileOptions
 from vsf_cli.settings.request import Request
 
 __all__ = ["announce", "check_stdout", "prepare", "read_prompt", "run_plan", "say_applied", "say_offload", "say_skipped"]
@@ -29,12 +31,13 @@ def read_prompt(prompt: str) -> str:
     Raises:
         RequestError: If it cannot be read.
     """
+    if prompt != "-" and not prompt.startswith("@"):
+        return prompt
     try:
-        if prompt == "-":
-            return sys.stdin.read().strip()
-        return Path(prompt[1:]).read_text("utf-8").strip() if prompt.startswith("@") else prompt
+        data = sys.stdin.buffer.read() if prompt == "-" else Path(prompt[1:]).read_bytes()
     except (OSError, ValueError) as error:
-        raise RequestError(f"prompt {prompt} cannot be read: {error}") from error
+        raise RequestError(f"prompt {prompt} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    return decode_text(f"prompt {prompt}", data).strip()
 
 
 def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
@@ -124,17 +127,29 @@ def say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Con
     for number, request in enumerate(plan.requests, 1):
         if number not in left:
             path = plan.path(request, number)
+            description = _description(path) if as_json or plan.files.sidecar else {}
             console.info(f"seed {request.seed} · skipped, since the file exists")
-            console.data(as_line(_skipped(path)) if as_json else str(path))
+            _add_beside(path, description, plan.files, console)
+            console.data(as_line({"path": str(path), "seconds": None, **description}) if as_json else str(path))
 
 
-def _skipped(path: Path) -> dict[str, Any]:
-    """Returns the JSON of a file that exists: what it says of itself, or else that there is nothing."""
+def _description(path: Path) -> dict[str, Any]:
+    """Returns the JSON of a file that exists: what it says of itself, or else nothing."""
     try:
-        description = read_metadata(path).description
+        return read_metadata(path).description or {}
     except MediaError:
-        description = None
-    return {"path": str(path), "seconds": None, **(description or {})}
+        return {}
+
+
+def _add_beside(path: Path, description: Mapping[str, Any], files: FileOptions, console: Console) -> None:
+    """Writes what is missing beside a file that exists, or says that it cannot be written."""
+    if files.sidecar and not sidecar_of(path).exists():
+        if description:
+            write_sidecar(path, description)
+        else:
+            console.warn(f"--sidecar has no effect on {path}, which exists and has no metadata")
+    if files.dump_attn and not (maps_folder(path) / PAGE).exists():
+        console.warn(f"--dump-attn has no effect on {path}, which exists: --exists overwrite makes it again, with its maps")
 
 
 def _quoted(request: Request) -> str:

@@ -11,7 +11,7 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import Json
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import Preset, Settings, forget_presets, load_preset, preset_names, remember_preset
+from vsf_cli.settings.presets import Preset, Setting, Settings, forget_presets, load_preset, preset_names, remember_preset
 
 __all__ = ["app"]
 
@@ -60,18 +60,22 @@ def list_presets(as_json: Json = False) -> None:
 def show_preset(name: Name, as_json: Json = False) -> None:
     """Show the preset's values, and where each comes from."""
     settings = Settings({"preset": name})
-    rows = {key: settings.origin(key) for key in SETTINGS}
-    rows = {key: setting for key, setting in rows.items() if setting.value is not None}
-    preset = settings.preset
+    rows, preset = _rows(settings), settings.preset
     facts = {field.name: getattr(preset, field.name) for field in fields(Preset) if field.name in FACTS}
     if as_json:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))
         return
     Console.data_pairs(((key, f"{setting.value} ({setting.origin})") for key, setting in rows.items()), 20)
-    for key, value in facts.items():
-        lines = value if isinstance(value, tuple) else [value]
-        Console.data_pairs(((key, str(line)) for line in lines if line not in (None, "")), 20)
+    facts = {key: ", ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in facts.items()}
+    Console.data_pairs(((key, str(value)) for key, value in facts.items() if value not in (None, "")), 20)
+
+
+def _rows(settings: Settings) -> dict[str, Setting]:
+    """Returns the settings that have a value, without those of videos where a preset of images leaves them alone."""
+    rows = {key: settings.origin(key) for key in SETTINGS}
+    left = {key for key, one in SETTINGS.items() if one.video and not settings.preset.video and rows[key].value == one.default}
+    return {key: setting for key, setting in rows.items() if setting.value is not None and key not in left}
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")

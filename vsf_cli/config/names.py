@@ -11,17 +11,19 @@ __all__ = ["check_choice", "counted", "meant", "nearest"]
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "batch_count": ("seeds",),
-        "bf16": ("bfloat16",),
+        "bf16": ("bfloat16", "dtype"),
         "cfg": ("guidance", "cfg"),
         "checkpoint": ("model",),
         "ckpt": ("model",),
         "classifier_free_guidance": ("cfg",),
+        "controlnet": (),
         "denoise": ("strength",),
         "denoising_strength": ("strength",),
         "exclude": ("neg",),
         "force": ("exists",),
-        "fp16": ("float16",),
-        "fp32": ("float32",),
+        "fp16": ("float16", "dtype"),
+        "fp32": ("float32", "dtype"),
+        "generate": ("image",),
         "gpu": ("cuda", "device"),
         "half": ("float16",),
         "height": ("size",),
@@ -30,6 +32,11 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "iterations": ("steps",),
         "jpg": ("jpeg",),
         "length": ("seconds", "frames"),
+        "list": ("presets",),
+        "meta": ("info",),
+        "metadata": ("info",),
+        "models": ("presets",),
+        "n": ("seeds",),
         "n_iter": ("seeds",),
         "negative_away_steer_attention": ("nasa",),
         "no": ("neg", "none"),
@@ -38,14 +45,26 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "num_images_per_prompt": ("seeds",),
         "off": ("none",),
         "out": ("output",),
+        "out_dir": ("output",),
         "outdir": ("output",),
         "output_dir": ("output",),
+        "output_format": ("format",),
         "overwrite": ("exists",),
+        "precision": ("dtype",),
+        "quality": ("crf",),
+        "redo": ("again",),
+        "remake": ("again",),
+        "replace": ("overwrite",),
+        "reproduce": ("again",),
         "resolution": ("size",),
         "resume": ("retry-failed",),
         "sample_steps": ("steps",),
+        "sampler": ("scheduler",),
         "sampling_steps": ("steps",),
+        "scheduler": (),
         "silent": ("quiet",),
+        "txt2img": ("image",),
+        "txt2vid": ("video",),
         "unwanted": ("neg",),
         "value_sign_flip": ("vsf",),
         "weight": ("alpha",),
@@ -69,6 +88,8 @@ def meant(word: str, legal: Iterable[str], aliases: Mapping[str, str] = MappingP
     for same in (plain, _plain(aliases.get(plain, "")), *map(_plain, MEANINGS.get(plain, ()))):
         if same in names:
             return names[same]
+    if plain in MEANINGS:  # What is spelled alike means something else.
+        return None
     matches = difflib.get_close_matches(plain, names, 1)
     return names[matches[0]] if matches else None
 

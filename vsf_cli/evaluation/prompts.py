@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import RequestError
+from vsf_cli.prompts.texts import decode_text
 from vsf_cli.toy.scenes import OBJECTS, SINGULAR, article, pairs
 from vsf_cli.toy.video_scenes import video_pairs
 
@@ -84,10 +85,10 @@ def load_prompts(name: str) -> PromptSet:
     if not os.path.isfile(path):
         raise RequestError(f"prompt set '{name}' is neither one of {', '.join(BUILT_IN)} nor a file")
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"prompt set {path} cannot be read: {error}") from error
-    return PromptSet(path.stem, _parsed(str(path), text))
+        data = path.read_bytes()
+    except OSError as error:
+        raise RequestError(f"prompt set {path} cannot be read: {error.strerror}") from error
+    return PromptSet(path.stem, _parsed(str(path), decode_text(f"prompt set {path}", data)))
 
 
 def _parsed(source: str, text: str) -> tuple[Record, ...]:

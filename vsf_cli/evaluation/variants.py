@@ -13,7 +13,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.models import FAMILIES
-from vsf_cli.prompts.texts import Texts
+from vsf_cli.prompts.texts import Texts, decode_text
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import Preset
 
@@ -68,9 +68,9 @@ def load_variants(path: Path | None = None) -> list[Variant]:
     """
     source = str(path) if path else "arms.toml"
     try:
-        text = (path or resources.files("vsf_cli.evaluation") / "data" / "arms.toml").read_text("utf-8")
-        tables = tomli.loads(text)
-    except (OSError, UnicodeDecodeError, tomli.TOMLDecodeError) as error:
+        data = (path or resources.files("vsf_cli.evaluation") / "data" / "arms.toml").read_bytes()
+        tables = tomli.loads(decode_text(source, data))
+    except (OSError, tomli.TOMLDecodeError) as error:
         raise RequestError(f"{source} cannot be read as TOML: {error}") from error
     variants = [_variant(source, name, table) for name, table in tables.items()]
     methods = {resolved(str(variant.settings.get("method")))[0] for variant in variants}

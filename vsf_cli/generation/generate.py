@@ -109,6 +109,8 @@ def generate_batch(
     """
     from vsf_cli.models import family_of
 
+    if wrong := [one for one in requests if not isinstance(one, Request)]:
+        raise RequestError(f"a request is {wrong[0]!r:.60}, but must be a Request, such as Request(prompt, model, seed)")
     family = family_of(pipe)
     pipe, requests = prepare(pipe, requests)
     _check_batch(family, pipe, requests)
@@ -172,7 +174,8 @@ def _run(
         options[family.cfg_argument] = options.pop("guidance_scale")
     try:
         recording = nullcontext() if recorder is None else recorder.recording(pipe)
-        with recording, guided(pipe, negatives, recorder or method, request.max_sequence_length, keep=kept) as applied:
+        folds, length = request.fold_padding, request.max_sequence_length
+        with recording, guided(pipe, negatives, recorder or method, length, keep=kept, fold_padding=folds) as applied:
             return pipe(**options), applied
     except ValueError as error:
         if not request.image:

@@ -4,17 +4,18 @@ A call of the pipeline draws several images at once. What belongs to one of them
 negative prompts of all rows are one group of texts, the kept prompts (what must stay) another: no text sees the other group.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
 
 from vsf_cli.errors import PatchError, RequestError
-from vsf_cli.methods import VSF, Method
+from vsf_cli.methods import VSF, Method, NoGuidance
 from vsf_cli.models import Family, family_of
 from vsf_cli.models.family import EncodedText, call_parameters, unwrap
 from vsf_cli.models.guided_model import guided_denoisers
@@ -40,7 +41,7 @@ class Applied:
 
     method: Method
     blocks: int
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...] = ()
     kept_tokens: tuple[int, ...] = ()
 
 
@@ -63,6 +64,36 @@ def _weighted(prompt: Any, name: str) -> Weighted:
     return Weighted(prompt) if isinstance(prompt, str) else prompt
 
 
+class _Block(AbstractContextManager["Applied"]):
+    """A block of `guided`, which says so if it ends without having begun: then nothing was guided."""
+
+    def __init__(self, block: AbstractContextManager[Applied]) -> None:
+        self._block, self._begun = block, False
+
+    def __enter__(self) -> Applied:
+        self._begun = True
+        return self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
+
+    def __del__(self) -> None:
+        if not self._begun:
+            warnings.warn("guided(...) had no effect: write `with guided(...):`", RuntimeWarning, stacklevel=2)
+
+
+Parameters = ParamSpec("Parameters")
+
+
+def _watched(make: Callable[Parameters, AbstractContextManager[Applied]]) -> Callable[Parameters, _Block]:
+    @wraps(make)
+    def watched(*args: Parameters.args, **kwargs: Parameters.kwargs) -> _Block:
+        return _Block(make(*args, **kwargs))
+
+    return watched
+
+
+@_watched
 @contextmanager
 def guided(
     pipe: Any,
@@ -71,8 +102,9 @@ def guided(
     max_sequence_length: int | None = None,
     *,
     keep: Prompts | None = None,
-    negative_prompt_embeds: Tensor | None = None,
-    keep_embeds: Tensor | None = None,
+    negative_prompt_embeds: Tensor | EncodedText | None = None,
+    keep_embeds: Tensor | EncodedText | None = None,
+    fold_padding: bool = False,
 ) -> Iterator[Applied]:
     """Guides a pipeline by a negative prompt, inside attention, for the length of a `with` block.
 
@@ -85,9 +117,10 @@ def guided(
         negative_prompt: One prompt for every image, or a list with one entry for each prompt of the call. An entry is a
             prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
-        max_sequence_length: That of the calls inside, for methods that pad; None means the pipeline's default.
+        max_sequence_length: That of the calls inside, for methods that pad; None: the default.
         keep: What must stay although it is like the negative prompt, in the same forms; VSF alone has a use for it.
-        negative_prompt_embeds, keep_embeds: Embeddings instead of texts, with shape (1 or B, tokens, width).
+        negative_prompt_embeds, keep_embeds: Those of `encode_texts`, or whole texts with shape (1 or B, tokens, width).
+        fold_padding: Whether padding is one key: exact to rounding, and less work; for Wan, also without a negative prompt.
 
     Yields:
         The method, the number of guided attentions, and the number of tokens of each negative prompt.
@@ -102,21 +135,34 @@ def guided(
     negative = _given(negative_prompt, negative_prompt_embeds, "negative_prompt")
     kept = _given(keep, keep_embeds, "keep")
     _check(negative, kept, method)
-    if _is_empty(negative) or not (method.guides_attention or method.flips_embedding):
-        yield Applied(method, 0, ())
+    guides = not _is_empty(negative) and (method.guides_attention or method.flips_embedding)
+    if not guides and not fold_padding:
+        yield Applied(method, 0)
         return
     family = family_of(pipe)
-    denoisers = family.denoisers_of(pipe)
-    owner = None if pipe is denoisers[0] else pipe
-    encode = partial(_encode, owner, family, method, max_sequence_length or _default_length(pipe))
-    spares = not _is_empty(kept) and method.contrast != 0
-    groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
-    with guided_denoisers(family, denoisers, method, groups, owner) as blocks:
-        yield Applied(method, blocks, *(one.lengths for one in groups))
+    owner, denoisers = None if family.owns(pipe) else pipe, family.denoisers_of(pipe)
+    groups = _groups(pipe, family, method, max_sequence_length, negative, kept) if guides else []
+    with guided_denoisers(family, denoisers, method if guides else NoGuidance(), groups, owner, fold_padding) as blocks:
+        yield Applied(method, blocks if guides else 0, *(one.lengths for one in groups))
     _check_models(family.denoisers_of(pipe), denoisers)
 
 
-def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | Tensor | None:
+def _groups(
+    pipe: Any,
+    family: Family,
+    method: Method,
+    max_length: int | None,
+    negative: Rows | Encoded | None,
+    kept: Rows | Encoded | None,
+) -> list[Encoded]:
+    """Returns the negative prompts, and the kept ones if they have an effect."""
+    owner = None if family.owns(pipe) else pipe
+    encode = partial(_encode, owner, family, method, _length(pipe, family, max_length))
+    spares = not _is_empty(kept) and method.contrast != 0
+    return [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
+
+
+def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:
     """Returns the prompts of a group, or their embeddings, whichever is given."""
     if prompts is not None and embeds is not None:
         raise RequestError(f"give one of {name} and {name}_embeds")
@@ -130,28 +176,31 @@ def _given(prompts: Prompts | None, embeds: Tensor | None, name: str) -> Rows | 
     return rows
 
 
-def _checked(embeds: Any, name: str) -> Tensor:
+def _checked(given: Any, name: str) -> Encoded:
+    embeds = given.embeddings[None] if isinstance(given, EncodedText) else given
     if not isinstance(embeds, Tensor) or not embeds.is_floating_point():
         raise RequestError(f"{name} are a {getattr(embeds, 'dtype', type(embeds).__name__)}, but must be a tensor of floats")
     if embeds.ndim < 3 or 0 in embeds.shape:
         raise RequestError(f"{name} have shape {tuple(embeds.shape)}, but must have (1 or B, tokens, width), none of them 0")
     if not embeds.isfinite().all():
         raise RequestError(f"{name} have numbers that are not finite, of which the image would be black")
-    return embeds
+    positions = given.positions[None] if isinstance(given, EncodedText) else None
+    seen = embeds.shape[1] if positions is None else int((positions >= 0).sum())
+    return Encoded(embeds, (seen,) * len(embeds), None, positions)
 
 
-def _is_empty(given: Rows | Tensor | None) -> bool:
-    return given is None or not (isinstance(given, Tensor) or any(given))
+def _is_empty(given: Rows | Encoded | None) -> bool:
+    return given is None or not (isinstance(given, Encoded) or any(given))
 
 
-def _check(negative: Rows | Tensor | None, kept: Rows | Tensor | None, method: Method) -> None:
+def _check(negative: Rows | Encoded | None, kept: Rows | Encoded | None, method: Method) -> None:
     if not isinstance(method, Method):
         raise RequestError(f"method is {method!r:.60}, but must be made of one of the methods, such as VSF(alpha=3.0)")
     if negative is None:
         raise RequestError("give one of negative_prompt and negative_prompt_embeds")
     if method.passes_negative_prompt and not _is_empty(negative):
         raise RequestError(f"method {method.name} acts outside of attention: pass negative_prompt to the pipeline's own call")
-    if method.flips_embedding and not isinstance(negative, Tensor) and any(negative) and not all(negative):
+    if method.flips_embedding and not isinstance(negative, Encoded) and any(negative) and not all(negative):
         raise RequestError(f"{method.label} needs a negative prompt in every row: an empty one still takes attention")
     if _is_empty(kept):
         return
@@ -166,18 +215,22 @@ def _check_models(models: Sequence[Any], guided_models: Sequence[Any]) -> None:
         raise PatchError("the pipeline got another model inside the `with`, without guidance: change it before the `with`")
 
 
-def _default_length(pipe: Any) -> int:
-    """Returns the default `max_sequence_length` of a pipeline's call; 0 if it takes none."""
+def _length(pipe: Any, family: Family, length: Any) -> int:
+    """Returns a given `max_sequence_length`, or the default of a pipeline's call; 0 if it takes none."""
+    if length is not None and not (isinstance(length, int) and 0 < length <= family.max_length):
+        raise RequestError(f"max_sequence_length is {length!r:.20}, but must be 1 to {family.max_length}")
+    if length is not None:
+        return length
     parameter = call_parameters(pipe).get("max_sequence_length")
     return 0 if parameter is None else int(parameter.default)
 
 
 def _encode(
-    pipe: Any, family: Family, method: Method, max_length: int, given: Rows | Tensor | None, special_tokens: bool
+    pipe: Any, family: Family, method: Method, max_length: int, given: Rows | Encoded | None, special_tokens: bool
 ) -> Encoded:
     """Returns the embeddings of each row's prompts, with weights if one of them has any."""
-    if isinstance(given, Tensor):
-        encoded = Encoded(given, (given.shape[1],) * len(given))
+    if isinstance(given, Encoded):
+        encoded = given
     else:
         encoded = _encode_text(pipe, family, method, max_length, given or [], special_tokens)
     if method.flips_embedding:
@@ -217,6 +270,11 @@ def _row_weights(pipe: Any, family: Family, rows: Rows, special: bool) -> list[T
 
 def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) -> list[float]:
     """Returns the weight of each token of one negative prompt."""
+
+    def place(index: int) -> int:
+        return len(family.encoded_text(pipe, prompt.text[:index]))
+
+    parts = tuple((place(start), place(end), weight) for start, end, weight in prompt.parts)
     tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.is_negative]
     ordered = sorted(tokens, key=lambda token: token.position)
-    return [prompt.at(None if token.special else token.start) for token in ordered]
+    return [replace(prompt, parts=parts).at(None if token.special else token.start) for token in ordered]

@@ -33,6 +33,8 @@ def check_limits(request: Request, family: "Family", pipe: Any) -> None:
         raise RequestError(
             f"max_sequence_length is {request.max_sequence_length}, but this model takes {family.max_length} at most"
         )
+    if request.fold_padding and not family.folds_padding:
+        raise RequestError("--fold-padding is for Wan alone, whose text stays as it is in all blocks: leave it out")
     _check_frames(request, family, pipe)
     if positions := getattr(config, "rope_max_seq_len", None):
         _check_positions(request, family, pipe, positions)

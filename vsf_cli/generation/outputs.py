@@ -58,6 +58,9 @@ class Outputs:
             check_choice("--format", self.format, self.formats)
         if self.template == "-" and self.file_format == "frames":
             raise RequestError("-o - takes the bytes of one file, but frames are a folder: choose another --format, or -o")
+        path = parse_path(self.template)
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise RequestError(f"--output '{self.template}' is a device or a pipe: name a file, or - for stdout")
         for name in self._fields(self.template):
             if name not in FIELDS:
                 raise RequestError(

@@ -18,8 +18,8 @@ from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
-from vsf_cli.loading.runtime import Runtime, check_dtype, device_named
-from vsf_cli.loading.sources import BUILTIN, cached_file, is_here, pipeline_of, vocabulary_of
+from vsf_cli.loading.runtime import Runtime, device_named
+from vsf_cli.loading.sources import BUILTIN, cached_file, check_folder, is_here, pipeline_of, vocabulary_of
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
@@ -38,7 +38,7 @@ from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Preset, Settings, check_scale
 from vsf_cli.settings.request import ModelSettings, Request, public_source, request_options
 
-__all__ = ["differences", "plan", "plan_again", "prompt_warnings", "request_of", "runtime_of"]
+__all__ = ["differences", "plan", "plan_again", "prompt_warnings", "rate_note", "request_of", "runtime_of"]
 
 _FILES = FileOptions()
 MAX_AREA = 1024**2
@@ -77,6 +77,7 @@ def plan(
     _check_outputs(outputs, requests, crfs, files)
     _check_effects(settings.given("option"), noted[0][0], settings.preset)
     notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
+    notes += rate_note(outputs.file_format, settings) if seconds is None else ()
     return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
 
 
@@ -145,7 +146,15 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     if vocabulary is not None:
         texts = Texts(request.prompt, tuple(negative), tuple(kept))
         unknown = check_vocabulary(texts, vocabulary, request.num_frames is not None)
+    off = request.guidance.off if request.negative else ""
+    unknown += [f"{off} is no guidance: the negative prompt has no effect"] if off else []
     return [*unknown, *hints(negative, METHODS[request.method].guides_attention)]
+
+
+def rate_note(format: str, settings: Settings) -> tuple[str, ...]:
+    """Returns a note about a given rate of frames in a format that has none."""
+    given = format == "frames" and settings.origin("fps").origin == "option"
+    return ("--fps is noted in the metadata alone: frames are images, and have no rate",) if given else ()
 
 
 def runtime_of(settings: Settings) -> Runtime:
@@ -170,7 +179,6 @@ def request_of(
     if preset.video != video:
         wanted = "videos: use 'vsf video'" if preset.video else "images: use 'vsf image'"
         raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
-    check_dtype(settings["dtype"])
     for lora in loras:
         Lora.parse(lora).check()
     prompt, moved = move_negatives(texts.prompt)
@@ -204,6 +212,7 @@ def request_of(
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
+    check_folder(model)
     own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
     other = next((family for family in FAMILIES.values() if pipeline in family.pipelines and pipeline not in own), None)
     if other is not None and other.video != preset.video:
@@ -302,10 +311,10 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     request = _override(_request_in(file, description), given)
     check_scale(request)
     _check_effects([OF_REQUEST[key] for key in given.settings if key in OF_REQUEST], request)
-    if given.loras is None:
-        _check_loras(file, request, description.get("lora_hashes", []))
+    _check_loras(file, request, given, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
     video = request.num_frames is not None
+    check_folder(request.model)
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     _check_model([request], settings.preset)
@@ -338,6 +347,8 @@ def _description(file: Path) -> dict[str, Any]:
         other = foreign_metadata(metadata.tags)
         by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
         raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or an image with metadata")
+    if misplaced := [key for key in metadata.description if key in Request.__dataclass_fields__]:
+        raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
     if "compared" in metadata.description:
         raise RequestError(f"{file} is a strip of several images: make it again with --compare")
     return metadata.description
@@ -372,8 +383,12 @@ def _request_options(given: Given) -> dict[str, Any]:
     return {**{key: value for key, value in others.items() if value is not None}, **settings}
 
 
-def _check_loras(file: Path, request: Request, hashes: Sequence[str | None]) -> None:
-    """Checks that the LoRA files of a request are found by their names, and have the hashes that the image's file has."""
+def _check_loras(file: Path, request: Request, given: Given, hashes: Sequence[str | None]) -> None:
+    """Checks that given LoRA files are found, or those of a request by their names, with the hashes that its file has."""
+    if given.loras is not None:
+        for lora in map(Lora.parse, given.loras):
+            lora.check()
+        return
     here = hashes_of(request.loras, cached=True).get("lora_hashes", [None] * len(request.loras))
     for number, text in enumerate(request.loras):
         lora, before = Lora.parse(text), hashes[number] if number < len(hashes) else None
@@ -434,9 +449,7 @@ def differences(file: Path, plan: Plan) -> list[str]:
     description = read_metadata(file).description or {}
     (request,) = plan.requests
     before, now = description.get("request", {}), request.to_json()
-    settings = {key: (before.get(key), now[key]) for key in now if key != "parameters"}
-    numbers = [plain.get("parameters", {}) for plain in (before, now)]
-    settings |= {key: (numbers[0].get(key), numbers[1].get(key)) for key in {**numbers[0], **numbers[1]}}
+    settings = {key: (before.get(key), now[key]) for key in now if key != "parameters"} | _numbers(before, now)
     bits = {**weights_of(request, cached=True), "device": device_named(plan.runtime.device).type}
     machine = {key: (description[key], new) for key, new in bits.items() if key in description}
     compiled = {"compiled": (description.get("compiled", False), plan.runtime.compile)}
@@ -445,6 +458,13 @@ def differences(file: Path, plan: Plan) -> list[str]:
     commits = [f"; it was commit {commit}" for commit in description.get("lora_revisions", []) if commit]
     missing = [] if "lora_hashes" in bits or not commits else [f"LoRA files of the hub are loaded as they are now{commits[0]}"]
     return [*missing, *(f"{key}: {_plain(old)} -> {_plain(new)}" for key, (old, new) in values.items() if old != new)]
+
+
+def _numbers(*requests: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the hyper-parameters of two requests by their names; none if their methods differ."""
+    before, now = (plain.get("parameters", {}) for plain in requests)
+    same = requests[0].get("method") == requests[1].get("method")
+    return {key: (before.get(key), now.get(key)) for key in {**before, **now}} if same else {}
 
 
 def _plain(value: Any) -> str:

@@ -4,10 +4,14 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+
+from vsf_cli.errors import OutOfMemory
 
 __all__ = ["quiet_libraries", "quietly", "restore_libraries", "stay_offline"]
 
+MIN_ADDRESS_SPACE = 10**9
+"""Bytes that the libraries take at least. With less, OpenBLAS asks for memory for ever, or interrupts the process."""
 _CHANGES = ExitStack()
 """Restores what this file changed in other libraries, when it is closed."""
 
@@ -22,8 +26,23 @@ def stay_offline() -> None:
     constants.HF_HUB_OFFLINE = True
 
 
+def _check_address_space() -> None:
+    with suppress(ImportError):  # Windows has no limits.
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY and limit < MIN_ADDRESS_SPACE:
+            few = f"this process may use {limit / 1e9:.1f} GB of addresses, but its libraries take"
+            raise OutOfMemory(f"{few} {MIN_ADDRESS_SPACE / 1e9:g} GB or more: raise the limit, as by ulimit -v")
+
+
 def quiet_libraries(verbose: bool) -> None:
-    """Hides the messages of other libraries, which are for developers, unless verbose, until `restore_libraries`."""
+    """Imports other libraries, and hides their messages, which are for developers, unless verbose, until `restore_libraries`.
+
+    Raises:
+        OutOfMemory: If the process may not use enough memory to import them.
+    """
+    _check_address_space()
     _quiet(_CHANGES, messages=not verbose)
     root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
     for logger in (root, hub):

@@ -16,6 +16,7 @@ __all__ = [
     "Source",
     "builtin_path",
     "cached_file",
+    "check_folder",
     "is_here",
     "pipeline_of",
     "read_configuration",
@@ -64,6 +65,13 @@ def source_of(model: str) -> Source:
             f"model '{model}' is neither a folder on this machine nor a hub id of the form owner/name: name it with -m"
         )
     return Source(model, None)
+
+
+def check_folder(model: str) -> None:
+    """Raises a `ModelError` if a model is a folder that holds no pipeline, or is neither a folder nor a hub id."""
+    folder = source_of(model).folder
+    if folder is not None and not os.path.isfile(folder / "model_index.json"):
+        raise ModelError(f"model '{model}' has no model_index.json: give the folder of a diffusers pipeline")
 
 
 def vocabulary_of(model: str) -> frozenset[str] | None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
+from vsf_cli.attention.exact import attention_with_lse, masked_attention_with_lse
 from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
-from vsf_cli.methods import Context, Method, TextGroup
+from vsf_cli.methods import Context, Method, Span
 from vsf_cli.models import family_of
 from vsf_cli.models.guided_model import bind_call
 from vsf_cli.models.patching import followed
@@ -137,19 +137,27 @@ class Recorder(Method):
     def guides_block(self, block: int) -> bool:
         return self.method.guides_block(block)
 
-    def attend(self, query: Tensor, context: Context, out: Tensor) -> None:
-        self._running.attend(query, context, out)
+    def attend(self, query: Tensor, context: Context, out: Tensor | None = None) -> Tensor:
+        output = self._running.attend(query, context, out)
         self._count(query, context)
+        return output
 
-    def attend_unguided(self, query: Tensor, context: Context, out: Tensor) -> None:
-        self._running.attend_unguided(query, context, out)
+    def attend_whole(self, query: Tensor, context: Context, base: Span, grouped: Span) -> Tensor | None:
+        output = self._running.attend_whole(query, context, base, grouped)
+        if output is not None:
+            self._count(base.of(query), context)
+        return output
+
+    def attend_unguided(self, query: Tensor, context: Context, out: Tensor | None = None) -> Tensor:
+        output = self._running.attend_unguided(query, context, out)
         self._count(query, context)
+        return output
 
     def guide(self, query: Tensor, base: Tensor, context: Context) -> Tensor:
         return self._running.guide(query, base, context)
 
-    def attend_group(self, query: Tensor, context: Context, group: TextGroup) -> Tensor:
-        return self._running.attend_group(query, context, group)
+    def attend_groups(self, query: Tensor, context: Context, out: Tensor) -> None:
+        self._running.attend_groups(query, context, out)
 
     def _count(self, query: Tensor, context: Context) -> None:
         """Counts the call, and records it if its step and its block are selected. A sound has no maps."""

@@ -80,6 +80,7 @@ def read_exif(image: "Image") -> dict[str, str]:
     inner, description = exif.get_ifd(EXIF_IFD), _plain(exif.get(IMAGE_DESCRIPTION))
     tags = {
         "comment": _plain(image.info.get("comment")),
+        "xmp": _plain(image.info.get("xmp")),
         **{name: _plain(exif.get(number)) for number, name in OTHER_TAGS.items()},
         "description": description,
         "vsf": description,

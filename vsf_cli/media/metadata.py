@@ -56,7 +56,7 @@ SAMPLERS = {
 }
 """The names that A1111 has for schedulers of diffusers; others keep theirs, without its last part."""
 
-PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[\[{].{0,2000}?[\]}](?=, *\w[\w \-/]+:|$)|[^,]*)(?:,|$)')
 
 
 @dataclass(frozen=True)

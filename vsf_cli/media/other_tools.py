@@ -1,5 +1,6 @@
-"""Reads what other programs wrote into files: the web UI of A1111 and its kin, ComfyUI, InvokeAI, NovelAI, Fooocus, SwarmUI."""
+"""Reads what other programs wrote into files: the web UI of A1111 and its kin, ComfyUI, InvokeAI, Draw Things, and others."""
 
+import html
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vsf_cli.media.metadata import parse_infotext
+from vsf_cli.prompts.prompt_weights import move_negatives
 
 __all__ = ["Foreign", "foreign_metadata"]
 
@@ -64,6 +66,12 @@ def _of_invokeai(text: str, _: Mapping[str, str]) -> Foreign | None:
         positive, negative = _without_brackets(first if isinstance(first, str) else "")
         return Foreign("InvokeAI", positive, negative, {key: value for key, value in image.items() if key != "prompt"})
     return _flat("InvokeAI", values, "positive_prompt", "negative_prompt")
+
+
+def _of_dream(text: str, _: Mapping[str, str]) -> Foreign | None:
+    """Reads the command of InvokeAI 1, such as `"a bike [wheels]" -s 8`."""
+    match = re.match(r'"(.*)"(.*)', text, re.DOTALL)
+    return Foreign("InvokeAI", *_without_brackets(match[1]), {"options": match[2].strip()}) if match else None
 
 
 def _without_brackets(text: str) -> tuple[str, str]:
@@ -126,11 +134,33 @@ def _of_parameters(text: str, texts: Mapping[str, str]) -> Foreign | None:
     if isinstance(values, dict):
         return _flat("Fooocus" if "fooocus_scheme" in texts else "another program", values, "prompt", "negative_prompt")
     prompt, negative, pairs = parse_infotext(text)
-    tool = next((name for name, mark in _WEB_UIS.items() if re.search(mark, pairs.get("Version", ""))), "the web UI")
+    program = f"{pairs.get('App', '')} {pairs.get('Version', '')}".strip()
+    tool = next((name for name, mark in _WEB_UIS.items() if re.search(mark, program)), "the web UI")
     return Foreign(tool, prompt, negative, pairs)
 
 
 _WEB_UIS = {"vsf": r"^vsf\b", "Forge": r"^f\d|forge|neo", "ComfyUI": "ComfyUI", "SD.Next": r"SD\.Next"}
+
+
+def _of_infotext(text: str, texts: Mapping[str, str]) -> Foreign | None:
+    """Reads a comment, if it is the text of a web UI."""
+    return _of_parameters(text, texts) if parse_infotext(text)[2] else None
+
+
+def _of_midjourney(text: str, _: Mapping[str, str]) -> Foreign | None:
+    prompt, job, number = text.rpartition(" Job ID:")
+    if not job:
+        return None
+    prompt, negatives = move_negatives(prompt)
+    return Foreign("Midjourney", prompt, ", ".join(negatives), {"Job ID": number.strip()})
+
+
+def _of_xmp(text: str, texts: Mapping[str, str]) -> Foreign | None:
+    """Reads the user comment in XMP: the JSON of Draw Things, or the text of a web UI."""
+    match = re.search(r"UserComment>\s*(?:<rdf:Alt>\s*<rdf:li[^>]*>)?([^<]*)<", text)
+    comment = html.unescape(match[1]) if match else ""
+    values = _loaded(comment)
+    return _flat("Draw Things", values, "c", "uc") if isinstance(values, dict) else _of_infotext(comment, texts)
 
 
 def _of_prompt(text: str, texts: Mapping[str, str]) -> Foreign | None:
@@ -143,7 +173,10 @@ _READERS = {
     "invokeai_metadata": _of_invokeai,
     "sd-metadata": _of_invokeai,
     "prompt": _of_prompt,
-    "comment": lambda text, texts: _of_novelai(text, texts) or _of_comfyui(text, texts),
-    **dict.fromkeys(("workflow", "make", "model", "description"), _of_comfyui),
+    "comment": lambda text, texts: _of_novelai(text, texts) or _of_comfyui(text, texts) or _of_infotext(text, texts),
+    "description": lambda text, texts: _of_comfyui(text, texts) or _of_midjourney(text, texts),
+    "dream": _of_dream,
+    "xmp": _of_xmp,
+    **dict.fromkeys(("workflow", "make", "model"), _of_comfyui),
 }
 """What reads the tags of other programs, by their names in lower case."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vsf_cli.config.option import NEGATIVE, Option, Value, check_bounds, options_of
 from vsf_cli.errors import RequestError
+from vsf_cli.methods.tokens import Span
 
 if TYPE_CHECKING:
     import torch
@@ -96,14 +97,14 @@ class Method(ABC):
         }
 
     def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
-        """How many pairs of query and key it adds to an attention: here those of `attend_image_to_negative`.
+        """How many pairs of query and key it adds to an attention: those of image and negative prompt.
 
         Arguments:
             queries: The image's queries.
             images: The image's keys; 0 in cross attention.
             positives, negatives: The keys of the prompts.
         """
-        return queries * (images + negatives)
+        return queries * negatives
 
     def keep_unguided_rows(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         """Returns the guided output, but the unguided one for batch rows without a negative prompt."""
@@ -123,6 +124,11 @@ class Method(ABC):
         """Whether the method depends on the step."""
         return self.start > 0 or self.stop < 1
 
+    @property
+    def off(self) -> str:
+        """The hyper-parameter that leaves nothing of the guidance, such as "blend 0"; "" if none does."""
+        return ""
+
     def on(self, device: "torch.device") -> "Method":
         """Returns the method with numbers as tensors of a device, so that other numbers do not recompile the model."""
         return self
@@ -136,21 +142,36 @@ class Method(ABC):
         """The largest block number among its hyper-parameters; 0 if there is none."""
         return 0
 
-    def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
-        """Writes the attention of the rows of image and positive prompt into `out`.
+    def attend(self, query: "Tensor", context: "Context", out: "Tensor | None" = None) -> "Tensor":
+        """Returns the attention of the rows of image and positive prompt.
 
         Arguments:
             query: The queries, with shape (B, H, rows, D), in the order of `context.base`; in cross attention the image's.
             context: The keys and values.
-            out: The outputs of the same rows, with the same shape, not yet initialized.
+            out: Where the outputs are written, with the same shape, not yet initialized; None in cross attention.
         """
-        base, rows = context.attend_base(query), context.image_rows
-        out.copy_(base)
-        rows(out).copy_(self.guide(rows(query), rows(base), context))
+        rows = context.image_rows
+        if out is None or self.off or not context.has_parts(query):
+            base = context.attend_base(query)
+            return context.write(self.guide(rows(query), rows(base), context), base, out)
+        rows(out).copy_(self.guide(rows(query), context.attend_base_in_parts(rows(query)), context))
+        context.write_unguided(query, out)
+        return out
 
-    def attend_unguided(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
-        """Writes the outputs of the unguided model into `out`, for the blocks in which the method does not act."""
-        out.copy_(context.attend_base(query))
+    def attend_whole(self, query: "Tensor", context: "Context", base: Span, grouped: Span) -> "Tensor | None":
+        """Returns the attention of all rows of joint attention at once; None if that is not the way.
+
+        Arguments:
+            query: The queries of all rows, with shape (B, H, rows, D).
+            context: The keys and values.
+            base, grouped: The positions of image and positive prompt, and of all groups.
+        """
+        return None
+
+    def attend_unguided(self, query: "Tensor", context: "Context", out: "Tensor | None" = None) -> "Tensor":
+        """Returns the outputs of the unguided model, for the blocks in which the method does not act; else as `attend`."""
+        base = context.attend_base(query)
+        return base if out is None else out.copy_(base)
 
     @abstractmethod
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
@@ -162,27 +183,40 @@ class Method(ABC):
             context: The keys and values.
         """
 
+    def attend_groups(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+        """Writes the attention of all groups' rows, with shape (B, H, tokens, D), into `out`."""
+        from vsf_cli.attention import fused
+
+        few, image, start = context.few_keys, context.image_tokens, 0
+        if few is not None and fused.takes(query, few.key, few.value, keys=query.shape[2]):
+            fused.attend_text(query, image.key, image.value, few, out, context.backend)
+            return
+        for group in context.groups:
+            rows = Span(start, start := start + group.key.shape[2])
+            rows.of(out).copy_(self.attend_group(rows.of(query), context, group))
+
     def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
         """Returns the attention of a group's rows, with shape (B, H, N, D), to [image, group] (section 3.2).
 
         The outputs of padding have no meaning.
         """
-        return self._attend_with_image(query, context, group, group.own_mask)
+        from vsf_cli.attention.exact import attention_with_lse, has_lse
+
+        image = context.image_tokens
+        if context.mask is not None or not has_lse(query, group.key, context.backend):
+            return context.attend_with_images(query, group, group.own_mask)
+        # In two parts, since joining the image's keys and values with the group's would copy them.
+        images = attention_with_lse(query, image.key, image.value, context.backend)
+        return group.add_to(*images, query)
 
     def attend_image_to_negative(self, query: "Tensor", context: "Context") -> "Tensor":
         """Returns the attention of the image's rows, with shape (B, H, I, D), to [image, negative]."""
-        mask = context.image_mask
-        if mask is not None:
-            mask = context.with_negative_mask(context.images.keys_of(mask))
-        return self._attend_with_image(query, context, context.negative, mask)
-
-    def _attend_with_image(self, query: "Tensor", context: "Context", group: "TextGroup", mask: "Tensor | None") -> "Tensor":
-        from vsf_cli.attention import attention
-        from vsf_cli.methods.tokens import key_mask
-
-        keys = context.with_negative if group is context.negative else context.image_tokens.join(group)
-        seen = group.seen_after(context.image_tokens.key.shape[2])
-        return attention(query, keys.key, keys.value, key_mask(mask, seen), context.backend)
+        if context.has_parts(query):
+            return context.negative.add_to(*context.take_images(query), query)
+        mask = context.negative.mask
+        if context.image_mask is not None and context.image is not None:
+            mask = context.with_negative_mask(context.images.keys_of(context.image_mask))
+        return context.attend_with_images(query, context.negative, mask)
 
 
 def _check_type(one: Option, value: Any) -> None:

@@ -48,6 +48,10 @@ class NAG(Method):
     alpha: float = option(0.125, help="NAG's blend.", min=0, max=1, sweep=True, search=(0.0, 1.0))
     padding: bool = option(True, help="Whether NAG pads the negative prompt.")
 
+    @property
+    def off(self) -> str:
+        return "nag_alpha 0" if self.alpha == 0 else "nag_scale 0" if self.scale == 0 and self.tau >= 1 else ""
+
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         away = base + self.scale * (base - self.attend_image_to_negative(query, context))
         ratio = norm(away) / norm(base)

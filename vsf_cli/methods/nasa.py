@@ -42,6 +42,10 @@ class NASA(Method):
     alpha: float = option(0.25, help="NASA's strength.", min=0, sweep=True, search=(0.0, 1.0))
     padding: bool = option(True, help="Whether NASA pads the negative prompt.")
 
+    @property
+    def off(self) -> str:
+        return "nasa_alpha 0" if self.alpha == 0 else ""
+
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         guided = base - self.alpha * self.attend_image_to_negative(query, context)
         return self.keep_unguided_rows(guided, base, context)

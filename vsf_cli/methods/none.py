@@ -22,8 +22,8 @@ class NoGuidance(Method):
     guides_attention: ClassVar[bool] = False
     accepts_guidance_scale: ClassVar[bool] = True
 
-    def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
-        self.attend_unguided(query, context, out)
+    def attend(self, query: "Tensor", context: "Context", out: "Tensor | None" = None) -> "Tensor":
+        return self.attend_unguided(query, context, out)
 
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         return base

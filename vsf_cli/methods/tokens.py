@@ -1,10 +1,12 @@
 """Keys and values of the tokens that one attention sees. The letters of shapes are those of `vsf_cli.attention`."""
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vsf_cli.attention.fused import FewKeys
 
 __all__ = ["Context", "KeyValue", "Span", "TextGroup", "joined_span", "key_mask"]
 
@@ -82,9 +84,19 @@ class TextGroup(KeyValue):
         real = positions < self.lengths.view(-1, 1, 1, 1)  # [B, 1, 1, N]
         return torch.cat([real.new_ones(len(real), 1, 1, before), *[real] * copies], dim=-1)
 
+    def add_to(self, output: "Tensor", lse: "Tensor", query: "Tensor") -> "Tensor":
+        """Returns attention to these tokens, of one weight, and to others, whose output and log-sum-exp are given.
+
+        The memory of the output is overwritten.
+        """
+        from vsf_cli.attention.merging import merge_attention_states
+
+        own, own_lse = replace(self, weights=None, mask=None).attend(query)
+        return merge_attention_states(output, own, lse, own_lse)
+
     def attend(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
         """Returns the weighted attention of the image's rows, with shape (B, H, Q, D), and its log-sum-exp, (B, H, Q)."""
-        from vsf_cli.attention import attention_with_lse, masked_attention_with_lse
+        from vsf_cli.attention.exact import attention_with_lse, masked_attention_with_lse
 
         if self.lengths is None and self.mask is None:
             return attention_with_lse(query, self.key, self.weighted_value)
@@ -108,6 +120,8 @@ class Context:
         mask: The model's own mask of the rows and keys of `base`, with shape (B or 1, H or 1, rows or 1, keys); None: no mask.
         reference: The positions in `base` of the tokens of images that are edited, behind those of `image`; not guided.
         has_grid: Whether the image's rows are those of an image, which has a grid: a sound has none.
+        grouped, whole: The tokens of all groups, and of groups and base, as views; None if they are in different places.
+        shared: What a method makes once for all attentions of a call.
     """
 
     base: KeyValue
@@ -119,7 +133,11 @@ class Context:
     mask: "Tensor | None" = None
     reference: Span | None = None
     has_grid: bool = True
+    grouped: KeyValue | None = None
+    whole: KeyValue | None = None
+    shared: "dict[Any, Tensor]" = field(default_factory=dict)
     _joined: KeyValue | None = field(default=None, init=False, repr=False, compare=False)
+    _of_images: "tuple[Tensor, Tensor] | None" = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def negative(self) -> TextGroup:
@@ -165,18 +183,111 @@ class Context:
         """All images' tokens, of which cross attention has none; a view."""
         return self.base.part(self.images)
 
+    @property
+    def key_bias(self) -> "Tensor | None":
+        """The model's own mask if it is a number for each key that is added to the logits, with shape (B, keys)."""
+        import torch
+
+        mask = self.mask
+        if mask is None or mask.dtype == torch.bool or mask.shape[1:3] != (1, 1):
+            return None
+        return mask[:, 0, 0].expand(self.base.key.shape[0], -1)
+
+    @property
+    def few_keys(self) -> "FewKeys | None":
+        """All groups' tokens for a fused kernel; None if they are in different places, or the model has a mask of them."""
+        from vsf_cli.attention.fused import FewKeys
+
+        if self.grouped is None or any(group.mask is not None or group.own_mask is not None for group in self.groups):
+            return None
+        lengths = self.negative.lengths, None if self.kept is None else self.kept.lengths
+        return FewKeys(self.grouped.key, self.grouped.value, self.negative.key.shape[2], lengths, self._weights)
+
+    @property
+    def _weights(self) -> "Tensor | None":
+        """The weights of all groups' tokens, with shape (B, tokens); None means 1."""
+        import torch
+
+        if all(group.weights is None for group in self.groups):
+            return None
+        batch = self.base.key.shape[0]
+        ones = self.base.key.new_ones
+        return torch.cat([ones(batch, one.key.shape[2]) if one.weights is None else one.weights for one in self.groups], dim=1)
+
+    def write(self, guided: "Tensor", base: "Tensor", out: "Tensor | None") -> "Tensor":
+        """Returns outputs with the image's rows guided and the others as in `base`, written into `out` if it is given."""
+        if out is None:
+            return guided
+        for span in self.unguided:
+            span.of(out).copy_(span.of(base))
+        self.image_rows(out).copy_(guided)
+        return out
+
+    def write_unguided(self, query: "Tensor", out: "Tensor") -> None:
+        """Writes the outputs of the rows that are not guided into `out`."""
+        from vsf_cli.attention.exact import attention
+
+        for span in self.unguided:
+            mask = None if self.mask is None else span.rows_of(self.mask)
+            span.of(out).copy_(attention(span.of(query), self.base.key, self.base.value, mask, self.backend))
+
+    def has_parts(self, query: "Tensor") -> bool:
+        """Whether joint attention to images and to each prompt can be computed apart, and then merged.
+
+        Where some rows have no negative prompt, the unguided output is computed as a whole: these rows keep it to the bit.
+        """
+        from vsf_cli.attention.exact import has_lse
+
+        alike = self.image is not None and self.mask is None and self.negative.lengths is None
+        return alike and has_lse(query, self.base.key, self.backend)
+
+    def take_images(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:
+        """Returns the attention of the image's rows to all images, and its log-sum-exp, of memory that may be overwritten."""
+        from vsf_cli.attention.exact import attention_with_lse
+
+        known, keys = self._of_images, self.image_tokens
+        object.__setattr__(self, "_of_images", None)
+        return attention_with_lse(query, keys.key, keys.value, self.backend) if known is None else known
+
+    def attend_base_in_parts(self, query: "Tensor") -> "Tensor":
+        """Returns the unguided output of the image's rows, and leaves that of the images alone to `take_images`."""
+        from vsf_cli.attention.exact import attention_with_lse
+        from vsf_cli.attention.merging import merge_attention_states
+
+        output, lse = self.take_images(query)
+        object.__setattr__(self, "_of_images", (output, lse))
+        text = self.base.part(self.positive)
+        other, other_lse = attention_with_lse(query, text.key, text.value, self.backend)
+        # The sum of both shares is 1: the text's output takes the result.
+        return merge_attention_states(other, output, other_lse, lse)
+
+    def attend_with_images(self, query: "Tensor", group: TextGroup, mask: "Tensor | None") -> "Tensor":
+        """Returns attention to the images and a group, in one call; `mask` is the model's own, of these rows and keys."""
+        from vsf_cli.attention.exact import attention
+
+        keys = self.with_negative if group is self.negative else self.image_tokens.join(group)
+        seen = group.seen_after(self.image_tokens.key.shape[2])
+        return attention(query, keys.key, keys.value, key_mask(mask, seen), self.backend)
+
     def attend_base(self, query: "Tensor") -> "Tensor":
         """Returns the unguided output for the rows of image and positive prompt, by the call that the model itself makes."""
-        from vsf_cli.attention import attention
+        from vsf_cli.attention import fused
+        from vsf_cli.attention.exact import attention
 
+        key, value, bias = self.base.key, self.base.value, self.key_bias
+        if bias is not None and fused.takes(query, key, value, keys=key.shape[2]):
+            return fused.attend_few_keys(query, key, value, bias)
         return attention(query, self.base.key, self.base.value, self.mask, self.backend)
 
     def with_negative_mask(self, mask: "Tensor") -> "Tensor":
         """Returns a mask of the image's rows with the negative prompt's keys as its last."""
         import torch
 
-        assert self.negative.mask is not None, "a mask is of all keys"
-        return torch.cat([mask, self.negative.mask], dim=-1)
+        own = self.negative.mask
+        if own is None:
+            # 0 is added to a logit, or True lets it be seen.
+            own = mask.new_full((*mask.shape[:-1], self.negative.key.shape[2]), mask.dtype == torch.bool)
+        return torch.cat([mask, own], dim=-1)
 
 
 def joined_span(image: Span | None, reference: Span | None) -> Span:

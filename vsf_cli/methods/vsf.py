@@ -2,23 +2,28 @@
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.config.option import ABLATIONS, KEEP, Need, option
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
+from vsf_cli.methods.at_once import dense_mask, flips
 from vsf_cli.methods.base import Method, norm
-from vsf_cli.methods.tokens import KeyValue
+from vsf_cli.methods.tokens import KeyValue, Span
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context, TextGroup
+    from vsf_cli.attention.fused import Strengths
+    from vsf_cli.methods.tokens import Context
 
 __all__ = ["VSF"]
+
+SHORT = 512
+"""The most tokens for which a dense mask is less work than the calls that take its place."""
 
 MASK = Need("attention_mask", "VSF with its mask: leave --no-attention-mask out")
 """What an option that acts in the mask needs; the details of options (`rare`, `newer`, ...) are those of `Option`."""
@@ -166,12 +171,16 @@ class VSF(Method):
         return max(self._blocks or (0,))
 
     @property
+    def off(self) -> str:
+        return "beta inf" if self.beta == math.inf and self.attention_mask else "blend 0" if self.blend == 0 else ""
+
+    @property
     def follows_progress(self) -> bool:
         return super().follows_progress or self.slope != 0
 
     def on(self, device: "torch.device") -> "VSF":
         """Returns the method with alpha and beta as tensors: a float would be part of the compiled code."""
-        from vsf_cli.attention import KERNEL_DEVICES, scalar
+        from vsf_cli.attention.exact import KERNEL_DEVICES, scalar
 
         other = copy.copy(self)
         for name in ("alpha", "beta", "contrast"):
@@ -187,56 +196,138 @@ class VSF(Method):
         done = (progress - self.start) / (self.stop - self.start)
         return self.alpha * (1 + self.slope * (2 * done - 1))
 
-    def added_pairs(self, queries: int, images: int, positives: int, negatives: int) -> int:
-        return queries * negatives
-
     @property
     def copies(self) -> int:  # type: ignore[override]
         """How many unflipped copies of the negative prompt join the text: two in the layout of the public code."""
         return 2 if self.reference_layout else 1
 
-    def attend(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
-        from vsf_cli.attention import has_lse
+    def attend(self, query: "Tensor", context: "Context", out: "Tensor | None" = None) -> "Tensor":
+        from vsf_cli.attention.exact import has_lse
 
         if not self.attention_mask:
-            out.copy_(self._attend_everything(query, context))
-        elif context.mask is None and has_lse(query, context.base.key, context.backend):
-            self._attend_in_parts(query, context, out)
-        elif self._is_limited:
-            super().attend(query, context, out)
-        else:
-            self._attend_at_once(query, context, out)
+            return self._attend_everything(query, context, out)
+        if context.image is None and self._is_fused(query, context.whole, context):
+            return self._attend_few_keys(query, context)
+        if context.image is None and self._is_at_once(query, context):
+            return self._attend_flipped(query, context)
+        if context.mask is None and has_lse(query, context.base.key, context.backend):
+            return self._attend_in_parts(query, context, out)
+        if self._is_limited:
+            return super().attend(query, context, out)
+        return self._attend_at_once(query, context, out)
 
-    def _attend_in_parts(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+    def attend_whole(self, query: "Tensor", context: "Context", base: Span, grouped: Span) -> "Tensor | None":
+        """One call with a dense mask, where that is the least work: a short sequence on a CPU."""
+        import torch
+
+        from vsf_cli.attention.exact import attention
+
+        if query.shape[2] > SHORT or not self._is_at_once(query, context) or context.mask is not None:
+            return None
+        assert context.whole is not None
+        flipped = context.negative.times(-self.alpha_at(context.progress))
+        key = torch.cat([context.whole.key, flipped.key], dim=2)
+        value = torch.cat([context.whole.value, flipped.value], dim=2)
+        mask = context.shared.get("mask")
+        if mask is None or mask.shape[2:] != (query.shape[2], key.shape[2]):
+            mask = context.shared["mask"] = dense_mask(context, base, grouped, self.beta)
+        return attention(query, key, value, mask)
+
+    def _is_at_once(self, query: "Tensor", context: "Context") -> bool:
+        """Whether one call over all keys is less work than two that are merged: on a CPU, where a bias costs nothing."""
+        import torch
+
+        if query.device.type != "cpu" or torch.compiler.is_compiling() or context.whole is None:
+            return False
+        plain = self.attention_mask and not self._is_limited and context.kept is None and context.negative.mask is None
+        # An infinite beta leaves the unguided output to the bit, by the other way.
+        return plain and isinstance(self.beta, torch.Tensor) and bool(self.beta < math.inf)
+
+    def _attend_flipped(self, query: "Tensor", context: "Context") -> "Tensor":
+        """Cross attention to all keys at once, the values of the negative prompt flipped, with a bias for each key."""
+        import torch
+
+        from vsf_cli.attention.exact import attention
+
+        assert context.whole is not None
+        key, value = context.whole.key, context.whole.value
+        name = "flip", key.shape[2], value.dtype
+        if name not in context.shared:
+            context.shared[name] = flips(context, self.alpha_at(context.progress))
+            bias = self._bias(context, torch.promote_types(query.dtype, torch.float32))
+            assert bias is not None
+            context.shared["bias", *name[1:]] = bias
+        return attention(query, key, value * context.shared[name], context.shared["bias", *name[1:]])
+
+    def _is_fused(self, query: "Tensor", keys: "KeyValue | None", context: "Context") -> bool:
+        """Whether a fused kernel takes all of these keys, which are a few."""
+        from vsf_cli.attention import fused
+
+        if keys is None or self._is_limited or context.few_keys is None:
+            return False
+        if context.mask is not None and context.key_bias is None:
+            return False
+        return fused.takes(query, keys.key, keys.value, keys=keys.key.shape[2])
+
+    def _attend_few_keys(self, query: "Tensor", context: "Context") -> "Tensor":
+        """Cross attention as one kernel, where the prompts together are short."""
+        from vsf_cli.attention import fused
+
+        assert context.whole is not None
+        keys, strengths = context.whole, self._strengths(context)
+        return fused.attend_few_keys(query, keys.key, keys.value, context.key_bias, context.few_keys, strengths)
+
+    def _strengths(self, context: "Context") -> "Strengths":
+        """Alpha, beta and the contrast as tensors without axes."""
+        import torch
+
+        from vsf_cli.attention.exact import scalar
+
+        device = context.base.key.device
+        numbers = self.alpha_at(context.progress), self.beta, self.contrast
+        alpha, beta, contrast = (one if isinstance(one, torch.Tensor) else scalar(one, device) for one in numbers)
+        return alpha, beta, contrast
+
+    def _attend_in_parts(self, query: "Tensor", context: "Context", out: "Tensor | None") -> "Tensor":
         """Two partial attentions, merged by their log-sum-exp."""
         import torch
 
-        from vsf_cli.attention import attention_with_lse, merge_attention_states
+        from vsf_cli.attention import fused
+        from vsf_cli.attention.exact import attention_with_lse
+        from vsf_cli.attention.merging import merge_attention_states
 
         base, rows = context.base, context.image_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
+        if self._is_fused(query, context.grouped, context):
+            span, target = context.image or Span(0, query.shape[2]), output if out is None else out
+            few = context.few_keys
+            assert few is not None
+            fused.guide_image(query, output, lse, few, self._strengths(context), target, span.start, span.stop)
+            return target
         # It is cheaper to flip the few values than the output of all rows.
         alpha = self.alpha_at(context.progress)
         added, added_lse = context.negative.times(-alpha).attend(rows(query))
         if (spared := self._spared(rows(query), context, alpha)) is not None:
             added = added + spared if added.requires_grad or spared.requires_grad else added.add_(spared)
+        image, states = rows(output), (added, rows(lse), added_lse)
+        if self._is_limited:
+            guided = merge_attention_states(image, *states, self.beta, out=torch.empty_like(image))
+            return context.write(self._limit(guided, image, context), output, out)
+        if out is None:
+            return merge_attention_states(image, *states, self.beta)
         for span in context.unguided:
             span.of(out).copy_(span.of(output))
-        image = rows(output)
-        target = torch.empty_like(image) if self._is_limited else rows(out)
-        guided = merge_attention_states(image, added, context.image_rows(lse), added_lse, self.beta, out=target)
-        if self._is_limited:
-            rows(out).copy_(self._limit(guided, image, context))
+        merge_attention_states(image, *states, self.beta, out=rows(out))
+        return out
 
-    def _attend_at_once(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+    def _attend_at_once(self, query: "Tensor", context: "Context", out: "Tensor | None") -> "Tensor":
         """The same without a log-sum-exp: one call each for the rows of image and positive prompt, which see other keys."""
-        from vsf_cli.attention import attention
-
-        base, rows = context.base, context.image_rows
-        rows(out).copy_(self._attend_with_bias(rows(query), context))
-        for span in context.unguided:
-            mask = None if context.mask is None else span.rows_of(context.mask)
-            span.of(out).copy_(attention(span.of(query), base.key, base.value, mask))
+        guided = self._attend_with_bias(context.image_rows(query), context)
+        if out is None:
+            return guided
+        context.image_rows(out).copy_(guided)
+        context.write_unguided(query, out)
+        return out
 
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         return self._limit(self._attend_with_bias(query, context), base, context)
@@ -258,7 +349,7 @@ class VSF(Method):
         """Attention of the image's rows to all keys, in one call."""
         import torch
 
-        from vsf_cli.attention import attention
+        from vsf_cli.attention.exact import attention
 
         alpha, bias = self.alpha_at(context.progress), self._bias(context, query.dtype)
         keys = context.base.join(context.negative.times(-alpha))
@@ -293,22 +384,15 @@ class VSF(Method):
             bias = bias.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else bias + mask
         return bias if seen is None else bias.masked_fill(~seen, -torch.inf)
 
-    def attend_group(self, query: "Tensor", context: "Context", group: "TextGroup") -> "Tensor":
-        from vsf_cli.attention import attention_with_lse, has_lse, merge_attention_states
+    def attend_groups(self, query: "Tensor", context: "Context", out: "Tensor") -> None:
+        if self.attention_mask:
+            super().attend_groups(query, context, out)
+        else:
+            self._attend_everything(query, context, out)
 
-        if not self.attention_mask:
-            return self._attend_everything(query, context)
-        if context.mask is not None or not has_lse(query, group.key, context.backend):
-            return super().attend_group(query, context, group)
-        # In two parts, since joining the image's keys and values with the group's would copy them.
-        image = context.image_tokens
-        output, lse = attention_with_lse(query, image.key, image.value, context.backend)
-        own, own_lse = replace(group, weights=None, mask=None).attend(query)
-        return merge_attention_states(output, own, lse, own_lse)
-
-    def _attend_everything(self, query: "Tensor", context: "Context") -> "Tensor":
+    def _attend_everything(self, query: "Tensor", context: "Context", out: "Tensor | None" = None) -> "Tensor":
         """Attention to [base, negative, flipped negative], or without the second: the ablation."""
-        from vsf_cli.attention import attention
+        from vsf_cli.attention.exact import attention
 
         if context.image is None:
             raise RequestError("VSF without its mask is for joint attention: cross attention has no mask to leave out")
@@ -317,4 +401,5 @@ class VSF(Method):
         negative, copies = context.negative, 1 + self.duplication
         keys = context.base.join(negative) if self.duplication else context.base
         keys = keys.join(KeyValue(negative.key, -self.alpha_at(context.progress) * negative.weighted_value))
-        return attention(query, keys.key, keys.value, negative.seen_after(context.base.key.shape[2], copies))
+        output = attention(query, keys.key, keys.value, negative.seen_after(context.base.key.shape[2], copies))
+        return output if out is None else out.copy_(output)

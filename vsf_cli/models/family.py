@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vsf_cli.config.values import FRAMES_OF_A_TOKEN
-from vsf_cli.errors import RequestError
+from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.prompts.tokens import Token
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "append_text",
     "block_of",
     "call_parameters",
+    "check_kind",
     "pixels_per_patch",
     "prepend_text",
     "shared_places",
@@ -235,6 +237,8 @@ class Family:
             negative prompt, where it cannot be all in the arguments: positions that the model counts by itself, for example.
         hides_tokens: Whether the text goes through blocks of its own, which see tokens that the image does not see: those of a
             template's beginning, and all special tokens if they are left out.
+        folds_padding: Whether a token's keys and values in the guided attentions depend on its embedding alone, so that equal
+            tokens can be folded into one.
         masks_negative: Whether the model masks the negative prompt, behind its text, as padding: the image shall see it.
         denoisers: The attributes of a pipeline with its denoisers.
         last: The beginning of the names of a denoiser's modules that run last, though they are listed before others.
@@ -270,6 +274,7 @@ class Family:
     text: "Callable[[Arguments], Tensor | None]" = text_of
     inside: Mapping[str, Follow] = field(default_factory=dict)
     hides_tokens: bool = False
+    folds_padding: bool = False
     masks_negative: bool = False
     denoisers: tuple[str, ...] = ("transformer",)
     isolated: tuple[str, ...] = ()
@@ -333,6 +338,15 @@ class Family:
         """Returns the tokenizer that takes most of a prompt with a `max_sequence_length`."""
         return self.tokenizers(pipe, max_length)[-1]
 
+    def encoded_text(self, pipe: Any, prompt: str) -> str:
+        """Returns the text that is encoded for a prompt: cleaned, and with all vectors of a textual inversion."""
+        cleaned = self.clean(prompt)
+        if not hasattr(pipe, "maybe_convert_prompt"):
+            return cleaned
+        tokenizers = [part for name, part in pipe.components.items() if name.startswith("tokenizer")]
+        # A pipeline without its text encoders says so when it encodes.
+        return cleaned if None in tokenizers else str(pipe.maybe_convert_prompt(cleaned, tokenizers[-1]))
+
     def encode_negative(self, pipe: Any, prompts: Sequence[str], special_tokens: bool = True) -> "Tensor":
         """Returns the embeddings of `encode_texts`."""
         return self.encode_texts(pipe, prompts, special_tokens).embeddings
@@ -358,7 +372,7 @@ class Family:
     def _encode(self, pipe: Any, prompt: str, special_tokens: bool) -> EncodedText:
         import torch
 
-        parts = self.encode(pipe, self.clean(prompt))
+        parts = self.encode(pipe, self.encoded_text(pipe, prompt))
         embeddings = torch.cat([part.embeddings for part in parts])
         chosen = torch.cat([_chosen(part, special_tokens) for part in parts])
         places = torch.cat([part.start + torch.arange(len(part.embeddings)) for part in parts])
@@ -389,16 +403,15 @@ class Family:
             padding: Whether the negative prompts are encoded by `encode_padded`.
             kept: The kept prompts, which have no special tokens.
         """
-        tokenizers = self.tokenizers(pipe, max_length)
-        negatives, spared = list(map(self.clean, negative)), list(map(self.clean, kept))
+        tokenizers, encoded = self.tokenizers(pipe, max_length), partial(self.encoded_text, pipe)
         if padding:
-            found = _padded_tokens(tokenizers, "negative", self.clean(", ".join(negative)))
+            found = _padded_tokens(tokenizers, "negative", encoded(", ".join(negative)))
         else:
-            found = _joined_tokens(tokenizers, "negative", negatives, special_tokens)
+            found = _joined_tokens(tokenizers, "negative", list(map(encoded, negative)), special_tokens)
         return (
-            _padded_tokens(tokenizers, "positive", self.clean(prompt))
+            _padded_tokens(tokenizers, "positive", encoded(prompt))
             + found
-            + _joined_tokens(tokenizers, "kept", spared, False)
+            + _joined_tokens(tokenizers, "kept", list(map(encoded, kept)), False)
         )
 
 
@@ -443,6 +456,15 @@ def _joined_tokens(tokenizers: Sequence[PromptTokenizer], kind: str, texts: Sequ
 def call_parameters(pipe: Any) -> "Mapping[str, inspect.Parameter]":
     """Returns the parameters of a pipeline's call, by name."""
     return inspect.signature(type(pipe).__call__).parameters
+
+
+def check_kind(pipe: Any) -> None:
+    """Raises a `PatchError` for a modular pipeline, which does not say whether it uses classifier-free guidance."""
+    if any(kind.__name__ == "ModularPipeline" for kind in type(pipe).__mro__):
+        raise PatchError(
+            f"a {type(pipe).__name__} is a modular pipeline, whose guider may run the model without text unseen: use a"
+            " DiffusionPipeline of the same model"
+        )
 
 
 def block_of(name: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vsf_cli.attention import attention
+from vsf_cli.attention.exact import attention
 from vsf_cli.errors import PatchError
-from vsf_cli.methods import Context, KeyValue, TextGroup
+from vsf_cli.methods import Context, KeyValue, Method, TextGroup
 from vsf_cli.methods.tokens import Span, joined_span, key_mask
 from vsf_cli.models.checkpointing import check_checkpoints
 from vsf_cli.models.family import Order
@@ -73,22 +73,32 @@ def guided_attention(
         backend: Any = None,
         parallel_config: Any = None,
     ) -> Tensor | None:
-        state = _state_of(running)
-        if state.counts is None:
+        if (state := _state_of(running)).counts is None:
             return None
-        if dropout_p or is_causal or attention_kwargs:
-            raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
+        _check_options(dropout_p, is_causal, attention_kwargs)
         query, key, value = _prepare(query, key, value, scale)
         rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
-        mask = _mask(attn_mask, rows, masks_negative)
+        mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
         context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
+        attend_rows = state.method.attend if guides else state.method.attend_unguided
+        if order is Order.CROSS:
+            return attend_rows(query, context)  # The output of the large call takes the result.
+        if guides and (whole := state.method.attend_whole(query, context, rows.queries, rows.grouped)) is not None:
+            return whole
         out = _empty_output(query, value)
-        (state.method.attend if guides else state.method.attend_unguided)(rows.queries.of(query), context, rows.queries.of(out))
-        if order is not Order.CROSS:
-            _attend_groups(state, rows, context, query, out, drops_text)
+        attend_rows(rows.queries.of(query), context, rows.queries.of(out))
+        _attend_groups(state.method, context, None if drops_text else rows.grouped.of(query), rows.grouped.of(out))
         return out
 
     return attend
+
+
+def _attend_groups(method: Method, context: Context, query: Tensor | None, out: Tensor) -> None:
+    """Writes the outputs of the groups' own rows; 0 without queries, where nothing reads them."""
+    if query is None:
+        out.zero_()
+    else:
+        method.attend_groups(query, context, out)
 
 
 def isolated_attention(running: RunningCall) -> Attend:
@@ -101,7 +111,7 @@ def isolated_attention(running: RunningCall) -> Attend:
         query, key, value = _prepare(query, key, value, options.get("scale"))
         _, positives, *groups = state.counts.shape[:-1]
         spans = _spans(0, (*groups, positives))
-        mask, backend = _whole(attn_mask), state.backend(options.get("backend"))
+        mask, backend = _whole(attn_mask, key.shape[2]), state.backend(options.get("backend"))
         out = torch.empty_like(query)
         for span, lengths in zip(spans, (*state.lengths, None), strict=True):
             group = TextGroup(span.of(key), span.of(value), lengths)
@@ -113,13 +123,9 @@ def isolated_attention(running: RunningCall) -> Attend:
     return attend
 
 
-def _attend_groups(state: GuidanceState, rows: "_Rows", context: Context, query: Tensor, out: Tensor, drops_text: bool) -> None:
-    """Writes the outputs of the groups' own rows, or zeros."""
-    for span, group in zip(rows.groups, context.groups, strict=True):
-        if drops_text:
-            span.of(out).zero_()
-        else:
-            span.of(out).copy_(state.method.attend_group(span.of(query), context, group))
+def _check_options(*options: Any) -> None:
+    if any(options):
+        raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
 
 
 def _state_of(running: RunningCall) -> GuidanceState:
@@ -145,10 +151,13 @@ def _context(
     for span, lengths, weights in zip(rows.groups, state.lengths, state.weights, strict=True):
         states = keys.part(span)
         groups.append(TextGroup(states.key, states.value, lengths, weights, *_masks_of(mask, rows, span)))
-    base_mask = None if mask is None else rows.base.keys_of(rows.queries.rows_of(mask))
+    base_mask = state.bias if mask is None else rows.base.keys_of(rows.queries.rows_of(mask))
     base = keys.part(rows.base)
     shared = state.progress, backend, base_mask
-    return Context(base, rows.image, rows.positive, tuple(groups), *shared, rows.reference, has_grid)
+    grouped = keys.part(rows.grouped)
+    return Context(
+        base, rows.image, rows.positive, tuple(groups), *shared, rows.reference, has_grid, grouped, keys, state.shared
+    )
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -191,6 +200,11 @@ class _Rows:
         """All images in the base; none in cross attention."""
         return joined_span(self.image, self.reference)
 
+    @property
+    def grouped(self) -> Span:
+        """All groups, which stand side by side."""
+        return Span(self.groups[0].start, self.groups[-1].stop) if self.groups else Span(0, 0)
+
     @classmethod
     def of(cls, order: Order, queries: int, keys: int, references: int, positives: int, *groups: int) -> "_Rows":
         """Returns the positions by the numbers of queries, keys, and tokens of references, positive prompt and each group.
@@ -221,22 +235,24 @@ def _spans(start: int, lengths: Sequence[int]) -> tuple[Span, ...]:
     return tuple(spans)
 
 
-def _whole(mask: Tensor | None) -> Tensor | None:
+def _whole(mask: Tensor | None, keys: int) -> Tensor | None:
     """Returns the model's own mask with shape (B or 1, H or 1, Q or 1, K).
 
     Raises:
-        PatchError: If the mask has another number of axes.
+        PatchError: If the mask has another number of axes, or of keys: one of the caller's own, which knows no negative prompt.
     """
-    if mask is None or mask.ndim == 4:
-        return mask
-    if mask.ndim == 2:
-        return mask[:, None, None]
-    raise PatchError(f"attention with a mask of shape {tuple(mask.shape)} cannot be guided")
+    if mask is None:
+        return None
+    if mask.ndim not in (2, 4) or mask.shape[-1] != keys:
+        raise PatchError(
+            f"attention has a mask of shape {tuple(mask.shape)} for {keys} keys, those of the negative prompt among them: leave"
+            " out an attention mask of your own"
+        )
+    return mask if mask.ndim == 4 else mask[:, None, None]
 
 
 def _mask(mask: Tensor | None, rows: _Rows, masks_negative: bool) -> Tensor | None:
-    """Returns the model's own mask as `_whole` does; a boolean one that masks the groups at the keys' end shows them."""
-    mask = _whole(mask)
+    """Returns the model's own mask; a boolean one that masks the groups at the keys' end shows them."""
     if mask is None or not masks_negative:
         return mask
     base = rows.base.keys_of(mask)

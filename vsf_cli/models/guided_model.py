@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from vsf_cli.config.names import counted
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
 from vsf_cli.models.checkpointing import check_checkpoints, wrapped_checkpoints
-from vsf_cli.models.family import Family, Follow, block_of, unwrap
+from vsf_cli.models.family import Family, Follow, block_of, check_kind, unwrap
+from vsf_cli.models.folding import Folding
 from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
 from vsf_cli.models.interpose import attention_calls, called_code, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import followed, hooked, patched
@@ -54,7 +55,12 @@ _TWINS = _Twins()
 
 @contextmanager
 def guided_denoisers(
-    family: Family, denoisers: Sequence[Any], method: Method, groups: Sequence[Encoded], pipe: Any = None
+    family: Family,
+    denoisers: Sequence[Any],
+    method: Method,
+    groups: Sequence[Encoded],
+    pipe: Any = None,
+    fold_padding: bool = False,
 ) -> Iterator[int]:
     """Guides models inside a `with` block, and then restores their processors, whatever happens inside.
 
@@ -62,22 +68,20 @@ def guided_denoisers(
         family: The family of the models.
         denoisers: The models.
         method: The method.
-        groups: The negative prompts, then the kept ones if there are any.
+        groups: The negative prompts, then the kept ones if there are any; none of them if only padding is folded.
         pipe: The pipeline that will call the models; None means any caller.
+        fold_padding: Whether equal tokens at the end of the text are folded into one.
 
     Yields:
         The number of guided attentions.
 
     Raises:
         PatchError: If an attention cannot be guided, or is guided already.
-        RequestError: If the model does not have a block of `guided_blocks`. Also in a call of a model, if the pipeline uses
-            classifier-free guidance without a method for it, or the method depends on steps that cannot be counted; and at
-            the end, if steps ran and the method's window had none of them.
+        RequestError: If the model does not have a block of `guided_blocks`, or its padding cannot be folded. Also in a call of
+            a model, if the pipeline uses classifier-free guidance without a method for it, or the method depends on steps that
+            cannot be counted; and at the end, if steps ran and the method's window had none of them.
     """
-    if method.flips_embedding and family.masks_negative:
-        raise RequestError(
-            f"{method.label} has no effect on a model that masks what is not its own text: choose another method"
-        )
+    _check_family(family, method, fold_padding)
     for model in denoisers:
         _check_attentions(family, model)
     state = GuidanceState(method)
@@ -89,7 +93,7 @@ def guided_denoisers(
     with ExitStack() as stack:
         stack.enter_context(patched(all_twins))
         for model, of_model in zip(denoisers, twins, strict=True):
-            call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running)
+            call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running, fold_padding)
             stack.enter_context(hooked(model, *call.hooks()))
             for path, follow in family.inside.items():
                 owner, _, name = path.rpartition(".")
@@ -98,6 +102,15 @@ def guided_denoisers(
     if state.unguided_steps and not state.guided_steps:
         window = f"start {method.start:g} and stop {method.stop:g}"
         raise RequestError(f"{window} left none of the {counted(state.unguided_steps, 'step')} that ran guided: widen them")
+
+
+def _check_family(family: Family, method: Method, fold_padding: bool) -> None:
+    if method.flips_embedding and family.masks_negative:
+        raise RequestError(
+            f"{method.label} has no effect on a model that masks what is not its own text: choose another method"
+        )
+    if fold_padding and not family.folds_padding:
+        raise RequestError("fold_padding is for models whose text stays as it is in all blocks, such as Wan: leave it out")
 
 
 def _check_attentions(family: Family, model: Any) -> None:
@@ -152,6 +165,12 @@ class _GuidedCall:
     pipe: Any
     steps: StepCounter
     running: RunningCall
+    folds: bool = False
+    folding: Folding = field(default_factory=Folding)
+
+    def __post_init__(self) -> None:
+        model = unwrap(self.model)
+        self._paths = {name: module for name, module in model.named_modules() if module in self.twins}
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         """Returns the hooks before and after the model's `forward`."""
@@ -202,27 +221,32 @@ class _GuidedCall:
         caller, variables = _calling_pipeline()
         self._check(caller, variables)
         state, method, progress = self.state, self.state.method, 0.0
+        call = bind_call(self.model, args, kwargs)
         if method.follows_progress:
-            progress = self.steps.progress(getattr(caller or self.pipe, "scheduler", None))
+            scheduler = getattr(caller or self.pipe, "scheduler", None)
+            progress = self.steps.progress(scheduler, call.arguments.get("timestep"))
             if not method.acts_at(progress):
                 state.counts = None
                 state.unguided_steps += 1
                 return args, kwargs
         state.guided_steps += 1
-        call = bind_call(self.model, args, kwargs)
         text = self.family.text(call.arguments)
         if text is None:
             raise PatchError("the model was called without text, to which no negative prompt can be joined")
+        text, bias = self.folding.fold(text) if self.folds else (text, None)
         groups = [one.expand(len(text)) for one in self.groups]
         for width in (one.embeddings.shape[-1] for one in groups):
             if width != text.shape[-1]:
                 raise PatchError(f"the negative prompt's embeddings have width {width}, but the text's {text.shape[-1]}")
-        state.begin(groups, text, progress, _references(call.arguments, variables))
+        state.begin(groups, text, progress, _references(call.arguments, variables), bias)
         if method.copies > 1 and state.lengths[0] is not None:
             raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
         groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
         state.groups = groups[:1] * method.copies + groups[1:]
-        call.arguments.update(self.family.extend(call.arguments, *joined(state.groups)))
+        if bias is not None:
+            call.arguments["encoder_hidden_states"] = text
+        if groups:
+            call.arguments.update(self.family.extend(call.arguments, *joined(state.groups)))
         return call.args, call.kwargs
 
     def _check(self, caller: Any, variables: Mapping[str, Any]) -> None:
@@ -235,8 +259,13 @@ class _GuidedCall:
                 "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
                 " it, and leave perturbed attention guidance out"
             )
-        if caller is None:
-            return
+        if replaced := [path for path, module in self._paths.items() if _at(unwrap(self.model), path) is not module]:
+            raise PatchError(f"{replaced[0]} was replaced inside the `with`, and is not guided: change the model before it")
+        if caller is not None:
+            self._check_caller(caller, variables)
+
+    def _check_caller(self, caller: Any, variables: Mapping[str, Any]) -> None:
+        """Raises an error if a pipeline is not the guided one, or has classifier-free guidance or a negative prompt, too."""
         if self.pipe is not None and caller is not self.pipe:
             raise PatchError(
                 f"a {type(caller).__name__} calls the model, but another pipeline was guided: guide the one that you call"
@@ -253,6 +282,13 @@ class _GuidedCall:
             raise RequestError(
                 f"{lost[0]} was passed to the pipeline, where it has no effect without CFG: give it to guided() alone"
             )
+
+
+def _at(model: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
 
 
 def _is_given(value: Any) -> bool:
@@ -278,12 +314,18 @@ def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> i
 
 
 def _calling_pipeline() -> tuple[Any, Mapping[str, Any]]:
-    """Returns the pipeline that calls the model, and the variables of its call; None if it is called by other code."""
+    """Returns the pipeline that calls the model, and the variables of its call; None if it is called by other code.
+
+    Raises:
+        PatchError: If a modular pipeline calls it.
+    """
     from diffusers import DiffusionPipeline
 
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code.co_name == "__call__" and isinstance(found := frame.f_locals.get("self"), DiffusionPipeline):
-            return found, frame.f_locals
+        if frame.f_code.co_name == "__call__":
+            check_kind(found := frame.f_locals.get("self"))
+            if isinstance(found, DiffusionPipeline):
+                return found, frame.f_locals
         frame = frame.f_back  # type: ignore[assignment]
     return None, {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vsf_cli.attention import BACKENDS, scalar
+from vsf_cli.attention.exact import BACKENDS, scalar
 from vsf_cli.errors import PatchError
 from vsf_cli.methods import Method
 
@@ -106,6 +106,8 @@ class GuidanceState:
         progress: The fraction of all steps before this one.
         guided_steps, unguided_steps: How many calls of a model were guided, and how many were outside the method's window.
         default_backend: The attention backend of diffusers for processors without one of their own.
+        bias: What folded padding adds to the logits of the positive prompt's keys, with shape (1, 1, 1, P); None: nothing.
+        shared: What the method makes once for all attentions of the call.
         gradients: Whether the call is differentiated, so that no part of it may run again unseen.
     """
 
@@ -118,10 +120,14 @@ class GuidanceState:
         self.progress: Any = 0.0
         self.guided_steps = self.unguided_steps = 0
         self.default_backend: str | None = None
+        self.bias: Tensor | None = None
+        self.shared: dict[Any, Tensor] = {}
         self.gradients = False
         self._device: torch.device | None = None
 
-    def begin(self, groups: Sequence[Encoded], text: Tensor, progress: float, references: int = 0) -> None:
+    def begin(
+        self, groups: Sequence[Encoded], text: Tensor, progress: float, references: int = 0, bias: Tensor | None = None
+    ) -> None:
         """Prepares for a guided call of the model with positive prompts of shape (B, P, width).
 
         Arguments:
@@ -129,16 +135,17 @@ class GuidanceState:
             text: The embeddings of the positive prompts.
             progress: The fraction of all steps before this one.
             references: The number of tokens of images that are edited.
+            bias: What folded padding adds to the logits of the positive prompts' keys, with shape (1, 1, 1, P).
         """
         device = text.device
         if self._device != device:
             self.method, self._device = self.method.on(device), device
-        self.progress = scalar(progress, device)
+        self.progress, self.bias, self.shared = scalar(progress, device), bias, {}
         self.lengths = tuple(None if one.is_even else torch.tensor(one.lengths, device=device) for one in groups)
         self.weights = tuple(None if one.weights is None else one.weights.to(device) for one in groups)
         longest = [max(one.lengths) for one in groups]
         # Copies but the last count as part of the positive prompt.
-        positives = text.shape[1] + (self.method.copies - 1) * longest[0]
+        positives = text.shape[1] + (self.method.copies - 1) * sum(longest[:1])
         self.counts = torch.empty(references, positives, *longest, 0, device=device)
         for axis in range(2 + len(longest)):
             torch._dynamo.maybe_mark_dynamic(self.counts, axis)

@@ -5,7 +5,7 @@ from typing import Any
 from vsf_cli.errors import PatchError
 from vsf_cli.models.chroma import CHROMA
 from vsf_cli.models.ernie_image import ERNIE_IMAGE
-from vsf_cli.models.family import Family
+from vsf_cli.models.family import Family, check_kind
 from vsf_cli.models.flux import FLUX
 from vsf_cli.models.flux2 import FLUX2, FLUX2_DEV
 from vsf_cli.models.krea2 import KREA2
@@ -32,9 +32,10 @@ def family_of(pipe: Any) -> Family:
     """Returns the family of a denoiser, or of a diffusers pipeline by its denoiser, and its class if several have it.
 
     Raises:
-        PatchError: If no family has the denoiser.
+        PatchError: If no family has the denoiser, or the pipeline is a modular one.
     """
     classes = {kind.__name__ for kind in type(pipe).__mro__}
+    check_kind(pipe)
     for family in sorted(FAMILIES.values(), key=lambda family: classes.isdisjoint(family.pipelines)):
         if family.denoisers_of(pipe):
             return family

@@ -5,11 +5,12 @@ token for the beginning is the same in every prompt and takes most of the attent
 """
 
 from collections.abc import Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import PatchError
-from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses
+from vsf_cli.models.family import Arguments, Family, Order, PromptTokenizer, TextPart, Uses, append_text
 from vsf_cli.models.prompt_tokens import token_ids, word_tokens
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ UNET = Family(
     decode=_decode,
     pixels_per_token=_pixels_per_token,
     size_multiple=_size_multiple,
+    extend=partial(append_text, mask="encoder_attention_mask"),
     denoisers=("unet",),
     grid=_grid,
     defaults=MappingProxyType(

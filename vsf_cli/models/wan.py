@@ -75,6 +75,7 @@ WAN = Family(
     frames_per_token=attrgetter("vae_scale_factor_temporal"),
     denoisers=("transformer", "transformer_2"),
     calls_once=_calls_once,
+    folds_padding=True,
     clean=_clean,
     defaults=MappingProxyType(
         {

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from vsf_cli.prompts.prompt_weights import MIDJOURNEY_NO, move_negatives, without_weights
+from vsf_cli.prompts.prompt_weights import DASHES, MIDJOURNEY_NO, move_negatives, without_weights
 from vsf_cli.prompts.texts import Texts
 
 __all__ = ["dialect_warnings"]
@@ -14,12 +14,17 @@ _SYNTAX = {
     r"(?<!\w)embedding:[\w.\-]+": "embeddings of other programs are not read: leave it out",
     r"(?<!\w)__[\w/\-]+__(?!\w)|(?<!\\)\{[^{}|]*\|[^{}]*\}": "to try words in turn, give --sr 'red=>blue,green'",
     r"(?<!\\)\[[^\[\]:|]*[:|][^\[\]]*\]": "words cannot change between steps: write those that are meant",
-    r"(?<![\w\-])--[a-z]{1,12}\b(?: [\w.:]+)?": "options stand outside of the prompt, such as --size 1024x576",
-    r"(?<=[a-z,.)] )AND(?= [a-z(])|(?<![A-Z] )\bBREAK\b(?! [A-Z]{2}|$)": "a prompt is one text: leave it out",
+    rf"(?<![\w\-])(?:--[A-Za-z][\w\-]*|{DASHES}(?:no|ar|v|s|seed|neg)\b)(?: [\w.:]+)?": "options stand outside of the prompt,"
+    " such as --size 1024x576",
+    r"(?i:\bnegative[ _]prompt:)|(?<!\S)Steps: \d+(?=,|$)|(?<!\S)/imagine\b": "write the words alone, and give"
+    " --neg, --seed and --steps beside them",
+    r"(?<=[a-z,.)] )AND(?= [a-z(])|(?<![A-Z] )\bBREAK\b(?! [A-Z]{2}|$)|\b(?:ADD(?:BASE|COMM|COL|ROW)|AND_[A-Z]+)\b": "a prompt"
+    " is one text: leave it out",
     r"\w::": "a prompt is one text, whose parts have no weights: leave it out",
-    r'"\s*\)\s*\.(?:blend|and|swap)\(': "prompts are not blended: write one text",
+    r"[\"']\s*\)\s*\.(?:blend|and|swap)\(": "prompts are not blended: write one text",
     r"(?<!\\)\(\s*\([^()]*\)\s*\)|(?<!\\)\([^()]*[^()\\]\)(?:[+-]+|\d*\.\d+)|(?<![a-z])[a-z]{3,}(?:\+\+|--)(?![\w+\-])"
     rf"|(?<!\\)\([^()]*[^()\d\s\\]\s*:\s*{_NUMBER}\s*\)|[^\d\s\\]\s*:\s*\d+,\d+$"
+    r"|[^\W_]{0,20}[^\W\d_][:：][+\-−]?(?:\.?\d[\d.e+\-]*|inf|nan)(?=[\s:;,)）]|$)"
     r"|(?<!\\)\[[^\[\]:|]+\]|(?<!\\)\{[^{}|]+\}|[^\d\s\\]\s*:\s*\d+(?:\.\d*)?\)": "",
 }
 """The syntax of other programs as patterns, with what to do instead; "" for weights, for which that differs."""

@@ -15,17 +15,19 @@ from dataclasses import dataclass
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["MIDJOURNEY_NO", "Weighted", "move_negatives", "parse_weights", "without_weights"]
+__all__ = ["DASHES", "MIDJOURNEY_NO", "Weighted", "move_negatives", "parse_weights", "without_weights"]
 
 MAX_DEPTH = 20
 """The number of brackets around others that are read."""
+DASHES = "[—–]"
+"""What editors write in place of two dashes."""
 _NUMBER = r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))"
 _WHOLE = re.compile(rf"(?<![\d\\:])\s*(?<![\\:]):\s*{_NUMBER}\s*$")
 _PART = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\:])\s*:\s*{_NUMBER}\s*\)")
-_MOVED = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\])\s*:\s*-\s*{_NUMBER.replace('[+-]?', '')}\s*\)")
-_EMPTY = re.compile(r"(?<!\\)\([\s,;]*\)")
+_MOVED = re.compile(rf"(?<!\\)\(([^()]*?[^()\d\s\\])\s*:\s*[-−]\s*{_NUMBER.replace('[+-]?', '')}\s*\)")
+_EMPTY = re.compile(rf"(?<!\\)[(\[{{][\s,;]*(?::\s*{_NUMBER}\s*)?[)\]}}]")
 _DOUBLED = re.compile(rf"(?<!\\)\(\s*(\([^()]*[^()\d\s\\]\s*:\s*{_NUMBER}\s*\))\s*\)")
-MIDJOURNEY_NO = re.compile(r"(?<!\S)--no (.+?)(?= --\w|$)")
+MIDJOURNEY_NO = re.compile(rf"(?<!\S)(?:--|{DASHES})no (.+?)(?= (?:--|{DASHES})\w|$)", re.IGNORECASE)
 """Midjourney's negative in a prompt whose words are one space apart."""
 _ESCAPED = re.compile(r"\\([:()])")
 

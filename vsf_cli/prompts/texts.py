@@ -1,8 +1,11 @@
-"""The texts of one image: what is wanted, what is not, and what must stay."""
+"""The texts of one image: what is wanted, what is not, and what must stay. And files of text, as editors save them."""
 
+import codecs
 from dataclasses import dataclass
 
-__all__ = ["Texts"]
+from vsf_cli.errors import RequestError
+
+__all__ = ["Texts", "decode_text"]
 
 
 @dataclass(frozen=True)
@@ -23,3 +26,16 @@ class Texts:
     def all(self) -> tuple[str, ...]:
         """All texts, the prompt first."""
         return self.prompt, *self.negative, *self.keep
+
+
+def decode_text(source: str, data: bytes) -> str:
+    """Returns the text of a file: UTF-8, or UTF-16 with the mark that Windows and spreadsheets write before it.
+
+    Raises:
+        RequestError: If it is in another encoding.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{source} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error

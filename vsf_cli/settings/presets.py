@@ -24,6 +24,7 @@ from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
 from vsf_cli.models import FAMILIES, Family
+from vsf_cli.prompts.texts import decode_text
 from vsf_cli.settings.options import DEFAULTS, SETTINGS
 from vsf_cli.settings.request import ModelSettings, Request, request_options
 
@@ -190,11 +191,13 @@ def _method(method: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def _read_toml(path: Any, source: str) -> dict[str, Any]:
     try:
-        return tomli.loads(path.read_text("utf-8"))
+        return tomli.loads(decode_text(source, path.read_bytes()))
     except tomli.TOMLDecodeError as error:
         raise PresetError(f"{source}: not TOML: {error}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise PresetError(f"{source} cannot be read: {error}") from error
+    except OSError as error:
+        raise PresetError(f"{source} cannot be read: {error.strerror or error}") from error
+    except RequestError as error:
+        raise PresetError(str(error)) from error
 
 
 def _shipped() -> Any:
@@ -449,7 +452,7 @@ def forget_presets() -> Path | None:
 def _lines_without(*keys: str) -> list[str]:
     """Returns the lines of the user's file but those of some keys."""
     path = user_file()
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    lines = decode_text(str(path), path.read_bytes()).splitlines() if path.is_file() else []
     return [line for line in lines if line.split("=")[0].strip() not in keys]
 
 

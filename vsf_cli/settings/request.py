@@ -34,6 +34,8 @@ from vsf_cli.config.option import (
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
+from vsf_cli.loading.runtime import check_dtype
+from vsf_cli.loading.schedulers import check_scheduler
 from vsf_cli.loading.sources import BUILTIN
 from vsf_cli.methods import METHODS, VARIANTS, Method, method_named
 from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
@@ -74,6 +76,7 @@ class ModelSettings:
             empty means the scheduler's own.
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
         vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
+        fold_padding: Whether the padding of the text is one key in attention: exact to rounding, and less work.
     """
 
     num_inference_steps: int = option(
@@ -136,6 +139,9 @@ class ModelSettings:
     )
     vae_dtype: str | None = None
     vae_tiling: bool = option(False, "--vae-tiling", help="Decode tile by tile, with less memory.", panel=MODEL)
+    fold_padding: bool = option(
+        False, "--fold-padding", help="Attend to padding once: exact, and faster.", panel=MODEL, video=True, newer=True
+    )
 
     @property
     def size(self) -> str | None:
@@ -246,11 +252,26 @@ class Request(ModelSettings):
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
 
     def __post_init__(self) -> None:
+        for name, kind in _types().items():
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            if not _holds(kind, value):
+                raise RequestError(f"{name} is {str(value)[:60]!r}, but must be {type_name(kind)}")
         if not self.prompt.strip():
             raise RequestError("the prompt is empty: say what you want")
         self._check_texts()
+        check_dtype(self.dtype)
+        check_scheduler(self.scheduler)
         if not 0 <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}, but must be 0 to 2^64 - 1")
+        if not self.model.strip():
+            raise RequestError("the model is empty: name a hub id or a folder")
+        if (self.width is None) != (self.height is None):
+            raise RequestError(
+                f"width is {self.width} and height {self.height}: give both, or neither for the model's own size"
+            )
         check_bounds(self, options_of(Request))
         if self.num_frames is not None:
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
@@ -264,6 +285,8 @@ class Request(ModelSettings):
     def _check_texts(self) -> None:
         for name, texts in (("prompt", [self.prompt]), ("negative", self.negative), ("keep", self.keep)):
             for text in texts:
+                if "\0" in text:
+                    raise RequestError(f"{name} has a NUL character, which no video's metadata can hold: leave it out")
                 try:
                     text.encode()
                 except UnicodeEncodeError as error:
@@ -369,17 +392,28 @@ class Request(ModelSettings):
         Raises:
             RequestError: If a key is not known or a value is not legal.
         """
-        types = get_type_hints(cls)
+        types = _types()
         if unknown := sorted(set(plain) - types.keys()):
             raise RequestError(f"the request has unknown keys: {', '.join(unknown)}; it was written by a newer version")
         for key, value in plain.items():
-            empty = value is None and NoneType in get_args(types[key])
-            if not empty and not fits(types[key], value):
+            if not (isinstance(value, tuple) or _holds(types[key], value)):
                 raise RequestError(f"{key} is {str(value)[:60]!r}, but must be {type_name(types[key])}")
         if missing := [key for key in ("prompt", "model", "seed") if key not in plain]:
             raise RequestError(f"the request has no '{missing[0]}', and so is not one that vsf wrote")
         values = {key: as_field(types[key], value) for key, value in plain.items()}
         return cls(**{**values, "parameters": _parameters(plain)})
+
+
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(Request)
+
+
+def _holds(kind: Any, value: Any) -> bool:
+    """Returns whether a value is legal for a field, as `fits` does; a tuple is one, too, and None where the field may be."""
+    if value is None:
+        return NoneType in get_args(kind)
+    return fits(kind, list(value) if isinstance(value, tuple) else value)
 
 
 def _parameters(plain: Mapping[str, Any]) -> dict[str, Any]:

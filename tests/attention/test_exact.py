@@ -6,8 +6,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from vsf_cli import attention as module
-from vsf_cli.attention import attention, attention_with_lse, available_paths, masked_attention_with_lse
+from vsf_cli.attention import exact as module
+from vsf_cli.attention import merging
+from vsf_cli.attention.exact import attention, attention_with_lse, available_paths, masked_attention_with_lse
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
@@ -188,10 +189,10 @@ def test_a_merge_that_cannot_be_compiled_runs_as_it_is(error: Exception, monkeyp
         raise error
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
-    merge = module._compiled_merge.__wrapped__()
+    merge = merging._compiled_merge.__wrapped__()
     first, second = torch.randn(2, 1, 2, 3, 4)
     lse = torch.randn(2, 1, 2, 3)
-    wanted = module._merge(first.clone(), second, lse[0], lse[1], 0.5)
+    wanted = merging._merge(first.clone(), second, lse[0], lse[1], 0.5)
     for _ in range(2):
         assert torch.equal(merge(first.clone(), second, lse[0], lse[1], 0.5), wanted)
     assert len(calls) == 1, "it is tried once"
@@ -203,4 +204,4 @@ def test_memory_that_does_not_suffice_is_no_failure_of_the_compiler(monkeypatch:
 
     monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
     with pytest.raises(torch.OutOfMemoryError):
-        module._compiled_merge.__wrapped__()()
+        merging._compiled_merge.__wrapped__()()

@@ -5,6 +5,7 @@ which is computed from the same rounded inputs: 1e-12 in float64, 5e-6 in float3
 roundings of outputs that are 4 at most.
 """
 
+import importlib.util
 import itertools
 import math
 from collections.abc import Callable
@@ -13,26 +14,32 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.contexts import attended, cross_context, joint_context
+from tests.contexts import attended, attended_groups, cross_context, joint_context
 from tests.oracle import dense_masked_attention
-from vsf_cli import attention as module
-from vsf_cli.attention import lerp_states
+from vsf_cli.attention import exact as module
+from vsf_cli.attention import fused, merging
+from vsf_cli.attention.merging import lerp_states
 from vsf_cli.methods import VSF, KeyValue, TextGroup
 
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 HALF, CUDA = (torch.float16, torch.bfloat16), torch.cuda.is_available()
+TRITON = importlib.util.find_spec("triton") is not None
 
 PATHS = {
     "cpu-flash": (module._cpu_flash, "cpu", tuple(TOLERANCES), True),
     "fallback": (module._fallback, "cuda" if CUDA else "cpu", tuple(TOLERANCES), True),
     "at-once": (module._fallback, "cuda" if CUDA else "cpu", tuple(TOLERANCES), True),
+    "fused": (module._cuda_efficient if CUDA else module._cpu_flash, "cuda" if CUDA else "cpu", fused.DTYPES, TRITON),
     "cuda-flash": (module._cuda_flash, "cuda", HALF, CUDA),
     "cuda-cudnn": (module._cuda_cudnn, "cuda", HALF, CUDA),
     "cuda-efficient": (module._cuda_efficient, "cuda", (torch.float32, *HALF), CUDA),
 }
 CASES = [
     pytest.param(
-        name, dtype, id=f"{name}-{str(dtype).removeprefix('torch.')}", marks=[] if exists else pytest.mark.skip("no CUDA")
+        name,
+        dtype,
+        id=f"{name}-{str(dtype).removeprefix('torch.')}",
+        marks=[] if exists else pytest.mark.skip("no CUDA, or no Triton"),
     )
     for name, (_, _, dtypes, exists) in PATHS.items()
     for dtype in dtypes
@@ -48,6 +55,9 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Use:
     def choose(name: str) -> str:
         path, device = PATHS[name][:2]
         monkeypatch.setattr(module, "_path_for", lambda query: path)
+        # On a CPU they run in Triton's interpreter.
+        monkeypatch.setattr(fused, "DEVICES", (device,) if name == "fused" else ())
+        monkeypatch.setattr(fused, "_usable", lambda device: name == "fused")
         if name == "fallback":
             # What needs the log-sum-exp, such as a map, gets it where there is no kernel for it, too.
             monkeypatch.setattr(module, "has_lse", lambda *_: True)
@@ -74,7 +84,7 @@ def check_joint(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int
     stock = KeyValue(key[:, :, :start], value[:, :, :start])
     negative = TextGroup(key[:, :, start:], value[:, :, start:], lengths=ragged(lengths, device))
     context = joint_context(stock, IMAGES, negative)
-    own = method.attend_group(query[:, :, start:], context, context.negative)
+    own = attended_groups(method, query[:, :, start:], context)
     assert own.dtype == dtype
     found = torch.cat([attended(method, query[:, :, :start], context), own], dim=2).cpu().double()
 
@@ -106,7 +116,9 @@ def check_cross(method: VSF, dtype: torch.dtype, device: str, lengths: tuple[int
 @pytest.mark.parametrize("check", [check_joint, check_cross])
 def test_every_row_equals_the_oracle(use: Use, check: Check, path: str, dtype: torch.dtype, dim: int) -> None:
     device = use(path)
-    for lengths, beta in itertools.product(((1,), (7,), (40,), (7, 0, 1, 40)), (0.0, 0.2, math.inf)):
+    cases = itertools.product(((1,), (7,), (40,), (7, 0, 1, 40)), (0.0, 0.2, math.inf))
+    # Triton's interpreter takes half a second for a case.
+    for lengths, beta in zip(((7, 0, 1, 40), (1,), (40,)), (0.2, 0.0, math.inf), strict=True) if path == "fused" else cases:
         check(VSF(1.5, beta), dtype, device, lengths, dim)
 
 
@@ -152,9 +164,9 @@ def test_the_merge_as_one_kernel_gives_what_it_gives_in_parts() -> None:
     torch.manual_seed(0)
     whole, second = torch.randn(1, 2, 12, 8), torch.randn(1, 2, 9, 8)
     lses, bias = torch.randn(2, 1, 2, 9), torch.tensor(0.2, dtype=torch.float64)
-    wanted = module.merge_attention_states(whole.clone()[:, :, :9], second, *lses, bias)
+    wanted = merging.merge_attention_states(whole.clone()[:, :, :9], second, *lses, bias)
     # Up to the code of the kernel, which is PyTorch's own and takes a C++ compiler 16 s.
-    compiled = torch.compile(module._merge, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(merging._merge, dynamic=True, backend="aot_eager")
     part = whole[:, :, :9]
     found = compiled(part, second, *lses, bias)
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)

@@ -1,15 +1,5 @@
-"""Exact attention with its log-sum-exp on every device, without a mask.
+"""Exact attention with its log-sum-exp on every device. Letters as in `vsf_cli.attention`."""
 
-Notation, here and in `methods`: B batch, H heads, D head dimension, I image tokens, P positive text tokens, N negative text
-tokens.
-
-Two partial attentions over disjoint keys merge exactly when each comes with its log-sum-exp
-:math:`L = \\log \\sum_j \\exp(q k_j^T / \\sqrt{D})`, since their softmax masses are in the ratio
-:math:`e^{L_1} : e^{L_2}`. That is all that guidance inside attention needs, and it leaves the large call to the fastest kernel
-that the device has.
-"""
-
-import logging
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -18,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
-from torch.utils._triton import has_triton
-
-from vsf_cli.errors import is_out_of_memory
 
 __all__ = [
     "BACKENDS",
@@ -29,19 +16,15 @@ __all__ = [
     "attention_with_lse",
     "available_paths",
     "has_lse",
-    "lerp_states",
     "masked_attention_with_lse",
-    "merge_attention_states",
     "scalar",
 ]
-
-LOG = logging.getLogger(__name__)
 
 QUERY_CHUNK = 1024
 """How many queries have their logits in memory at once, where no kernel avoids logits."""
 
 KERNEL_DEVICES = ("cpu", "cuda", "meta")
-"""The devices whose kernels give a log-sum-exp. Meta tensors, by which costs are counted, take the CPU's path."""
+"""The devices whose kernels give a log-sum-exp. Meta tensors, by which costs are counted, take a path of CUDA."""
 
 BACKENDS = frozenset(
     {
@@ -150,73 +133,6 @@ def _masked_wide(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> tup
     return (weights @ value).to(query.dtype), lse
 
 
-def lerp_states(first: Tensor, second: Tensor, weight: Tensor, out: Tensor | None = None) -> Tensor:
-    r"""Two partial attentions as one, :math:`(1 - w) O_1 + w O_2`.
-
-    It reads and writes each row once, in its own dtype. The weights are rounded to that dtype, which is an error of the size of
-    the output's own rounding.
-
-    Arguments:
-        first, second: The attentions, with shape (B, H, Q, D); without `out` the memory of the first is overwritten.
-        weight: The share of attention :math:`w` of the second, 0 to 1, with shape (B, H, Q).
-        out: Where the result is written, with the same shape as the first.
-    """
-    wide = weight.to(first.dtype).unsqueeze(-1)  # [B, H, Q, 1]
-    differentiable = torch.is_grad_enabled() and (first.requires_grad or second.requires_grad or weight.requires_grad)
-    if out is None:
-        return torch.lerp(first, second, wide) if differentiable else first.lerp_(second, wide)
-    # The compiler takes no `out` that is a part of another tensor, and writes into it all the same.
-    if differentiable or torch.compiler.is_compiling():
-        return out.copy_(torch.lerp(first, second, wide))
-    return torch.lerp(first, second, wide, out=out)
-
-
-def merge_attention_states(
-    first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor = 0.0, out: Tensor | None = None
-) -> Tensor:
-    r"""Two partial attentions as one, by :math:`w = \mathrm{sigmoid}(L_2 - \beta - L_1)`; on CUDA as one kernel.
-
-    Arguments:
-        first, second: The attentions, with shape (B, H, Q, D); without `out` the memory of the first is overwritten.
-        first_lse, second_lse: Their log-sum-exps, with shape (B, H, Q).
-        bias: The bias :math:`\beta` of the second's logits, in nats; a tensor without axes keeps compiled code.
-        out: Where the result is written, with the same shape as the first.
-    """
-    # Where blocks are compiled, it is compiled with them.
-    alone = first.device.type == "cuda" and not torch.compiler.is_compiling()
-    merge = _compiled_merge() if alone and has_triton() else _merge
-    return merge(first, second, first_lse, second_lse, bias, out)
-
-
-def _merge(
-    first: Tensor, second: Tensor, first_lse: Tensor, second_lse: Tensor, bias: float | Tensor, out: Tensor | None = None
-) -> Tensor:
-    return lerp_states(first, second, torch.sigmoid(second_lse - bias - first_lse), out)
-
-
-@lru_cache(maxsize=1)
-def _compiled_merge() -> Callable[..., Tensor]:
-    """The merge as one kernel that reads and writes each row once: five launches less in every block.
-
-    Where it cannot be compiled, as without a C compiler, it runs as it is.
-    """
-    compiled, failures = torch.compile(_merge, dynamic=True), list[Exception]()
-
-    def merge(*arguments: Any) -> Tensor:
-        if not failures:
-            try:
-                return compiled(*arguments)
-            except Exception as error:
-                # A compiler fails with errors of many classes; where it is not the compiler, the calls fail as well.
-                if is_out_of_memory(error):
-                    raise
-                failures.append(error)
-                LOG.info("the kernel that merges attention cannot be compiled, and five calls take its place: %s", error)
-        return _merge(*arguments)
-
-    return merge
-
-
 def scalar(value: float, device: torch.device) -> Tensor:
     """A number as a tensor without axes, as wide as the device allows; it does not change the dtype of other tensors."""
     return torch.tensor(value, dtype=torch.float64 if device.type in KERNEL_DEVICES else torch.float32, device=device)
@@ -235,8 +151,10 @@ def available_paths() -> dict[str, bool]:
 
 
 def _path_for(query: Tensor) -> Path:
-    if query.device.type in ("cpu", "meta"):
+    if query.device.type == "cpu":
         return _cpu_flash
+    if query.device.type == "meta":
+        return _cuda_cudnn
     if query.device.type == "cuda":
         return _CUDA_PATHS.get(_cuda_choice(query.device, query.dtype, query.shape[-1]), _fallback)
     return _fallback
@@ -265,9 +183,8 @@ def _cuda_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tens
 
 
 def _cuda_cudnn(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(
-        query.contiguous(), key.contiguous(), value.contiguous(), None, True
-    )
+    # It takes heads behind tokens as they are: a contiguous copy of each would take a third of guidance's time.
+    output, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True)
     return output, lse.reshape(query.shape[:3])
 
 

@@ -143,8 +143,13 @@ def guided(
     owner, denoisers = None if family.owns(pipe) else pipe, family.denoisers_of(pipe)
     groups = _groups(pipe, family, method, max_sequence_length, negative, kept) if guides else []
     with guided_denoisers(family, denoisers, method if guides else NoGuidance(), groups, owner, fold_padding) as blocks:
-        yield Applied(method, blocks if guides else 0, *(one.lengths for one in groups))
+        yield Applied(method, blocks if guides else 0, **_numbers_of_tokens(groups))
     _check_models(family.denoisers_of(pipe), denoisers)
+
+
+def _numbers_of_tokens(groups: Sequence[Encoded]) -> dict[str, tuple[int, ...]]:
+    """Returns those of `Applied`: of the negative prompts and, if there are any, of the kept ones."""
+    return dict(zip(("tokens", "kept_tokens"), (group.lengths for group in groups), strict=False))
 
 
 def _groups(
@@ -158,8 +163,8 @@ def _groups(
     """Returns the negative prompts, and the kept ones if they have an effect."""
     owner = None if family.owns(pipe) else pipe
     encode = partial(_encode, owner, family, method, _length(pipe, family, max_length))
-    spares = not _is_empty(kept) and method.contrast != 0
-    return [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
+    keeps_something = not _is_empty(kept) and method.contrast != 0
+    return [encode(negative, method.special_tokens), *([encode(kept, False)] if keeps_something else [])]
 
 
 def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:

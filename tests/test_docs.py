@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli
 import typer
 
 from vsf_cli.cli.app import app
@@ -54,6 +55,14 @@ def test_the_readme_is_a_front_page() -> None:
 def test_the_page_about_presets_names_their_variables() -> None:
     page = read(ROOT / "docs" / "presets.md")
     assert all(f"`{one.variable}`" in page for one in SETTINGS.values() if one.key.endswith("preset") and not one.of_run)
+
+
+def test_extras_are_those_of_the_package() -> None:
+    extras = tomli.loads(read(ROOT / "pyproject.toml"))["project"]["optional-dependencies"]
+    sources = sorted((ROOT / "vsf_cli").rglob("*.py"))
+    named = {found for path in (*PAGES, *sources) for found in re.findall(r"pip install ['\"](vsf[\w-]*)\[(\w+)\]", read(path))}
+    assert named == {("vsf-cli", extra) for extra in extras if extra != "test"}
+    assert all(f"[{extra}]" in read(ROOT / "README.md") for extra in extras)
 
 
 def test_every_command_has_a_page() -> None:

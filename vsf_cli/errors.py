@@ -9,7 +9,8 @@
     ├── OutOfMemory 5
     ├── PictureError 1
     ├── MediaError 1
-    │   └── EncodingError 1
+    │   ├── EncodingError 1
+    │   └── NoSuchFile 6, a RequestError too
     └── PartlyFailed 3
 
 A message is one line: what, where, found, expected, and what to do next. Users of the library catch `VSFError`; any other
@@ -22,6 +23,7 @@ __all__ = [
     "EncodingError",
     "MediaError",
     "ModelError",
+    "NoSuchFile",
     "OutOfMemory",
     "PartlyFailed",
     "PatchError",
@@ -92,6 +94,12 @@ class MediaError(VSFError):
 
 class EncodingError(MediaError):
     """A format cannot hold this image, video or its metadata."""
+
+
+class NoSuchFile(MediaError, RequestError):
+    """There is no file of a name, or it is a folder."""
+
+    exit_code = RequestError.exit_code
 
 
 class PartlyFailed(VSFError):

@@ -77,6 +77,13 @@ def test_a_model_that_cannot_be_loaded_is_one_failure_for_all(monkeypatch: pytes
     assert len(batch("-m", "owner/name", table=table).stdout.split()) == 5
 
 
+def test_a_shard_without_images_says_so() -> None:
+    for dry in (["--dry-run"], []):
+        found = [batch("--shard", f"{number}/2", *dry, table="prompt,seed\na red bike,1\n") for number in (1, 2)]
+        told = [result.stdout if dry else result.stderr for result in found]
+        assert sum("/2 has none of 1 image" in text for text in told) == 1 and not any("of 0 images" in text for text in told)
+
+
 def test_another_model_is_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "download_of", lambda *_: None)
     table = "prompt,model,seed\n" + "a red bike,owner/name,1..5\na red bike,builtin:tiny-sd3-turbo,1..5\n"

@@ -42,6 +42,13 @@ def vsf(*arguments: str) -> Result:
     return CliRunner().invoke(app, list(arguments))
 
 
+def test_a_changed_file_is_named_as_in_a_sweep() -> None:
+    names = {"alpha": 2.0, "model": "builtin:tiny-sd3-turbo"}
+    for given, name in (({}, ""), (names, "-alpha2"), ({"method": "nag"}, "-methodnag"), ({**names, "output": "y.png"}, None)):
+        plan = plan_again(written(), Given(given), override=True)
+        assert str(plan.path(plan.requests[0], 1)) == ("y.png" if name is None else f"outputs/a-red-bike-1{name}.png")
+
+
 def test_a_sidecar_as_it_was_written_is_read() -> None:
     (request,) = plan_again(written(), NOTHING).requests
     assert request.to_json() == describe_request(request)["request"] and request.guidance == REQUEST.guidance

@@ -50,6 +50,7 @@ CASES = [
     ([*BIKE, "--device", "gpu"], "--device is 'gpu', which this machine does not have"),
     ([*BIKE, "--device", "cuda:99"], "--device is 'cuda:99', which this machine does not have"),
     ([*BIKE, "-m", "builtin:tiny-wan"], "makes videos: use 'vsf video'"),
+    ([*BIKE, "--image", "."], ". is a folder: name a file in it"),
     ([*CAR, "--seconds", "32"], "frames is 257, but this model can make 253 at most"),
     ([*CAR, "--frames", "1001"], "frames is 1001, but this model can make 253 at most"),
     ([*CAR, "--size", "64x1024"], "height is 1024, but this model can make 512 pixels at most"),
@@ -138,6 +139,11 @@ def test_metadata_that_a_row_cannot_hold_is_said_with_its_line(here: Path) -> No
     (here / "t.csv").write_text(f"prompt,format\na red bike,jpeg\n{LONG},png\n{LONG},jpeg\n")
     code, line = refused("batch", "t.csv", "--dry-run")
     assert code == 6 and "line 4: the metadata would have" in line and "line 3" not in line
+
+
+def test_a_folder_that_is_no_model_is_said_at_once(here: Path) -> None:
+    code, line = refused(*BIKE, "-m", str(here))
+    assert code == 4 and "has no model_index.json: give the folder of a diffusers pipeline" in line
 
 
 def fake_ffmpeg(folder: Path, encoders: str) -> str:

@@ -33,9 +33,11 @@ from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.doctor import KERNELS
 from vsf_cli.errors import OutOfMemory
+from vsf_cli.media.formats import encode_image
 from vsf_cli.media.reading import read_metadata
 
 BIKE = ["image", "a red bike on a road", "--seed", "1"]
+PHOTO = encode_image(Image.new("RGB", (96, 96), "green"), "png", None)
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +118,7 @@ def test_what_was_a_file_is_asked_for(here: Path) -> None:
     found = vsf("again", "x.webp", "-m", "mine/model")
     assert found.exit_code == 6 and f"'few.safetensors', SHA-256 {digest[:12]}: say where it is with --lora" in said(found)
     found = vsf("again", "x.webp", "--lora", "mine/few.safetensors:0.5")
-    assert found.exit_code == 4 and "name it with -m" in said(found)
+    assert found.exit_code == 4 and "give one of these with -m" in said(found)
     found = vsf("again", "x.webp", *own, "-o", "y.webp")
     assert found.exit_code == 0 and "everything is as when it was made" in found.stderr, found.output
     assert (here / "x.webp").read_bytes() == (here / "y.webp").read_bytes()
@@ -187,7 +189,7 @@ def test_what_is_left_is_told_even_where_one_takes_minutes(monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["missing.png"], 1, "there is no such file"),
+        (["missing.png"], 6, "there is no such file"),
         (["x.png", "--nag-scale", "2"], 6, "--nag-scale is NAG's"),
         (["x.png", "--alpha", "1,2"], 6, "makes one file"),
         (["x.png", "--steps", "0"], 6, "steps is 0"),
@@ -286,9 +288,18 @@ def test_info_reads_back_what_was_written() -> None:
     lines = [line.split(maxsplit=1) for line in first.splitlines()]
     assert [name for name, _ in lines[:6]] == ["prompt", "negative", "seed", "method", "alpha", "beta"]
     assert [value for _, value in lines[:5]] == ["a red bike on a road", "wheels", "1", "vsf", "3"]
+    told = dict(line.split(maxsplit=1) for line in everything.splitlines())
+    assert (told["steps"], told["size"], told["stop"], told["scheduler"]) == (
+        "2",
+        "96x96",
+        "0.5",
+        "FlowMatchEulerDiscreteScheduler",
+    )
+    assert not told.keys() & {"num_inference_steps", "parameters", "applied", "width", "num_frames", "fps", "shift", "loras"}
+    assert not {"None", "[]", "{}", "null"} & {*told.values()}
     assert everything.startswith(first) and "torch" in everything and "torch" not in first and "sha256" not in first
     vsf(*BIKE, "-o", "y.png", "--steps", "2", "--no-metadata")
-    assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 1
+    assert vsf("info", "y.png").exit_code == 1 and vsf("info", "nope.png").exit_code == 6
 
 
 @pytest.mark.parametrize(("argument", "given"), [("-", "a red bike\n"), ("@prompt.txt", None)])
@@ -301,6 +312,18 @@ def test_the_prompt_is_read_from_stdin_or_a_file(argument: str, given: str | Non
 def test_a_dry_run_makes_nothing(here: Path) -> None:
     found = vsf(*BIKE, "--seed", "1..3", "--dry-run")
     assert found.exit_code == 0 and "3 images" in found.stderr and not (here / "outputs").exists()
+
+
+def test_a_dry_run_says_what_would_be_made(here: Path) -> None:
+    (here / "x-1.png").touch()
+    (here / "photo.png").write_bytes(PHOTO)
+    options = ["--neg", "wheels", "--keep", "bells", "--alpha", "2", "--image", "photo.png", "--strength", "0.5"]
+    first, second = vsf(*BIKE[:2], *options, "--seed", "1,2", "-o", "x.png", "--dry-run").stdout.splitlines()
+    method = "VSF alpha=2 beta=0.5 stop=0.5"
+    made = f"negative 'wheels' · keep 'bells' · {method} · 96x96 · 4 of 8 steps · builtin:tiny-sd3-turbo"
+    assert (first, second) == (f"seed 1 · {made} · to x-1-2.png", f"seed 2 · {made} · to x-2.png")
+    skipped = vsf(*BIKE, "-o", "x-1.png", "--exists", "skip", "--dry-run").stdout
+    assert skipped == "seed 1 · no negative prompt · 96x96 · 8 steps · builtin:tiny-sd3-turbo · x-1.png exists, skipped\n"
 
 
 @pytest.mark.parametrize(
@@ -506,15 +529,26 @@ def test_help_can_be_copied_and_is_whole(columns: int, monkeypatch: pytest.Monke
 
 def test_help_names_what_differs_between_commands() -> None:
     texts = {name: " ".join(vsf(name, "--help").stdout.split()) for name in ("batch", "bench", "image", "video")}
-    assert "[default: from the prompt]" in texts["batch"] and "Seed of the noise. [default: random]" in texts["image"]
+    assert (
+        "[default: from the prompt]" in texts["batch"]
+        and "Seed of the noise; -1 draws one. [default: random]" in texts["image"]
+    )
     assert "env: VSF_VIDEO_PRESET]" in texts["video"] and "env: VSF_PRESET]" in texts["image"]
     assert "vsf-masked,cfg. [default: all]" in texts["bench"], "it is an option of its own, not that of a request"
+
+
+def test_help_names_all_that_can_be_chosen() -> None:
+    from vsf_cli.bench.methods import bench_methods
+    from vsf_cli.evaluation.prompts import BUILT_IN
+
+    assert f"all, or some: {','.join(bench_methods())}." in " ".join(vsf("bench", "--help").stdout.split())
+    assert f"Prompt set: {', '.join(BUILT_IN)} " in " ".join(vsf("eval", "run", "--help").stdout.split())
 
 
 def test_help_of_again_names_the_defaults_of_the_file() -> None:
     text = " ".join(vsf("again", "--help").stdout.split())
     assert "--alpha, --scale NUMBER VSF's strength. [0 or more; default: the file's]" in text
-    assert "--seed SEED Seed of the noise. [default: the file's]" in text
+    assert "--seed SEED Seed of the noise; -1 draws one. [default: the file's]" in text
     assert "by preset" not in text and "--preset" not in text and "VSF_ALPHA" not in text and "NUMBERS" not in text
     assert vsf("again", "x.png", "--preset", "tiny-sd3").exit_code == 6
 
@@ -564,8 +598,16 @@ def test_a_batch_that_is_only_planned_imports_no_torch() -> None:
 def test_doctor_reports_this_machine() -> None:
     report = json.loads(vsf("doctor", "--json").stdout)
     assert "torch" in report["versions"] and "cpu-flash" in report["attention"] and report["needs"].startswith("nothing")
-    shown = vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
-    assert "27.4 GB" in shown and "flash attention on the CPU" in shown and [*available_paths()] == [*KERNELS]
+    told = vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
+    assert "27.4 GB" in told and "a GPU with 32 GB or offloading" in told
+    assert "flash attention on the CPU" in told and [*available_paths()] == [*KERNELS]
+
+
+def test_doctor_names_a_package_that_a_preset_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for here in (None, Mock()):
+        monkeypatch.setattr("vsf_cli.cli.doctor.find_spec", lambda package, here=here: here)
+        told = vsf("doctor", "--preset", "qwen-image-edit-lightning").stdout
+        assert ('torchvision: pip install "vsf-cli[edit]"; about 58.0 GB' in told) == (here is None)
 
 
 def test_the_first_download_is_announced() -> None:
@@ -583,8 +625,23 @@ def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
     used = [one["name"] for one in json.loads(vsf("presets", "list", "--json").stdout) if one["used"]]
     assert used == ["sd3.5-large-turbo", "tiny-wan"]
     assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
+    lines = [line.split() for line in vsf("presets", "show", "sd3.5-large-turbo").stdout.splitlines()]
+    assert all(
+        line[-2:] == ["(preset", "sd3.5-large-turbo)"] or line[-1] in ("(default)", "(option)", "file)") for line in lines
+    ), lines
+    assert [line[1:4] for line in lines if line[0] in ("family", "download")] == [
+        ["sd3", "(preset", "sd3.5-large-turbo)"],
+        ["about", "27.4", "GB"],
+    ]
     shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
     assert shown["settings"]["steps"] == {"value": 8, "origin": "preset tiny-sd3-turbo"}
+
+
+def test_a_preset_of_a_file_is_listed_where_it_is_in_use() -> None:
+    Path("mine.toml").write_text('about = "my own"\nfamily = "sd3"\nmodel = "builtin:tiny-sd3-turbo"\n')
+    assert vsf("presets", "use", "mine.toml").exit_code == 0
+    starred = [line.split(maxsplit=2) for line in vsf("presets", "list").stdout.splitlines() if line.startswith("*")]
+    assert next(words[1:] for words in starred) == [str(Path("mine.toml").resolve()), "my own"] and len(starred) == 2
 
 
 def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -665,7 +722,7 @@ def test_maps_that_are_interrupted_say_what_is_there(here: Path, monkeypatch: py
     monkeypatch.setattr(plots, "words", Mock(side_effect=KeyboardInterrupt))
     found = vsf(*BIKE, "--neg", "wheels", "--steps", "2", "-o", "x.png", "--dump-attn")
     assert found.exit_code == 130 and (here / "x.png").exists()
-    assert "what was finished is kept; written before: x.png, x-attn/picture.png, " in " ".join(found.stderr.split())
+    assert "finished files are kept; written before: x.png, x-attn/picture.png, " in " ".join(found.stderr.split())
 
 
 def test_maps_of_a_prompt(here: Path) -> None:
@@ -694,7 +751,7 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),
         ([*MAP, "--neg", "wheels", "--method", "wef"], 6, "wef acts outside of attention"),
         (["attn-map", "plain.png"], 1, "plain.png does not say how vsf made it"),
-        (["attn-map", "nowhere.png"], 1, "nowhere.png: there is no such file"),
+        (["attn-map", "nowhere.png"], 6, "nowhere.png: there is no such file"),
         (["attn-map", "a red bike " * 30], 6, "there is none: add --neg"),
         (["attn-map", "empty.json"], 6, "the request has no 'prompt', and so is not one that vsf wrote"),
         (["attn-map", "wrong.json"], 6, "wrong.json: prompt is '5', but must be a text"),

@@ -89,6 +89,14 @@ def test_what_cannot_be_compared_is_one_line(words: tuple[str, ...], said: str) 
     assert not Path("outputs").exists()
 
 
+def test_a_dry_run_says_what_would_be_on_each_strip() -> None:
+    done = run(*BIKE, "--seed", "7,8", "--compare", "none,vsf", "--keep", "bells", "--dry-run")
+    none, vsf = done.stdout.splitlines()
+    assert none == "negative 'wheels' · none · 96x96 · 2 steps · builtin:tiny-sd3-turbo"
+    assert vsf.startswith("negative 'wheels' · keep 'bells' · VSF alpha=3 ")
+    assert "with seed 8 · to outputs/a-red-bike-on-a-road-8-compare.png" in done.stderr
+
+
 def test_a_strip_is_not_made_again_as_a_picture() -> None:
     assert run(*BIKE, "--compare", "none,vsf", "-o", "strip.png").exit_code == 0
     done = run("again", "strip.png")

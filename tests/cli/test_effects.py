@@ -255,6 +255,10 @@ def test_offloading_on_a_cpu_is_said(offload: str, told: bool, capsys: pytest.Ca
         (["--nope"], "vsf has no option --nope; see 'vsf --help'"),
         (["image"], "PROMPT is missing; see 'vsf image --help'"),
         (["image", "a", "red", "bike"], "'red bike' is too much: a text with spaces stands in quotes"),
+        (["info", "a.mp4", "b.mp4"], "'b.mp4' is too much: vsf info takes one FILE; see 'vsf info --help'"),
+        (["presets", "list", "x"], "'x' is too much: vsf presets list takes options alone"),
+        ([*BIKE, "--width", "64,96"], "--width: '64,96' is not a whole number"),
+        ([*BIKE, "--neg"], "--neg has no value; see 'vsf image --help'"),
         ([*BIKE, "--alhpa", "3"], "vsf image has no option --alhpa. Did you mean '--alpha'?"),
         ([*BIKE, "--cfg", "3"], "Did you mean '--guidance'?"),
         ([*BIKE, "--guidance_scale", "3"], "Did you mean '--guidance'?"),
@@ -286,7 +290,13 @@ def test_help_without_a_command_is_no_error_line() -> None:
         ([*BIKE, *NEG, "--method", "NAG"], "Did you mean 'nag'?"),
         ([*BIKE, "--dtype", "bf16"], "Did you mean 'bfloat16'?"),
         ([*BIKE, "--format", "jpg"], "Did you mean 'jpeg'?"),
-        ([*BIKE, "-o", "{prompt_slug}.png"], "{prompt_slug}"),
+        ([*BIKE, "-o", "{slog}.png"], "--output has {slog}, which is no field. Did you mean 'slug'?"),
+        ([*BIKE, "-o", "{zebra}.png"], "which is no field. Fields: slug, words, date"),
+        ([*BIKE, "--preset", "sd35"], "Did you mean 'sd3.5-large'? 'vsf presets list' has all of them"),
+        (["presets", "use", "zebra"], "preset 'zebra' does not exist. 'vsf presets list' has all of them"),
+        (["presets", "where", "alfa"], "setting 'alfa' does not exist. Did you mean 'alpha'?"),
+        (["presets", "where", "zebra"], "setting 'zebra' does not exist. Settings: model, image, "),
+        ([*BIKE, "--neg", "blurry"], "VSF removes things, not flaws: 'blurry' as a negative"),
         (["batch", "plain.csv", "--engine", "Ray", "--dry-run"], "Did you mean 'ray'?"),
         (["bench", "--method", "VSF"], "Did you mean 'vsf'?"),
         (["eval", "run", "scenes", "--method", "NASA"], "Did you mean 'nasa'?"),
@@ -297,6 +307,20 @@ def test_the_nearest_value_is_named(arguments: list[str], message: str) -> None:
     assert found.exit_code == 6 and message in said(found), found.output
 
 
+def test_what_is_not_kept_after_all_is_said() -> None:
+    told = "'Wheels' is in --neg and in --keep, so that little of it goes"
+    assert told in said(vsf(*BIKE, "--neg", "Wheels", "--keep", "bells", "--keep", "wheels"))
+    assert told in said(vsf(*BIKE, "--neg", "Wheels", "--keep", "bells, wheels"))
+    Path("kept.csv").write_text("prompt,neg,keep\na red bike,Wheels,wheels\n", "utf-8")
+    assert told in said(vsf("batch", "kept.csv", "--dry-run"))
+
+
+def test_syntax_of_others_is_no_unknown_word() -> None:
+    told = said(vsf("image", "a shiny (car:1.5) <lora:x:0.8>", "--dry-run"))
+    assert "does not know shiny, and takes no notice" in told
+    assert told.index("give LoRA files by --lora") < told.index("does not know") < told.index("this model knows")
+
+
 def test_words_of_the_vocabulary_are_told_once() -> None:
     Path("words.csv").write_text("prompt\na shiny bike\na rusty car\na huge cake\n", "utf-8")
     found = said(vsf("batch", "words.csv", "--dry-run"))
@@ -305,6 +329,10 @@ def test_words_of_the_vocabulary_are_told_once() -> None:
     Path("words.csv").write_text("prompt,neg\na bike,wheel\na car,roofs\n", "utf-8")
     found = said(vsf("batch", "words.csv", "--dry-run"))
     assert found.count("umbrella") == 1 and "Did you mean 'wheels'?" in found and "Did you mean 'roof'?" in found
+    Path("words.csv").write_text("prompt,neg,seed\na bike,,x\na bike,wheel,1\n", "utf-8")
+    first, second, advice = vsf("batch", "words.csv", "--dry-run").stderr.splitlines()
+    assert first.startswith("error: ") and first.endswith("1:9:2") and second.endswith("Did you mean 'wheels'?")
+    assert advice.startswith("this model knows apples, ")
     assert said(vsf("image", "a shiny bike", "--neg", "wheel")).count("umbrella") == 1
 
 

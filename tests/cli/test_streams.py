@@ -118,7 +118,7 @@ def test_streams_that_were_closed_take_what_is_written(monkeypatch: pytest.Monke
             5,
             "error: out of memory: ",
         ),
-        (KeyboardInterrupt(), 130, "error: interrupted; what was finished is kept"),
+        (KeyboardInterrupt(), 130, "error: interrupted; finished files are kept"),
         (OSError(36, "File name too long", "x.png"), 1, "error: x.png: File name too long"),
         (MediaError("no"), 1, "error: no"),
     ],
@@ -163,7 +163,7 @@ def test_an_interrupt_of_an_import_ends_at_once(monkeypatch: pytest.MonkeyPatch,
         with interrupts.raising_at_interrupt(), pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-    assert codes == [130, 130] and capfd.readouterr().err == "error: interrupted; what was finished is kept\n" * 2
+    assert codes == [130, 130] and capfd.readouterr().err == "error: interrupted; finished files are kept\n" * 2
     assert signal.getsignal(signal.SIGINT) is before
 
 

@@ -205,7 +205,7 @@ def test_attempts_to_reach_the_hub_are_not_told_unless_asked(monkeypatch: pytest
 
 def test_a_preset_shows_all_that_it_loads() -> None:
     shown = CliRunner().invoke(app, ["presets", "show", "wan2.2"]).stdout
-    words = "high_noise_model.safetensors", "low_noise_model", "FlowMatchEulerDiscreteScheduler", "vae_dtype", "126200000000"
+    words = "high_noise_model.safetensors", "low_noise_model", "FlowMatchEulerDiscreteScheduler", "vae_dtype", "126.2 GB"
     assert all(word in shown for word in words)
 
 

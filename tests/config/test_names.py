@@ -30,6 +30,7 @@ OPTIONS = ["--neg", "--steps", "--seeds", "--guidance", "--output", "--strength"
         ("--output-format", ["--output", "--format"], "--format"),
         ("txt2img", ["image", "video"], "image"),
         ("redo", ["again", "eval"], "again"),
+        ("sd35", ("flux.1-dev", "sd3.5-large"), "sd3.5-large"),
     ],
 )
 def test_the_nearest_name_is_found_by_spelling_and_by_meaning(word: str, legal: list[str], name: str | None) -> None:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import numpy as np
 import optuna
@@ -22,8 +23,10 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
 from typer.testing import CliRunner
 
+from tests.drawn import AnyPipe, drawn
+from vsf_cli.batch import worker
 from vsf_cli.cli.app import app
-from vsf_cli.errors import RequestError, VSFError
+from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.evaluation import judging
 from vsf_cli.evaluation.judges import judge_named
 from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
@@ -272,6 +275,26 @@ def test_a_run_is_judged_and_tabulated(made: Path) -> None:
         assert str(made.parent) not in (made / f"report-scenes.{ending}").read_text("utf-8")
     page = (made / "index.html").read_text("utf-8")
     assert page.count("<figure ") == 16 and 'src="pictures/vsf/scenes-dev-000-0.png"' in page
+
+
+def test_the_summary_counts_each_method_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "generate_batch", drawn)
+    monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
+    options = ("--limit", "1", "--seeds", "1", "--method", "none,vsf,vsf-keep", "-o", str(tmp_path / "run"))
+    lines = vsf("run", "scenes-dev", *options).stderr.splitlines()
+    assert [line.split()[1:3] for line in lines if line.startswith("tiny-sd3-turbo ")] == [
+        ["none", "1"],
+        ["vsf", "1"],
+        ["vsf-keep", "1"],
+    ]
+
+
+def test_a_run_without_images_is_neither_judged_nor_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "load_for", Mock(side_effect=ModelError("it is not here")))
+    assert vsf("run", "scenes-dev", "--limit", "1", "--seeds", "1", "-o", str(tmp_path / "run")).exit_code == 4
+    for command in ("judge", "report"):
+        done = vsf(command, str(tmp_path / "run"))
+        assert done.exit_code == 6 and "has no images: run 'vsf eval run' again, it goes on" in done.stderr
 
 
 def test_judging_again_asks_nothing(made: Path) -> None:

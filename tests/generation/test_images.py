@@ -79,10 +79,13 @@ def test_strengths_are_swept_and_stand_in_a_table(monkeypatch: pytest.MonkeyPatc
         (("--image", "photo.png", "--strength", "0.2", "--start", "0.2", "--stop", "0.9"), "leave none of 1 step guided"),
         (("--image", "photo.png", "--strength", "1.5"), "strength is 1.5, but must be"),
         (("--image", "photo.png", "--image", "photo.png"), "takes one --image, but there are 2: leave the others out"),
-        (("--image", "photo.png", "--mask", "photo.png"), "takes no model with 4 latent channels"),
+        (("--image", "photo.png", "--mask", "photo.png"), "latent channels, but 16 or 33 are needed for --mask"),
     ],
 )
-def test_wrong_use_is_one_line(options: tuple[str, ...], message: str) -> None:
+def test_wrong_use_is_one_line_before_a_model_is_loaded(
+    options: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vsf_cli.cli.plans.prepare", lambda *_: pytest.fail("the work began"))
     assert message in vsf(*BIKE, *options, "-o", "x.png", code=6).output and not Path("x.png").exists()
 
 

@@ -40,7 +40,7 @@ def test_what_is_on_as_usual_is_not_told() -> None:
 def test_unknown_methods_and_numbers_are_refused_by_name() -> None:
     with pytest.raises(RequestError, match="'nope', but must be one of none, vsf"):
         method_named("nope")
-    with pytest.raises(RequestError, match="has no 'gamma': it has alpha, beta"):
+    with pytest.raises(RequestError, match=r"has no 'gamma'\. Its numbers: alpha, beta"):
         method_named("vsf", {"gamma": 1.0})
 
 

@@ -90,7 +90,7 @@ def test_wrong_use_is_one_line_before_a_model_is_loaded(folder: Path) -> None:
     if folder.name.startswith("qwen"):
         assert "makes no image without another one: add --image" in vsf(*model, code=6).output
     assert "leave --strength out" in vsf(*model, "--image", "photo.png", "--strength", "0.5", code=6).output
-    assert "no such file" in vsf(*model, "--image", "nothing.png", code=1).output
+    assert "no such file" in vsf(*model, "--image", "nothing.png", code=6).output
     if folder.name != "qwen-image-edit-plus":
         assert "takes one --image, but there are 2" in vsf(*model, *["--image", "photo.png"] * 2, code=6).output
 

@@ -272,8 +272,9 @@ def test_masks_hide_what_they_hid_and_show_the_negative_prompt() -> None:
 def test_blocks_are_those_of_both_streams() -> None:
     tiny = TINY["ltx2"]
     model, call, negative = tiny.model(), tiny.call(), drawn(1, 4, WIDTH)
-    with guided(model, method=VSF(guided_blocks="2"), negative_prompt_embeds=negative):
+    with guided(model, method=VSF(guided_blocks="2"), negative_prompt_embeds=negative) as applied:
         model(**call)
+    assert applied.blocks == 2, "one of each stream"
     with (
         pytest.raises(RequestError, match="guided_blocks names block 3, but the model has 2"),
         guided(model, method=VSF(guided_blocks="3"), negative_prompt_embeds=negative),

@@ -29,6 +29,12 @@ def test_a_near_word_is_suggested() -> None:
         check_vocabulary(Texts("a red bike", ("wheel",)), WORDS)
 
 
+@pytest.mark.parametrize(("word", "near"), [("whele", "wheels"), ("rode", "road"), ("kite", ""), ("broad", "")])
+def test_a_suggestion_is_a_slip_and_no_other_word(word: str, near: str) -> None:
+    (warning, _) = check_vocabulary(Texts(f"a red {word}"), WORDS)
+    assert warning.endswith(f"Did you mean '{near}'?" if near else "takes no notice.")
+
+
 def test_a_double_negation_of_known_things_says_what_to_write() -> None:
     with pytest.raises(RequestError, match="write --neg 'wheels'"):
         check_vocabulary(Texts("a red bike", ("no wheels",)), WORDS)

@@ -1,7 +1,7 @@
 """A batch: its items, their states, and its journal."""
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +12,7 @@ from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import Journal, read_journals
 from vsf_cli.batch.shards import Shard
 from vsf_cli.batch.worker import Outcome, RunHooks, Worker
+from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError, ModelError, OutOfMemory
 from vsf_cli.generation.capture import PAGE, maps_folder
 from vsf_cli.generation.run import sidecar_of, write_sidecar
@@ -29,6 +30,7 @@ class Batch:
     """The items of a whole table, and how the part in `shard` is made.
 
     `retry_failed` is whether items that failed in an earlier run are tried again; `workers` and `address` are for the engine.
+    `method_of` returns the method by which an item is counted in the summary.
     """
 
     items: Sequence[Item]
@@ -38,6 +40,7 @@ class Batch:
     engine: Engine = local
     workers: int = 1
     address: str | None = None
+    method_of: Callable[[Item], str] = field(default=lambda item: item.request.method)
 
     @property
     def folder(self) -> Path:
@@ -49,6 +52,11 @@ class Batch:
         """What it makes: "image", "video", or "file" for both."""
         videos = {item.request.num_frames is not None for item in self.items}
         return "file" if len(videos) > 1 else "video" if True in videos else "image"
+
+    @property
+    def no_items(self) -> str:
+        """What is said if the shard has none of the items."""
+        return f"shard {self.shard.number}/{self.shard.count} has none of {counted(len(self.items), self.noun)}"
 
     @property
     def journal(self) -> Journal:

@@ -31,14 +31,11 @@ _SHEET_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALU
 
 
 class TableErrors(RequestError):
-    """All errors of a table, a line each, from top to bottom; `advice` is about several of them."""
+    """All errors of a table, a line each, from top to bottom; `advice` is a sentence about several of them."""
 
     def __init__(self, source: str, lines: list[str], advice: str = "") -> None:
-        lines = sorted(lines, key=_line_of)
-        super().__init__(
-            f"{source} has {counted(len(lines), 'error')}, and nothing was made: {lines[0]}{advice and f' {advice}'}"
-        )
-        self.lines, self.advice = lines, advice
+        self.lines, self.advice = sorted(lines, key=_line_of), advice
+        super().__init__(f"{source} has {counted(len(lines), 'error')}, and nothing was made: {self.lines[0]}")
 
 
 def _line_of(error: str) -> int:

@@ -139,12 +139,14 @@ def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> N
 
 
 def _say_errors(table: str, error: TableErrors, console: Console) -> None:
-    """Writes the errors of a table, the first one beside their number."""
+    """Writes the errors of a table, the first one beside their number, and then the advice about them."""
     console.error(str(error))
     for line in error.lines[1:MAX_ERRORS]:
         console.error(f"{table}, {line}")
     if len(error.lines) > MAX_ERRORS:
         console.error(f"{table} has {len(error.lines) - MAX_ERRORS} more: mend these first")
+    if error.advice:
+        console.always(error.advice)
 
 
 def _plan(
@@ -223,7 +225,7 @@ def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool
         console.data(as_line({**facts, "folder": str(batch.folder)}))
         return
     console.data_text(f"{counted(len(rows), 'row')}, {counted(len(states), batch.noun)} to {batch.folder}")
-    console.data_text(", ".join(f"{count} {state}" for state, count in counts.items()))
+    console.data_text(", ".join(f"{count} {state}" for state, count in counts.items()) if states else batch.no_items)
     for (model, _), download in zip(weights, downloads, strict=True):
         console.data_text(f"loads {model}{f', {download}' if download else ''}")
     console.data_text(

@@ -49,7 +49,9 @@ TIMES = Need("times", "times, and --count takes none: leave --count out")
 class BenchOptions:
     """The options of what is measured, and of where the results go."""
 
-    method: str = run_option("all", "--method", help="all, or some: none,nasa,nag,vsf,vsf-bias,vsf-masked,cfg.", panel=GUIDANCE)
+    method: str = run_option(
+        "all", "--method", help="all, or some: none,nasa,nag,vsf,vsf-bias,vsf-keep,vsf-masked,cfg.", panel=GUIDANCE
+    )
     random_weights: bool = run_option(
         False, "--random-weights", off=None, help="The real architecture with random weights: no download.", panel=WORK
     )

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
-from vsf_cli.cli.console import Console, as_line
-from vsf_cli.cli.plans import announce, check_stdout, prepare, say_applied, say_skipped
+from vsf_cli.cli.console import Console, as_line, move_all
+from vsf_cli.cli.plans import announce, check_stdout, destination, planned, prepare, say_applied, say_skipped
 from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
@@ -115,21 +115,24 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
     if dry_run:
         check_runtime(plan.runtime)
         for request in requests:
-            console.data(as_line(request.to_json()) if as_json else f"{request.guidance} · {request.model}")
+            console.data(as_line(request.to_json()) if as_json else planned(request))
+        for number, strip in enumerate(plan.requests, 1):
+            console.info(f"a strip of these with seed {strip.seed} · {destination(plan, strip, number)}")
         return
     say_skipped(plan, pending, console, as_json)
     if not pending:
         return
     _say_keep(requests, console)
     pipe = prepare(plan, console)
-    with console.progress("images", "steps") as (whole, steps):
+    count = len(pending) * len(requests)
+    with console.progress(f"{plan.noun}s", "steps") as (whole, steps):
+        move_all([whole], 0, count)
         for index, (number, strip) in enumerate(pending):
             results: list[Result] = []
             for request in requests:
                 with advising(pipe, request):
                     results.append(generate(pipe, replace(request, seed=strip.seed), steps))
-                if whole is not None:
-                    whole(index * len(requests) + len(results), len(pending) * len(requests))
+                move_all([whole], index * len(requests) + len(results), count)
             _say_results(results, console, first=index == 0)
             _write_strip(plan, pipe, results, plan.path(strip, number), console, as_json)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.generation.generate import Progress as Callback
 
-__all__ = ["Console", "as_line", "writing_to_stdout"]
+__all__ = ["Console", "as_line", "move_all", "writing_to_stdout"]
 
 ESTIMATE_PERIOD = 30 * 24 * 3600.0
 """Seconds whose progress tells how long the rest will take: Rich's usual 30 seconds are too few if one image takes minutes."""
@@ -247,6 +247,13 @@ def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:
             blocks.append([])
         blocks[-1].append(column)
     return blocks
+
+
+def move_all(bars: "Sequence[Callback | None]", done: int, total: int) -> None:
+    """Moves those bars of `Console.progress` that are shown."""
+    for move in bars:
+        if move is not None:
+            move(done, total)
 
 
 def _move(bar: "Progress", task: "TaskID", done: int, total: int) -> None:

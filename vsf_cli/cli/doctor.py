@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from vsf_cli.config.option import MODEL
 from vsf_cli.errors import ModelError
 from vsf_cli.loading.sources import is_here
 from vsf_cli.media.metadata import versions
+from vsf_cli.models import FAMILIES
 from vsf_cli.settings.presets import Preset, Settings
 
 __all__ = ["app"]
@@ -68,6 +70,7 @@ def _report(settings: Settings) -> dict[str, Any]:
         "cache": f"{cache}, {free / 1e9:.0f} GB free",
         "preset": settings.preset.name,
         "model": settings["model"],
+        "about": settings.preset.about,
         "needs": _needs(settings["model"], settings.preset),
     }
 
@@ -85,10 +88,13 @@ def _memory(accelerator: Any) -> str:
 
 
 def _needs(model: str, preset: Preset) -> str:
+    uses = FAMILIES[preset.family].pipelines.get(preset.main_pipeline)
+    package = uses.needs if uses else None
+    needs = [f'{package}: pip install "vsf-cli[edit]"'] if package and find_spec(package) is None else []
     try:
-        if is_here(model, preset.revision_of(model)):
-            return "nothing: its weights are here"
+        if not is_here(model, preset.revision_of(model)):
+            size, license = preset.download(model)
+            needs.append(f"{size} from the hub; licence: {license}")
     except ModelError as error:
         return str(error)
-    size, license = preset.download(model)
-    return f"{size} from the hub; licence: {license}"
+    return "; ".join(needs) or "nothing: its weights are here"

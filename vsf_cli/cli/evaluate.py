@@ -10,7 +10,7 @@ import typer
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
@@ -22,7 +22,7 @@ from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
-from vsf_cli.evaluation.prompts import PromptSet, load_prompts
+from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
 from vsf_cli.evaluation.report import NAMES, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
@@ -91,7 +91,7 @@ WHICH_JUDGE = Takes(only=("judge", "judge_model", "base_url"))
 @handle_errors
 @with_options
 def run(
-    prompts: Annotated[str, typer.Argument(help="Prompt set: negation-200, scenes[-dev], clips[-dev] (videos), or a file.")],
+    prompts: Annotated[str, typer.Argument(help=f"Prompt set: {', '.join(BUILT_IN)} (clips are videos), or a file.")],
     given: Annotated[Given, OF_RUN],
     methods: MethodOptions,
     messages: ConsoleOptions,
@@ -159,7 +159,9 @@ def _make(
     known = rows_of(prompts, list(Run.read(folder).variants.values()), seeds)
     if len(known) > len(rows):
         rows, (items, _) = known, items_of(prompts.name, known, settings)
-    batch = Batch(items, Worker(run.image_folder, _runtime(given, chosen), batch_size), retry_failed=True)
+    worker = Worker(run.image_folder, _runtime(given, chosen), batch_size)
+    # Several variants may have one method.
+    batch = Batch(items, worker, retry_failed=True, method_of=lambda item: rows[item.row].cells["arm"])
     carry_out(batch, rows, None, console, as_json)
 
 
@@ -277,8 +279,7 @@ def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, co
             for trial in sweep.run(pipe, search.trials, search.sampler, search.seed, images):
                 done += 1
                 _say_trial(sweep, trial, console)
-                if whole is not None:
-                    whole(index * search.trials + done, len(sweeps) * search.trials)
+                move_all([whole], index * search.trials + done, len(sweeps) * search.trials)
             console.info(f"{sweep.variant.name}: {counted(search.trials, 'trial')} in {sweep.storage}, {done} of them now")
 
 

@@ -4,6 +4,7 @@ import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
+from vsf_cli.cli.usage import UsageError
 from vsf_cli.config.option import OUTPUT, PANELS, WHAT
 
 __all__ = ["NUMBER", "NUMBERS", "SETTINGS_OF_HELP", "TEXT", "Command", "Group", "LazyGroup", "command_app"]
@@ -33,7 +35,8 @@ class Command(TyperCommand):
     """A command whose help has its options in panels, the rare ones last, and which says what was given twice or empty."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        values, _, given = self.make_parser(ctx).parse_args(list(args))
+        with _of_command(ctx):
+            values, _, given = self.make_parser(ctx).parse_args(list(args))
         for option in given:
             # An empty negative or kept prompt is none, which `vsf again` takes.
             if (
@@ -59,6 +62,16 @@ class Command(TyperCommand):
         sections = [(name, panels[name]) for name in (OTHER, *PANELS) if name in panels]
         notes = [note for metavar, note in NOTES.items() if metavar in {one.metavar for one in _shown(self, ctx)}]
         return _page(self, ctx, sections, notes)
+
+
+@contextmanager
+def _of_command(ctx: Any) -> Iterator[None]:
+    """Notes in an error about the command line inside a `with` which command it is about."""
+    try:
+        yield
+    except UsageError as error:
+        error.ctx = error.ctx or ctx
+        raise
 
 
 class Group(TyperGroup):

@@ -14,7 +14,7 @@ from vsf_cli.config.option import OUTPUT
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.other_tools import Foreign, foreign_metadata
 from vsf_cli.media.reading import read_metadata
-from vsf_cli.settings.request import Request
+from vsf_cli.settings.request import Request, request_options
 
 __all__ = ["app"]
 
@@ -41,11 +41,10 @@ def info(
         Console.data(as_line({"vsf": metadata.description, "parameters": metadata.parameters, **_parsed(foreign)}))
         return
     if (description := metadata.description) is not None:
-        facts = {key: value for key, value in description.items() if key not in ("request", "schema", "versions")}
         request = description["request"]
         first = {key: request[key] for key in FIRST if key in request}
         numbers = _numbers(request) if request.get("negative") else {}
-        _say_values({**first, **numbers, **(request | facts | description["versions"] if verbose else {})})
+        _say_values({**first, **numbers, **(_everything(description) if verbose else {}), **numbers})
     elif foreign is not None:
         Console().info(f"{file} was made by {foreign.tool}, which wrote this:")
         _say_values({"prompt": foreign.prompt, "negative": foreign.negative, **foreign.values})
@@ -72,6 +71,20 @@ def _numbers(request: Mapping[str, Any]) -> dict[str, Any]:
     except RequestError:
         parameters = request.get("parameters")
         return parameters if isinstance(parameters, dict) else {}
+
+
+def _everything(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file says, by the names of the options; what is empty, and the sides beside the size, are left out."""
+    request, applied, size = (description.get(key, {}) for key in ("request", "applied", "size"))
+    nested = "request", "applied", "schema", "versions", "compared"
+    facts = {key: value for key, value in description.items() if key not in nested}
+    values = {**request, **request.get("parameters", {}), **applied, "method": request.get("method"), **facts}
+    values |= {"size": "x".join(map(str, size))} if size else {}
+    of_videos = [] if request.get("num_frames") else [one.field for one in request_options() if one.video]
+    left_out = "parameters", *of_videos, *(("width", "height") if size else ())
+    keys = {one.field: one.key for one in request_options()}
+    plain = {keys.get(key, key): value for key, value in values.items() if key not in left_out}
+    return {**{key: value for key, value in plain.items() if value not in (None, "", [], {})}, **description["versions"]}
 
 
 def _say_values(values: Mapping[str, Any]) -> None:

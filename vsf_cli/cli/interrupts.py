@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["INTERRUPTED", "leaving_at_interrupt", "raising_at_interrupt"]
 
-INTERRUPTED = "interrupted; what was finished is kept"
+INTERRUPTED = "interrupted; finished files are kept"
 SHOW_CURSOR = b"\x1b[?25h"
 """What a terminal needs where a progress bar was shown."""
 

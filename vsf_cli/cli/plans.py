@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.interrupts import leaving_at_interrupt
 from vsf_cli.config.names import counted
 from vsf_cli.errors import MediaError, RequestError
@@ -16,13 +16,25 @@ from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
 from vsf_cli.loading.runtime import Runtime, check_runtime, device_named
 from vsf_cli.media.reading import read_metadata
+from vsf_cli.methods import method_options
 from vsf_cli.prompts.texts import decode_text
 from vsf_cli.prompts.vocabulary import REAL_PRESET, REAL_VIDEO_PRESET
 from vsf_cli.settings.effects import standing_without_effect
 from vsf_cli.settings.options import SETTINGS, FileOptions
 from vsf_cli.settings.request import Request
 
-__all__ = ["announce", "check_stdout", "prepare", "read_prompt", "run_plan", "say_applied", "say_offload", "say_skipped"]
+__all__ = [
+    "announce",
+    "check_stdout",
+    "destination",
+    "planned",
+    "prepare",
+    "read_prompt",
+    "run_plan",
+    "say_applied",
+    "say_offload",
+    "say_skipped",
+]
 
 
 def read_prompt(prompt: str) -> str:
@@ -61,13 +73,16 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
     if not pending:
         return
     pipe = prepare(plan, console)
-    with console.progress("steps", "encoding") as (progress, encoding):
+    several = [f"{plan.noun}s"] if len(pending) > 1 else []
+    with console.progress(*several, "steps", "encoding") as (*whole, progress, encoding):
         last: tuple[str, ...] | None = None
-        for written in plan.run(pipe, pending, progress, encoding):
+        move_all(whole, 0, len(pending))
+        for count, written in enumerate(plan.run(pipe, pending, progress, encoding), 1):
             if written.result.request.negative != last:
                 last = written.result.request.negative
                 say_applied(written.result, console)
-            _say_written(written, plan, console, as_json, drawn)
+            _say_written(written, pending[count - 1][0], plan, console, as_json, drawn)
+            move_all(whole, count, len(pending))
 
 
 def check_stdout(plan: Plan, as_json: bool) -> None:
@@ -167,27 +182,59 @@ def say_applied(result: Result, console: Console) -> None:
     console.info(f"negative {_quoted(request)} · {request.guidance} · {extent}")
 
 
-def _say_written(written: WrittenFile, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
-    result = written.result
+def _say_written(written: WrittenFile, number: int, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
+    result, request = written.result, written.result.request
     for note in result.notes:
         console.warn(note)
     size = f"{result.image.width}x{result.image.height}"
-    frames = "" if len(result.frames) == 1 else f" · {len(result.frames)} frames"
-    method = f" · {result.request.guidance}" if {*plan.outputs.varying} - {"seed"} else ""
-    facts = f"{size}{frames}{method} · {counted(result.request.num_inference_steps, 'step')} · {result.seconds:.1f} s"
-    (console.always if drawn else console.info)(f"seed {result.request.seed} · {facts}")
+    frames = [] if len(result.frames) == 1 else [f"{len(result.frames)} frames"]
+    facts = [f"seed {request.seed}", size, *frames, *_varied(plan, request, number), _steps(request)]
+    (console.always if drawn else console.info)(" · ".join([*facts, f"{result.seconds:.1f} s"]))
+    if written.maps:
+        console.info(f"attention maps in {written.maps}")
     if not plan.to_stdout:
         console.data(as_line(written.to_json()) if as_json else str(written.path))
 
 
+def _varied(plan: Plan, request: Request, number: int) -> list[str]:
+    """Returns what else than seed and steps differs from the other images of a run; numbers of the method with all others."""
+    values, of_method = plan.values(request, number), ("method", *method_options())
+    keys = [key for key in plan.outputs.varying if key not in ("seed", "steps", "frames")]
+    method = [str(request.guidance)] if any(key in of_method for key in keys) else []
+    return [
+        *method,
+        *(f"{SETTINGS[key].flag[2:]} {_plain(values[key])}" for key in keys if key in SETTINGS and key not in of_method),
+    ]
+
+
+def _plain(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _steps(request: Request) -> str:
+    steps = counted(request.num_inference_steps, "step")
+    return steps if request.steps_run == request.num_inference_steps else f"{request.steps_run} of {steps}"
+
+
 def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
     download = plan.download()
-    noun = "image" if plan.requests[0].num_frames is None else "video"
-    for line in (
-        f"to be downloaded: {download}" if download else "nothing to download",
-        f"{counted(len(plan.requests), noun)} to {plan.outputs.template}",
-    ):
-        console.info(line)
-    for request in plan.requests:
-        guidance = request.guidance if request.uses_method else "no negative prompt"
-        console.data(as_line(request.to_json()) if as_json else f"seed {request.seed} · {guidance} · {request.model}")
+    console.info(f"to be downloaded: {download}" if download else "nothing to download")
+    console.info(f"{counted(len(plan.requests), plan.noun)} to be made")
+    for number, request in enumerate(plan.requests, 1):
+        line = f"seed {request.seed} · {planned(request)} · {destination(plan, request, number)}"
+        console.data(as_line(request.to_json()) if as_json else line)
+
+
+def planned(request: Request) -> str:
+    """Returns what a run would make of a request."""
+    guidance = [f"negative {_quoted(request)}"] if request.negative else ["no negative prompt"]
+    guidance += [str(request.guidance)] if request.uses_method else []
+    frames = [f"{request.num_frames - request.drop_frames} frames"] if request.num_frames else []
+    return " · ".join([*guidance, request.size or "the model's own size", *frames, _steps(request), request.model])
+
+
+def destination(plan: Plan, request: Request, number: int) -> str:
+    """Returns where a run would write what it makes of a request."""
+    path = plan.path(request, number)
+    target = "stdout" if plan.to_stdout else plan.outputs.free(path)
+    return f"{path} exists, skipped" if target is None else f"to {target}"

@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +18,7 @@ __all__ = ["app"]
 app = command_app(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="A name, or the path of a file.")]
 FACTS = (
-    "pipeline",
+    *("family", "pipeline"),
     *("loras", "sigmas", "timesteps", "scheduler", "vae_dtype", "revision", "variant", "max_sequence_length"),
     *("download_bytes", "license", "source", "measured"),
 )
@@ -36,23 +36,23 @@ def _group(preset: Preset) -> int:
 @handle_errors
 def list_presets(as_json: Json = False) -> None:
     """List all presets, for images, for editing and for videos; those in use have a star."""
-    used = {Settings({}, video=video).preset.name for video in (False, True)}
-    loaded = sorted((load_preset(name) for name in preset_names()), key=_group)
+    chosen = [Settings({}, video=video) for video in (False, True)]
+    used = {one.preset_source for one in chosen}
+    # Those in use may be files elsewhere.
+    names = dict.fromkeys([*preset_names(), *(one.preset_source for one in chosen if one.named)])
+    loaded = sorted(((name, load_preset(name)) for name in names), key=lambda entry: _group(entry[1]))
     if as_json:
-        Console.data(
-            as_line(
-                [
-                    {"name": one.name, "about": one.about, "video": one.video, "edits": one.edits, "used": one.name in used}
-                    for one in loaded
-                ]
-            )
-        )
+        Console.data(as_line([_facts(name, preset, name in used) for name, preset in loaded]))
         return
-    console, width = Console(), max(len(preset.name) for preset in loaded)
-    for group, presets in groupby(loaded, _group):
+    console, width = Console(), max(len(name) for name, _ in loaded)
+    for group, presets in groupby(loaded, lambda entry: _group(entry[1])):
         console.info(GROUPS[group])
-        names = ((f"{'*' if preset.name in used else ' '} {preset.name}", preset.about) for preset in presets)
-        console.data_pairs(names, width + 2)
+        lines = ((f"{'*' if name in used else ' '} {name}", preset.about) for name, preset in presets)
+        console.data_pairs(lines, width + 2)
+
+
+def _facts(name: str, preset: Preset, used: bool) -> dict[str, Any]:
+    return {"name": name, "about": preset.about, "video": preset.video, "edits": preset.edits, "used": used}
 
 
 @app.command("show", cls=Command, epilog="Example: vsf presets show sd3.5-large-turbo")
@@ -66,9 +66,9 @@ def show_preset(name: Name, as_json: Json = False) -> None:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))
         return
-    Console.data_pairs(((key, f"{setting.value} ({setting.origin})") for key, setting in rows.items()), 20)
-    facts = {key: ", ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in facts.items()}
-    Console.data_pairs(((key, str(value)) for key, value in facts.items() if value not in (None, "")), 20)
+    of_preset = ((key, value, f"preset {preset.name}") for key, value in facts.items() if value not in (None, "", ()))
+    of_settings = ((key, setting.value, setting.origin) for key, setting in rows.items())
+    Console.data_pairs((_pair(*row) for row in (*of_settings, *of_preset)), 20)
 
 
 def _rows(settings: Settings) -> dict[str, Setting]:
@@ -76,6 +76,11 @@ def _rows(settings: Settings) -> dict[str, Setting]:
     rows = {key: settings.origin(key) for key in SETTINGS}
     left = {key for key, one in SETTINGS.items() if one.video and not settings.preset.video and rows[key].value == one.default}
     return {key: setting for key, setting in rows.items() if setting.value is not None and key not in left}
+
+
+def _pair(key: str, value: Any, origin: str) -> tuple[str, str]:
+    key, value = ("download", f"about {value / 1e9:.1f} GB") if key == "download_bytes" else (key, value)
+    return key, f"{', '.join(map(str, value)) if isinstance(value, tuple) else value} ({origin})"
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")

@@ -15,7 +15,7 @@ from vsf_cli.batch.summary import duration, write_manifest
 from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
-from vsf_cli.cli.console import Console, as_line
+from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.plans import say_offload
 from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
@@ -23,6 +23,7 @@ from vsf_cli.generation.run import download_of
 from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
 from vsf_cli.media.files import remove_partials
+from vsf_cli.settings.request import public_source
 
 __all__ = ["carry_out"]
 
@@ -94,16 +95,21 @@ def carry_out(
             else:
                 remember((one.item, one.seconds) for one in made if one.error is None)
                 written = [write_manifest(batch.folder, batch.items, rows), *_write_pages(batch, rows, sheet)]
-    _say_summary(made, console)
-    counts = Counter(states.values())
-    failed = counts["failed"]
-    files = " · ".join(map(str, written))
-    console.info(f"{counts['done']} of {counted(len(states), batch.noun)} in {batch.folder}, {failed} failed · {files}")
+    _say_summary(made, batch, console)
+    failed = _say_counts(batch, states, written, console)
     if stop.pressed:
         console.always("stopped; the same command goes on")
         raise KeyboardInterrupt
     if failed:
         _raise_failure(batch, made, failed, len(states), written[0])
+
+
+def _say_counts(batch: Batch, states: Mapping[Any, str], written: Sequence[Path], console: Console) -> int:
+    """Writes how many items are done, and the files of the run; returns how many failed."""
+    counts = Counter(states.values())
+    done = f"{counts['done']} of {counted(len(states), batch.noun)} in {batch.folder}, {counts['failed']} failed"
+    console.info(" · ".join([done if states else batch.no_items, *map(str, written)]))
+    return counts["failed"]
 
 
 def _raise_failure(batch: Batch, made: Sequence[Outcome], failed: int, count: int, manifest: Path) -> NoReturn:
@@ -159,10 +165,10 @@ def _outcomes(
         console.progress(f"{batch.noun}s", "steps") as (whole, steps),
         closing(batch.run(left, RunHooks(stop, on_load, steps))) as outcomes,
     ):
+        move_all([whole], 0, len(left))
         for number, outcome in enumerate(outcomes, 1):
             yield outcome
-            if whole is not None:
-                whole(number, len(left))
+            move_all([whole], number, len(left))
 
 
 def _write_pages(batch: Batch, rows: Sequence[Row], sheet: bool) -> list[Path]:
@@ -188,12 +194,12 @@ def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool, told: 
         console.data(path)
 
 
-def _say_summary(made: Sequence[Outcome], console: Console) -> None:
+def _say_summary(made: Sequence[Outcome], batch: Batch, console: Console) -> None:
     """Writes how many items each model made by each method, how many failed, and how long one took."""
     groups: dict[tuple[str, str], list[Outcome]] = {}
     for outcome in made:
-        request = outcome.item.request
-        groups.setdefault((request.to_json()["model"], request.method), []).append(outcome)
+        model = public_source(outcome.item.request.model)
+        groups.setdefault((model, batch.method_of(outcome.item)), []).append(outcome)
     rows = []
     for (model, method), outcomes in groups.items():
         seconds = [outcome.seconds for outcome in outcomes if outcome.error is None]

@@ -7,11 +7,11 @@ from typing import Any
 
 import typer
 
-__all__ = ["usage_errors"]
+__all__ = ["UsageError", "usage_errors"]
 
-_UsageError: Any = typer.BadParameter.__base__
+UsageError: Any = typer.BadParameter.__base__
 PHRASES = {
-    r"Invalid value for '?(--?[\w-]+|\w+)'?( / '--?[\w-]+')*: ": r"\1: ",
+    r"Invalid value for (?:'-\w' / )?'?(--?[\w-]+|\w+)'?( / '--?[\w-]+')*: ": r"\1: ",
     "is not a valid int( range)?": "is not a whole number",
     "is not a valid float( range)?": "is not a number",
     r"is not in the range x>=(\S+)": r"is less than \1",
@@ -26,7 +26,7 @@ def usage_errors() -> Iterator[None]:
     """Writes an error about the command line inside a `with`, and exits with its code, 2."""
     try:
         yield
-    except _UsageError as error:
+    except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
         else:
@@ -59,10 +59,18 @@ def _message(error: Any, command: str) -> str:
     if match := re.match(r"Missing argument '(\w+)", text):
         return f"{match[1].upper()} is missing"
     if match := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", text):
-        return f"'{match[1]}' is too much: a text with spaces stands in quotes"
+        return f"'{match[1]}' is too much: {_taken(error.ctx.command, command)}"
     for pattern, words in PHRASES.items():
         text = re.sub(pattern, words, text, count=1)
     return text
+
+
+def _taken(command: Any, name: str) -> str:
+    """Returns how many arguments a command takes."""
+    arguments = [one.name.upper() for one in command.params if one.param_type_name == "argument"]
+    if arguments == ["PROMPT"]:
+        return "a text with spaces stands in quotes"
+    return f"{name} takes one {arguments[0]}" if arguments else f"{name} takes options alone"
 
 
 def _nearest_option(error: Any) -> str:

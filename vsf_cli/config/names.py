@@ -1,12 +1,13 @@
 """Words for people: the name that somebody meant by another one, and numbers with their nouns."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["check_choice", "counted", "meant", "nearest"]
+__all__ = ["check_choice", "counted", "meant", "nearest", "nearest_or_all"]
 
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -79,6 +80,10 @@ def _plain(name: str) -> str:
     return name.strip().lstrip("-").lower().replace("-", "_").replace(" ", "_")
 
 
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name)
+
+
 def meant(word: str, legal: Iterable[str], aliases: Mapping[str, str] = MappingProxyType({})) -> str | None:
     """Returns the legal name that a word means; None if none is like it.
 
@@ -90,7 +95,8 @@ def meant(word: str, legal: Iterable[str], aliases: Mapping[str, str] = MappingP
             return names[same]
     if plain in MEANINGS:  # What is spelled alike means something else.
         return None
-    matches = difflib.get_close_matches(plain, names, 1)
+    begun = [name for name in names if len(plain) > 2 and _letters(name).startswith(_letters(plain))]
+    matches = difflib.get_close_matches(plain, names, 1) or begun
     return names[matches[0]] if matches else None
 
 
@@ -98,6 +104,11 @@ def nearest(word: str, legal: Iterable[str], aliases: Mapping[str, str] = Mappin
     """Returns " Did you mean ...?" if a legal name is like a word, else ""; the arguments are those of `meant`."""
     name = meant(word, legal, aliases)
     return f" Did you mean '{name}'?" if name else ""
+
+
+def nearest_or_all(word: str, legal: Collection[str], what: str) -> str:
+    """Returns what `nearest` does; if no legal name is like a word, all of them, after what they are, such as "Methods"."""
+    return nearest(word, legal) or f" {what}: {', '.join(legal) or 'none'}"
 
 
 def check_choice(flag: str, value: str, legal: Collection[str]) -> None:

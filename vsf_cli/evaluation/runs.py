@@ -110,18 +110,22 @@ class Run:
 
         Raises:
             MediaError: If the table cannot be read.
+            RequestError: If none was made.
         """
         path = self.image_folder / f"{MANIFEST}.csv"
         records = {record.id: record for record in self.prompts.records}
         try:
             with path.open(encoding="utf-8", newline="") as file:
-                return [
+                samples = [
                     Sample(records[row["record"]], row["arm"], int(row["seed"]), self.image_folder / row["file"])
                     for row in csv.DictReader(file)
                     if row["status"] == "done"
                 ]
         except (OSError, KeyError, ValueError) as error:
             raise MediaError(f"{path} cannot be read ({error}): run 'vsf eval run' again, it goes on") from error
+        if not samples:
+            raise RequestError(f"{self.folder} has no images: run 'vsf eval run' again, it goes on")
+        return samples
 
 
 def rows_of(prompts: PromptSet, variants: Sequence[Variant], seeds: int) -> list[Row]:

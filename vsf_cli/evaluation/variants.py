@@ -8,7 +8,7 @@ from typing import Any
 
 import tomli
 
-from vsf_cli.config.names import nearest
+from vsf_cli.config.names import nearest, nearest_or_all
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.prompts import Record
 from vsf_cli.methods import METHODS, resolved
@@ -112,9 +112,10 @@ def choose_variants(variants: Sequence[Variant], names: str, preset: Preset) -> 
     chosen = []
     for name in dict.fromkeys(part.strip() for part in names.split(",") if part.strip()):
         if name not in fitting:
-            known = {variant.name for variant in variants}
-            why = f"is not for preset {preset.name}" if name in known else f"is not known.{nearest(name, list(fitting))}"
-            raise RequestError(f"method '{name}' {why} Methods of preset {preset.name}: {', '.join(fitting)}")
+            known, ours = {variant.name for variant in variants}, f"Methods of preset {preset.name}"
+            if name in known:
+                raise RequestError(f"method '{name}' is not for preset {preset.name}. {ours}: {', '.join(fitting)}")
+            raise RequestError(f"method '{name}' is not known.{nearest_or_all(name, fitting, ours)}")
         chosen.append(fitting[name])
     if not chosen:
         raise RequestError(f"--method names nothing: write all, or some of {', '.join(fitting)}")

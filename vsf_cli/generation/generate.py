@@ -219,7 +219,7 @@ def _images(pipe: Any, request: Request) -> dict[str, Any]:
     size = request.width or image.width, request.height or image.height
     if request.num_frames is not None:
         if "image_crf" in call_parameters(pipe) and find_spec("av") is None:
-            raise RequestError("this model compresses --image, for which it needs av: pip install 'vsf[edit]'")
+            raise RequestError('this model compresses --image, for which it needs av: pip install "vsf-cli[edit]"')
         return {"image": fitted(image, size)}
     if request.strength is None:
         return _edited(pipe, request)

@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.config.names import check_choice, nearest
+from vsf_cli.config.names import check_choice, nearest_or_all
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.formats import IMAGE_FORMATS
@@ -63,9 +63,7 @@ class Outputs:
             raise RequestError(f"--output '{self.template}' is a device or a pipe: name a file, or - for stdout")
         for name in self._fields(self.template):
             if name not in FIELDS:
-                raise RequestError(
-                    f"--output has the field {{{name}}}, but fields are {', '.join(FIELDS)}.{nearest(name, FIELDS)}"
-                )
+                raise RequestError(f"--output has {{{name}}}, which is no field.{nearest_or_all(name, FIELDS, 'Fields')}")
 
     @staticmethod
     def _fields(template: str) -> list[str]:

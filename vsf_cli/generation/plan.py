@@ -19,7 +19,16 @@ from vsf_cli.generation.run import Plan, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.loras import Lora, hashes_of
 from vsf_cli.loading.runtime import Runtime, device_named
-from vsf_cli.loading.sources import BUILTIN, cached_file, check_folder, is_here, pipeline_of, vocabulary_of
+from vsf_cli.loading.sources import (
+    BUILTIN,
+    cached_file,
+    index_of,
+    is_here,
+    pipeline_of,
+    read_configuration,
+    source_of,
+    vocabulary_of,
+)
 from vsf_cli.loading.tasks import check_task
 from vsf_cli.media.formats import FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
@@ -28,7 +37,7 @@ from vsf_cli.media.other_tools import foreign_metadata
 from vsf_cli.media.reading import read_metadata
 from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
 from vsf_cli.models import FAMILIES
-from vsf_cli.prompts.dialects import dialect_warnings
+from vsf_cli.prompts.dialects import dialect_warnings, without_syntax
 from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, found, unfound, variants
 from vsf_cli.prompts.texts import Texts
@@ -129,14 +138,14 @@ def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence
 
 
 def _notes(noted: Sequence[tuple[Request, Sequence[str]]]) -> tuple[str, ...]:
-    """Returns the warnings about requests, and the notes of `request_of`, without repetitions."""
+    """Returns the notes of `request_of`, and then the longer warnings about requests, without repetitions."""
     vocabulary = vocabulary_of(noted[0][0].model)
     warnings = [warning for request, _ in noted for warning in prompt_warnings(request, vocabulary)]
-    return tuple(dict.fromkeys([*warnings, *(note for _, notes in noted for note in notes)]))
+    return tuple(dict.fromkeys([*(note for _, notes in noted for note in notes), *warnings]))
 
 
 def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> list[str]:
-    """Returns hints about the negatives, and the words that a model of few words does not know.
+    """Returns hints about the negatives, and then the words that a model of few words does not know.
 
     Raises:
         RequestError: If it does not know a word of a negative, or any word of the prompt.
@@ -144,11 +153,11 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     negative, kept = ([one.text for one in group] for group in (request.negatives, request.kept))
     unknown = []
     if vocabulary is not None:
-        texts = Texts(request.prompt, tuple(negative), tuple(kept))
+        texts = Texts(without_syntax(request.prompt), tuple(map(without_syntax, negative)), tuple(map(without_syntax, kept)))
         unknown = check_vocabulary(texts, vocabulary, request.num_frames is not None)
     off = request.guidance.off if request.negative else ""
     unknown += [f"{off} is no guidance: the negative prompt has no effect"] if off else []
-    return [*unknown, *hints(negative, METHODS[request.method].guides_attention)]
+    return [*hints(negative, kept, METHODS[request.method].guides_attention), *unknown]
 
 
 def rate_note(format: str, settings: Settings) -> tuple[str, ...]:
@@ -212,7 +221,7 @@ def request_of(
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
     """Checks that a model takes what is given; one that is not on this machine is like the first of its preset's family."""
-    check_folder(model)
+    index_of(source_of(model))
     own, pipeline = FAMILIES[preset.family].pipelines, pipeline_of(model)
     other = next((family for family in FAMILIES.values() if pipeline in family.pipelines and pipeline not in own), None)
     if other is not None and other.video != preset.video:
@@ -221,7 +230,8 @@ def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> No
     if other is not None:
         wrong = f"preset {preset.name} is for {', '.join(own)}, but {public_source(model)} is a {pipeline}"
         raise RequestError(f"{wrong}: leave --preset out, or choose another one")
-    check_task(pipeline or preset.main_pipeline, images, mask is not None)
+    channels = read_configuration(model, None, "transformer/config.json").get("in_channels") if images and mask else None
+    check_task(pipeline or preset.main_pipeline, images, mask is not None, channels)
 
 
 def _fit_size(values: dict[str, Any], size: tuple[int, int], settings: Settings) -> None:
@@ -314,12 +324,13 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     _check_loras(file, request, given, description.get("lora_hashes", []))
     _check_images(file, request, given, description)
     video = request.num_frames is not None
-    check_folder(request.model)
+    index_of(source_of(request.model))
     machine = {key: value for key, value in given.settings.items() if key not in OF_REQUEST}
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
+    if pipeline_of(request.model) is not None:
+        _check_task(request.model, settings.preset, len(request.image), request.mask)
     _check_model([request], settings.preset)
-    formats = VIDEO_FORMATS if video else IMAGE_FORMATS
-    outputs = Outputs(settings["output"], settings["exists"], _format_again(settings, description, formats), formats=formats)
+    outputs = _outputs_again(settings, description, given, VIDEO_FORMATS if video else IMAGE_FORMATS)
     crf = given.settings.get("crf")
     if crf is None and outputs.file_format == description.get("format"):
         crf = description.get("crf")
@@ -359,6 +370,16 @@ def _request_in(file: Path, description: Mapping[str, Any]) -> Request:
         return Request.from_json(description["request"])
     except RequestError as error:
         raise RequestError(f"{file}: {error}") from error
+
+
+def _outputs_again(
+    settings: Settings, description: Mapping[str, Any], given: Given, formats: Mapping[str, tuple[str, ...]]
+) -> Outputs:
+    """Returns where a file goes that is made again: what is changed is in its name, as in a sweep, unless the name is given."""
+    named = settings.origin("output").origin == "option"
+    varying = [key for key in _request_options(given) if OF_REQUEST[key].sweep or key == "method"]
+    format = _format_again(settings, description, formats)
+    return Outputs(settings["output"], settings["exists"], format, () if named else tuple(varying), formats)
 
 
 def _format_again(settings: Settings, description: Mapping[str, Any], formats: Collection[str]) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.errors import MediaError, OutOfMemory
-from vsf_cli.generation.capture import capture, maps_folder, write_capture
+from vsf_cli.generation.capture import capture, holds_maps, maps_folder, write_capture
 from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
@@ -59,15 +59,18 @@ class WrittenFile:
         path: The file; None if its bytes went to stdout.
         result: The image or video.
         description: The JSON that describes it.
+        maps: The folder of its attention maps; None if it has none.
     """
 
     path: Path | None
     result: Result
     description: dict[str, Any]
+    maps: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the JSON for `--json`."""
-        return {"path": str(self.path) if self.path else None, "seconds": self.result.seconds, **self.description}
+        maps = {"maps": str(self.maps)} if self.maps else {}
+        return {"path": str(self.path) if self.path else None, **maps, "seconds": self.result.seconds, **self.description}
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,11 @@ class Plan:
         """Whether the bytes of the file go to stdout."""
         return self.outputs.template == "-"
 
+    @property
+    def noun(self) -> str:
+        """What it makes: "image" or "video"."""
+        return "image" if self.requests[0].num_frames is None else "video"
+
     def download(self) -> str | None:
         """Returns what will be downloaded: a size, a model, a folder and a licence; None if nothing will be.
 
@@ -127,6 +135,8 @@ class Plan:
         for number, request in left:
             path = self.path(request, number)
             first.setdefault(path.parent, path)
+            if self.files.dump_attn:
+                self._maps_folder(path)
         # Once for each folder: the check writes to it.
         for path in first.values():
             check_writable(path)
@@ -161,9 +171,16 @@ class Plan:
                 skipped = f"{target} was written by another process meanwhile, and is skipped"
                 yield WrittenFile(target, replace(result, notes=(*result.notes, skipped)), description)
                 continue
-            if captured:
-                write_capture(captured, maps_folder(path), description, self.files.metadata, [path])
-            yield WrittenFile(path, result, description)
+            maps = self._maps_folder(path) if captured else None
+            if captured and maps:
+                write_capture(captured, maps, description, self.files.metadata, [path])
+            elif captured:
+                result = replace(result, notes=(*result.notes, f"{maps_folder(path)} exists, skipped"))
+            yield WrittenFile(path, result, description, maps)
+
+    def _maps_folder(self, path: Path) -> Path | None:
+        """Returns the folder for the maps of a new file; None if there is one, and what exists is skipped."""
+        return self.outputs.free(maps_folder(path), holds_maps)
 
     def describe(self, pipe: Any, result: Result, crf: int | None = None) -> dict[str, Any]:
         """Returns the JSON of the file of a result."""
@@ -176,19 +193,20 @@ class Plan:
 
     def path(self, request: Request, number: int) -> Path:
         """Returns the path of a request's file, whether or not it exists."""
-        words = self.words[number - 1] if self.words else "none"
-        return self.outputs.path({**self._values(request), "words": words, "crf": self._crf(number)}, number)
+        return self.outputs.path(self.values(request, number), number)
 
     def _crf(self, number: int) -> int | None:
         return self.crfs[number - 1] if self.crfs else None
 
-    def _values(self, request: Request) -> dict[str, Any]:
-        """Returns the values of the fields of file names."""
+    def values(self, request: Request, number: int) -> dict[str, Any]:
+        """Returns the values of the fields of a request's file name."""
         return {
             **dict.fromkeys(IN_NAMES, "none"),
             "slug": slug(request.prompt),
             **{option.key: getattr(request, option.field) for option in request_options() if option.in_name},
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
+            "words": self.words[number - 1] if self.words else "none",
+            "crf": self._crf(number),
         }
 
 

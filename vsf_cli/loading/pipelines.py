@@ -13,7 +13,7 @@ from vsf_cli.loading.loras import Lora, load_lora
 from vsf_cli.loading.offload import move_to_device
 from vsf_cli.loading.runtime import Runtime, check_dtype, check_runtime, device_named
 from vsf_cli.loading.schedulers import check_scheduler, set_scheduler
-from vsf_cli.loading.sources import Source, check_folder, is_here, source_of
+from vsf_cli.loading.sources import Source, index_of, is_here, source_of
 from vsf_cli.models import FAMILIES, family_of
 from vsf_cli.models.compile import compile_blocks
 
@@ -123,15 +123,14 @@ def _check_class(source: Source, revision: str | None, offline: bool) -> bool:
     from diffusers import DiffusionPipeline
 
     local = source.folder is not None or stays_offline(source.name, is_here(source.name, revision), offline)
-    if source.folder is not None:
-        check_folder(source.name)
-        class_name = json.loads((source.folder / "model_index.json").read_text("utf-8")).get("_class_name")
+    if index := index_of(source):
+        class_name = json.loads(index.read_text("utf-8")).get("_class_name")
     else:
         config = DiffusionPipeline.load_config(source.name, revision=revision, local_files_only=local)
         class_name = config.get("_class_name") if isinstance(config, dict) else None
     known = {name: uses for family in FAMILIES.values() for name, uses in family.pipelines.items()}
     if class_name in known and (package := known[class_name].needs) and find_spec(package) is None:
-        raise ModelError(f"a {class_name} needs {package}, which is not here: pip install 'vsf[edit]'")
+        raise ModelError(f'a {class_name} needs {package}, which is not here: pip install "vsf-cli[edit]"')
     if class_name not in known:
         raise ModelError(f"model '{source.name}' is a {class_name}, but supported pipelines are {', '.join(known)}")
     return local

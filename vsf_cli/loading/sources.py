@@ -16,7 +16,7 @@ __all__ = [
     "Source",
     "builtin_path",
     "cached_file",
-    "check_folder",
+    "index_of",
     "is_here",
     "pipeline_of",
     "read_configuration",
@@ -62,16 +62,21 @@ def source_of(model: str) -> Source:
         return Source(model, path)
     if path.is_absolute() or model.startswith((".", "~")) or not re.fullmatch(r"[\w.\-]+/[\w.\-]+", model):
         raise ModelError(
-            f"model '{model}' is neither a folder on this machine nor a hub id of the form owner/name: name it with -m"
+            f"model '{model}' is neither a folder on this machine nor a hub id such as owner/name: give one of these with -m"
         )
     return Source(model, None)
 
 
-def check_folder(model: str) -> None:
-    """Raises a `ModelError` if a model is a folder that holds no pipeline, or is neither a folder nor a hub id."""
-    folder = source_of(model).folder
-    if folder is not None and not os.path.isfile(folder / "model_index.json"):
-        raise ModelError(f"model '{model}' has no model_index.json: give the folder of a diffusers pipeline")
+def index_of(source: Source) -> Path | None:
+    """Returns the index of a model's folder; None for a hub id.
+
+    Raises:
+        ModelError: If the folder has none.
+    """
+    index = source.folder / "model_index.json" if source.folder else None
+    if index is not None and not index.is_file():
+        raise ModelError(f"model '{source.name}' has no model_index.json: give the folder of a diffusers pipeline")
+    return index
 
 
 def vocabulary_of(model: str) -> frozenset[str] | None:

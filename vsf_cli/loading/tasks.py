@@ -6,6 +6,7 @@ from typing import Any
 from vsf_cli.errors import RequestError
 from vsf_cli.models import FAMILIES, family_of
 from vsf_cli.models.family import Uses
+from vsf_cli.prompts.vocabulary import REAL_PRESET
 
 __all__ = ["check_task", "pipeline_for"]
 
@@ -16,8 +17,10 @@ STATE = ("_all_hooks", "_offload_device", "_offload_gpu_id", "_progress_bar_conf
 """The attributes of a pipeline for offloading and talk, which are not components."""
 
 
-def check_task(pipeline: str, images: int, mask: bool) -> str:
+def check_task(pipeline: str, images: int, mask: bool, channels: int | None = None) -> str:
     """Returns the class of the pipeline that makes images with a text alone, with images, or with an image and a mask.
+
+    `channels` is the number of input channels of the model's denoiser; None if it is not known.
 
     Raises:
         RequestError: If the model has none.
@@ -29,6 +32,9 @@ def check_task(pipeline: str, images: int, mask: bool) -> str:
     name = uses.mask if mask else uses.image if images else pipeline if uses.text else None
     if name is None:
         raise RequestError(f"a {pipeline} {_what_it_lacks(uses, images, mask)}")
+    if channels is not None and channels not in (legal := LATENT_CHANNELS.get(name, (channels,))):
+        found = f"this model has {channels} latent channels, but {' or '.join(map(str, legal))} are needed for --mask"
+        raise RequestError(f"{found}: leave it out, or choose another model, such as --preset {REAL_PRESET}")
     return name
 
 
@@ -49,13 +55,11 @@ def pipeline_for(pipe: Any, images: int, mask: bool) -> Any:
         RequestError: If the model has none.
     """
     own = next((kind.__name__ for kind in type(pipe).__mro__ if kind.__name__ in family_of(pipe).pipelines), "")
-    if not own or (name := check_task(own, images, mask)) == own:
+    channels = family_of(pipe).denoisers_of(pipe)[0].config.get("in_channels")
+    if not own or (name := check_task(own, images, mask, channels)) == own:
         return pipe
     import diffusers
 
-    channels = family_of(pipe).denoisers_of(pipe)[0].config.in_channels
-    if channels not in LATENT_CHANNELS.get(name, (channels,)):
-        raise RequestError(f"a {name} takes no model with {channels} latent channels, as this has: choose another model")
     kind = getattr(diffusers, name)
     parts = {**pipe.config, **pipe.components}
     names = [parameter for parameter in inspect.signature(kind.__init__).parameters if parameter in parts]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vsf_cli.config.names import counted
-from vsf_cli.errors import MediaError
+from vsf_cli.errors import MediaError, NoSuchFile
 from vsf_cli.media.formats import FORMATS, VIDEO_ENDINGS
 from vsf_cli.media.frames import frame_paths, holds_frames
 from vsf_cli.media.metadata import Metadata, metadata_of, parse_description
@@ -22,13 +22,15 @@ ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raises the errors of a missing or damaged file as `MediaError`."""
+    """Raises the errors of a missing or damaged file as `MediaError`; that of a missing one is `NoSuchFile`."""
     from PIL.Image import DecompressionBombError
 
     try:
         yield
     except FileNotFoundError as error:
-        raise MediaError(f"{path}: there is no such file") from error
+        raise NoSuchFile(f"{path}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise NoSuchFile(f"{path} is a folder: name a file in it") from error
     except (RuntimeError, OSError, ValueError, SyntaxError, EOFError, IndexError, DecompressionBombError) as error:
         raise MediaError(f"{path} cannot be read as an image: {error}") from error
 

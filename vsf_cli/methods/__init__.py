@@ -9,7 +9,7 @@ The letters of shapes are those of `vsf_cli.attention`.
 from functools import cache
 from typing import Any
 
-from vsf_cli.config.names import check_choice, nearest
+from vsf_cli.config.names import check_choice, nearest_or_all
 from vsf_cli.config.option import Option
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.base import Method
@@ -67,7 +67,5 @@ def method_named(name: str, parameters: dict[str, Any] | None = None) -> Method:
     legal = method.field_types()
     for key in parameters:
         if key not in legal:
-            raise RequestError(
-                f"method '{name}' has no '{key}': it has {', '.join(legal) or 'no numbers at all'}.{nearest(key, legal)}"
-            )
+            raise RequestError(f"method '{name}' has no '{key}'.{nearest_or_all(key, legal, 'Its numbers')}")
     return method(**parameters)

@@ -73,7 +73,7 @@ def guided_denoisers(
         fold_padding: Whether equal tokens at the end of the text are folded into one.
 
     Yields:
-        The number of guided attentions.
+        The number of guided attentions, without those that `guided_blocks` leaves out.
 
     Raises:
         PatchError: If an attention cannot be guided, or is guided already.
@@ -98,7 +98,7 @@ def guided_denoisers(
             for path, follow in family.inside.items():
                 owner, _, name = path.rpartition(".")
                 stack.enter_context(followed(unwrap(model).get_submodule(owner), name, call.inside(follow)))
-        yield sum(map(len, guided))
+        yield sum(_count_guided(family, model, method) for model in denoisers)
     if state.unguided_steps and not state.guided_steps:
         window = f"start {method.start:g} and stop {method.stop:g}"
         raise RequestError(f"{window} left none of the {counted(state.unguided_steps, 'step')} that ran guided: widen them")
@@ -148,6 +148,15 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
     return twins
 
 
+def _count_guided(family: Family, model: Any, method: Method) -> int:
+    """Returns the number of attentions that a method guides in a model."""
+    if method.flips_embedding:
+        return 0
+    of_attentions = [block_of(name) for name, _, _ in family.attentions_of(model)]
+    numbers = {block: number for number, block in enumerate(dict.fromkeys(of_attentions), 1)}
+    return sum(method.guides_block(numbers[block]) for block in of_attentions)
+
+
 def _isolated_twins(family: Family, model: Any) -> dict[nn.Module, Any]:
     """Returns the twin of each processor of an attention among the text alone."""
     return {module: twin_of(module.processor, _TWINS.class_of(type(module.processor))) for module in family.isolated_of(model)}
@@ -184,7 +193,8 @@ class _GuidedCall:
             check_checkpoints()
             extended = self._extend(args, kwargs)
             self.state.gradients = torch.is_grad_enabled()
-            checkpoints.enter_context(wrapped_checkpoints(unwrap(self.model), self._repeatable))
+            if self.state.gradients:
+                checkpoints.enter_context(wrapped_checkpoints(unwrap(self.model), self._repeatable))
             running.state = self.state
             return extended
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from vsf_cli.prompts.prompt_weights import DASHES, MIDJOURNEY_NO, move_negatives, without_weights
 from vsf_cli.prompts.texts import Texts
 
-__all__ = ["dialect_warnings"]
+__all__ = ["dialect_warnings", "without_syntax"]
 
 _NUMBER = r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)"
 _SYNTAX = {
@@ -28,17 +28,24 @@ _SYNTAX = {
     r"|(?<!\\)\[[^\[\]:|]+\]|(?<!\\)\{[^{}|]+\}|[^\d\s\\]\s*:\s*\d+(?:\.\d*)?\)": "",
 }
 """The syntax of other programs as patterns, with what to do instead; "" for weights, for which that differs."""
+_NO_WORDS = re.compile(rf"<(?:lora|lyco|hypernet)\b[^<>]*>|(?<!\w)embedding:[\w.\-]+|:\s*{_NUMBER}(?=\s*[)\]])", re.IGNORECASE)
+"""What in that syntax is no word that a model could know."""
 
 
 def dialect_warnings(texts: Texts) -> Iterator[str]:
     """Yields a warning for each kind of syntax in the texts that has no meaning here."""
     for match in MIDJOURNEY_NO.finditer(" ".join(texts.prompt.split())):
         yield f"'{match[0]}' in the prompt is read as --neg '{match[1]}'"
-    weightless = "words of a prompt have no weights, and (words:-1) takes them away: write the words alone"
+    weightless = "write the words alone, since those of a prompt have no weights; only (words:-1) is read, as --neg 'words'"
     yield from _warnings("prompt", " ".join(move_negatives(texts.prompt)[0].split()), weightless)
     for role, others in (("negative", texts.negative), ("keep", texts.keep)):
         for text in others:
             yield from _warnings(role, without_weights(text), "write a weight as (words:1.5)")
+
+
+def without_syntax(text: str) -> str:
+    """Returns a text without the names and numbers in it that `dialect_warnings` tells of, and that are no words."""
+    return _NO_WORDS.sub(" ", text)
 
 
 def _warnings(role: str, text: str, of_weights: str) -> Iterator[str]:

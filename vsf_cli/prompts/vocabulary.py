@@ -20,6 +20,9 @@ QUALITY = frozenset(
 
 STOP_WORDS = frozenset({"a", "an", "the", "with", "and", "or", "of", "on", "in", "at", "over", "under", "to", "by", "for"})
 
+NEAR = 0.65
+"""How alike a word has to be to one that is suggested: more than "blurry" and "blue", and no more than "hta" and "hat"."""
+
 REAL_PRESET, REAL_VIDEO_PRESET = "sd3.5-large-turbo", "wan2.1-1.3b-causvid"
 
 
@@ -33,7 +36,9 @@ def _unknown(text: str, vocabulary: Collection[str]) -> list[str]:
 
 
 def _near(unknown: Sequence[str], vocabulary: Collection[str]) -> str:
-    near = [match for word in unknown for match in difflib.get_close_matches(word, vocabulary, 1)]
+    # A slip is rarely in the first letter: "shiny" is no "chimney".
+    alike = {word: [known for known in vocabulary if known[0] == word[0]] for word in unknown}
+    near = [match for word in unknown for match in difflib.get_close_matches(word, alike[word], 1, NEAR)]
     return f" Did you mean {', '.join(map(repr, near))}?" if near else ""
 
 
@@ -56,6 +61,8 @@ def check_vocabulary(texts: Texts, vocabulary: Collection[str], video: bool = Fa
         if unknown := _unknown(text, vocabulary):
             for doubled in _double_negations([text] if role == "negative" else []):
                 raise RequestError(doubled)
+            if role == "negative" and (flaws := _flaws([text])):
+                raise RequestError(f"{flaws}: name a thing")
             words = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
             raise UnknownWords(f"{words}{_near(unknown, vocabulary)}", advice)
     unknown = _unknown(prompt, vocabulary)
@@ -71,14 +78,24 @@ def _double_negations(negative: Sequence[str]) -> Iterator[str]:
             yield f"negative '{text}' says what is not wanted twice: write --neg '{match['rest']}'"
 
 
-def hints(negative: Sequence[str], guides_attention: bool = True) -> Iterator[str]:
+def hints(negative: Sequence[str], kept: Sequence[str] = (), guides_attention: bool = True) -> Iterator[str]:
     """Yields hints about negative prompts that are likely to have no effect.
 
     Arguments:
-        negative: The negative prompts.
+        negative, kept: The negative and the kept prompts.
         guides_attention: Whether the method acts inside attention, where words of quality have little effect.
     """
     yield from _double_negations(negative)
+    spared = {tuple(_words(text)) for text in kept}
+    for text in negative:
+        if tuple(_words(text)) in spared:
+            yield f"'{text}' is in --neg and in --keep, so that little of it goes: leave it out of one of them"
+    if guides_attention and (flaws := _flaws(negative)):
+        yield flaws
+
+
+def _flaws(negative: Sequence[str]) -> str:
+    """Returns what is said of negatives that are flaws; "" if none is."""
     flaws = sorted({word for text in negative for word in _words(text)} & QUALITY)
-    if flaws and guides_attention:
-        yield f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the image better"
+    told = f"VSF removes things, not flaws: '{', '.join(flaws)}' as a negative is not likely to make the image better"
+    return told if flaws else ""

@@ -18,7 +18,7 @@ from typing import Any
 import platformdirs
 import tomli
 
-from vsf_cli.config.names import nearest
+from vsf_cli.config.names import nearest, nearest_or_all
 from vsf_cli.config.option import Option, Value, as_field, fits, idle, options_of, type_name
 from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.loading.sources import pipeline_of
@@ -141,7 +141,7 @@ def _load(name: str, path: Any, source: str) -> Preset:
         if entry.name in table and not fits(entry.type, table[entry.name]):
             raise PresetError(f"{source}: '{entry.name}' is {table[entry.name]!r}, but must be {type_name(entry.type)}")
     for key, legal, of in _illegal_keys(table):
-        raise PresetError(f"{source}: unknown key '{key}'.{nearest(key, legal)} Legal keys{of}: {', '.join(legal)}")
+        raise PresetError(f"{source}: unknown key '{key}'.{nearest_or_all(key, legal, f'Legal keys{of}')}")
     for key in ("family", "model"):
         if key not in table:
             raise PresetError(f"{source}: '{key}' is missing: a preset names its family and its model")
@@ -178,9 +178,7 @@ def _method(method: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Returns the method of a preset, after a check of its name and its numbers."""
     name = method.get("name", "vsf")
     if not isinstance(name, str) or name not in METHODS:
-        raise PresetError(
-            f"{source}: method.name is '{name}'.{nearest(str(name), list(METHODS))} Methods: {', '.join(METHODS)}"
-        )
+        raise PresetError(f"{source}: method.name is '{name}'.{nearest_or_all(str(name), METHODS, 'Methods')}")
     types: dict[str, Any] = {**METHODS[name].field_types(), "name": str}
     for key, value in method.items():
         if key != "name" and not fits(types[key], value):
@@ -233,7 +231,7 @@ def load_preset(name: str) -> Preset:
     if os.path.isfile(own):
         return _load(name, own, str(own))
     if name not in (names := preset_names()):
-        raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} Presets: {', '.join(names)}")
+        raise PresetError(f"preset '{name}' does not exist.{nearest(name, names)} 'vsf presets list' has all of them")
     return _load(name, _shipped() / f"{name}.toml", f"presets/{name}.toml")
 
 
@@ -375,7 +373,7 @@ class Settings:
         if key == "preset":
             return Setting(self.preset.name, self.preset_origin)
         if key not in SETTINGS:
-            raise PresetError(f"setting '{key}' does not exist.{nearest(key, list(SETTINGS))} Settings: {', '.join(SETTINGS)}")
+            raise PresetError(f"setting '{key}' does not exist.{nearest_or_all(key, SETTINGS, 'Settings')}")
         return self._find(key) or Setting(None, "nowhere")
 
     def parameters(self, method: str, named: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
@@ -423,7 +421,7 @@ def _user_settings() -> dict[str, Any]:
     legal = [key for key, one in SETTINGS.items() if not one.of_run]
     for key in table:
         if key not in legal:
-            raise PresetError(f"{path}: unknown key '{key}'.{nearest(key, legal)} Legal keys: {', '.join(legal)}")
+            raise PresetError(f"{path}: unknown key '{key}'.{nearest_or_all(key, legal, 'Legal keys')}")
     return {key: _convert(key, value, f"{path}: '{key}'") for key, value in table.items()}
 
 

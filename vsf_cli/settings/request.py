@@ -176,7 +176,7 @@ class Request(ModelSettings):
         MISSING,
         *("-s", "--seed"),
         type=str,
-        help="Seed of the noise.",
+        help="Seed of the noise; -1 draws one.",
         panel=WHAT,
         metavar="SEEDS",
         setting=False,

@@ -13,6 +13,7 @@ import typer
 
 from vsf_cli.cli.app import app
 from vsf_cli.errors import VSFError
+from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import load_preset
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,11 @@ def anchors(page: Path) -> set[str]:
 
 def test_the_readme_is_a_front_page() -> None:
     assert len(read(ROOT / "README.md").splitlines()) <= 120
+
+
+def test_the_page_about_presets_names_their_variables() -> None:
+    page = read(ROOT / "docs" / "presets.md")
+    assert all(f"`{one.variable}`" in page for one in SETTINGS.values() if one.key.endswith("preset") and not one.of_run)
 
 
 def test_extras_are_those_of_the_package() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.command import run
 from training.image_flow import HEAD_DIM, SD3Encoders, load_tokenizers
 from training.train_images import SHIPPED
 from vsf_cli.toy.image_recipe import build_transformer
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

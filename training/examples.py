@@ -2,6 +2,7 @@
 
 import multiprocessing
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from training.command import say
 from training.regions import Regions
 from vsf_cli.toy.scenes import Scene
 
@@ -66,8 +68,13 @@ def draw(drawing: Drawing, count: int, workers: int) -> Iterator[tuple[np.ndarra
         yield from map(drawing, chunks)
         return
     # A fork of a process that uses CUDA cannot be relied on.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _leave_interrupts) as pool:
         yield from pool.map(drawing, chunks)
+
+
+def _leave_interrupts() -> None:
+    """Leaves Ctrl-C to the process that waits for this one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass
@@ -94,6 +101,7 @@ class Examples:
         """
         if not path.exists():
             latents, coverage = [], []
+            say(f"drawing and encoding {count} scenes for the {drawing.name}")
             for images, covered in draw(drawing, count, workers):
                 latents.append(encode(images).half().cpu().contiguous())
                 coverage.append(torch.from_numpy(covered))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.attention import prepare
+from training.command import say
 from training.examples import Examples, caption_batches
 from training.loop import Budget, Checkpoint, autocast, minimize, steps
 from training.muon import optimizers_for
@@ -310,5 +311,6 @@ def rehearse(model: FlowModel, examples: Examples, settings: Settings) -> None:
     Raises:
         Diverged: If a loss is not finite.
     """
+    say(f"rehearsing {model.name}: {REHEARSED.amount:g} steps of each stage")
     with TemporaryDirectory() as folder:
         train(model, examples, replace(settings, folder=Path(folder)), REHEARSED, REHEARSED)

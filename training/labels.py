@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from training.command import run
 from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.methods import NoGuidance
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

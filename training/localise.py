@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from training.command import run, say
 from training.image_autoencoder import normalised_latents, pixels
 from training.loop import render
 from vsf_cli.generation.guided import guided
@@ -200,6 +201,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     split: Split = options.split
+    say(f"measuring {options.scenes} scenes of the {split} split")
     report = measure(load_preset(options.preset), split, options.scenes)
     if options.json:
         print(json.dumps(report))
@@ -208,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -243,6 +243,10 @@ def steps(stage: str, checkpoint: Checkpoint, budget: Budget, rate: float = 1.0,
     checkpoint.load()
     base = [[group["lr"] for group in optimizer.param_groups] for optimizer in checkpoint.optimizers]
     first, last, saved = checkpoint.step, time.monotonic(), time.monotonic()
+    if budget.progress(checkpoint) < 1:
+        console.print(
+            f"{stage}: {budget.amount:g} {budget.unit}, from step {first}; a line every {STEPS_BETWEEN_REPORTS} steps"
+        )
 
     while budget.progress(checkpoint) < 1:
         factor = rate * rate_factor(budget.progress(checkpoint), checkpoint.step, warmup)

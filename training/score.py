@@ -18,6 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from training.command import run, say
 from vsf_cli.errors import VSFError
 from vsf_cli.evaluation.statistics import wilson_interval
 from vsf_cli.generation.guided import guided
@@ -146,6 +147,7 @@ def main() -> None:
     method = method_named(name, {**(own.parameters if name == own.name else {}), **options_given})
     guidance = preset.guidance_scale if options.guidance is None else options.guidance
     split: Split = options.split
+    say(f"making and judging {options.pairs} pairs of the {split} split")
     try:
         report = measure(preset, method, guidance, split, options.pairs)
     except (VSFError, ValueError) as error:
@@ -182,4 +184,4 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

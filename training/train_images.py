@@ -21,6 +21,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import Tensor
 
+from training.command import run
 from training.examples import CHUNK, Examples
 from training.flow import FlowModel, Settings, TrainedModel, rehearse, sample, train
 from training.image_autoencoder import normalised_latents, pixels, train_autoencoder
@@ -144,4 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from training.command import run, say
 from training.judge import accuracy, train_judge
 from training.labelled_images import damaged_images, read_labelled_images, whole_images
 from training.loop import Budget
@@ -43,6 +44,7 @@ def main() -> None:
         parser.error(f"{options.labels} has no labels.csv: give --labels docs/labels/train of the repository")
     options.folder.mkdir(parents=True, exist_ok=True)
 
+    say("loading the student and the labelled images")
     preset = load_preset(DEFAULT_PRESET)
     artifacts = ModelArtifacts(load(options.student or preset.model, "float32").components, preset.guidance())
     judge = train_judge(artifacts, read_labelled_images(options.labels), options.folder, options.steps)
@@ -56,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

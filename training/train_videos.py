@@ -22,6 +22,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
+from training.command import run
 from training.examples import CHUNK, Examples
 from training.flow import Settings, TrainedModel, rehearse, sample, train
 from training.loop import Budget
@@ -143,4 +144,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from training.command import run
 from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.media.formats import write_image
@@ -46,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_loaded_is_one_failure_for_all(monkeypatch: pytes
     monkeypatch.setattr(running, "download_of", lambda *_: None)
     found = batch("-m", "owner/name", table=table, code=4)
     none = "error: none of 5 images was made, since their model cannot be loaded; the same command tries them again"
-    assert lines(found) == [f"warning: {MISSING}: its pictures fail", none] and found.stdout == ""
+    assert lines(found) == [f"warning: {MISSING}: its images fail", none] and found.stdout == ""
     monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
     assert len(batch("-m", "owner/name", table=table).stdout.split()) == 5
 
@@ -88,7 +88,7 @@ def test_another_model_is_made_all_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(running, "download_of", lambda *_: None)
     table = "prompt,model,seed\n" + "a red bike,owner/name,1..5\na red bike,builtin:tiny-sd3-turbo,1..5\n"
     found = batch("--json", table=table, code=3)
-    assert lines(found)[0] == f"warning: {MISSING}: its pictures fail" and len(lines(found)) == 2
+    assert lines(found)[0] == f"warning: {MISSING}: its images fail" and len(lines(found)) == 2
     assert "5 of 10 images failed" in lines(found)[1] and "--retry-failed" not in lines(found)[1]
     errors = [json.loads(line)["error"] for line in found.stdout.splitlines()]
     assert errors.count(None) == errors.count(MISSING) == 5

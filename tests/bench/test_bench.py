@@ -1,19 +1,21 @@
 """`vsf bench`: its methods, their order, and its report."""
 
 import json
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.contexts import attended, joint_context
 from vsf_cli.bench import random_model
 from vsf_cli.bench.counting import count_costs
 from vsf_cli.bench.memory import peak_memory
 from vsf_cli.bench.methods import bench_methods, select_methods
-from vsf_cli.bench.report import markdown
+from vsf_cli.bench.report import _draw_rows, markdown
 from vsf_cli.bench.shapes import shape_of
 from vsf_cli.bench.stages import STAGES
 from vsf_cli.bench.timing import Sample, interleave, ratios, spread
@@ -140,7 +142,9 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
     measure(*split_options(count=True, preset="tiny-sd3-turbo"), Console(quiet=False))
     out, messages = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
-    assert "6 layers, width 128, 144 + 40 tokens; weights random" in messages
+    assert messages.count("6 layers, width 128, 144 + 40 tokens") == 1 and "counted without running" in messages
+    heads = re.split(" {2,}", out.splitlines()[0].strip())
+    assert len({*heads}) == len(heads) > 5
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,16 @@ def test_running_out_of_memory_is_one_line(bench: Any, monkeypatch: pytest.Monke
     monkeypatch.setattr("vsf_cli.bench.measure.clock", fail)
     with pytest.raises(OutOfMemory, match="pass fewer --layers"):
         bench(random_weights=True, preset="tiny-sd3-turbo", method="none")
+
+
+def test_a_number_stands_beside_its_bar() -> None:
+    def row(label: str, median: float, flops: float) -> dict[str, Any]:
+        return {"label": label, "times": {"step": {"low": median, "median": median, "high": median}}, "flops_times": flops}
+
+    axes = Figure().subplots()
+    _draw_rows(axes, [row("short", 1.0, 1.0), row("marked", 1.1, 1.15), row("long", 2.0, 2.0)])
+    places = {text.get_text(): text.get_position()[0] for text in axes.texts}
+    assert 1.0 < places["1.000"] < 1.1 and 1.15 < places["1.100"] < 1.3 and 2.0 < places["2.000"] < 2.1
 
 
 def test_counting_calls_the_function_itself() -> None:

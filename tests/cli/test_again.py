@@ -172,6 +172,8 @@ def test_a_folder_of_several_files_is_not_one_of_them(command: str) -> None:
     Path("run/manifest.csv").write_text("")
     found = vsf(command, "run")
     assert found.exit_code == 1 and "run is a folder with 2 files: name one, such as run/a.png" in found.stderr
+    Path("run/b.png").unlink()
+    assert "run is a folder with 1 file: name one" in vsf(command, "run").stderr
     Path("empty").mkdir()
     found = vsf(command, "empty")
     assert found.exit_code == 1 and "no frames of a video" in found.stderr

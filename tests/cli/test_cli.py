@@ -28,8 +28,10 @@ from typer.testing import CliRunner, Result
 
 import vsf_cli
 from tests.processes import ROOT, TIMEOUT, run_python, running_vsf
+from vsf_cli.attention.exact import available_paths
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
+from vsf_cli.cli.doctor import KERNELS
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.media.formats import encode_image
 from vsf_cli.media.reading import read_metadata
@@ -274,7 +276,8 @@ def test_what_exists_is_skipped() -> None:
     assert vsf(*BIKE, "-o", "x.png", "--steps", "2").exit_code == 0
     before = Path("x.png").stat().st_mtime_ns
     found = vsf(*BIKE, "-o", "x.png", "--steps", "2", "--exists", "skip")
-    assert found.exit_code == 0 and "skipped" in found.stderr and Path("x.png").stat().st_mtime_ns == before
+    assert found.exit_code == 0 and "seed 1 · skipped" in found.stderr and Path("x.png").stat().st_mtime_ns == before
+    assert found.output.count("x.png") == 1
     assert vsf(*BIKE, "-o", "x.png", "--steps", "2", "--exists", "error").exit_code == 1
 
 
@@ -597,6 +600,7 @@ def test_doctor_reports_this_machine() -> None:
     assert "torch" in report["versions"] and "cpu-flash" in report["attention"] and report["needs"].startswith("nothing")
     told = vsf("doctor", "--preset", "sd3.5-large-turbo").stdout
     assert "27.4 GB" in told and "a GPU with 32 GB or offloading" in told
+    assert "flash attention on the CPU" in told and [*available_paths()] == [*KERNELS]
 
 
 def test_doctor_names_a_package_that_a_preset_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,11 +626,11 @@ def test_presets_are_listed_shown_and_chosen(here: Path) -> None:
     assert used == ["sd3.5-large-turbo", "tiny-wan"]
     assert "from preset sd3.5-large-turbo" in vsf("presets", "where", "steps").stdout
     lines = [line.split() for line in vsf("presets", "show", "sd3.5-large-turbo").stdout.splitlines()]
-    assert all(line[-2:] == ["preset", "sd3.5-large-turbo"] or line[-1] in ("default", "option", "file") for line in lines), (
-        lines
-    )
+    assert all(
+        line[-2:] == ["(preset", "sd3.5-large-turbo)"] or line[-1] in ("(default)", "(option)", "file)") for line in lines
+    ), lines
     assert [line[1:4] for line in lines if line[0] in ("family", "download")] == [
-        ["sd3", "preset", "sd3.5-large-turbo"],
+        ["sd3", "(preset", "sd3.5-large-turbo)"],
         ["about", "27.4", "GB"],
     ]
     shown = json.loads(vsf("presets", "show", "tiny-sd3-turbo", "--json").stdout)
@@ -646,7 +650,7 @@ def test_a_chosen_preset_is_taken_back(here: Path, monkeypatch: pytest.MonkeyPat
     assert "there is nothing to take back" in vsf("presets", "reset").stderr
     for name in ("sd3.5-large-turbo", "tiny-wan"):
         assert "'vsf presets reset' takes it back" in said(vsf("presets", "use", name))
-    assert "no preset is chosen any more" in vsf("presets", "reset").stderr
+    assert "the built-in models are the default again" in vsf("presets", "reset").stderr
     assert (here / "config" / "config.toml").read_text() == "steps = 3\n"
     assert "* tiny-sd3-turbo" in vsf("presets", "list").stdout
     monkeypatch.setenv("VSF_PRESET", "tiny-sd3")

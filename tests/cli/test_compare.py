@@ -30,6 +30,10 @@ BIKE = ("image", "a red bike on a road", "--neg", "wheels", "--seed", "7", "--st
 def test_a_strip_holds_what_each_method_makes_alone() -> None:
     done = run(*BIKE, "--compare", "none,nag++,vsf", "--alpha", "2", "-o", "strip.png")
     assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    assert all(
+        words in said for words in ("negative 'wheels' · NAG", "VSF alpha=2", "seed 7 · 96x96 · 2 steps · none ", " s · VSF ")
+    )
     for name, options in (("none", ()), ("nag++", ()), ("vsf", ("--alpha", "2"))):
         assert run(*BIKE, "--method", name, *options, "-o", f"{name}.png").exit_code == 0
     strip = Image.open("strip.png")
@@ -46,6 +50,11 @@ def test_a_strip_holds_what_each_method_makes_alone() -> None:
     assert asked[2]["parameters"]["alpha"] == 2 and asked[1]["parameters"]["scale"] == 11
 
 
+def test_methods_that_keep_nothing_are_named() -> None:
+    done = run(*BIKE, "--keep", "basket", "--compare", "none,nag,vsf", "-o", "strip.png")
+    assert done.exit_code == 0 and "--keep has no effect on none, NAG: it is for VSF" in " ".join(done.stderr.split())
+
+
 def test_every_seed_has_a_strip_of_its_own() -> None:
     done = run(*BIKE[:4], "--steps", "2", "--seed", "1,2", "--compare", "none,vsf")
     assert done.exit_code == 0, done.output
@@ -56,7 +65,8 @@ def test_clips_stand_below_each_other(folder: Path) -> None:  # noqa: F811
     words = ("video", "a red bike", "--neg", "wheels", "-m", str(folder), "--steps", "2", "--size", "32x32", "--frames", "9")
     done = run(*words, "--seed", "1", "--dtype", "float32", "--compare", "none,nasa,vsf", "-o", "strip.png")
     assert done.exit_code == 0, done.output
-    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + LINE_HEIGHT + MARGIN) + MARGIN)
+    lines = 9  # Of the labels, in all rows.
+    assert Image.open("strip.png").size == (5 * (64 + MARGIN) + MARGIN, 3 * (64 + MARGIN) + lines * LINE_HEIGHT + MARGIN)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ TABLES = {
     "own.csv": "prompt,neg,keep,seed,alpha,size\na red bike,wheels,bells,1,2,96x96\na person,hat,glasses,2,3,96x96\n",
     "unguided.csv": "prompt\na red bike\na red car\n",
     "mixed.csv": "prompt,neg,alpha\na red bike,wheels,\na red car,,\na red cake,,2\n",
+    "some.csv": "prompt,neg,seed,alpha\na red bike,wheels,,\na red car,wheels,4,2\n",
     "videos.csv": "prompt,neg,preset\na red bike,wheels,\na red car,wheels,tiny-wan-causvid\n",
 }
 
@@ -120,6 +121,14 @@ def test_what_has_no_effect_is_refused(here: Path, arguments: list[str], message
             "--batch-size has no effect with --dump-attn",
         ),
         (["batch", "plain.csv", "--seed", "random", "--dry-run"], "--seed random has no effect: rows without a seed have one"),
+        (
+            ["batch", "some.csv", "--seed", "1,2,3", "--dry-run"],
+            "--seed does not count for 1 row with a value of its own",
+        ),
+        (
+            ["batch", "some.csv", "--alpha", "1..3", "--dry-run"],
+            "--alpha does not count for 1 row with a value of its own",
+        ),
         (["batch", "plain.csv", "--sr", "wheels=>door", "--dry-run"], "'wheels' of --sr is not in the texts of 1 row"),
         ([*BIKE, *NEG, "--beta", "inf"], "beta inf is no guidance: the negative prompt has no effect"),
         ([*BIKE, *NEG, "--blend", "0"], "blend 0 is no guidance"),
@@ -157,6 +166,7 @@ def test_what_has_no_effect_here_is_said(arguments: list[str], message: str) -> 
         [*CAR, "--format", "frames", "--fps", "5", "--seconds", "1"],
         ["batch", "mixed.csv", "--neg", "hat", "--seed", "1,2", "--dry-run"],
         ["batch", "plain.csv", "--alpha", "1..3", "--dry-run"],
+        ["batch", "some.csv", "--alpha", "3", "--seed", "5", "--dry-run"],
         ["batch", "unguided.csv", "--neg", "hat", "--sr", "hat=>bow,wheels", "--dry-run"],
     ],
 )

@@ -92,6 +92,7 @@ def test_the_path_of_a_finished_file_is_a_line_of_its_own(name: str, columns: in
     lines = shown(columns, monkeypatch, *words).lines
     assert [line for line in lines if line in paths] == paths, "\n".join(lines)
     assert not any("━" in line or "0:00" in line for line in lines), "no bar is left"
+    assert not any(line.startswith("model ") for line in lines), "one model needs no column"
 
 
 @pytest.mark.parametrize("columns", [80, 40])
@@ -111,7 +112,53 @@ def test_messages_and_data_stay_apart_from_two_bars(columns: int, monkeypatch: p
     told = [line for line in screen.lines if line]
     assert [line for line in told if line.startswith("outputs/")] == [f"{path}{number}" for number in range(3)]
     assert [line[:9] for line in told if line.startswith("message")] == [f"message {number}" for number in range(3)]
-    assert len(told) == 3 * 3 + 1 and told[-1] == "last"
+    assert len([line for line in told if "message" in line or "longer" in line]) > 3, "a message breaks between words"
+    assert [line for line in told if line.startswith("warning")] == [f"warning: warning {number}" for number in range(3)]
+    assert told[-1] == "last"
+
+
+TEXT = "which is longer than one line of a terminal with a few-hundred-letters-long-name/of-a-file/in-the-middle and an end"
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_lines_break_between_words_on_a_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(columns, monkeypatch) as screen:
+        Console().info(TEXT)
+        Console().warn(TEXT)
+        Console().error(TEXT)
+        Console.data_text(TEXT)
+        Console.data_pairs([("name", TEXT)], 10)
+    words = [word for line in screen.lines for word in line.split()]
+    text = TEXT.split()
+    name = "name" if columns == 80 else "name:"
+    assert words == [*text, "warning:", *text, "error:", *text, *text, name, *text]
+
+
+def test_names_and_texts_fit_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = [("model", "a model of drawn scenes, on any laptop"), ("steps", "8")]
+    shown = {}
+    for columns in (60, 40):
+        with terminal(columns, monkeypatch) as screen:
+            Console.data_pairs(pairs, 20)
+        shown[columns] = screen.lines[:-1]
+    assert shown[60] == ["model                a model of drawn scenes, on any laptop", "steps                8"]
+    assert shown[40] == ["model: a model of drawn scenes, on", "    any laptop", "steps: 8"]
+    Console.data_pairs(pairs, 5)
+    assert capsys.readouterr().out == "model a model of drawn scenes, on any laptop\nsteps 8\n", "one line each in a pipe"
+
+
+def test_a_table_that_is_too_wide_becomes_several(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    heads, rows = ["method", "seconds a step", "seconds in all"], [["the best one of all methods", "0.1 (0.09-0.11)", "2.5"]]
+    with terminal(40, monkeypatch) as screen:
+        Console.data_table(heads, rows)
+    first, second = ["seconds a step", "0.1 (0.09-0.11)"], ["seconds in all", "2.5"]
+    names = ["method", "the best one of all", "methods"]
+    tables = [[f"{name:25}{text}".rstrip() for name, text in zip(names, [*one, ""], strict=True)] for one in (first, second)]
+    assert screen.lines[:-1] == [*tables[0], "", *tables[1]]
+    Console.data_table(heads, rows)
+    assert [re.split(" {2,}", line.rstrip()) for line in capsys.readouterr().out.splitlines()] == [heads, *rows], (
+        "one in a pipe"
+    )
 
 
 @pytest.mark.parametrize(("name", "noun", "count"), [("image", "images", 3), ("strip", "images", 4), ("batch", "images", 2)])

@@ -300,7 +300,7 @@ def test_a_run_without_images_is_neither_judged_nor_reported(tmp_path: Path, mon
 def test_judging_again_asks_nothing(made: Path) -> None:
     before = (made / "judgements-scenes.jsonl").read_bytes()
     done = vsf("judge", str(made))
-    assert done.exit_code == 0 and "0 images judged by scenes, 16 were before" in done.stderr
+    assert done.exit_code == 0 and "0 images judged by the judge 'scenes', 16 were before" in done.stderr
     assert (made / "judgements-scenes.jsonl").read_bytes() == before
 
 
@@ -309,7 +309,7 @@ def test_a_torn_answer_is_asked_for_again(made: Path) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
     done = vsf("judge", str(made))
-    assert "1 image judged by scenes, 15 were before" in done.stderr
+    assert "1 image judged by the judge 'scenes', 15 were before" in done.stderr
     last = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.endswith("}")][-1]
     assert last == json.loads(whole.decode().splitlines()[-1])
 
@@ -416,7 +416,9 @@ def test_a_run_reports_what_stayed(made: Path) -> None:
     rows = {row["arm"]: row for row in json.loads(vsf("report", str(made), "--json").stdout)}
     assert rows["none"]["rest"] == 1.0 and 0 < rows["none"]["things"] == rows["vsf"]["things"]
     assert rows["none"]["all"] == rows["none"]["both"] and rows["vsf"]["all"] <= rows["vsf"]["both"]
-    assert "| rest kept | all three |" in (made / "report-scenes.md").read_text("utf-8")
+    assert "| method | object right | part absent | both | rest kept | all three |" in (made / "report-scenes.md").read_text(
+        "utf-8"
+    )
     header, first = (made / "report-scenes.csv").read_text("utf-8").splitlines()[:2]
     assert header.endswith("both_p,rest,things,all,all_p") and first.split(",")[-4] == "1.0"
 

@@ -224,7 +224,9 @@ def test_the_token_that_is_read_of_a_padded_negative_is_the_word(make: Callable[
 def test_punctuation_belongs_to_no_word() -> None:
     pipe = random_pipeline("sd3", torch.float32)
     for tokenizer in (pipe.tokenizer, pipe.tokenizer_3):
-        tokens = prompt_tokens(PromptTokenizer("any", tokenizer, 0, 77), "negative", "A red, t-shirt (wheels) !")
+        tokens = prompt_tokens(
+            PromptTokenizer("any", tokenizer, start=0, max_length=77), "negative", "A red, t-shirt (wheels) !"
+        )
         words: dict[tuple[str, int], str] = {}
         for token in tokens:
             words[token.word, token.start] = words.get((token.word, token.start), "") + token.piece
@@ -239,7 +241,9 @@ def test_pieces_of_a_word_are_joined_by_the_embedded_tokenizers() -> None:
         (pipe.tokenizer, ["s", "k", "at", "e", "bo", "a", "r", "d</w>"]),
         (pipe.tokenizer_3, ["\u2581", *"skateboard"]),
     ):
-        tokens = prompt_tokens(PromptTokenizer("any", tokenizer, 0, 77), "positive", "a red skateboard, with wheels")
+        tokens = prompt_tokens(
+            PromptTokenizer("any", tokenizer, start=0, max_length=77), "positive", "a red skateboard, with wheels"
+        )
         assert [token.piece for token in tokens if token.word == "skateboard"] == pieces
         assert {token.start for token in tokens if token.word == "skateboard"} == {6}
         assert list(dict.fromkeys(token.word for token in tokens if token.word)) == ["a", "red", "skateboard", "with", "wheels"]
@@ -479,6 +483,19 @@ def test_figures_are_drawn_with_one_scale_and_no_clipped_text() -> None:
         axes.get_title() for axes in plots.grid(maps, "share", final, unguided, estimates).axes if "step" in axes.get_title()
     ]
     assert columns[0].startswith("step 1\n") and columns[-1].startswith("step 12\n") and len(columns) == plots.MAX_COLUMNS
+
+
+@pytest.mark.parametrize(("steps", "named"), [(4, ["step 1", "step 2", "step 3", "step 4"]), (9, [])])
+def test_every_curve_and_every_bar_of_colours_is_named(steps: int, named: list[str]) -> None:
+    """Few lines by a legend, many by a bar."""
+    maps = example_maps(steps=steps)
+    _, by_block, *bars = plots.curves(maps).axes
+    legend = by_block.get_legend()
+    assert (
+        [text.get_text() for text in legend.get_texts()] == named if legend else [bar.get_ylabel() for bar in bars] == ["step"]
+    )
+    assert len(by_block.lines) == steps and bool(named) == (legend is not None)
+    assert [axes.get_xlabel() for axes in plots.words(maps, example_images()[0]).axes[-2:]] == ["CLIP and T5", "sum"]
 
 
 def test_without_a_word_of_the_negative_there_is_no_grid_of_its_logits(small: StableDiffusion3Pipeline, tmp_path: Path) -> None:

@@ -19,5 +19,5 @@ def test_a_prompt_is_not_mistaken_for_a_part_of_its_template(prompt: str) -> Non
     alone = tokenizer(prompt).input_ids
     assert ids[0, start : start + len(alone)].tolist() == alone
     assert is_word.tolist() == [True] * len(alone) + [False] * (ids.shape[1] - start - len(alone))
-    tokens = prompt_tokens(PromptTokenizer("qwen3", tokenizer, 0, 512, template), "positive", prompt)
+    tokens = prompt_tokens(PromptTokenizer("qwen3", tokenizer, start=0, max_length=512, template=template), "positive", prompt)
     assert [token.position for token in tokens if not token.special] == [start + n for n in range(len(alone))]

@@ -135,6 +135,7 @@ def items_of(
     _raise_failures(source, failures, _name_clashes(items, rows))
     for reason in builder.effects.reasons():
         raise RequestError(f"{source}: {reason}")
+    notes += builder.effects.overridden()
     notes += [f"{note} ({counted(count, 'image')})" for note, count in builder.notes.most_common(MAX_NOTES)]
     return items, notes
 
@@ -203,8 +204,10 @@ class _Effects:
         texts = {"negative": given.negative, "keep": given.keep, "seed": given.seeds, "lora": given.loras}
         self._texts = [key for key, value in texts.items() if value is not None]
         self._keys = [*self._texts, *(key for key in given.settings if key in COLUMNS)]
+        self._several = [*given.sweeps, *(["seed"] if len(given.seeds or ()) > 1 else [])]
         self._reasons: dict[str, str] = {}
         self._acting: set[str] = set()
+        self._own: dict[str, set[int]] = {}
 
     def add(self, row: Row, idle: Mapping[str, str]) -> None:
         """Notes a row, and the options without an effect on it, each with the reason."""
@@ -214,11 +217,19 @@ class _Effects:
         own = {*row.settings, *(key for key, value in texts.items() if value is not None and key in cells)}
         for key in self._keys:
             if key in own:
+                self._own.setdefault(key, set()).add(row.line)
                 self._reasons.setdefault(key, f"{COLUMNS[key].flag} has no effect where each row has its own: leave it out")
             elif key in idle:
                 self._reasons[key] = idle[key]
             else:
                 self._acting.add(key)
+
+    def overridden(self) -> list[str]:
+        """Returns a message for each option with several values that does not count for some rows."""
+        counts = {key: len(self._own[key]) for key in self._several if key in self._own}
+        return [
+            f"{COLUMNS[key].flag} does not count for {counted(n, 'row')} with a value of its own" for key, n in counts.items()
+        ]
 
     def reasons(self) -> list[str]:
         """Returns a message for each option without an effect on any row."""

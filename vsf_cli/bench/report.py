@@ -22,14 +22,14 @@ SCHEMA = 2
 
 COLUMNS = {
     "step": "s/step",
-    "times": "x none (quartiles)",
+    "times": "time x none (quartiles)",
     "total": "s in all",
     "text": "text s",
     "vae": "VAE s",
     "writing": "write s",
     "flops": "GFLOP/step",
-    "flops_times": "x none",
-    "analytic": "by sizes",
+    "flops_times": "FLOPs x none",
+    "analytic": "GFLOP by formula",
     "calls": "attentions",
     "launches": "launches",
     "copied": "MB copied",
@@ -136,7 +136,8 @@ def describe_conditions(report: Mapping[str, Any]) -> str:
     facts = report["machine"]
     settings = ", ".join(f"{key} {value}" for key, value in report["settings"].items() if value is not None)
     versions = ", ".join(f"{name} {number}" for name, number in report["versions"].items())
-    hardware = f"{facts['system']} {facts['name']}, {facts['device']}, {counted(facts['threads'], 'thread')}"
+    device = "counted without running" if facts["device"] == "meta" else facts["device"]
+    hardware = f"{facts['system']} {facts['name']}, {device}, {counted(facts['threads'], 'thread')}"
     return f"{report['shape']}; {settings}. {hardware}; {versions}; {report['date']}."
 
 
@@ -169,6 +170,9 @@ def _draw_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     maximum = max([*flops, *(time["high"] for time in times)], default=1.0)
     for position, row in zip(positions, rows, strict=True):
         number = row["times"]["step"]["median"] if times else row["flops_times"]
-        axes.text(maximum * 1.04, position, f"{number:.3f}", va="center", fontsize=8)
+        end, mark = row["times"]["step"]["high"] if times else row["flops_times"], row["flops_times"]
+        # Beside the bar, or beside the diamond where that would stand in the number.
+        beside = mark if end < mark < end + 0.16 * maximum else end
+        axes.text(beside + 0.025 * maximum, position, f"{number:.3f}", va="center", fontsize=8)
     axes.set(yticks=positions, yticklabels=[row["label"] for row in rows], xlabel="times a step without guidance")
     axes.set_xlim(0, maximum * 1.14)

@@ -28,7 +28,8 @@ COMMANDS = {
 EPILOG = """\
 Example: vsf image "a red bike on a road" --neg wheels
 Without --preset, a small built-in model makes images of 96 px; 'vsf presets list' has the large ones.
-Environment variables set options, too: VSF_STEPS is --steps. The guides are in docs/ of the source.
+Environment variables set options, too: VSF_ALPHA is --alpha; VSF_PRESET is --preset for images, VSF_VIDEO_PRESET for videos.
+The guides are in docs/ of the source.
 """
 
 

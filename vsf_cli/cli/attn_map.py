@@ -78,7 +78,7 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     target = parse_path(output) if output else maps_folder(plan.path(request, 1))
     folder = plan.outputs.free(target, holds_maps)
     if folder is None:
-        console.info(f"{target} exists, skipped")
+        console.info("skipped, since the folder has maps")
         console.data(as_line({"path": str(target)}) if as_json else str(target / PAGE))
         return
     check_writable(folder / PAGE)

@@ -224,11 +224,13 @@ def _say_plan(batch: Batch, rows: Sequence[Row], console: Console, as_json: bool
         facts = {"rows": len(rows), "items": len(states), **counts, "models": models, "estimated_seconds": seconds}
         console.data(as_line({**facts, "folder": str(batch.folder)}))
         return
-    console.data(f"{counted(len(rows), 'row')}, {counted(len(states), batch.noun)} to {batch.folder}")
-    console.data(", ".join(f"{count} {state}" for state, count in counts.items()) if states else batch.no_items)
+    console.data_text(f"{counted(len(rows), 'row')}, {counted(len(states), batch.noun)} to {batch.folder}")
+    console.data_text(", ".join(f"{count} {state}" for state, count in counts.items()) if states else batch.no_items)
     for (model, _), download in zip(weights, downloads, strict=True):
-        console.data(f"loads {model}{f', {download}' if download else ''}")
-    console.data(f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like")
+        console.data_text(f"loads {model}{f', {download}' if download else ''}")
+    console.data_text(
+        f"about {duration(seconds)}" if seconds is not None else "no estimate: this machine has not made their like"
+    )
 
 
 def _downloads(models: Sequence[tuple[str, str | None]], offline: bool) -> list[str]:

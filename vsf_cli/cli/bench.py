@@ -142,7 +142,6 @@ def _measure_random(
     settings: Settings, request: Request, methods: "list[BenchMethod]", options: BenchOptions, console: Console
 ) -> "tuple[list[Row], torch.device, dict[str, Any]]":
     shape = _shape(settings, request, options.layers)
-    console.info(str(shape))
     quiet_libraries(console.verbose)
     if shape.layers < shape.depth:
         built = f"{shape.layers} of {shape.depth} layers are built"

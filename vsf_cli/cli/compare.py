@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import announce, check_stdout, destination, planned, prepare, say_skipped
+from vsf_cli.cli.plans import announce, check_stdout, destination, planned, prepare, say_applied, say_skipped
+from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
@@ -19,7 +20,7 @@ from vsf_cli.loading.runtime import check_runtime
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import draw_montage
-from vsf_cli.methods import METHODS, Method, method_options, resolved
+from vsf_cli.methods import METHODS, method_options, resolved
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import FileOptions, Given
@@ -121,6 +122,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
     say_skipped(plan, pending, console, as_json)
     if not pending:
         return
+    _say_keep(requests, console)
     pipe = prepare(plan, console)
     count = len(pending) * len(requests)
     with console.progress(f"{plan.noun}s", "steps") as (whole, steps):
@@ -131,7 +133,24 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
                 with advising(pipe, request):
                     results.append(generate(pipe, replace(request, seed=strip.seed), steps))
                 move_all([whole], index * len(requests) + len(results), count)
+            _say_results(results, console, first=index == 0)
             _write_strip(plan, pipe, results, plan.path(strip, number), console, as_json)
+
+
+def _say_keep(requests: Sequence[Request], console: Console) -> None:
+    """Says which methods have no use for --keep."""
+    without = [request.guidance.label for request in requests if not request.keep]
+    if 0 < len(without) < len(requests):
+        console.warn(f"--keep has no effect on {', '.join(without)}: it is for VSF")
+
+
+def _say_results(results: Sequence[Result], console: Console, first: bool) -> None:
+    """Writes how each method applied the negative prompt, above the `first` strip, and how long each image took."""
+    for result in results if first else ():
+        say_applied(result, console)
+    image, request = results[0].image, results[0].request
+    facts = f"seed {request.seed}", f"{image.width}x{image.height}", counted(request.num_inference_steps, "step")
+    console.info(" · ".join([*facts, *(f"{one.request.guidance.label} {one.seconds:.1f} s" for one in results)]))
 
 
 def _write_strip(plan: Plan, pipe: Any, results: Sequence[Result], path: Path, console: Console, as_json: bool) -> None:
@@ -144,7 +163,7 @@ def _write_strip(plan: Plan, pipe: Any, results: Sequence[Result], path: Path, c
         return
     written = plan.outputs.write(path, lambda free, replace: write_bytes(free, data, replace))
     if written is None:
-        console.info(f"{path} exists by now, skipped")
+        console.info("skipped, since the file exists by now")
     path = written or path
     console.data(as_line({"path": str(path), **facts}) if as_json else str(path))
 
@@ -153,21 +172,12 @@ def _strip(results: Sequence[Result]) -> Image.Image:
     """Returns the images in a row, or the videos below each other, with some of their frames."""
     image = results[0].image
     scale = 2 if max(image.size) < MIN_SIDE else 1
-    labels = [_label(one.request.guidance, scale * image.width) for one in results]
+    labels = [str(one.request.guidance) for one in results]
     count = len(results[0].frames)
     if count == 1:
         return draw_montage([one.image for one in results], labels, len(results), scale)
     shown = min(SHOWN_FRAMES, count)
     indices = [round(number * (count - 1) / max(1, shown - 1)) for number in range(shown)]
     frames = [one.frames[index] for one in results for index in indices]
-    names = [label if index == indices[0] else f"frame {index + 1}" for label in labels for index in indices]
+    names = [f"frame {index + 1}{'' if number else f': {label}'}" for label in labels for number, index in enumerate(indices)]
     return draw_montage(frames, names, shown, scale)
-
-
-def _label(method: Method, width: int) -> str:
-    """Returns the method with its numbers, and with the names of these if there is room."""
-    full, letter_width = str(method), 7
-    if len(full) * letter_width <= width:
-        return full
-    values = [word.partition("=")[2] for word in full.split()]
-    return " ".join([method.label, *(value for value in values if value[:1].isdigit())])

@@ -21,6 +21,14 @@ from vsf_cli.settings.presets import Preset, Settings
 __all__ = ["app"]
 
 app = command_app()
+KERNELS = {
+    "cuda-flash": "flash attention on the GPU",
+    "cuda-cudnn": "cuDNN on the GPU",
+    "cuda-efficient": "memory-efficient attention on the GPU",
+    "cpu-flash": "flash attention on the CPU",
+    "fallback": "plain PyTorch where no kernel fits",
+}
+"""The paths of attention in words."""
 
 
 @app.command(cls=Command, epilog="Example: vsf doctor --preset sd3.5-large-turbo")
@@ -36,9 +44,10 @@ def doctor(
     if as_json:
         Console.data(as_line(report))
         return
+    report["attention"] = [KERNELS[name] for name in report["attention"]]
     for key, value in report.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        Console.data(f"{key:14} {', '.join(text) if isinstance(text, list) else text}")
+        Console.data_pairs([(key, ", ".join(text) if isinstance(text, list) else text)], 14)
 
 
 def _report(settings: Settings) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """`vsf eval`: compares methods on a prompt set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console as RichConsole
-from rich.table import Table
 
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
-from vsf_cli.cli.console import Console, as_line, move_all, writing_to_stdout
+from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
@@ -25,7 +23,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
-from vsf_cli.evaluation.report import shown_kinds, write_report
+from vsf_cli.evaluation.report import NAMES, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
@@ -182,7 +180,9 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
             if error is not None:
                 failed.append(f"{sample.path}: {error}")
                 console.warn(failed[-1])
-    console.info(f"{counted(done - len(failed), 'image')} judged by {judge.name}, {len(run.samples()) - done} were before")
+    console.info(
+        f"{counted(done - len(failed), 'image')} judged by the judge {judge.name!r}, {len(run.samples()) - done} were before"
+    )
     if failed:
         raise PartlyFailed(f"{counted(len(failed), 'image')} not judged: run the same command again, it asks about those alone")
     model = f" --judge-model {judge.model}" if judge.model else ""
@@ -211,17 +211,15 @@ def report(
 
 def _show(rows: list[dict[str, Any]]) -> None:
     kinds = shown_kinds(rows)
-    table = Table("method", *kinds.values(), "quality", "p of both", box=None, pad_edge=False)
-    for row in rows:
-        rates = [
-            "" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"]) for kind in kinds
-        ]
-        p_value = "" if row["both_p"] is None else f"{row['both_p']:.2g}"
-        table.add_row(row["label"], *rates, f"{row['quality']:.3f}", p_value)
-    terminal = RichConsole(highlight=False)
-    terminal.width = max(terminal.width, 120)
-    with writing_to_stdout():
-        terminal.print(table)
+    heads = ["method", *kinds.values(), "quality", "p of both"]
+    Console.data_table(heads, [_cells(row, [*kinds]) for row in rows])
+
+
+def _cells(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
+    rates = [
+        "" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"]) for kind in kinds
+    ]
+    return [row["label"], *rates, f"{row['quality']:.3f}", "" if row["both_p"] is None else f"{row['both_p']:.2g}"]
 
 
 @dataclass(frozen=True)
@@ -287,8 +285,10 @@ def _search(sweeps: Sequence[Sweep], runtime: Runtime, search: SearchOptions, co
 
 def _say_trial(sweep: Sweep, trial: Trial, console: Console) -> None:
     settings = ", ".join(f"{key} {value:.3g}" for key, value in trial.settings.items())
-    positive, negative, quality = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
-    console.info(f"{sweep.variant.name}: {settings}: positive {positive:.3f}, negative {negative:.3f}, quality {quality:.3f}")
+    names = NAMES["positive"], NAMES["negative"], "quality"
+    means = (sum(column) / len(column) for column in zip(*trial.outcomes, strict=True))
+    found = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(names, means, strict=True))
+    console.info(f"{sweep.variant.name}: {settings}: {found}")
 
 
 @app.command(cls=Command, epilog="Example: vsf eval tradeoff outputs/sweep.db")
@@ -328,4 +328,5 @@ def _show_areas(areas: dict[str, Any], console: Console) -> None:
         for name, numbers in curves.items():
             low, high = numbers["hypervolume_interval"]
             area = f"area {numbers['hypervolume']:.3f} [{low:.3f}, {high:.3f}]"
-            console.data(f"{figure} against negative: {name}, {counted(numbers['trials'], 'trial')}, {area}")
+            rates = f"{NAMES.get(figure, figure)} against {NAMES['negative']}"
+            console.data_text(f"{rates}: {name}, {counted(numbers['trials'], 'trial')}, {area}")

@@ -93,4 +93,4 @@ def _say_values(values: Mapping[str, Any]) -> None:
             value = f"{value:.10g}"
         if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
             value = ", ".join(value)
-        Console.data(f"{key:20} {as_line(value) if isinstance(value, (dict, list)) else value}".rstrip())
+        Console.data_pairs([(key, as_line(value) if isinstance(value, (dict, list)) else str(value))], 20)

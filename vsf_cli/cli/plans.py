@@ -127,7 +127,7 @@ def announce(plan: Plan, console: Console) -> None:
         preset = plan.settings.preset
         name = REAL_VIDEO_PRESET if preset.video else REAL_PRESET
         real = f"--preset {name}, or 'vsf presets use {name}'"
-        console.info(f"preset {preset.name}, since none was chosen · the real model: {real}")
+        console.info(f"preset {preset.name}, since none was chosen · a large model: {real}")
     for key in SETTINGS:
         setting = plan.settings.origin(key)
         console.detail(f"{key} = {setting.value} ({setting.origin})")
@@ -143,7 +143,7 @@ def say_skipped(plan: Plan, pending: Sequence[tuple[int, Request]], console: Con
         if number not in left:
             path = plan.path(request, number)
             description = _description(path) if as_json or plan.files.sidecar else {}
-            console.info(f"{path} exists, skipped")
+            console.info(f"seed {request.seed} · skipped, since the file exists")
             _add_beside(path, description, plan.files, console)
             console.data(as_line({"path": str(path), "seconds": None, **description}) if as_json else str(path))
 

@@ -1,8 +1,5 @@
 """`vsf presets`: the presets, their values, and the one in use."""
 
-import shutil
-import sys
-import textwrap
 from dataclasses import fields
 from itertools import groupby
 from typing import Annotated, Any
@@ -50,16 +47,8 @@ def list_presets(as_json: Json = False) -> None:
     console, width = Console(), max(len(name) for name, _ in loaded)
     for group, presets in groupby(loaded, lambda entry: _group(entry[1])):
         console.info(GROUPS[group])
-        for name, preset in presets:
-            _write(f"{'*' if name in used else ' '} {name:{width}} ", preset.about)
-
-
-def _write(head: str, text: str) -> None:
-    """Writes a line. On a terminal what does not fit into it goes on under its text."""
-    if sys.stdout.isatty():
-        width = max(20, shutil.get_terminal_size().columns - len(head))
-        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
-    Console.data(head + text.replace("\n", "\n" + " " * len(head)))
+        lines = ((f"{'*' if name in used else ' '} {name}", preset.about) for name, preset in presets)
+        console.data_pairs(lines, width + 2)
 
 
 def _facts(name: str, preset: Preset, used: bool) -> dict[str, Any]:
@@ -77,11 +66,9 @@ def show_preset(name: Name, as_json: Json = False) -> None:
         values = {key: {"value": setting.value, "origin": setting.origin} for key, setting in rows.items()}
         Console.data(as_line({"settings": values, **facts}))
         return
-    for key, setting in rows.items():
-        _write_row(key, setting.value, setting.origin)
-    for key, value in facts.items():
-        if value not in (None, "", ()):
-            _write_row(key, value, f"preset {preset.name}")
+    of_preset = ((key, value, f"preset {preset.name}") for key, value in facts.items() if value not in (None, "", ()))
+    of_settings = ((key, setting.value, setting.origin) for key, setting in rows.items())
+    Console.data_pairs((_pair(*row) for row in (*of_settings, *of_preset)), 20)
 
 
 def _rows(settings: Settings) -> dict[str, Setting]:
@@ -91,10 +78,9 @@ def _rows(settings: Settings) -> dict[str, Setting]:
     return {key: setting for key, setting in rows.items() if setting.value is not None and key not in left}
 
 
-def _write_row(key: str, value: Any, origin: str) -> None:
+def _pair(key: str, value: Any, origin: str) -> tuple[str, str]:
     key, value = ("download", f"about {value / 1e9:.1f} GB") if key == "download_bytes" else (key, value)
-    text = ", ".join(map(str, value)) if isinstance(value, tuple) else value
-    _write(f"{key:20} ", f"{text!s:44}  {origin}")
+    return key, f"{', '.join(map(str, value)) if isinstance(value, tuple) else value} ({origin})"
 
 
 @app.command("where", cls=Command, epilog="Example: vsf presets where alpha")
@@ -102,7 +88,7 @@ def _write_row(key: str, value: Any, origin: str) -> None:
 def where_setting(key: Annotated[str, typer.Argument(help="A setting, such as steps or alpha.")]) -> None:
     """Say where the value of a setting comes from."""
     setting = Settings({}).origin(key)
-    Console.data(f"{key} = {setting.value}, from {setting.origin}")
+    Console.data_text(f"{key} = {setting.value}, from {setting.origin}")
 
 
 @app.command("use", cls=Command, epilog="Example: vsf presets use sd3.5-large-turbo")
@@ -123,4 +109,8 @@ def use_preset(name: Name) -> None:
 def reset_presets() -> None:
     """Take back what 'use' chose: the built-in models are the default again."""
     path = forget_presets()
-    Console().info(f"no preset is chosen any more, by {path}" if path else "no preset is chosen: there is nothing to take back")
+    Console().info(
+        f"the built-in models are the default again; {path} names no preset any more"
+        if path
+        else "no preset is chosen: there is nothing to take back"
+    )

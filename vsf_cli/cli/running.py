@@ -27,6 +27,9 @@ from vsf_cli.settings.request import public_source
 
 __all__ = ["carry_out"]
 
+SUMMARY = "model", "method", "made", "failed", "median of one", "in all"
+"""The columns of what a run made."""
+
 
 class _Stop:
     """Whether Ctrl-C was pressed: the first one lets the current image be finished, the second does not."""
@@ -184,7 +187,7 @@ def _say(outcome: Outcome, batch: Batch, console: Console, as_json: bool, told: 
     for note in outcome.notes:
         console.warn(f"{path}: {note}")
     if outcome.error is not None and not told:
-        console.warn(f"{outcome.error}: its pictures fail" if outcome.of_model else f"{path} failed: {outcome.error}")
+        console.warn(f"{outcome.error}: its {batch.noun}s fail" if outcome.of_model else f"{path} failed: {outcome.error}")
     if as_json:
         console.data(as_line(_facts(outcome.item, batch, outcome.error, round(outcome.seconds, 3))))
     elif outcome.error is None:
@@ -203,5 +206,7 @@ def _say_summary(made: Sequence[Outcome], batch: Batch, console: Console) -> Non
         each = f"{statistics.median(seconds):.2f} s" if seconds else ""
         failed = len(outcomes) - len(seconds)
         rows.append([model.removeprefix("builtin:"), method, str(len(seconds)), str(failed), each, duration(sum(seconds))])
+    # On a terminal the name of a model is long, and was said when it was loaded: it is needed only beside another one.
+    first = 1 if console.stderr.is_terminal and len({row[0] for row in rows}) == 1 else 0
     if rows:
-        console.table(["model", "method", "made", "failed", "median of one", "in all"], rows)
+        console.table(SUMMARY[first:], [row[first:] for row in rows])

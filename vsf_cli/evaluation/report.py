@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Answers, answer_key
 from vsf_cli.evaluation.runs import Run, Sample
@@ -18,9 +19,11 @@ from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.variants import BASELINE
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["CONDITIONS", "Judged", "judged_samples", "shown_kinds", "tabulate", "with_rest", "write_report"]
+__all__ = ["CONDITIONS", "NAMES", "Judged", "judged_samples", "shown_kinds", "tabulate", "with_rest", "write_report"]
 
 CONDITIONS = ("positive", "negative", "both")
+NAMES = {"positive": "object right", "negative": "part absent", "both": "both", "rest": "rest kept", "all": "all three"}
+"""The conditions, and the two more rates, as readers see them."""
 UNGUIDED = "none"
 """The variant whose images show what there was to keep."""
 
@@ -168,17 +171,16 @@ def _rates_by_category(answers: Sequence[Judged]) -> dict[str, Any]:
 
 def shown_kinds(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Returns the rates of a table, each with its name for readers; the rest only if there are numbers of it."""
-    kinds = {kind: kind for kind in CONDITIONS}
     asked = any(row["rest"] is not None for row in rows)
-    return kinds | ({"rest": "rest kept", "all": "all three"} if asked else {})
+    return {kind: name for kind, name in NAMES.items() if asked or kind in CONDITIONS}
 
 
 def _markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"Judge {judge}. {_describe_conditions(run)}", ""]
     kinds = shown_kinds(rows)
     names = " | ".join(kinds.values())
-    third = ", all three" if "all" in kinds else ""
-    lines += [f"| method | {names} | quality | p against VSF: positive, negative, both{third} |"]
+    tested = ", ".join(name for kind, name in kinds.items() if kind != "rest")
+    lines += [f"| method | {names} | quality | p against VSF: {tested} |"]
     lines += ["|---" * (len(kinds) + 3) + "|"]
     for row in rows:
         rates = " | ".join(_rate(row, kind) for kind in kinds)
@@ -191,7 +193,12 @@ def _category_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     categories = sorted({name for row in rows for name in row["categories"]})
     if not categories:
         return []
-    lines = ["", "Positive / negative by category:", "", "| category | " + " | ".join(row["label"] for row in rows) + " |"]
+    lines = [
+        "",
+        "Object right / part absent by category:",
+        "",
+        "| category | " + " | ".join(row["label"] for row in rows) + " |",
+    ]
     lines += ["|---" * (len(rows) + 1) + "|"]
     for name in categories:
         cells = [row["categories"].get(name) for row in rows]
@@ -211,8 +218,8 @@ def _describe_conditions(run: Run) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in run.conditions["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in run.conditions["settings"].items())
     count = len(run.prompts.records)
-    seeds = f"{run.seeds} seed{'s' if run.seeds > 1 else ''} each, 0 to {count * run.seeds - 1}"
-    return f"Preset {run.preset}, {count} prompts of {run.prompts.name}, {seeds}; {settings}; {versions}."
+    seeds = f"{counted(run.seeds, 'seed')} each, 0 to {count * run.seeds - 1}"
+    return f"Preset {run.preset}, {counted(count, 'prompt')} of {run.prompts.name}, {seeds}; {settings}; {versions}."
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -227,7 +227,7 @@ def _draws(capture: Capture, maps: Maps) -> dict[str, Callable[[], bytes]]:
         "words.png": lambda: png(plots.words(maps, capture.final)),
         "curves.png": lambda: png(plots.curves(maps)),
     }
-    if any(token.prompt == "negative" and not token.special for token in maps.tokens):
+    if any(token.is_negative and not token.special for token in maps.tokens):
         figures["grid-logits.png"] = lambda: png(plots.grid(maps, "logits", *images))
     if len(capture.final) > 1:
         figures["frames.png"] = lambda: png(plots.frames(maps, capture.final, capture.unguided))

@@ -1,4 +1,8 @@
-"""Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`."""
+"""Guides a diffusers pipeline, or a denoiser of one's own loop, by a negative prompt, for the length of a `with`.
+
+A call of the pipeline draws several images at once. What belongs to one of them, such as its negative prompts, is a row. The
+negative prompts of all rows are one group of texts, the kept prompts (what must stay) another: no text sees the other group.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -139,8 +143,13 @@ def guided(
     owner, denoisers = None if family.owns(pipe) else pipe, family.denoisers_of(pipe)
     groups = _groups(pipe, family, method, max_sequence_length, negative, kept) if guides else []
     with guided_denoisers(family, denoisers, method if guides else NoGuidance(), groups, owner, fold_padding) as blocks:
-        yield Applied(method, blocks if guides else 0, *(one.lengths for one in groups))
+        yield Applied(method, blocks if guides else 0, **_numbers_of_tokens(groups))
     _check_models(family.denoisers_of(pipe), denoisers)
+
+
+def _numbers_of_tokens(groups: Sequence[Encoded]) -> dict[str, tuple[int, ...]]:
+    """Returns those of `Applied`: of the negative prompts and, if there are any, of the kept ones."""
+    return dict(zip(("tokens", "kept_tokens"), (group.lengths for group in groups), strict=False))
 
 
 def _groups(
@@ -154,8 +163,8 @@ def _groups(
     """Returns the negative prompts, and the kept ones if they have an effect."""
     owner = None if family.owns(pipe) else pipe
     encode = partial(_encode, owner, family, method, _length(pipe, family, max_length))
-    spares = not _is_empty(kept) and method.contrast != 0
-    return [encode(negative, method.special_tokens), *([encode(kept, False)] if spares else [])]
+    keeps_something = not _is_empty(kept) and method.contrast != 0
+    return [encode(negative, method.special_tokens), *([encode(kept, False)] if keeps_something else [])]
 
 
 def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:
@@ -271,6 +280,6 @@ def _weights(pipe: Any, family: Family, prompt: Weighted, special_tokens: bool) 
         return len(family.encoded_text(pipe, prompt.text[:index]))
 
     parts = tuple((place(start), place(end), weight) for start, end, weight in prompt.parts)
-    tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.prompt == "negative"]
+    tokens = [token for token in family.tokens(pipe, "", [prompt.text], special_tokens, 1) if token.is_negative]
     ordered = sorted(tokens, key=lambda token: token.position)
     return [replace(prompt, parts=parts).at(None if token.special else token.start) for token in ordered]

@@ -357,7 +357,7 @@ def _description(file: Path) -> dict[str, Any]:
     if metadata.description is None:
         other = foreign_metadata(metadata.tags)
         by = f"was made by {other.tool}, and" if other else "does not say how vsf made it, and"
-        raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or a picture with metadata")
+        raise MediaError(f"{file} {by} cannot be made again: give a prompt and --neg instead, or an image with metadata")
     if misplaced := [key for key in metadata.description if key in Request.__dataclass_fields__]:
         raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
     if "compared" in metadata.description:

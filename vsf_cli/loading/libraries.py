@@ -3,11 +3,12 @@
 import logging
 import os
 import warnings
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from vsf_cli.errors import OutOfMemory
 
-__all__ = ["quiet_libraries", "restore_libraries", "stay_offline"]
+__all__ = ["quiet_libraries", "quietly", "restore_libraries", "stay_offline"]
 
 MIN_ADDRESS_SPACE = 10**9
 """Bytes that the libraries take at least. With less, OpenBLAS asks for memory for ever, or interrupts the process."""
@@ -42,17 +43,7 @@ def quiet_libraries(verbose: bool) -> None:
         OutOfMemory: If the process may not use enough memory to import them.
     """
     _check_address_space()
-    import diffusers
-    import transformers
-
-    for library in (diffusers, transformers):
-        log = library.utils.logging
-        _CHANGES.callback(log.set_verbosity, log.get_verbosity())
-        if log.is_progress_bar_enabled():
-            _CHANGES.callback(log.enable_progress_bar)
-            log.disable_progress_bar()
-        if not verbose:
-            log.set_verbosity_error()
+    _quiet(_CHANGES, messages=not verbose)
     root, hub = logging.getLogger(), logging.getLogger("huggingface_hub")
     for logger in (root, hub):
         _CHANGES.callback(_restore, logger, list(logger.handlers), logger.level)
@@ -62,6 +53,29 @@ def quiet_libraries(verbose: bool) -> None:
     # It logs every attempt to reach a network that is not there. Our own error says the outcome.
     hub.setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Hides the bars of other libraries inside a `with`, and their messages unless somebody has set up logging."""
+    with ExitStack() as changes:
+        _quiet(changes, messages=not logging.getLogger().handlers)
+        yield
+
+
+def _quiet(changes: ExitStack, messages: bool) -> None:
+    """Hides bars and, if `messages`, messages, until `changes` is closed."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        log = library.utils.logging
+        changes.callback(log.set_verbosity, log.get_verbosity())
+        if log.is_progress_bar_enabled():
+            changes.callback(log.enable_progress_bar)
+            log.disable_progress_bar()
+        if messages:
+            log.set_verbosity_error()
 
 
 def _restore(logger: logging.Logger, handlers: list[logging.Handler], level: int) -> None:

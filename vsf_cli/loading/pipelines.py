@@ -8,6 +8,7 @@ from typing import Any
 
 from vsf_cli.errors import ModelError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.loading.hub import as_model_error, stays_offline
+from vsf_cli.loading.libraries import quietly
 from vsf_cli.loading.loras import Lora, load_lora
 from vsf_cli.loading.offload import move_to_device
 from vsf_cli.loading.runtime import Runtime, check_dtype, check_runtime, device_named
@@ -58,7 +59,7 @@ def load(
     parsed, source = [Lora.parse(lora) for lora in loras], source_of(model)
     check_runtime(runtime)
     device = device_named(runtime.device)
-    with _advising(source, dtype):
+    with quietly(), _advising(source, dtype):
         pipe = _read(source, dtypes, revision, variant, runtime.offline)
         if vae_tiling:
             pipe.vae.enable_tiling()

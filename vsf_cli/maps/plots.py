@@ -5,6 +5,8 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -96,7 +98,7 @@ def _grid_values(maps: Maps, quantity: str) -> tuple[np.ndarray, str]:
     """Returns the values of a grid with the axes (step, row, column), and their label."""
     if quantity == "share":
         return _middle_frame(maps.share).mean((1, 2)), "share of attention $w$"
-    negative = [index for index, token in enumerate(maps.tokens) if token.prompt == "negative" and not token.special]
+    negative = [index for index, token in enumerate(maps.tokens) if token.is_negative and not token.special]
     logits = maps.logits[:, :, :, negative].astype(np.float32).sum(3)
     return _middle_frame(logits).mean((1, 2)), r"$\sum q k^{\!\top} / \sqrt{D}$, nats"
 
@@ -122,6 +124,7 @@ def words(maps: Maps, final: Frames) -> Figure:
         drawn = _draw_words(maps, final, rows, group, part)
         bar = figure.colorbar(drawn, ax=part.ravel().tolist(), location="bottom", aspect=12 * len(group), pad=0.02)
         bar.ax.tick_params(labelsize=7)
+        bar.set_label(" and ".join("sum" if encoder is None else encoder.upper() for encoder in group), fontsize=7)
     figure.supxlabel(r"$q k^{\!\top} / \sqrt{D}$, nats, mean of steps, blocks and heads", fontsize=8)
     return figure
 
@@ -218,12 +221,16 @@ def curves(maps: Maps) -> Figure:
         by_step.plot(maps.steps, kept, "--", marker="o", markersize=3, color="gray", label="kept prompts, in its place")
         by_step.legend(fontsize=7, frameon=False)
     by_step.set(xlabel="step", ylabel="mean share $w$")
-    lines = mpl.colormaps[COLORS](np.linspace(0, 0.85, len(maps.steps)))
-    for row, step, color in zip(mean, maps.steps, lines, strict=True):
-        named = step in (maps.steps[0], maps.steps[-1])
-        by_block.plot(maps.blocks, row, color=color, linewidth=1, label=f"step {step}" if named else None)
+    colors = ListedColormap(mpl.colormaps[COLORS](np.linspace(0, 0.85, len(maps.steps))))
+    for index, (row, step) in enumerate(zip(mean, maps.steps, strict=True)):
+        by_block.plot(maps.blocks, row, color=colors(index), linewidth=1, label=f"step {step}")
     by_block.set(xlabel="block")
-    by_block.legend(fontsize=7, frameon=False)
+    if len(maps.steps) <= MAX_COLUMNS:
+        by_block.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        bar = figure.colorbar(ScalarMappable(Normalize(maps.steps[0], maps.steps[-1]), colors), ax=by_block)
+        bar.set_label("step", fontsize=7)
+        bar.ax.tick_params(labelsize=7)
     for axes in (by_step, by_block):
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)

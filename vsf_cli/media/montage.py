@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from vsf_cli.errors import MediaError
 from vsf_cli.media.formats import write_image
 from vsf_cli.media.reading import read_metadata
+from vsf_cli.methods import METHODS
 
 __all__ = ["Montage", "draw_montage", "label_of", "main", "shorten", "text_width", "wrap"]
 
@@ -23,6 +24,8 @@ FONT_SIZE = 12
 MAX_LINES = 8
 MISSING = (228, 228, 228)
 """The colour of a missing image."""
+VERBS = {"negative": ("against", "no negative prompt"), "keep": ("keeping", "")}
+"""What stands before the texts of a field, and what stands there if there are none."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -34,7 +37,7 @@ class Montage:
         image_size: The width and height of an image's cell, in pixels.
         columns: The number of images in a row.
         label_width: The width of the rows' labels to the left of the images, in pixels.
-        centered: Whether a caption is one centred line, shortened to fit; else it is wrapped.
+        centered: Whether the lines of a caption are centred.
     """
 
     def __init__(self, image_size: tuple[int, int], columns: int, label_width: int = 0, centered: bool = False) -> None:
@@ -80,14 +83,16 @@ class Montage:
             shown, x = image or Image.new("RGB", (width, height), MISSING), self._x(column)
             canvas.paste(shown, (x + (width - shown.width) // 2, MARGIN + (height - shown.height) // 2))
             if self.centered:
-                middle = x + (width - _plain_font().getlength(lines[0])) / 2
-                draw.text((middle, MARGIN + height + 1), lines[0], "black", _plain_font())
+                for number, line in enumerate(lines):
+                    middle = x + (width - _plain_font().getlength(line)) / 2
+                    draw.text((middle, MARGIN + height + 1 + number * LINE_HEIGHT), line, "black", _plain_font())
             else:
                 _write(draw, lines, x, MARGIN + height)
 
     def _fit(self, caption: str) -> list[str]:
         width = self.image_size[0]
-        return [shorten(caption, width, _plain_font().getlength)] if self.centered else wrap(caption, width)
+        # Centred captions of neighbours need white between them.
+        return wrap(caption, width - MARGIN, _plain_font().getlength) if self.centered else wrap(caption, width)
 
     def draw(self) -> Image.Image:
         """Returns the montage."""
@@ -134,16 +139,17 @@ def _write(draw: ImageDraw.ImageDraw, lines: Sequence[str], x: int, y: int, colo
         draw.text((x, y + number * LINE_HEIGHT), line, color, _font())
 
 
-def wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int, measure: Callable[[str], float] = text_width) -> list[str]:
     """Returns text as at most eight lines of a width in pixels; longer words and texts are cut off."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
-        if lines and text_width(longer) <= width:
+        if lines and measure(longer) <= width:
             lines[-1] = longer
         else:
-            lines.append(shorten(word, width))
-    return lines if len(lines) <= MAX_LINES else [*lines[: MAX_LINES - 1], shorten(f"{lines[MAX_LINES - 1]} …", width)]
+            lines.append(shorten(word, width, measure))
+    last = MAX_LINES - 1
+    return lines if len(lines) <= MAX_LINES else [*lines[:last], shorten(f"{lines[last]} …", width, measure)]
 
 
 def shorten(text: str, width: int, measure: Callable[[str], float] = text_width) -> str:
@@ -156,18 +162,29 @@ def shorten(text: str, width: int, measure: Callable[[str], float] = text_width)
 def label_of(description: dict[str, Any] | None, field: str) -> str:
     """Returns the label of an image: fields of its request or hyper-parameters of its method, joined by commas."""
     if "," in field:
-        return ", ".join(label_of(description, name.strip()) for name in field.split(","))
+        return ", ".join(filter(None, (label_of(description, name.strip()) for name in field.split(","))))
     if description is None:
         return "?"
     request = description["request"]
-    if field in ("negative", "keep"):
-        return ", ".join(request.get(field, ())) or "none"
+    if field in VERBS:
+        verb, without = VERBS[field]
+        return f"{verb} {', '.join(request[field])}" if request.get(field) else without
+    if field == "method":
+        return METHODS[request["method"]].label if request["method"] in METHODS else str(request["method"])
     if field in request["parameters"] or field == "alpha":
-        if not request["negative"] or request["method"] == "none":
-            return "no guidance"
-        value = request["parameters"].get(field)
-        return request["method"] if value is None else f"{field} {value:g}" if isinstance(value, float) else f"{field} {value}"
-    return f"{field} {request.get(field, '?')}" if field != "prompt" else str(request["prompt"])
+        return _label_of_number(request, field)
+    return str(request["prompt"]) if field == "prompt" else _named(field, request.get(field, "?"))
+
+
+def _label_of_number(request: dict[str, Any], field: str) -> str:
+    if not request["negative"] or request["method"] == "none":
+        return "no guidance"
+    value = request["parameters"].get(field)
+    return str(request["method"]) if value is None else _named(field, value)
+
+
+def _named(field: str, value: Any) -> str:
+    return f"{field.replace('_', ' ')} {f'{value:g}' if isinstance(value, float) else value}"
 
 
 def main() -> None:

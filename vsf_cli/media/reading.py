@@ -62,7 +62,11 @@ def _first_frame(folder: Path) -> Path:
     if frames and holds_frames(folder):
         return frames[0]
     files = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-    found = f"{len(files)} files: name one, such as {folder / files[0]}" if files else "no frames of a video: name a file"
+    found = (
+        f"{counted(len(files), 'file')}: name one, such as {folder / files[0]}"
+        if files
+        else "no frames of a video: name a file"
+    )
     raise MediaError(f"{folder} is a folder with {found}")
 
 

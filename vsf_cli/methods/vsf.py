@@ -26,6 +26,7 @@ SHORT = 512
 """The most tokens for which a dense mask is less work than the calls that take its place."""
 
 MASK = Need("attention_mask", "VSF with its mask: leave --no-attention-mask out")
+"""What an option that acts in the mask needs; the details of options (`rare`, `newer`, ...) are those of `Option`."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class VSF(Method):
 
     .. math:: z = (1 - w) O_1 - \alpha w O_2 , \quad w = \mathrm{sigmoid}(L_2 - \beta - L_1)
 
-    in which :math:`-\alpha O_2` is the attention to the values times :math:`-\alpha`, so that `z` takes the memory of
-    :math:`O_1`.
+    where :math:`-\alpha O_2` is the attention to values that were multiplied by :math:`-\alpha` before. So the sum is written
+    into the memory of :math:`O_1`, and `z` takes none of its own.
 
     With kept prompts K, what the image would take from them is not subtracted (contrastive VSF, not in the paper):
 
@@ -79,7 +80,7 @@ class VSF(Method):
             to the negative prompt.
 
     Raises:
-        RequestError: If a number is out of its range, `start` is not below `stop`, the blocks cannot be parsed, there is a
+        RequestError: If a number is out of its range, `start` is not below `stop`, the blocks cannot be parsed, there is an
             `attention_mask` without `duplication`, or `guided_blocks`, `tau` or `blend` without an `attention_mask`.
     """
 
@@ -161,11 +162,12 @@ class VSF(Method):
 
     @property
     def keeps(self) -> bool:  # type: ignore[override]
-        """The ablations have no kept side."""
+        """Whether kept prompts have an effect: they have none in the ablations."""
         return self.attention_mask and not self.reference_layout
 
     @property
     def last_block(self) -> int:
+        """The largest number in `guided_blocks`; 0 for all blocks."""
         return max(self._blocks or (0,))
 
     @property
@@ -196,7 +198,7 @@ class VSF(Method):
 
     @property
     def copies(self) -> int:  # type: ignore[override]
-        """Two in the layout of the public code."""
+        """How many unflipped copies of the negative prompt join the text: two in the layout of the public code."""
         return 2 if self.reference_layout else 1
 
     def attend(self, query: "Tensor", context: "Context", out: "Tensor | None" = None) -> "Tensor":

@@ -25,7 +25,7 @@ __all__ = ["ERNIE_IMAGE"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("mistral", pipe.tokenizer, 0, pipe.tokenizer.model_max_length)]
+    return [PromptTokenizer("mistral", pipe.tokenizer, start=0, max_length=pipe.tokenizer.model_max_length)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

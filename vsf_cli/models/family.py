@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import partial
@@ -61,6 +61,7 @@ class PromptTokenizer:
 
     name: str
     tokenizer: Any
+    _: KW_ONLY
     start: int
     max_length: int
     template: Callable[[str], str] | None = None

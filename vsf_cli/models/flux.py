@@ -29,7 +29,7 @@ __all__ = [
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("t5", pipe.tokenizer_2, 0, max_length)]
+    return [PromptTokenizer("t5", pipe.tokenizer_2, start=0, max_length=max_length)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

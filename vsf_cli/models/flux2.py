@@ -29,7 +29,9 @@ FROM_END = 1 << 20
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("qwen3", pipe.tokenizer, 0, max_length, chat_template(pipe.tokenizer, False))]
+    return [
+        PromptTokenizer("qwen3", pipe.tokenizer, start=0, max_length=max_length, template=chat_template(pipe.tokenizer, False))
+    ]
 
 
 def _conversation(pipe: Any) -> Callable[[str], str]:
@@ -49,7 +51,11 @@ def _conversation(pipe: Any) -> Callable[[str], str]:
 
 def _dev_tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     left = pipe.tokenizer.tokenizer.padding_side == "left"
-    return [PromptTokenizer("mistral3", pipe.tokenizer.tokenizer, 0, max_length, _conversation(pipe), left)]
+    return [
+        PromptTokenizer(
+            "mistral3", pipe.tokenizer.tokenizer, start=0, max_length=max_length, template=_conversation(pipe), from_end=left
+        )
+    ]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

@@ -25,7 +25,9 @@ def _template(pipe: Any) -> Callable[[str], str]:
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     dropped = pipe.prompt_template_encode_start_idx
-    return [PromptTokenizer("qwen3-vl", pipe.tokenizer, -dropped, max_length + dropped, _template(pipe))]
+    return [
+        PromptTokenizer("qwen3-vl", pipe.tokenizer, start=-dropped, max_length=max_length + dropped, template=_template(pipe))
+    ]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

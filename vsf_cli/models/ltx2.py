@@ -28,7 +28,7 @@ MULTIPLE = 32
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("gemma", pipe.tokenizer, 0, max_length)]
+    return [PromptTokenizer("gemma", pipe.tokenizer, start=0, max_length=max_length)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

@@ -33,7 +33,16 @@ def _template(pipe: Any) -> Callable[[str], str]:
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     dropped, edits = pipe.prompt_template_encode_start_idx, hasattr(pipe, "processor")
-    return [PromptTokenizer("qwen2.5-vl", pipe.tokenizer, -dropped, max_length + dropped, _template(pipe), edits)]
+    return [
+        PromptTokenizer(
+            "qwen2.5-vl",
+            pipe.tokenizer,
+            start=-dropped,
+            max_length=max_length + dropped,
+            template=_template(pipe),
+            from_end=edits,
+        )
+    ]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

@@ -36,7 +36,7 @@ def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
     template = _template(pipe)
     # The last token of the instruction, a space, is part of the prompt's first one.
     dropped = len(pipe.tokenizer(template("")).input_ids) - 2
-    return [PromptTokenizer("gemma", pipe.tokenizer, -dropped, max_length + dropped, template)]
+    return [PromptTokenizer("gemma", pipe.tokenizer, start=-dropped, max_length=max_length + dropped, template=template)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

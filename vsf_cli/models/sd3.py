@@ -21,15 +21,17 @@ __all__ = ["SD3"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    clip = PromptTokenizer("clip", pipe.tokenizer, 0, pipe.tokenizer_max_length)
-    t5 = PromptTokenizer("t5", pipe.tokenizer_3, pipe.tokenizer_max_length, max_length)
+    clip = PromptTokenizer("clip", pipe.tokenizer, start=0, max_length=pipe.tokenizer_max_length)
+    # The denoiser gets the tokens of CLIP with their padding, and then those of the T5.
+    t5 = PromptTokenizer("t5", pipe.tokenizer_3, start=pipe.tokenizer_max_length, max_length=max_length)
     return [clip] if pipe.text_encoder_3 is None else [clip, t5]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:
     """Returns the joined embeddings of both CLIP encoders, and those of the T5.
 
-    The pipeline's T5 has no attention mask, so that these differ from its embeddings without those of the padding.
+    Here the T5 sees the prompt alone. In the pipeline it sees padding, too, since it has no attention mask, so that the same
+    words get other embeddings there.
     """
     import torch
     import torch.nn.functional as F

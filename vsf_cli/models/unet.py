@@ -21,7 +21,7 @@ __all__ = ["UNET", "first_level"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("clip", pipe.tokenizer, 0, pipe.tokenizer.model_max_length)]
+    return [PromptTokenizer("clip", pipe.tokenizer, start=0, max_length=pipe.tokenizer.model_max_length)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

@@ -23,7 +23,7 @@ __all__ = ["WAN"]
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("t5", pipe.tokenizer, 0, max_length)]
+    return [PromptTokenizer("t5", pipe.tokenizer, start=0, max_length=max_length)]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

@@ -26,7 +26,9 @@ MULTIPLE = 32
 
 
 def _tokenizers(pipe: Any, max_length: int) -> list[PromptTokenizer]:
-    return [PromptTokenizer("qwen3", pipe.tokenizer, 0, max_length, chat_template(pipe.tokenizer, True))]
+    return [
+        PromptTokenizer("qwen3", pipe.tokenizer, start=0, max_length=max_length, template=chat_template(pipe.tokenizer, True))
+    ]
 
 
 def _encode(pipe: Any, prompt: str) -> list[TextPart]:

@@ -26,3 +26,8 @@ class Token:
     word: str
     start: int
     special: bool = False
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether it is of the negative prompt."""
+        return self.prompt == "negative"

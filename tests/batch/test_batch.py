@@ -481,14 +481,12 @@ def test_one_that_fails_does_not_stop_the_rest(monkeypatch: pytest.MonkeyPatch) 
     assert len(batch("--retry-failed").stdout.split()) == 3 and [row["status"] for row in manifest()] == ["done"] * 3
 
 
-def test_what_a_format_cannot_hold_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_no_metadata_can_hold_is_refused_before_the_work() -> None:
     table = '{"prompt": "a red car", "negative": "wheels\\u0000", "preset": "tiny-wan-causvid", "frames": 5}'
-    monkeypatch.setattr(worker, "generate_batch", drawn)
-    monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
     Path("rows.jsonl").write_text(f'{table}\n{{"prompt": "a tree on sand"}}\n')
     found = CliRunner().invoke(app, ["batch", "rows.jsonl", "--steps", "2"])
-    assert found.exit_code == 3 and "mp4" in found.stderr and len(found.stdout.split()) == 1, found.output
-    assert [row["status"] for row in manifest("outputs/rows")] == ["failed", "done"]
+    assert found.exit_code == 6 and "line 1, column negative" in found.stderr and "NUL" in found.stderr, found.output
+    assert not Path("outputs").exists()
 
 
 def test_any_other_error_of_one_is_kept_with_its_type(monkeypatch: pytest.MonkeyPatch) -> None:

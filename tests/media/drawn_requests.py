@@ -68,6 +68,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "flow_shift": st.one_of(st.none(), st.floats(0.1, 20)),
     "vae_dtype": st.one_of(st.none(), st.just("float32")),
     "vae_tiling": st.booleans(),
+    "fold_padding": st.booleans(),
     "preset": st.one_of(st.none(), text),
 }
 

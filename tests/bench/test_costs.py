@@ -11,7 +11,7 @@ from vsf_cli.bench.masked import forget_mask
 from vsf_cli.bench.methods import BenchMethod, bench_methods, select_methods
 from vsf_cli.bench.random_model import RandomModel, build, prepared
 from vsf_cli.bench.shapes import Shape, shape_of
-from vsf_cli.methods import VSF
+from vsf_cli.methods import VSF, tokens
 from vsf_cli.settings.presets import load_preset
 
 NEGATIVES, LAYERS = 5, 3
@@ -54,8 +54,9 @@ ALL = {method.name: method for method in select_methods("all", VSF(1.7, 0.2))}
 
 @pytest.fixture(autouse=True)
 def as_in_long_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, VSF guides short sequences and cross attention by one call over all keys."""
+    """On a CPU, short sequences and the cross attention of VSF are guided by one call over all keys."""
     monkeypatch.setattr(VSF, "_is_at_once", lambda *_: False)
+    monkeypatch.setattr(tokens, "SHORT", 0)
 
 
 @pytest.fixture(params=list(SHAPES))

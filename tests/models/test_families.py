@@ -21,7 +21,7 @@ from tests.models.dense import Dense, dense_attention
 from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, VSF, WEF, Context, Method
+from vsf_cli.methods import NAG, NASA, VSF, WEF, Context, Method, tokens
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
@@ -102,12 +102,12 @@ def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: T
 
 
 def every_way(method: Method) -> Iterator[None]:
-    """Runs what follows as it runs on a CPU and, for VSF, once more in parts, as in long sequences and on other devices."""
+    """Runs what follows as it runs on a CPU, and once more in parts, as in long sequences and on other devices."""
     yield
-    if isinstance(method, VSF):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(VSF, "_is_at_once", lambda *_: False)
-            yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(VSF, "_is_at_once", lambda *_: False)
+        patch.setattr(tokens, "SHORT", 0)
+        yield
 
 
 class Editing(DiffusionPipeline):

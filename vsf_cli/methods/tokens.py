@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["Context", "KeyValue", "Span", "TextGroup", "joined_span", "key_mask"]
 
 
+SHORT = 512
+"""The most tokens for which one call with a mask, or over joined keys, is less work on a CPU than several that are merged."""
+
+
 @dataclass(frozen=True)
 class Span:
     """The positions of some tokens, as for a `slice`, which the compiler would recompile for other numbers."""
@@ -231,6 +235,12 @@ class Context:
             mask = None if self.mask is None else span.rows_of(self.mask)
             span.of(out).copy_(attention(span.of(query), self.base.key, self.base.value, mask, self.backend))
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the sequence is so short that calls take longer than their work: on a CPU."""
+        tokens = self.base.key.shape[2] + sum(group.key.shape[2] for group in self.groups)
+        return tokens <= SHORT and self.base.key.device.type == "cpu"
+
     def has_parts(self, query: "Tensor") -> bool:
         """Whether joint attention to images and to each prompt can be computed apart, and then merged.
 
@@ -238,7 +248,7 @@ class Context:
         """
         from vsf_cli.attention.exact import has_lse
 
-        alike = self.image is not None and self.mask is None and self.negative.lengths is None
+        alike = self.image is not None and self.mask is None and self.negative.lengths is None and not self.is_short
         return alike and has_lse(query, self.base.key, self.backend)
 
     def take_images(self, query: "Tensor") -> tuple["Tensor", "Tensor"]:

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["VSF"]
 
-SHORT = 512
-"""The most tokens for which a dense mask is less work than the calls that take its place."""
-
 MASK = Need("attention_mask", "VSF with its mask: leave --no-attention-mask out")
 """What an option that acts in the mask needs; the details of options (`rare`, `newer`, ...) are those of `Option`."""
 
@@ -222,7 +219,7 @@ class VSF(Method):
 
         from vsf_cli.attention.exact import attention
 
-        if query.shape[2] > SHORT or not self._is_at_once(query, context) or context.mask is not None:
+        if not self._is_at_once(query, context) or not context.is_short or context.mask is not None:
             return None
         assert context.whole is not None
         flipped = context.negative.times(-self.alpha_at(context.progress))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -318,9 +319,14 @@ def _references(arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> i
 
 def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
     """Returns the arguments of a model's call by their names in the stock `forward`."""
-    signature = inspect.signature(type(unwrap(model)).forward)
-    parameters = list(signature.parameters.values())[1:]
-    return signature.replace(parameters=parameters).bind(*args, **kwargs)
+    return _signature(type(unwrap(model)).forward).bind(*args, **kwargs)
+
+
+@lru_cache(maxsize=16)
+def _signature(forward: Callable[..., Any]) -> inspect.Signature:
+    """Returns the signature of a method without `self`."""
+    signature = inspect.signature(forward)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 def _calling_pipeline() -> tuple[Any, Mapping[str, Any]]:

@@ -344,3 +344,9 @@ def test_one_is_not_several(here: Path) -> None:
     assert "1 row, 2 videos to" in vsf("batch", "one.csv", "--preset", "tiny-wan", "--seed", "1,2", "--dry-run").stdout
     assert "2 rows, 2 files to" in vsf("batch", "videos.csv", "--dry-run").stdout
     assert "no negative prompt" in vsf(*BIKE).stdout
+
+
+def test_padding_that_cannot_be_folded_is_refused_before_a_download() -> None:
+    arguments = ["video", "a", "--preset", "ltx2.3-distilled", "--neg", "b", "--fold-padding", "--dry-run"]
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == 6 and "--fold-padding is for Wan alone" in found.stderr, found.output

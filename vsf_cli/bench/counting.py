@@ -145,16 +145,16 @@ def _unknown_flops() -> dict[Any, Callable[..., int]]:
     """Returns the FLOPs of the attention kernels that PyTorch's counter does not know."""
     own = torch.ops.vsf
     kernels: dict[str, Callable[..., int]] = {
-        "attend_few_keys": lambda query, key, value, *_, **__: int(sdpa_flop_count(query, key, value)),
-        "attend_image_in_parts": lambda query, key, value, *_, **__: int(sdpa_flop_count(query, key, value)),
+        "attend_few_keys": _attention_flops,
+        "attend_image_in_parts": _attention_flops,
         "guide_image": _guide_image_flops,
         "join_text": _join_text_flops,
     }
     known = {getattr(own, name): count for name, count in kernels.items() if hasattr(own, name)}
-    return {CPU_KERNEL: _cpu_attention_flops, **known}
+    return {CPU_KERNEL: _attention_flops, **known}
 
 
-def _cpu_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return int(sdpa_flop_count(query, key, value))
 
 

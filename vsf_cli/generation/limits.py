@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.values import check_sides
 from vsf_cli.errors import RequestError
+from vsf_cli.settings.effects import unfolded
 from vsf_cli.settings.request import Request, public_source
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def check_limits(request: Request, family: "Family", pipe: Any) -> None:
         raise RequestError(
             f"max_sequence_length is {request.max_sequence_length}, but this model takes {family.max_length} at most"
         )
-    if request.fold_padding and not family.folds_padding:
-        raise RequestError("--fold-padding is for Wan alone, whose text stays as it is in all blocks: leave it out")
+    if message := unfolded(request, family):
+        raise RequestError(message)
     _check_frames(request, family, pipe)
     if positions := getattr(config, "rope_max_seq_len", None):
         _check_positions(request, family, pipe, positions)

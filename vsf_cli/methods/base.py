@@ -187,8 +187,8 @@ class Method(ABC):
         """Writes the attention of all groups' rows, with shape (B, H, tokens, D), into `out`."""
         from vsf_cli.attention import fused
 
-        few, image, start = context.few_keys, context.image_tokens, 0
-        if few is not None and fused.takes(query, few.key, few.value, keys=query.shape[2]):
+        image, start = context.image_tokens, 0
+        if (few := context.few_keys(query, context.grouped)) is not None:
             fused.attend_text(query, image.key, image.value, few, out, context.backend)
             return
         for group in context.groups:

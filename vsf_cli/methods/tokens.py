@@ -197,12 +197,13 @@ class Context:
             return None
         return mask[:, 0, 0].expand(self.base.key.shape[0], -1)
 
-    @property
-    def few_keys(self) -> "FewKeys | None":
-        """All groups' tokens for a fused kernel; None if they are in different places, or the model has a mask of them."""
-        from vsf_cli.attention.fused import FewKeys
+    def few_keys(self, query: "Tensor", keys: KeyValue | None) -> "FewKeys | None":
+        """Returns all groups' tokens if a fused kernel takes `keys`; None also if the model has a mask of the groups."""
+        from vsf_cli.attention.fused import FewKeys, takes
 
-        if self.grouped is None or any(group.mask is not None or group.own_mask is not None for group in self.groups):
+        if keys is None or self.grouped is None or any(one.mask is not None or one.own_mask is not None for one in self.groups):
+            return None
+        if not takes(query, keys.key, keys.value, keys=keys.key.shape[2]):
             return None
         lengths = self.negative.lengths, None if self.kept is None else self.kept.lengths
         return FewKeys(self.grouped.key, self.grouped.value, self.negative.key.shape[2], lengths, self._weights)
@@ -222,10 +223,14 @@ class Context:
         """Returns outputs with the image's rows guided and the others as in `base`, written into `out` if it is given."""
         if out is None:
             return guided
-        for span in self.unguided:
-            span.of(out).copy_(span.of(base))
+        self.copy_unguided(base, out)
         self.image_rows(out).copy_(guided)
         return out
+
+    def copy_unguided(self, base: "Tensor", out: "Tensor") -> None:
+        """Copies the outputs of the rows that are not guided into `out`."""
+        for span in self.unguided:
+            span.of(out).copy_(span.of(base))
 
     def write_unguided(self, query: "Tensor", out: "Tensor") -> None:
         """Writes the outputs of the rows that are not guided into `out`."""

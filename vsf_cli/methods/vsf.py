@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.attention.fused import Strengths
+    from vsf_cli.attention.fused import FewKeys, Strengths
     from vsf_cli.methods.tokens import Context
 
 __all__ = ["VSF"]
@@ -203,8 +203,8 @@ class VSF(Method):
 
         if not self.attention_mask:
             return self._attend_everything(query, context, out)
-        if context.image is None and self._is_fused(query, context.whole, context):
-            return self._attend_few_keys(query, context)
+        if context.image is None and (few := self._fused_keys(query, context.whole, context)) is not None:
+            return self._attend_few_keys(query, context, few)
         if context.image is None and self._is_at_once(query, context):
             return self._attend_flipped(query, context)
         if context.mask is None and has_lse(query, context.base.key, context.backend):
@@ -256,23 +256,19 @@ class VSF(Method):
             context.shared["bias", *name[1:]] = bias
         return attention(query, key, value * context.shared[name], context.shared["bias", *name[1:]])
 
-    def _is_fused(self, query: "Tensor", keys: "KeyValue | None", context: "Context") -> bool:
-        """Whether a fused kernel takes all of these keys, which are a few."""
-        from vsf_cli.attention import fused
+    def _fused_keys(self, query: "Tensor", keys: "KeyValue | None", context: "Context") -> "FewKeys | None":
+        """Returns the tokens of negative and kept prompts if a fused kernel does this method with all of `keys`."""
+        if self._is_limited or (context.mask is not None and context.key_bias is None):
+            return None
+        return context.few_keys(query, keys)
 
-        if keys is None or self._is_limited or context.few_keys is None:
-            return False
-        if context.mask is not None and context.key_bias is None:
-            return False
-        return fused.takes(query, keys.key, keys.value, keys=keys.key.shape[2])
-
-    def _attend_few_keys(self, query: "Tensor", context: "Context") -> "Tensor":
+    def _attend_few_keys(self, query: "Tensor", context: "Context", few: "FewKeys") -> "Tensor":
         """Cross attention as one kernel, where the prompts together are short."""
         from vsf_cli.attention import fused
 
         assert context.whole is not None
         keys, strengths = context.whole, self._strengths(context)
-        return fused.attend_few_keys(query, keys.key, keys.value, context.key_bias, context.few_keys, strengths)
+        return fused.attend_few_keys(query, keys.key, keys.value, context.key_bias, few, strengths)
 
     def _strengths(self, context: "Context") -> "Strengths":
         """Alpha, beta and the contrast as tensors without axes."""
@@ -295,10 +291,8 @@ class VSF(Method):
 
         base, rows = context.base, context.image_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
-        if self._is_fused(query, context.grouped, context):
+        if (few := self._fused_keys(query, context.grouped, context)) is not None:
             span, target = context.image or Span(0, query.shape[2]), output if out is None else out
-            few = context.few_keys
-            assert few is not None
             fused.guide_image(query, output, lse, few, self._strengths(context), target, span.start, span.stop)
             return target
         # It is cheaper to flip the few values than the output of all rows.
@@ -312,8 +306,7 @@ class VSF(Method):
             return context.write(self._limit(guided, image, context), output, out)
         if out is None:
             return merge_attention_states(image, *states, self.beta)
-        for span in context.unguided:
-            span.of(out).copy_(span.of(output))
+        context.copy_unguided(output, out)
         merge_attention_states(image, *states, self.beta, out=rows(out))
         return out
 

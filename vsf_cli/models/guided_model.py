@@ -99,7 +99,7 @@ def guided_denoisers(
             for path, follow in family.inside.items():
                 owner, _, name = path.rpartition(".")
                 stack.enter_context(followed(unwrap(model).get_submodule(owner), name, call.inside(follow)))
-        yield sum(_count_guided(family, model, method) for model in denoisers)
+        yield 0 if method.flips_embedding else sum(sum(_guides(family, model, method)) for model in denoisers)
     if state.unguided_steps and not state.guided_steps:
         window = f"start {method.start:g} and stop {method.stop:g}"
         raise RequestError(f"{window} left none of the {counted(state.unguided_steps, 'step')} that ran guided: widen them")
@@ -138,24 +138,20 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
     attentions = list(family.attentions_of(model))
     if not attentions:
         raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
-    blocks = list(dict.fromkeys(block_of(name) for name, _, _ in attentions))
-    if len(blocks) < method.last_block:
-        raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {len(blocks)}")
     twins = {}
-    for name, module, order in attentions:
-        guides = method.guides_block(1 + blocks.index(block_of(name)))
+    for (name, module, order), guides in zip(attentions, _guides(family, model, method), strict=True):
         arguments = order, guides, family.drops_text(module), family.has_grid(name), family.masks_negative
         twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
     return twins
 
 
-def _count_guided(family: Family, model: Any, method: Method) -> int:
-    """Returns the number of attentions that a method guides in a model."""
-    if method.flips_embedding:
-        return 0
+def _guides(family: Family, model: Any, method: Method) -> list[bool]:
+    """Returns of each attention that can be guided whether a method guides its block."""
     of_attentions = [block_of(name) for name, _, _ in family.attentions_of(model)]
     numbers = {block: number for number, block in enumerate(dict.fromkeys(of_attentions), 1)}
-    return sum(method.guides_block(numbers[block]) for block in of_attentions)
+    if len(numbers) < method.last_block:
+        raise RequestError(f"guided_blocks names block {method.last_block}, but the model has {len(numbers)}")
+    return [method.guides_block(numbers[block]) for block in of_attentions]
 
 
 def _isolated_twins(family: Family, model: Any) -> dict[nn.Module, Any]:

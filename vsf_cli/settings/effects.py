@@ -9,7 +9,7 @@ from vsf_cli.settings.options import OF_REQUEST, SETTINGS
 from vsf_cli.settings.presets import Preset, Settings, uses_cfg
 from vsf_cli.settings.request import Request
 
-__all__ = ["standing_without_effect", "without_effect"]
+__all__ = ["standing_without_effect", "unfolded", "without_effect"]
 
 
 def without_effect(given: Iterable[Option], request: Request, preset: Preset | None = None) -> dict[str, str]:
@@ -23,15 +23,19 @@ def without_effect(given: Iterable[Option], request: Request, preset: Preset | N
     embeds = family is not None and family.embeds_scale
     if one in given and 0 < scale < 1 and not embeds and not uses_cfg(request, family):
         messages[one.key] = f"{one.flag} is {scale:g}, and turns no CFG on: pass more than 1, or leave {one.flag} out"
-    return messages | _unfolded(given, request, family)
+    return messages | _of_folding(given, request, family)
 
 
-def _unfolded(given: Iterable[Option], request: Request, family: Family | None) -> dict[str, str]:
-    """Returns a message if padding shall be folded in a family where it cannot be."""
-    fold = OF_REQUEST["fold_padding"]
-    if fold not in given or not request.fold_padding or family is None or family.folds_padding:
-        return {}
-    return {fold.key: f"{fold.flag} is for Wan alone, whose text stays as it is in all blocks: leave it out"}
+def _of_folding(given: Iterable[Option], request: Request, family: Family | None) -> dict[str, str]:
+    message = unfolded(request, family)
+    return {"fold_padding": message} if message and OF_REQUEST["fold_padding"] in given else {}
+
+
+def unfolded(request: Request, family: Family | None) -> str:
+    """Returns a message if padding shall be folded in a family where it cannot be; "" if it can, or nobody knows."""
+    if family is None or family.folds_padding or not request.fold_padding:
+        return ""
+    return "--fold-padding is for Wan alone, whose text stays as it is in all blocks: leave it out"
 
 
 def standing_without_effect(settings: Settings, request: Request, origin: str = "environment") -> list[str]:

@@ -87,13 +87,16 @@ def test_frames_are_a_folder_of_pictures(folder: Path) -> None:
 
 def test_maps_are_written_beside_a_clip(folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attn_map, "MAX_BYTES", 600)
-    result = video(folder, "--neg", "wheels", "-o", "bike.mp4", "--fps", "8", "--drop-frames", "2", "--dump-attn")
+    result = video(
+        folder, "--neg", "wheels", "-o", "bike.mp4", "--fps", "8", "--drop-frames", "2", "--dump-attn", "--upscale", "2"
+    )
     assert result.stdout == "bike.mp4\n" and "vsf attn-map --blocks chooses others" in " ".join(result.stderr.split())
     assert count_frames_and_secs("bike.mp4")[0] == 7
     written = {path.relative_to("bike-attn").as_posix() for path in Path("bike-attn").rglob("*") if path.is_file()}
     assert written >= {"index.html", "overlay.webp", "frames.png", "frames/1.png", "no-guidance/3.png", "steps/2/3.png"}
     maps = load("bike-attn")
     assert maps.share.shape[-3:] == (3, 2, 2) and maps.settings["request"]["drop_frames"] == 2
+    assert Image.open("bike-attn/no-guidance/3.png").size == (32, 32) and Image.open("bike-attn/overlay.webp").size == (64, 64)
 
 
 def names(folder: str) -> list[str]:

@@ -1,9 +1,11 @@
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import random_pipeline
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
@@ -52,6 +54,13 @@ def test_several_negatives_join(pipe: Any) -> None:
 
 def test_the_result_says_the_size_that_came_out(pipe: Any) -> None:
     assert (generate(pipe, request()).request.width, generate(pipe, request(width=32, height=16)).image.size) == (16, (32, 16))
+
+
+def test_a_result_is_enlarged_behind_the_model(pipe: Any) -> None:
+    plain, large = generate(pipe, request()), generate(pipe, request(upscale=3))
+    size = tuple(3 * side for side in plain.image.size)
+    assert large.image.size == size and large.image == plain.image.resize(size, Image.Resampling.LANCZOS)
+    assert replace(large.request, upscale=1) == plain.request
 
 
 def test_progress_is_told_of_every_step(pipe: Any) -> None:

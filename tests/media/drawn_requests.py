@@ -67,6 +67,7 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "scheduler": st.one_of(st.none(), st.just("UniPCMultistepScheduler")),
     "flow_shift": st.one_of(st.none(), st.floats(0.1, 20)),
     "vae_dtype": st.one_of(st.none(), st.just("float32")),
+    "upscale": st.integers(1, 8),
     "vae_tiling": st.booleans(),
     "fold_padding": st.booleans(),
     "preset": st.one_of(st.none(), text),

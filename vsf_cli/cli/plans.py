@@ -230,7 +230,8 @@ def planned(request: Request) -> str:
     guidance = [f"negative {_quoted(request)}"] if request.negative else ["no negative prompt"]
     guidance += [str(request.guidance)] if request.uses_method else []
     frames = [f"{request.num_frames - request.drop_frames} frames"] if request.num_frames else []
-    return " · ".join([*guidance, request.size or "the model's own size", *frames, _steps(request), request.model])
+    size = (request.size or "the model's own size") + (f" x {request.upscale}" if request.upscale > 1 else "")
+    return " · ".join([*guidance, size, *frames, _steps(request), request.model])
 
 
 def destination(plan: Plan, request: Request, number: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate, prepare
+from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, enlarged, generate, prepare
 from vsf_cli.maps.data import EVERYTHING, Maps, Selection, check_method, save
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import encode_video, write_image
@@ -94,8 +94,9 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
     check_capture(request, selection)
     family, method = family_of(pipe), request.guidance
     recorder, notes = _build_recorder(pipe, family, request, selection)
-    # Maps have all frames of a video. Only its file drops frames.
-    result = generate(pipe, replace(request, drop_frames=0), progress, recorder)
+    # Maps have all frames of a video, as the model makes them. Only its file drops frames, and is enlarged.
+    plain = replace(request, drop_frames=0, upscale=1)
+    result = generate(pipe, plain, progress, recorder)
     maps = recorder.maps()
 
     def at_maps(frames: Sequence["Image.Image"]) -> "Frames":
@@ -103,11 +104,11 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
 
     unguided = None
     if method.guides_attention:
-        plain = replace(request, drop_frames=0, method="none", parameters={})
-        unguided = at_maps(generate(pipe, plain, progress).frames)
+        unguided = at_maps(generate(pipe, replace(plain, method="none", parameters={}), progress).frames)
     estimates = [at_maps(family.decode(pipe, latents, *result.image.size)) for latents in recorder.estimates()]
-    final, shown = at_maps(result.frames), result.frames[request.drop_frames :]
-    own = replace(result.request, drop_frames=request.drop_frames)
+    final = at_maps(result.frames)
+    shown = tuple(enlarged(frame, request.upscale) for frame in result.frames[request.drop_frames :])
+    own = replace(result.request, drop_frames=request.drop_frames, upscale=request.upscale)
     sound = result.sound and result.sound.after(request.drop_frames / (request.fps or DEFAULT_FPS))
     result = replace(result, request=own, frames=shown, sound=sound, notes=(*result.notes, *notes))
     return Capture(result, maps, final, unguided, estimates)

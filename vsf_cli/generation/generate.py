@@ -33,6 +33,7 @@ __all__ = [
     "Request",
     "Result",
     "can_batch",
+    "enlarged",
     "generate",
     "generate_batch",
     "prepare",
@@ -121,7 +122,7 @@ def generate_batch(
     results = []
     for index, (request, pixels) in enumerate(zip(requests, output[0], strict=True)):
         frames = _frames(pixels if family.video else pixels[None], request)
-        sized = replace(request, width=frames[0].width, height=frames[0].height)
+        sized = replace(request, width=frames[0].width // request.upscale, height=frames[0].height // request.upscale)
         tokens, kept = (counts[index] if counts else 0 for counts in (applied.tokens, applied.kept_tokens))
         sound = _sound(family.sound(pipe, output), index, request)
         results.append(Result(frames, sized, applied.blocks if tokens else 0, tokens, seconds, notes[index], kept, sound))
@@ -275,7 +276,15 @@ def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
         raise PictureError(f"the model gave no numbers ({label}): try --dtype float32 or a smaller --alpha")
     if pixels.max() < 1 / 255:
         raise PictureError(f"the image is all black ({label}): try --dtype float32 or a smaller --alpha")
-    return tuple(Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8"))
+    frames = [Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8")]
+    return tuple(enlarged(frame, request.upscale) for frame in frames)
+
+
+def enlarged(image: "Image.Image", times: int) -> "Image.Image":
+    """Returns an image that is `times` as wide and high."""
+    from PIL.Image import Resampling
+
+    return image if times == 1 else image.resize((times * image.width, times * image.height), Resampling.LANCZOS)
 
 
 def _sound(sounds: "tuple[torch.Tensor, int] | None", index: int, request: Request) -> Sound | None:

@@ -75,6 +75,7 @@ class ModelSettings:
         sigmas, timesteps: The noise level or the timestep at which each step begins, for a model that was distilled at some;
             empty means the scheduler's own.
         scheduler: The class of the scheduler; None means the model's own, as for `flow_shift` and `vae_dtype`.
+        upscale: How many times larger the result is than what the model makes, by Lanczos' filter.
         vae_tiling: Whether the autoencoder decodes tile by tile, which changes the seams a little.
         fold_padding: Whether the padding of the text is one key in attention: exact to rounding, and less work.
     """
@@ -118,6 +119,17 @@ class ModelSettings:
     )
     fps: int | None = option(
         None, "--fps", help="Frames per second of the file.", panel=SIZE, min=1, sweep=True, video=True, label=False
+    )
+    upscale: int = option(
+        1,
+        "--upscale",
+        help="How many times the result is enlarged.",
+        panel=SIZE,
+        min=1,
+        max=8,
+        rare=True,
+        newer=True,
+        label=False,
     )
     dtype: str = option("float32", "--dtype", help="float32, bfloat16 or float16.", panel=MODEL)
     loras: tuple[str, ...] = option(

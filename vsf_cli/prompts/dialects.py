@@ -38,7 +38,7 @@ def dialect_warnings(texts: Texts) -> Iterator[str]:
         yield f"'{match[0]}' in the prompt is read as --neg '{match[1]}'"
     weightless = "write the words alone, since those of a prompt have no weights; only (words:-1) is read, as --neg 'words'"
     yield from _warnings("prompt", " ".join(move_negatives(texts.prompt)[0].split()), weightless)
-    for role, others in (("negative", texts.negative), ("keep", texts.keep)):
+    for role, others in (("negative", texts.negative), ("keep", texts.kept)):
         for text in others:
             yield from _warnings(role, without_weights(text), "write a weight as (words:1.5)")
 

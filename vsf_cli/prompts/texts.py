@@ -1,6 +1,7 @@
 """The texts of one image: what is wanted, what is not, and what must stay. And files of text, as editors save them."""
 
 import codecs
+import re
 from dataclasses import dataclass
 
 from vsf_cli.errors import RequestError
@@ -21,6 +22,12 @@ class Texts:
     prompt: str
     negative: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The kept prompts, each by itself: several may stand in one text, between commas that are no decimal ones."""
+        parts = (part.strip() for text in self.keep for part in re.split(r"(?<!\d),|,(?!\d)", text))
+        return tuple(filter(None, parts))
 
     @property
     def all(self) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ from vsf_cli.loading.schedulers import check_scheduler
 from vsf_cli.loading.sources import BUILTIN
 from vsf_cli.methods import METHODS, VARIANTS, Method, method_named
 from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
+from vsf_cli.prompts.texts import Texts
 
 __all__ = ["ModelSettings", "Request", "public_source", "request_options"]
 
@@ -115,7 +116,14 @@ class ModelSettings:
         video=True,
     )
     drop_frames: int = option(
-        0, "--drop-frames", help="Number of first frames that are left out.", panel=SIZE, sweep=True, video=True, label=False
+        0,
+        "--drop-frames",
+        help="Number of first frames that are left out.",
+        panel=SIZE,
+        min=0,
+        sweep=True,
+        video=True,
+        label=False,
     )
     fps: int | None = option(
         None, "--fps", help="Frames per second of the file.", panel=SIZE, min=1, sweep=True, video=True, label=False
@@ -287,7 +295,7 @@ class Request(ModelSettings):
         check_bounds(self, options_of(Request))
         if self.num_frames is not None:
             check_sides(self.width, self.height, SIDES_OF_CLIPS)
-        if not 0 <= self.drop_frames < (self.num_frames or 1):
+        if self.drop_frames >= (self.num_frames or 1):
             raise RequestError(f"--drop-frames is {self.drop_frames}, but must be 0 to {(self.num_frames or 1) - 1}")
         self._check_needs()
         self._check_image()
@@ -372,8 +380,7 @@ class Request(ModelSettings):
     @property
     def kept(self) -> tuple[Weighted, ...]:
         """The kept prompts with their weights, each by itself."""
-        parts = (part.strip() for text in self.keep for part in text.split(","))
-        return tuple(parse_weights(part) for part in parts if part)
+        return tuple(map(parse_weights, Texts(self.prompt, keep=self.keep).kept))
 
     @property
     def loading(self) -> dict[str, Any]:

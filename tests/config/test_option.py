@@ -139,7 +139,7 @@ def copy(tmp_path: Path) -> Path:
 def test_a_new_field_and_a_new_method_are_known_everywhere(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "work").mkdir()
     own = {name: value for name, value in os.environ.items() if not name.startswith("VSF_")}
-    environment = {**own, "PYTHONPATH": str(copy), "VSF_CONFIG": str(tmp_path / "none" / "config.toml"), "COLUMNS": "200"}
+    environment = {**own, "PYTHONPATH": str(copy), "COLUMNS": "200"}
     command = [sys.executable, "-c", CHECKS]
     done = subprocess.run(
         command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -152,12 +152,14 @@ class Record:
     count: int = option(1, "-c", "--count", min=1)
     strength: float | None = option(None, "--my-strength", above=0)
     fraction: float = option(0.5, "--fraction", min=0, max=1)
+    part: float | None = option(None, "--part", above=0, max=1)
+    most: int = option(0, "--most", max=9)
     words: tuple[str, ...] = option((), "--word")
     plain: bool = False
 
 
 def test_an_option_is_what_its_field_says() -> None:
-    count, strength, fraction, words = options_of(Record)
+    count, strength, fraction, *_, words = options_of(Record)
     assert (count.key, count.type, count.default, count.flag, count.variable) == ("count", int, 1, "--count", "VSF_COUNT")
     assert (strength.key, strength.type, strength.column_names) == ("my_strength", float, ("my_strength", "strength"))
     assert words.repeatable and words.type is str and not fraction.repeatable
@@ -173,6 +175,9 @@ def test_an_option_is_what_its_field_says() -> None:
         ({"strength": math.inf}, "my_strength is inf"),
         ({"fraction": math.nan}, "fraction is nan, but must be 0 to 1"),
         ({"fraction": 1.5}, "fraction is 1.5"),
+        ({"part": 1.5}, "part is 1.5, but must be more than 0, at most 1"),
+        ({"part": 0.0}, "part is 0, but must be more than 0, at most 1"),
+        ({"most": 10}, "most is 10, but must be at most 9"),
     ],
 )
 def test_a_number_beyond_its_bounds_is_refused(values: dict[str, Any], message: str) -> None:

@@ -34,7 +34,7 @@ def test_seeds_that_cannot_be_parsed(text: str) -> None:
         parse_given_seeds(text)
 
 
-@pytest.mark.parametrize(("text", "count"), [("9..1", None), ("1..99999999", None), ("1,2", 3), ("1", 0)])
+@pytest.mark.parametrize(("text", "count"), [("9..1", None), ("1..99999999", None), ("1,2", 3)])
 def test_seeds_that_are_not_legal(text: str, count: int | None) -> None:
     with pytest.raises(RequestError):
         choose_seeds(parse_given_seeds(text), count)

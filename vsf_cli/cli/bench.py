@@ -50,14 +50,17 @@ class BenchOptions:
     """The options of what is measured, and of where the results go."""
 
     method: str = run_option(
-        "all", "--method", help="all, or some: none,nasa,nag,vsf,vsf-bias,vsf-keep,vsf-masked,cfg.", panel=GUIDANCE
+        "all",
+        "--method",
+        help="all, or some, joined by commas: none, nasa, nag, vsf, vsf-bias, vsf-keep, vsf-masked, cfg.",
+        panel=GUIDANCE,
     )
     random_weights: bool = run_option(
         False, "--random-weights", off=None, help="The real architecture with random weights: no download.", panel=WORK
     )
     count: bool = run_option(False, "--count", off=None, help="Count FLOPs and bytes of any size; time nothing.", panel=WORK)
     layers: int | None = run_option(
-        None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK, needs=(RANDOM,)
+        None, "--layers", help="Number of blocks that are built of random weights.", panel=WORK, min=1, needs=(RANDOM,)
     )
     negative_tokens: int | None = run_option(
         None,

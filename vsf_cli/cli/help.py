@@ -146,9 +146,9 @@ def _names(parameter: Any) -> str:
 
 
 def _text(parameter: Any) -> str:
-    """Returns the help of an option or argument, with its bound and its default if these are not part of it."""
-    low, default = getattr(parameter.type, "min", None), parameter.default
-    details = [f"at least {low}"] if low is not None else []
+    """Returns the help of an option or argument, with its bounds and its default if these are not part of it."""
+    low, high, default = getattr(parameter.type, "min", None), getattr(parameter.type, "max", None), parameter.default
+    details = [] if low is None else [f"at least {low}" if high is None else f"{low} to {high}"]
     if parameter.show_default and default not in (None, False):
         details.append(f"default: {default}")
     return f"{parameter.help} [{'; '.join(details)}]" if details else parameter.help

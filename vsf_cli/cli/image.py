@@ -12,6 +12,7 @@ from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
 from vsf_cli.cli.plans import read_prompt, run_plan
 from vsf_cli.config.option import FILES, OUTPUT, WHAT, run_option
+from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import choose_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import plan
@@ -29,7 +30,9 @@ Prompt = Annotated[str, typer.Argument(help="What you want; - reads stdin, @file
 class SeriesOptions:
     """The options of which images or videos are made of a prompt."""
 
-    count: int | None = run_option(None, "--seeds", "--count", help="How many to make, with a seed each.", panel=WHAT)
+    count: int | None = run_option(
+        None, "--seeds", "--count", help="How many to make, with a seed each.", panel=WHAT, min=1, max=MAX_VALUES
+    )
     replacements: tuple[str, ...] = run_option(
         (), "--sr", help="'wheels=>door,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
     )
@@ -99,7 +102,8 @@ def _check_strip(given: Given, files: FileOptions, series: SeriesOptions, second
         "--sr": series.replacements,
         "--sidecar": files.sidecar,
         "--dump-attn": files.dump_attn,
-        **{SETTINGS[key].flag: True for key in given.sweeps},
     }
     if extra := [flag for flag, value in given_options.items() if value]:
-        raise RequestError(f"--compare makes one strip of one file: leave {extra[0]} out, or its range")
+        raise RequestError(f"--compare makes a strip of methods, in one file: leave {extra[0]} out")
+    for key, numbers in given.sweeps.items():
+        raise RequestError(f"--compare makes a strip of methods, but {SETTINGS[key].flag} names {len(numbers)}: give one")

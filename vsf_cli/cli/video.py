@@ -25,7 +25,7 @@ def video(
     series: SeriesOptions,
     messages: ConsoleOptions,
     seconds: Annotated[
-        float | None, command_option("--seconds", help="Length, instead of --frames.", panel=SIZE, metavar=NUMBER)
+        float | None, command_option("--seconds", help="Length, more than 0, instead of --frames.", panel=SIZE, metavar=NUMBER)
     ] = None,
 ) -> None:
     """Make videos.

@@ -166,6 +166,10 @@ class Option:
             return f"{self.min:g} to {self.max:g}"
         if self.above == -math.inf:
             return "a number or inf"
+        if self.above is not None and self.max is not None:
+            return f"more than {self.above:g}, at most {self.max:g}"
+        if self.max is not None:
+            return f"at most {self.max:g}"
         kind = "a finite number of " if self.type is float and self.finite else ""
         if self.above is not None:
             return f"{kind}more than {self.above:g}"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vsf_cli.config.names import counted
-from vsf_cli.config.ranges import MAX_VALUES, parse_indices
+from vsf_cli.config.ranges import parse_indices
 from vsf_cli.errors import RequestError
 
 __all__ = [
@@ -39,10 +39,8 @@ def choose_seeds(seeds: Sequence[int] | None, count: int | None) -> list[int]:
         count: The number of seeds; None means as many as are given, or one.
 
     Raises:
-        RequestError: If there are too many, or `count` is not the number of several given ones.
+        RequestError: If `count` is not the number of several given ones.
     """
-    if count is not None and not 1 <= count <= MAX_VALUES:
-        raise RequestError(f"--seeds is {count}, but must be 1 to {MAX_VALUES}")
     if not seeds:
         return [random.SystemRandom().getrandbits(32) for _ in range(count or 1)]
     if count is not None and len(seeds) == 1:

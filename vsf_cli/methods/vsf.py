@@ -120,8 +120,8 @@ class VSF(Method):
     reference_layout: bool = option(
         False, "--reference-layout", off="--paper-layout", help="VSF as in the paper's public code.", panel=ABLATIONS
     )
-    start: float = option(0.0, "--start", help="Guide from this fraction of the steps on.", sweep=True, rare=True)
-    stop: float = option(1.0, "--stop", help="Guide until this fraction of the steps.", sweep=True, rare=True)
+    start: float = option(0.0, "--start", help="Guide from this fraction of the steps on.", min=0, max=1, sweep=True, rare=True)
+    stop: float = option(1.0, "--stop", help="Guide until this fraction of the steps.", above=0, max=1, sweep=True, rare=True)
     slope: float = option(
         0.0, "--slope", help="Alpha over the steps: -1 falls to 0, 1 rises from 0.", min=-1, max=1, sweep=True, rare=True
     )
@@ -135,10 +135,8 @@ class VSF(Method):
         super().__post_init__()
         if self.attention_mask and not self.duplication:
             raise RequestError("VSF without duplication has no mask: pass --no-duplication with --no-attention-mask")
-        if not 0 <= self.start < self.stop <= 1:
-            raise RequestError(
-                f"start is {self.start:g} and stop {self.stop:g}, but they must be two fractions of 0 to 1, the larger last"
-            )
+        if self.start >= self.stop:
+            raise RequestError(f"start is {self.start:g} and stop {self.stop:g}, but start must be less than stop")
         if not self.attention_mask and (self._blocks is not None or self.tau != math.inf or self.blend != 1):
             raise RequestError("VSF without its mask acts on every row: leave guided_blocks, tau and blend out")
         if self._blocks == ():

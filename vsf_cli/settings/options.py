@@ -7,11 +7,15 @@ from types import MappingProxyType
 from vsf_cli.config.option import FILES, MODEL, Option, Value, by_key, option, options_of, run_option
 from vsf_cli.config.ranges import ValueList
 from vsf_cli.loading.runtime import Runtime
+from vsf_cli.media.formats import CRF_FORMATS, FORMATS
 from vsf_cli.methods import method_options
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.request import request_options
 
 __all__ = ["COLUMNS", "DEFAULTS", "IN_NAMES", "NOTHING", "OF_REQUEST", "SETTINGS", "FileOptions", "Given", "OutputSettings"]
+
+
+_CRFS = " and ".join(f"{name} ({codec.min_crf} to {codec.max_crf})" for name in CRF_FORMATS if (codec := FORMATS[name].codec))
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class OutputSettings:
     crf: int | None = option(
         None,
         "--crf",
-        help="Quality of mp4 and webm: lower is better and larger.",
+        help=f"Quality of {_CRFS}: lower is better and larger.",
         panel=FILES,
         sweep=True,
         video=True,

@@ -62,7 +62,7 @@ def pytest_sessionfinish() -> None:
 def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Settings and a cache for each test alone, the same random numbers in every run, and the variables restored after it."""
     before = dict(os.environ)
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config" / "config.toml"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     random.seed(0)
     np.random.seed(0)

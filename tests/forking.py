@@ -23,7 +23,16 @@ from typing import IO, Any
 
 __all__ = ["Forked", "read_at_start", "request_fork"]
 
-LATE = {"COLUMNS", "IMAGEIO_FFMPEG_EXE", "NO_COLOR", "PYTEST_CURRENT_TEST", "TERM", "TMPDIR", "XDG_CACHE_HOME"}
+LATE = {
+    "COLUMNS",
+    "IMAGEIO_FFMPEG_EXE",
+    "NO_COLOR",
+    "PYTEST_CURRENT_TEST",
+    "TERM",
+    "TMPDIR",
+    "XDG_CACHE_HOME",
+    "XDG_CONFIG_HOME",
+}
 """The variables that are read when they are needed, beside those of vsf; others may be read when libraries are imported."""
 CODE: list[int] = []
 """The exit code of a forked process, once it is known."""

@@ -544,7 +544,7 @@ def _inside(home: Path) -> Iterator[Path]:
     """Works in a folder of its own, with the settings and caches beside it."""
     (home / "work").mkdir()
     before, variables = Path.cwd(), dict(os.environ)
-    os.environ |= {"VSF_CONFIG": str(home / "config.toml"), "XDG_CACHE_HOME": str(home / "cache")}
+    os.environ |= {"XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")}
     os.chdir(home / "work")
     try:
         yield Path()

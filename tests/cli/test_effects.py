@@ -205,13 +205,13 @@ def test_variables_of_settings_pass_in_silence(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_values_of_the_users_file_without_effect_are_details(here: Path) -> None:
-    (here / "config").mkdir()
-    (here / "config" / "config.toml").write_text("alpha = 3\nnag_scale = 2\n")
+    (here / "config" / "vsf").mkdir(parents=True)
+    (here / "config" / "vsf" / "config.toml").write_text("alpha = 3\nnag_scale = 2\n")
     assert "no effect" not in vsf(*BIKE).stderr
     told = said(vsf(*BIKE, "-v"))
     assert f"alpha of the user file has no effect: --alpha {NO_NEGATIVE}" in told
     assert "nag_scale of the user file has no effect: it is NAG's" in told
-    (here / "config" / "config.toml").write_text('preset = "tiny-sd3"\nmodel = "owner/name"\n')
+    (here / "config" / "vsf" / "config.toml").write_text('preset = "tiny-sd3"\nmodel = "owner/name"\n')
     told = "model owner/name of the user file has no effect beside preset tiny-sd3"
     assert told in said(vsf(*BIKE)) and told in said(vsf("batch", "plain.csv", "--dry-run"))
 

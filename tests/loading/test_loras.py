@@ -197,7 +197,6 @@ def video(folder: Path, *arguments: str) -> Any:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config.toml"))
     return tmp_path
 
 

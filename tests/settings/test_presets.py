@@ -22,9 +22,10 @@ MINIMAL = 'family = "sd3"\nmodel = "owner/name"\n'
 @pytest.fixture(autouse=True)
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's own folder, empty."""
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "user" / "config.toml"))
-    (tmp_path / "user").mkdir()
-    return tmp_path / "user"
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
+    folder = tmp_path / "user" / "vsf"
+    folder.mkdir(parents=True)
+    return folder
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "presets").glob("*.toml")))
@@ -133,6 +134,14 @@ def test_a_users_file_that_is_not_legal_is_named(user: Path) -> None:
     (user / "config.toml").write_text("presets = 3")
     with pytest.raises(PresetError, match="Did you mean 'preset'"):
         Settings({}, {})
+
+
+def test_a_named_file_that_is_not_there_is_refused_and_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "mine" / "own.toml"))
+    with pytest.raises(PresetError, match=r"VSF_CONFIG names \S+own.toml, and there is no such file"):
+        Settings({}, {})
+    remember_preset("sd3.5-medium-turbo")
+    assert Settings({}, {}).preset.name == "sd3.5-medium-turbo"
 
 
 def test_a_chosen_preset_stays(user: Path) -> None:

@@ -28,7 +28,6 @@ MEGABYTE = 1e6
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config.toml"))
     return tmp_path
 
 

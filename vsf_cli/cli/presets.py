@@ -96,7 +96,9 @@ def where_setting(key: Annotated[str, typer.Argument(help="A setting, such as st
 def use_preset(name: Name) -> None:
     """Make a preset the default from now on."""
     console, preset = Console(), load_preset(name)
-    console.info(f"preset {name} is the default from now on, by {remember_preset(name)}; 'vsf presets reset' takes it back")
+    made = "videos" if preset.video else "images"
+    chosen = f"preset {name} is the default of {made} from now on, by {remember_preset(name)}"
+    console.info(f"{chosen}; 'vsf presets reset' takes it back")
     settings = Settings({}, video=preset.video)
     if settings.preset.name != preset.name:
         console.warn(

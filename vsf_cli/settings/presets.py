@@ -417,6 +417,9 @@ def _environment(variables: Mapping[str, str]) -> dict[str, Any]:
 
 def _user_settings() -> dict[str, Any]:
     path = user_file()
+    if os.environ.get("VSF_CONFIG") and not path.is_file():
+        advice = "mend the variable, or have 'vsf presets use NAME' write the file"
+        raise PresetError(f"environment variable VSF_CONFIG names {path}, and there is no such file: {advice}")
     table = _read_toml(path, str(path)) if path.is_file() else {}
     legal = [key for key, one in SETTINGS.items() if not one.of_run]
     for key in table:

@@ -49,6 +49,19 @@ def test_a_changed_file_is_named_as_in_a_sweep() -> None:
         assert str(plan.path(plan.requests[0], 1)) == ("y.png" if name is None else f"outputs/a-red-bike-1{name}.png")
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--preset", "tiny-sd3"), "with its own settings: leave --preset out"),
+        (("--alpha", "1,2,3"), "makes one file, but --alpha names 3: give one"),
+        (("--seed", "1,2"), "makes one file, but --seed names 2: give one"),
+    ],
+)
+def test_several_files_and_other_presets_are_refused_by_what_was_given(options: tuple[str, str], message: str) -> None:
+    found = vsf("again", str(written()), *options)
+    assert found.exit_code == 6 and message in found.stderr and "Traceback" not in found.output
+
+
 def test_a_sidecar_as_it_was_written_is_read() -> None:
     (request,) = plan_again(written(), NOTHING).requests
     assert request.to_json() == describe_request(request)["request"] and request.guidance == REQUEST.guidance

@@ -51,7 +51,7 @@ CASES = [
     ([*BIKE, "--device", "cuda:99"], "--device is 'cuda:99', which this machine does not have"),
     ([*BIKE, "-m", "builtin:tiny-wan"], "makes videos: use 'vsf video'"),
     ([*BIKE, "--image", "."], ". is a folder: name a file in it"),
-    ([*CAR, "--seconds", "32"], "frames is 257, but this model can make 253 at most"),
+    ([*CAR, "--seconds", "32"], "at most, which are 31.6 s at 8 fps: pass fewer --frames or --seconds"),
     ([*CAR, "--frames", "1001"], "frames is 1001, but this model can make 253 at most"),
     ([*CAR, "--size", "64x1024"], "height is 1024, but this model can make 512 pixels at most"),
     ([*CAR, "--neg", "wheels", "--guided-blocks", "7"], "guided_blocks names block 7, but the model has 6"),

@@ -16,7 +16,6 @@ from vsf_cli.media.reading import read_metadata
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("VSF_CONFIG", str(tmp_path / "config.toml"))
     return tmp_path
 
 
@@ -48,6 +47,10 @@ def test_a_strip_holds_what_each_method_makes_alone() -> None:
     asked = [one["request"] for one in found["compared"]]
     assert [one["method"] for one in asked] == ["none", "nag", "vsf"] and {one["seed"] for one in asked} == {7}
     assert asked[2]["parameters"]["alpha"] == 2 and asked[1]["parameters"]["scale"] == 11
+    for more in ((), ("-v",)):
+        told = run("info", "strip.png", *more).stdout
+        assert "strip of             none, nag scale=11 " in told and ", vsf alpha=2 beta=0.5 stop=0.5\n" in told
+        assert "\nmethod " not in told and "\nalpha " not in told and ("steps " in told) == bool(more)
 
 
 def test_methods_that_keep_nothing_are_named() -> None:
@@ -74,9 +77,10 @@ def test_clips_stand_below_each_other(folder: Path) -> None:  # noqa: F811
     [
         (("--compare", "vsf"), "name two methods or more"),
         (("--compare", "vsf,vsf"), "name two methods or more"),
-        (("--compare", "vsf,nagg"), "--method is 'nagg', but must be one of"),
+        (("--compare", "vsf,nagg"), "--compare is 'nagg', but must be one of"),
         (("--compare", "none,vsf", "--nag-scale", "3"), "--nag-scale is NAG's, which is not compared"),
-        (("--compare", "none,vsf", "--alpha", "1,2"), "leave --alpha out, or its range"),
+        (("--compare", "none,vsf", "--alpha", "1,2"), "--alpha names 2: give one"),
+        (("--compare", "none,vsf", "--dump-attn"), "leave --dump-attn out\n"),
         (("--compare", "none,vsf", "--method", "vsf"), "leave --method out"),
         (("--compare", "none,vsf", "--sidecar"), "leave --sidecar out"),
         (("--compare", "none,vsf", "--neg", ""), "there is none: add --neg"),
@@ -95,6 +99,11 @@ def test_a_dry_run_says_what_would_be_on_each_strip() -> None:
     assert none == "negative 'wheels' · none · 96x96 · 2 steps · builtin:tiny-sd3-turbo"
     assert vsf.startswith("negative 'wheels' · keep 'bells' · VSF alpha=3 ")
     assert "with seed 8 · to outputs/a-red-bike-on-a-road-8-compare.png" in done.stderr
+
+
+def test_strips_of_the_same_seed_have_names_of_their_own() -> None:
+    done = run(*BIKE, "--seed", "7,7", "--compare", "none,vsf", "--dry-run")
+    assert "compare-7.png" not in done.stderr and "-7-compare.png" in done.stderr and "-7-compare-2.png" in done.stderr
 
 
 def test_a_strip_is_not_made_again_as_a_picture() -> None:

@@ -181,6 +181,42 @@ def said(*words: str, code: int = 0) -> str:
     return found.stderr
 
 
+def test_the_bytes_of_a_file_do_not_go_to_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["image", "a red bike", "--seed", "1", "-o", "-"]
+    with terminal(80, monkeypatch) as screen:
+        with pytest.raises(SystemExit, match="6"):
+            get_command(app)(words, standalone_mode=False)
+        assert not get_command(app)([*words, "--dry-run"], standalone_mode=False)
+    text = " ".join(" ".join(screen.lines).split())
+    assert "error: -o - writes the bytes of the image to a terminal: add '> FILE'" in text and "to stdout" in text
+
+
+def test_a_dry_run_says_what_is_written() -> None:
+    words = "image", "a red bike", "--seed", "1,2,1"
+    planned, made = (CliRunner().invoke(app, [*words, *more]).stdout for more in (["--dry-run"], []))
+    assert (
+        re.findall(r"to (\S+\.png)", planned)
+        == made.split()
+        == [f"outputs/a-red-bike-{name}.png" for name in ("1", "2", "1-2")]
+    )
+    words = (
+        *words[:2],
+        "--neg",
+        "wheels",
+        "--method",
+        "cfg",
+        "--guidance",
+        "2.5",
+        "-o",
+        "x.png",
+        "--format",
+        "webp",
+        "--dry-run",
+    )
+    found = CliRunner().invoke(app, [*words])
+    assert "· CFG · guidance 2.5 ·" in found.stdout and "to x.webp" in found.stdout and "'x.webp' is written" in found.stderr
+
+
 def test_the_line_of_an_image_says_what_differs_from_the_others() -> None:
     Image.new("RGB", (96, 96)).save("photo.png")
     told = said("--image", "photo.png", "--strength", "0.3,1")

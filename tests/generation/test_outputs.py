@@ -63,6 +63,22 @@ def test_what_happens_if_a_file_exists(tmp_path: Path) -> None:
         Outputs("x", exists="error").free(path)
 
 
+def test_what_will_exist_counts_as_what_does(tmp_path: Path) -> None:
+    path, other = tmp_path / "x.png", tmp_path / "x-2.png"
+    assert Outputs("x").free(path, taken=[path]) == other and Outputs("x").free(path, taken=[path, other]).name == "x-3.png"
+    assert Outputs("x", exists="skip").free(path, taken=[path]) is None
+    assert Outputs("x", exists="overwrite").free(path, taken=[path]) == path
+    with pytest.raises(MediaError, match="is the file of several of this run: choose --exists"):
+        Outputs("x", exists="error").free(path, taken=[path])
+
+
+def test_the_ending_of_another_format_is_said() -> None:
+    assert "'x.webp' is written" in Outputs("x.png", format="webp").notes[0]
+    for template, format in (("x.jpg", "jpeg"), ("x", "webp"), ("x.5", "webp"), ("out/", "webp"), ("x.{ext}", "webp")):
+        assert not Outputs(template, format=format).notes
+    assert not Outputs("x.png").notes
+
+
 def test_an_ending_is_added_and_a_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Outputs("~/x").path(VALUES, 1) == tmp_path / "x.png"

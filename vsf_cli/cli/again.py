@@ -14,7 +14,7 @@ from vsf_cli.cli.plans import run_plan
 from vsf_cli.config.values import choose_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import differences, plan_again
-from vsf_cli.settings.options import Given
+from vsf_cli.settings.options import SETTINGS, Given
 
 __all__ = ["app"]
 
@@ -32,8 +32,12 @@ def again(
     dry_run: DryRun = False,
 ) -> None:
     """Remake a file from its metadata."""
-    if given.sweeps or len(given.seeds or ()) > 1 or "preset" in given.settings:
-        raise RequestError("vsf again makes one file, with the file's own preset: give single numbers, and no --preset")
+    if "preset" in given.settings:
+        raise RequestError("vsf again makes a file with its own settings: leave --preset out, and give those that change")
+    several = {SETTINGS[key].flag: len(numbers) for key, numbers in given.sweeps.items()} | {"--seed": len(given.seeds or ())}
+    for flag, count in several.items():
+        if count > 1:
+            raise RequestError(f"vsf again makes one file, but {flag} names {count}: give one")
     if given.seeds == ():
         given = replace(given, seeds=tuple(choose_seeds(None, None)))
     console = Console(messages.quiet, messages.verbose)

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import announce, check_stdout, destination, planned, prepare, say_applied, say_skipped
-from vsf_cli.config.names import counted
+from vsf_cli.cli.plans import announce, check_stdout, destinations, planned, prepare, say_applied, say_skipped
+from vsf_cli.config.names import check_choice, counted
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.generate import Result, generate
 from vsf_cli.generation.outputs import Outputs
@@ -20,7 +20,7 @@ from vsf_cli.loading.runtime import check_runtime
 from vsf_cli.media.files import write_bytes
 from vsf_cli.media.formats import IMAGE_FORMATS, encode_image
 from vsf_cli.media.montage import draw_montage
-from vsf_cli.methods import METHODS, method_options, resolved
+from vsf_cli.methods import METHODS, VARIANTS, method_options, resolved
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import FileOptions, Given
@@ -74,6 +74,8 @@ def plan_comparison(
 def _check_methods(names: Sequence[str], texts: Texts, settings: Settings) -> None:
     if len(names) < 2 or len(set(names)) < len(names):
         raise RequestError(f"--compare names {', '.join(names) or 'nothing'}: name two methods or more, such as none,nag,vsf")
+    for name in names:
+        check_choice("--compare", name, (*METHODS, *VARIANTS))
     methods = [resolved(name)[0] for name in names]
     for key, (owner, option) in method_options().items():
         if owner not in methods and settings.origin(key).origin == "option":
@@ -87,8 +89,7 @@ def _check_methods(names: Sequence[str], texts: Texts, settings: Settings) -> No
 
 def _texts_of(names: Sequence[str], texts: Texts) -> list[Texts]:
     """Returns the texts of each method; those without a kept side are shown without one."""
-    methods = (METHODS.get(resolved(name)[0]) for name in names)
-    keeping = [method is not None and method().keeps for method in methods]
+    keeping = [METHODS[resolved(name)[0]]().keeps for name in names]
     if texts.keep and not any(keeping):
         raise RequestError("--keep is for VSF, which is not compared: leave it out, or add vsf to --compare")
     return [texts if keeps else replace(texts, keep=()) for keeps in keeping]
@@ -109,15 +110,15 @@ def _settings_for(name: str, settings: Settings) -> Settings:
 
 def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as_json: bool, dry_run: bool) -> None:
     """Makes the strips of `plan_comparison`, and writes their paths, or JSON, to stdout."""
-    check_stdout(plan, as_json)
+    check_stdout(plan, as_json, dry_run)
     announce(plan, console)
     pending = plan.pending()
     if dry_run:
         check_runtime(plan.runtime)
         for request in requests:
             console.data(as_line(request.to_json()) if as_json else planned(request))
-        for number, strip in enumerate(plan.requests, 1):
-            console.info(f"a strip of these with seed {strip.seed} · {destination(plan, strip, number)}")
+        for strip, destination in zip(plan.requests, destinations(plan), strict=True):
+            console.info(f"a strip of these with seed {strip.seed} · {destination}")
         return
     say_skipped(plan, pending, console, as_json)
     if not pending:

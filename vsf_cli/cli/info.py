@@ -1,6 +1,6 @@
 """`vsf info`: says how a file was made."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,8 +19,8 @@ from vsf_cli.settings.request import Request, request_options
 __all__ = ["app"]
 
 app = command_app()
-FIRST = "prompt", "negative", "seed", "method"
-"""What a person asks about first; the numbers of the method follow."""
+FIRST = "prompt", "negative", "seed"
+"""What a person asks about first; the method and its numbers follow."""
 
 
 @app.command(cls=Command, epilog="Example: vsf info outputs/a-red-bike-1.png")
@@ -42,9 +42,12 @@ def info(
         return
     if (description := metadata.description) is not None:
         request = description["request"]
+        method = _strip(description["compared"]) if "compared" in description else _method(request)
+        if "compared" in description:  # Its method is that of the last image.
+            request = {key: value for key, value in request.items() if key not in ("method", "parameters")}
+            description = {**description, "request": request, "applied": {}}
         first = {key: request[key] for key in FIRST if key in request}
-        numbers = _numbers(request) if request.get("negative") else {}
-        _say_values({**first, **numbers, **(_everything(description) if verbose else {}), **numbers})
+        _say_values({**first, **method, **(_everything(description) if verbose else {}), **method})
     elif foreign is not None:
         Console().info(f"{file} was made by {foreign.tool}, which wrote this:")
         _say_values({"prompt": foreign.prompt, "negative": foreign.negative, **foreign.values})
@@ -64,13 +67,23 @@ def _parsed(foreign: Foreign | None) -> dict[str, Any]:
     return {"tool": foreign.tool, "prompt": foreign.prompt, "negative": foreign.negative, "pairs": foreign.values}
 
 
-def _numbers(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the numbers of a request's method; those of a request of another version are as they are."""
+def _method(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a request's method and its numbers; those of a request of another version are as they are."""
+    method = {"method": request["method"]} if "method" in request else {}
+    if not request.get("negative"):
+        return method
     try:
-        return {**Request.from_json(request).guidance.shown}
+        return {**method, **Request.from_json(request).guidance.shown}
     except RequestError:
         parameters = request.get("parameters")
-        return parameters if isinstance(parameters, dict) else {}
+        return {**method, **(parameters if isinstance(parameters, dict) else {})}
+
+
+def _strip(compared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the methods of a strip's images with their numbers, in their order."""
+    methods = [_method(request) for one in compared if isinstance(request := one.get("request"), dict)]
+    labels = (" ".join(f"{value}" if key == "method" else f"{key}={value}" for key, value in one.items()) for one in methods)
+    return {"strip of": ", ".join(labels)}
 
 
 def _everything(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from vsf_cli.settings.request import Request
 __all__ = [
     "announce",
     "check_stdout",
-    "destination",
+    "destinations",
     "planned",
     "prepare",
     "read_prompt",
@@ -62,7 +62,7 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         dry_run: Whether to stop before the model is loaded.
         drawn: Whether the seeds were drawn at random, and are written even when quiet.
     """
-    check_stdout(plan, as_json)
+    check_stdout(plan, as_json, dry_run)
     announce(plan, console)
     pending = plan.pending()
     if dry_run:
@@ -85,11 +85,18 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
             move_all(whole, count, len(pending))
 
 
-def check_stdout(plan: Plan, as_json: bool) -> None:
-    """Refuses options without effect where the bytes of the file go to stdout."""
+def check_stdout(plan: Plan, as_json: bool, dry_run: bool) -> None:
+    """Refuses several files, files beside them and other words where the bytes of a file go to stdout, and a terminal there."""
+    if not plan.to_stdout:
+        return
     exists = plan.settings.origin("exists").origin == "option"
-    for flag in [flag for flag, given in {"--json": as_json, "--exists": exists}.items() if given and plan.to_stdout]:
-        raise RequestError(f"-o - writes the bytes of the file to stdout, and nothing else: leave {flag} out")
+    others = {"--sidecar": plan.files.sidecar, "--dump-attn": plan.files.dump_attn, "--json": as_json, "--exists": exists}
+    for flag in [flag for flag, given in others.items() if given]:
+        raise RequestError(f"-o - writes the bytes of a file to stdout, and nothing else: leave {flag} out")
+    if len(plan.requests) > 1:
+        raise RequestError(f"-o - takes one file, but {len(plan.requests)} are asked for: name a folder, such as -o outputs/")
+    if sys.stdout.isatty() and not dry_run:
+        raise RequestError(f"-o - writes the bytes of the {plan.noun} to a terminal: add '> FILE', or name the file by -o FILE")
 
 
 def say_offload(runtime: Runtime, console: Console) -> None:
@@ -220,8 +227,8 @@ def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
     download = plan.download()
     console.info(f"to be downloaded: {download}" if download else "nothing to download")
     console.info(f"{counted(len(plan.requests), plan.noun)} to be made")
-    for number, request in enumerate(plan.requests, 1):
-        line = f"seed {request.seed} · {planned(request)} · {destination(plan, request, number)}"
+    for request, destination in zip(plan.requests, destinations(plan), strict=True):
+        line = f"seed {request.seed} · {planned(request)} · {destination}"
         console.data(as_line(request.to_json()) if as_json else line)
 
 
@@ -229,13 +236,16 @@ def planned(request: Request) -> str:
     """Returns what a run would make of a request."""
     guidance = [f"negative {_quoted(request)}"] if request.negative else ["no negative prompt"]
     guidance += [str(request.guidance)] if request.uses_method else []
+    with_cfg = request.guidance.accepts_guidance_scale and request.guidance_scale > 1
+    guidance += [f"guidance {request.guidance_scale:g}"] if with_cfg else []
     frames = [f"{request.num_frames - request.drop_frames} frames"] if request.num_frames else []
     size = (request.size or "the model's own size") + (f" x {request.upscale}" if request.upscale > 1 else "")
     return " · ".join([*guidance, size, *frames, _steps(request), request.model])
 
 
-def destination(plan: Plan, request: Request, number: int) -> str:
-    """Returns where a run would write what it makes of a request."""
-    path = plan.path(request, number)
-    target = "stdout" if plan.to_stdout else plan.outputs.free(path)
-    return f"{path} exists, skipped" if target is None else f"to {target}"
+def destinations(plan: Plan) -> list[str]:
+    """Returns where a run would write what it makes of each request."""
+    if plan.to_stdout:
+        return ["to stdout"]
+    paths = (plan.path(request, number) for number, request in enumerate(plan.requests, 1))
+    return [f"to {target}" if target else f"{path} exists, skipped" for path, target in zip(paths, plan.targets(), strict=True)]

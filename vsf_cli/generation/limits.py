@@ -69,8 +69,9 @@ def _check_positions(request: Request, family: "Family", pipe: Any, positions: i
     step, side = family.frames_per_token(pipe), family.pixels_per_token(pipe)
     if request.num_frames is not None and (request.num_frames - 1) // step + 1 > positions:
         most = (positions - 1) * step + 1
+        time = f", which are {most / request.fps:.3g} s at {request.fps} fps" if request.fps else ""
         raise RequestError(
-            f"frames is {request.num_frames}, but this model can make {most} at most: ask for fewer, or --seconds"
+            f"frames is {request.num_frames}, but this model can make {most} at most{time}: pass fewer --frames or --seconds"
         )
     for name, length in (("width", request.width), ("height", request.height)):
         if length is not None and length > positions * side:

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -128,15 +128,24 @@ class Outputs:
         known = [suffix for endings in self.formats.values() for suffix in endings]
         return (template.removesuffix(old) if old.lower() in known else template) + ending
 
-    def free(self, path: Path, is_ours: Callable[[Path], bool] | None = None) -> Path | None:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A note if the template has the ending of another format than the one that was chosen."""
+        ended = self._with_ending(self.template)
+        if self._is_folder or ended.startswith(self.template):
+            return ()
+        return (f"--format {self.format} counts before the ending of --output '{self.template}': '{ended}' is written",)
+
+    def free(self, path: Path, is_ours: Callable[[Path], bool] | None = None, taken: Collection[Path] = ()) -> Path | None:
         """Returns the path to write to; None if the file exists and is skipped.
 
         `is_ours` says whether a folder may be overwritten; by default it may if it is a video of ours, and is to be one.
+        Files of `taken` will exist when this one is written.
 
         Raises:
             MediaError: If the file exists and that is an error, or the path is a folder of other things.
         """
-        if not os.path.lexists(path):
+        if not os.path.lexists(path) and path not in taken:
             return path
         if self.exists == "overwrite":
             if path.is_dir() and not (is_ours or self._is_video)(path):
@@ -145,9 +154,10 @@ class Outputs:
         if self.exists == "skip":
             return None
         if self.exists == "error":
-            raise MediaError(f"{path} exists: choose --exists suffix, skip or overwrite")
+            exists = "is the file of several of this run" if path in taken else "exists"
+            raise MediaError(f"{path} {exists}: choose --exists suffix, skip or overwrite")
         candidates = (path.with_name(f"{path.stem}-{count}{path.suffix}") for count in range(2, 1_000_000))
-        return next(candidate for candidate in candidates if not os.path.lexists(candidate))
+        return next(candidate for candidate in candidates if not os.path.lexists(candidate) and candidate not in taken)
 
     def _is_video(self, path: Path) -> bool:
         return self.file_format == "frames" and holds_frames(path)

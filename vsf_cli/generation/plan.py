@@ -2,7 +2,9 @@
 
 import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from vsf_cli.media.inputs import check_inputs, file_hash, fitted_size
 from vsf_cli.media.metadata import versions
 from vsf_cli.media.other_tools import foreign_metadata
 from vsf_cli.media.reading import read_metadata
-from vsf_cli.methods import METHODS, VARIANTS, method_named, method_options, resolved, setting_name
+from vsf_cli.methods import METHODS, VARIANTS, Method, method_named, method_options, resolved, setting_name
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.dialects import dialect_warnings, without_syntax
 from vsf_cli.prompts.prompt_weights import move_negatives
@@ -83,10 +85,10 @@ def plan(
     formats = VIDEO_FORMATS if video else IMAGE_FORMATS
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
-    _check_outputs(outputs, requests, crfs, files)
+    _check_outputs(outputs, requests, crfs)
     _check_effects(settings.given("option"), noted[0][0], settings.preset)
     notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
-    notes += rate_note(outputs.file_format, settings) if seconds is None else ()
+    notes += (*(rate_note(outputs.file_format, settings) if seconds is None else ()), *outputs.notes)
     return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
 
 
@@ -128,10 +130,7 @@ def _check_count(seeds: Sequence[int], sweeps: Mapping[str, Sequence[float]], re
         raise RequestError(f"{' x '.join(['seeds', *axes])} are more than {MAX_VALUES} images: make fewer at once")
 
 
-def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence[int | None], files: FileOptions) -> None:
-    beside = files.sidecar or files.dump_attn
-    if outputs.template == "-" and (len(requests) > 1 or beside):
-        raise RequestError(f"-o - takes one file and nothing beside it, but {len(requests)} are asked for, or more files")
+def _check_outputs(outputs: Outputs, requests: Sequence[Request], crfs: Sequence[int | None]) -> None:
     for request, crf in zip(requests, crfs, strict=True):
         check_crf(crf, outputs.file_format)
         check_fps(request.fps, outputs.file_format)
@@ -200,21 +199,22 @@ def request_of(
     if video:
         values["num_frames"], values["drop_frames"], note = _frames(settings, seconds)
         notes += [note] if note else []
-    negative, name, parameters = (*texts.negative, *moved), resolved(settings["method"])[0], _parameters(settings)
-    guidance = method_named(name, parameters)
-    spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
-    request = Request(
-        prompt=prompt.strip(),
-        negative=negative,
-        keep=texts.keep or (preset.neutral(negative) if spares else ()),
-        image=images,
-        **{name: settings[name] for name in ("model", "mask", "strength")},
-        seed=seed,
-        method=name,
-        parameters=parameters,
-        preset=preset.name,
-        **values | {"loras": _loras(settings, loras)},
-    )
+    negative, name = (*texts.negative, *moved), resolved(settings["method"])[0]
+    with _naming_origins(name, settings):
+        guidance = _guidance(settings)
+        spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
+        request = Request(
+            prompt=prompt.strip(),
+            negative=negative,
+            keep=texts.keep or (preset.neutral(negative) if spares else ()),
+            image=images,
+            **{name: settings[name] for name in ("model", "mask", "strength")},
+            seed=seed,
+            method=name,
+            parameters=guidance.parameters,
+            preset=preset.name,
+            **values | {"loras": _loras(settings, loras)},
+        )
     check_scale(request, FAMILIES[preset.family])
     return request, notes
 
@@ -287,14 +287,29 @@ def _size(settings: Settings) -> tuple[int, int] | tuple[None, None]:
         raise RequestError(f"size from {settings.origin('size').origin}: {error}") from error
 
 
-def _parameters(settings: Settings) -> dict[str, Any]:
-    """Returns the method's hyper-parameters, after a check that no option is for another method."""
+@contextmanager
+def _naming_origins(method: str, settings: Settings) -> Iterator[None]:
+    """Adds to errors inside a `with` where those of a method's numbers come from that they name and nobody gave."""
+    try:
+        yield
+    except RequestError as error:
+        own = METHODS[method].options() if method in METHODS else ()
+        origins = {one: settings.origin(one.key).origin for one in own if re.search(rf"\b{one.key} ", str(error))}
+        standing = [one for one, origin in origins.items() if origin not in ("option", "default", "nowhere")]
+        if not standing or "option" not in origins.values():
+            raise
+        one = standing[0]
+        raise RequestError(f"{error}; {one.key} is from {origins[one]}: pass {one.flag}, too") from error
+
+
+def _guidance(settings: Settings) -> Method:
+    """Returns the method with its hyper-parameters, after a check that no option is for another method."""
     method, named = resolved(settings["method"])
     check_choice("--method", settings["method"], (*METHODS, *VARIANTS))
     for key, (owner, one) in method_options().items():
         if owner != method and settings.origin(key).origin == "option":
             raise _misplaced(owner, one, method)
-    return method_named(method, settings.parameters(method, named)).parameters
+    return method_named(method, settings.parameters(method, named))
 
 
 def _misplaced(owner: str, one: Option, method: str) -> RequestError:
@@ -336,7 +351,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
         crf = description.get("crf")
     crfs, warnings = (int(str(crf)) if crf is not None else None,), _strangers(file, request, given)
     plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs)
-    _check_outputs(outputs, plan.requests, plan.crfs, _FILES)
+    _check_outputs(outputs, plan.requests, plan.crfs)
     return plan
 
 

@@ -130,17 +130,16 @@ class Plan:
                 check_metadata_of(request, self.outputs.file_format)
         if self.to_stdout:
             return numbered
-        left = [(number, request) for number, request in numbered if self.outputs.free(self.path(request, number))]
+        targets = self.targets()
         first: dict[Path, Path] = {}
-        for number, request in left:
-            path = self.path(request, number)
+        for path in filter(None, targets):
             first.setdefault(path.parent, path)
             if self.files.dump_attn:
                 self._maps_folder(path)
         # Once for each folder: the check writes to it.
         for path in first.values():
             check_writable(path)
-        return left
+        return [entry for entry, path in zip(numbered, targets, strict=True) if path]
 
     def run(
         self,
@@ -194,6 +193,19 @@ class Plan:
     def path(self, request: Request, number: int) -> Path:
         """Returns the path of a request's file, whether or not it exists."""
         return self.outputs.path(self.values(request, number), number)
+
+    def targets(self) -> list[Path | None]:
+        """Returns the path that each request is written to, beside what exists and what is written before; None: skipped.
+
+        Raises:
+            MediaError: If a file exists and that is an error.
+        """
+        targets: list[Path | None] = []
+        taken: set[Path] = set()
+        for number, request in enumerate(self.requests, 1):
+            targets.append(target := self.outputs.free(self.path(request, number), taken=taken))
+            taken |= {target} if target else set()
+        return targets
 
     def _crf(self, number: int) -> int | None:
         return self.crfs[number - 1] if self.crfs else None

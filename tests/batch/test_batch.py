@@ -151,7 +151,7 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_place() -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("prompt,negatve\na,b\n", "line 1: the column 'negatve' is not known. Did you mean 'negative'?"),
+        ("prompt,negatve\na,b\n", "line 1: the column 'negatve' is no option. Did you mean 'negative'?"),
         ("\nprompt,negatve\na,b\n", "line 2: the column 'negatve'"),
         ('{"prompt": "a"}\n{"promt": "b"}\n', "line 2: the column 'promt'"),
         ("promt\na\n", "Did you mean 'prompt'?"),

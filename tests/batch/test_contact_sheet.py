@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vsf_cli.batch.contact_sheet import check_sheets, write_sheets
-from vsf_cli.batch.facts import axes_of, columns_of
+from vsf_cli.batch.facts import axes_of, columns_of, in_common
 from vsf_cli.batch.grids import CELLS_OF_A_SHEET, captions, sheets_of
 from vsf_cli.batch.items import Item, items_of
 from vsf_cli.batch.table import Row, read_table
@@ -36,6 +36,14 @@ def test_what_was_swept_stands_across_down_and_apart() -> None:
     assert first.heads == ("alpha 0", "alpha 2", "alpha 4") and [label for label, _ in first.rows] == ["1", "2"]
     assert first.rows[0][1] == (0, 2, 4) and second.rows[1][1] == (7, 9, 11)
     assert below == [""] * 12
+
+
+def test_what_all_have_is_told_with_the_strength_and_without_rare_numbers() -> None:
+    items, rows = planned(TWO, [1, 2], stop=ValueList([0.5]))
+    facts, varying, _ = columns_of(items, rows)
+    common, told = in_common(items, facts, varying)
+    assert {"alpha": "3", "beta": "0.5", "stop": "0.5", "method": "vsf"}.items() <= told.items()
+    assert common["slope"] == "0" and not {"slope", "contrast", "special_tokens"} & told.keys()
 
 
 def test_what_the_axes_do_not_say_stands_below() -> None:

@@ -176,6 +176,20 @@ def test_an_id_is_a_name_where_nothing_else_is_one(tmp_path: Path) -> None:
     table = rows("name,prompt\nmine,a red car\n")
     text = write_manifest(tmp_path, items_of("a.csv", table, {})[0], table).read_text("utf-8")
     assert text.startswith("name,prompt,id,status,") and rows(text)[0].name == "mine"
+    table = rows("id,prompt\n7,a red car\n")
+    text = write_manifest(tmp_path, items_of("a.csv", table, {})[0], table).read_text("utf-8")
+    assert text.startswith("id,prompt,vsf_id,status,") and rows(text)[0].name == "7"
+
+
+def test_a_table_of_results_makes_the_same_files_without_a_warning(tmp_path: Path) -> None:
+    table = rows("prompt,negative,keep\na red car,wheels,\na clock,hands,legs\na tree,,\n")
+    items, _ = items_of("a.csv", table, {})
+    again = rows(write_manifest(tmp_path, items, table).read_text("utf-8"), "manifest.csv")
+    made, notes = items_of("manifest.csv", again, {})
+    assert [item.name for item in made] == [item.name for item in items] and not notes
+    assert [row.settings.get("contrast") for row in again] == [None, (0.7,), None]
+    found = CliRunner().invoke(app, ["batch", str(tmp_path / "manifest.csv"), "--dry-run", "-q"])
+    assert found.exit_code == 0 and found.stderr == ""
 
 
 def test_columns_that_are_no_options_are_said(tmp_path: Path) -> None:
@@ -183,3 +197,13 @@ def test_columns_that_are_no_options_are_said(tmp_path: Path) -> None:
     path.write_text(",prompt,Sampler\n0,a red car,Euler\n", "utf-8")
     found = CliRunner().invoke(app, ["batch", str(path), "--dry-run"])
     assert "no options, and are copied to manifest.csv: column 1, Sampler" in found.stderr
+    assert "did you mean" not in found.stderr
+    path.write_text("prompt,sead,author\na red car,7,me\n", "utf-8")
+    found = CliRunner().invoke(app, ["batch", str(path), "--dry-run", "-q"])
+    assert found.stderr == "warning: column 'sead' is no option: did you mean 'seed'?\n"
+
+
+def test_a_table_that_is_not_there_says_what_one_is() -> None:
+    found = CliRunner().invoke(app, ["batch", "nowhere.csv"])
+    assert found.exit_code == 6 and "has a column 'prompt', as examples/prompts.csv of the source" in found.stderr
+    assert found.stderr.startswith("error: nowhere.csv: there is no such file;")

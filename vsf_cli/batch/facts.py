@@ -5,7 +5,7 @@ from typing import Any
 
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.table import Row, key_of
-from vsf_cli.methods import METHODS, setting_name
+from vsf_cli.methods import setting_name
 from vsf_cli.settings.request import request_options
 
 __all__ = ["axes_of", "columns_of", "in_common"]
@@ -36,13 +36,12 @@ def _is_swept(items: Sequence[Item], facts: Sequence[Mapping[str, str]], name: s
 def in_common(
     items: Sequence[Item], facts: Sequence[Mapping[str, str]], varying: Sequence[str]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the settings that all items share, and those of them that are not the method's defaults."""
+    """Returns the settings that all items share, and those of them that a label has: rare ones if they are not the default."""
     names = list(dict.fromkeys(name for fact in facts for name in fact))
-    methods = [item.request.method for item in items[:1]]
-    parameters = [(method, METHODS[method]().parameters) for method in methods]
-    defaults = {setting_name(method, key): _text(value) for method, values in parameters for key, value in values.items()}
     common = {name: facts[0][name] for name in names if name not in varying and facts[0].get(name)} if facts else {}
-    return common, {name: value for name, value in common.items() if defaults.get(name) != value}
+    methods = [item.request.guidance for item in items[:1]]
+    left_out = {one.key for method in methods for one in method.options() if one.field not in method.shown}
+    return common, {name: value for name, value in common.items() if name not in left_out}
 
 
 def axes_of(varying: Sequence[str], swept: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import MANIFEST, read_journals
 from vsf_cli.batch.table import Row, key_of
+from vsf_cli.config.option import idle
 from vsf_cli.media.files import write_bytes
 from vsf_cli.methods import setting_name
 
@@ -40,6 +41,7 @@ def write_manifest(folder: Path, items: Sequence[Item], rows: Sequence[Row]) -> 
 
 def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     request = item.request
+    idle_fields = {one.field for one, _ in idle(request.guidance.options(), request, request.guidance)}
     if known.get("status") == "done" and not path.exists():
         known = {}
     return {
@@ -49,10 +51,10 @@ def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]
         "seconds": known.get("seconds", ""),
         "error": known.get("error", ""),
         "seed": request.seed,
-        "method": request.method,
         "steps": request.num_inference_steps,
-        # Without a negative prompt they have no effect.
-        **{setting_name(request.method, name): value for name, value in request.parameters.items() if request.negative},
+        # As columns of another run those without an effect would be warned of.
+        **({"method": request.method} if request.uses_method else {}),
+        **{setting_name(request.method, name): value for name, value in request.parameters.items() if name not in idle_fields},
     }
 
 

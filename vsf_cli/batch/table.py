@@ -18,7 +18,7 @@ from vsf_cli.errors import RequestError
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import COLUMNS, Given
 
-__all__ = ["Row", "TableErrors", "key_of", "parse_table", "read_table", "unused_columns"]
+__all__ = ["Row", "TableErrors", "key_of", "near_column", "parse_table", "read_table", "unused_columns"]
 
 NAME_COLUMNS = ("name", "file_name", "filename", "output")
 """Spellings of the column of image names; an `id` is one where there is no other. Other columns are options."""
@@ -132,6 +132,11 @@ def unused_columns(rows: Sequence[Row]) -> list[str]:
     return [name for name in names if key_of(name) in idle and not name.endswith("=>")]
 
 
+def near_column(column: str, alike: float) -> str:
+    """Returns the name of an option's column that another name is like, by a ratio of at least `alike`; "" if none is."""
+    return next(iter(difflib.get_close_matches(_plain(column), _known(), 1, alike)), "")
+
+
 def _plain(column: str) -> str:
     """Returns a name in snake case: of `cfgScale` and `CFG Scale` it is `cfg_scale`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", column.strip())
@@ -150,8 +155,9 @@ def _no_header(line: int, names: Sequence[str]) -> str:
 def _column(name: str, errors: list[str], line: int) -> str:
     """Returns `key_of`, and adds an error if the name seems misspelled."""
     key = key_of(name)
-    if not key and (near := difflib.get_close_matches(_plain(name), _known(), 1, 0.8)):
-        errors.append(f"line {line}: the column '{name}' is not known. Did you mean '{near[0]}'? Rename it if not")
+    if not key and (near := near_column(name, 0.8)):
+        own = "Give a column of your own a name that is less like it"
+        errors.append(f"line {line}: the column '{name}' is no option. Did you mean '{near}'? {own}")
     return key
 
 
@@ -260,9 +266,14 @@ def _used(
             if used.get(column, value) != value:
                 errors.append(f"line {line}, column {name}: it says the same as '{written[column]}': keep one of the two")
             used[column], written[column] = value, name
-    if (id := used.pop("id", None)) is not None and "name" not in used:
+    if (id := used.pop("id", None)) is not None and "name" not in used and not _is_manifest(cells):
         used["name"], written["name"] = id, written["id"]
     return used, written
+
+
+def _is_manifest(cells: Mapping[str, Any]) -> bool:
+    """Whether a row is one that a run wrote, whose id is that of its settings and no name of its own."""
+    return {"id", "status", "file"} <= cells.keys() and "vsf_id" not in cells
 
 
 def _join_sides(line: int, values: dict[str, Any], written: Mapping[str, str], errors: list[str]) -> None:

@@ -16,7 +16,7 @@ from vsf_cli.batch.replacements import apply_replacements
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.shards import Shard
 from vsf_cli.batch.summary import duration
-from vsf_cli.batch.table import Row, TableErrors, parse_table, unused_columns
+from vsf_cli.batch.table import Row, TableErrors, key_of, near_column, parse_table, unused_columns
 from vsf_cli.batch.timings import estimate
 from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.console import Console, as_line
@@ -43,6 +43,8 @@ __all__ = ["app"]
 app = command_app()
 MAX_ERRORS = 50
 """The number of errors of a table that are shown."""
+NEAR_COLUMN = 0.75
+"""How alike a column has to be to an option for a warning: as "sead" and "seed", and more than "status" and "start"."""
 AUTO_BATCH_SIZE = 8
 """Images in one pass with `--batch-size auto`, halved where memory does not suffice: more is hardly faster."""
 
@@ -134,7 +136,11 @@ def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> N
     """Writes what a table asks for without effect, and its columns that are no options."""
     for note in notes:
         console.warn(note)
-    if unused := unused_columns(rows):
+    unused = unused_columns(rows)
+    for name, near in ((name, near_column(name, NEAR_COLUMN)) for name in unused if not key_of(name)):
+        if near:
+            console.warn(f"column '{name}' is no option: did you mean '{near}'?")
+    if unused:
         console.info(f"columns that are no options, and are copied to {MANIFEST}.csv: {', '.join(unused)}")
 
 
@@ -206,6 +212,9 @@ def _check_folder(folder: Path, items: Sequence[Item]) -> None:
 def _text_of(table: str) -> str:
     try:
         data = sys.stdin.buffer.read() if table == "-" else Path(table).read_bytes()
+    except FileNotFoundError as error:
+        about = "a table has a column 'prompt', as examples/prompts.csv of the source; docs/batch.md says more"
+        raise RequestError(f"{table}: there is no such file; {about}") from error
     except (OSError, ValueError) as error:
         raise RequestError(f"{table} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     return decode_table(table, data)

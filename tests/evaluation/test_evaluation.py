@@ -647,7 +647,8 @@ def test_answers_of_two_models_stay_apart(endpoint: Endpoint, made: Path, tmp_pa
         for name in ("report-mllm.md", "report-mllm.json", "index.html"):
             text = (run / name).read_text("utf-8")
             assert f"mllm {model[1]} at 127.0.0.1" in text and endpoint.url not in text
-    assert "has no answers of judge mllm" in vsf("report", str(run), "--judge", "mllm", "--judge-model", "third").stderr
+    none = "has no answers of third, but of mllm first at 127.0.0.1, mllm second at 127.0.0.1: choose one of these"
+    assert none in vsf("report", str(run), "--judge", "mllm", "--judge-model", "third").stderr
 
 
 def test_answers_about_another_picture_are_not_reported(made: Path, tmp_path: Path) -> None:
@@ -749,7 +750,9 @@ def test_the_judge_of_scenes_refuses_what_it_does_not_know(made: Path) -> None:
     with pytest.raises(RequestError, match="choose --judge mllm"):
         ScenesJudge().judge(Image.new("RGB", (96, 96)), replace(CAR, negative="engine"))
     done = vsf("judge", str(made), "--judge", "scenes", "--workers", "2")
-    assert done.exit_code == 6 and "does not take workers" in done.stderr
+    assert done.exit_code == 6 and "--workers is for the judge mllm: add --judge mllm" in done.stderr
+    done = vsf("report", str(made), "--judge-model", "x")
+    assert done.exit_code == 6 and "--judge-model is for the judges mllm and clip" in done.stderr
 
 
 # Sweeps

@@ -17,7 +17,7 @@ from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, w
 from vsf_cli.cli.plans import say_offload
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.names import check_choice, counted
-from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, run_option
+from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, Need, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
@@ -53,22 +53,39 @@ class MethodOptions:
     limit: int | None = run_option(None, "--limit", help="Only the first prompts.", panel=WHAT)
 
 
+MLLM = (Need("is_mllm", "the judge mllm: add --judge mllm"),)
+
+
 @dataclass(frozen=True)
 class JudgeOptions:
     """The options of the judge."""
 
     name: str = run_option("scenes", "--judge", help="scenes (for built-in models), mllm, or clip (CLIP).", panel=JUDGE)
     model: str | None = run_option(
-        None, "--judge-model", help="For mllm, a name at the endpoint; for clip, a hub id.", panel=JUDGE
+        None,
+        "--judge-model",
+        help="For mllm, a name at the endpoint; for clip, a hub id.",
+        panel=JUDGE,
+        needs=(Need("has_models", "the judges mllm and clip: choose one by --judge"),),
     )
-    base_url: str | None = run_option(None, "--base-url", help="For mllm: an endpoint with OpenAI's protocol.", panel=JUDGE)
-    workers: int | None = run_option(None, "--workers", help="For mllm: images judged at a time.", panel=JUDGE, min=1)
+    base_url: str | None = run_option(None, "--base-url", help="For mllm: URL with OpenAI's protocol.", panel=JUDGE, needs=MLLM)
+    workers: int | None = run_option(None, "--workers", help="For mllm: images at a time.", panel=JUDGE, min=1, needs=MLLM)
     retries: int | None = run_option(
-        None, "--retries", help="For mllm: retries after 429, 5xx and time-outs.", panel=JUDGE, min=0
+        None, "--retries", help="For mllm: retries after 429, 5xx and time-outs.", panel=JUDGE, min=0, needs=MLLM
     )
     timeout: float | None = run_option(
-        None, "--timeout", help="For mllm: seconds until a request is given up.", panel=JUDGE, min=0.1
+        None, "--timeout", help="For mllm: seconds until a request is given up.", panel=JUDGE, min=0.1, needs=MLLM
     )
+
+    @property
+    def has_models(self) -> bool:
+        """Whether the judge is one of several models."""
+        return self.name != "scenes"
+
+    @property
+    def is_mllm(self) -> bool:
+        """Whether the judge is a model behind an endpoint."""
+        return self.name == "mllm"
 
     def judge(self) -> Judge:
         """Returns the judge.

@@ -81,18 +81,30 @@ def judged_samples(run: Run, judge: str, chosen: Mapping[str, Any] = MappingProx
     """
     samples = {answer_key(sample): sample for sample in run.samples()}
     by_judge: dict[str, list[Judged]] = {}
+    others: list[str] = []
     for settings_key, answers in Answers(run, judge).read().items():
         settings = json.loads(settings_key)
         judged = [Judged(sample, **asdict(answers[key])) for key, sample in samples.items() if key in answers]
         if judged and all(settings.get(name) == value for name, value in chosen.items() if value is not None):
             # If judges have the same full name, the one that was used last counts.
             by_judge[_full_name(judge, settings)] = judged
+        elif judged:
+            others.append(_full_name(judge, settings))
     if not by_judge:
-        raise RequestError(f"{run.folder} has no answers of judge {judge}: run 'vsf eval judge {run.folder} --judge {judge}'")
+        raise _no_answers(run, judge, chosen, others)
     if len(by_judge) > 1:
         raise RequestError(f"{run.folder} has answers of {', '.join(by_judge)}: choose one by --judge-model or --base-url")
     ((full_name, judged),) = by_judge.items()
     return full_name, with_rest(judged), len(samples) - len(judged)
+
+
+def _no_answers(run: Run, judge: str, chosen: Mapping[str, Any], others: Sequence[str]) -> RequestError:
+    """Returns the error that a run has no answers of a chosen judge; `others` are those of that name that it has."""
+    if not others:
+        return RequestError(f"{run.folder} has no answers of judge {judge}: run 'vsf eval judge {run.folder} --judge {judge}'")
+    wanted = " and ".join(str(value) for value in chosen.values() if value is not None)
+    there = f"{run.folder} has no answers of {wanted}, but of {', '.join(dict.fromkeys(others))}"
+    return RequestError(f"{there}: choose one of these by --judge-model or --base-url")
 
 
 def _full_name(name: str, settings: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Wrong uses of the library are refused in one line of ours, and what is public can be found."""
 
 import pydoc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +104,35 @@ def test_a_negative_prompt_of_the_call_that_is_empty_or_acts_is_none_of_ours(pip
         pipe("a bike", negative_prompt="", max_sequence_length=12, **OPTIONS)
     with guided(pipe, "", CFG()):
         pipe("a bike", negative_prompt="a hat", max_sequence_length=12, **{**OPTIONS, "guidance_scale": 2.0})
+
+
+def test_a_call_of_another_length_than_the_padding_is_warned_of_once(pipe: Any) -> None:
+    wanted = r"the call has max_sequence_length=12, but NAG pads the negative prompt to 9: give guided\(\) the same"
+    with pytest.warns(UserWarning, match=wanted) as warned, guided(pipe, "wheels", NAG(), 9):
+        pipe("a bike", max_sequence_length=12, **{**OPTIONS, "num_inference_steps": 2})
+    assert len(warned) == 1
+    with guided(pipe, "wheels", NAG(), 12):
+        pipe("a bike", max_sequence_length=12, **OPTIONS)
+    with guided(pipe, "wheels", NAG(padding=False), 9):
+        pipe("a bike", max_sequence_length=12, **OPTIONS)
+
+
+def test_words_that_a_models_vocabulary_lacks_are_warned_of(tmp_path: Path) -> None:
+    pipe = random_pipeline("sd3", torch.float32)
+    pipe.register_to_config(_name_or_path=str(tmp_path))
+    with guided(pipe, "feathers"):
+        pass
+    (tmp_path / "vocabulary.txt").write_text("a\nhat\nwheels\nbells\n")
+    with guided(pipe, ["a hat", ["wheels", ""]], keep="bells, hat"):
+        pass
+    with pytest.warns(UserWarning) as warned, guided(pipe, ["feathers", "wheel"], keep="belts"):
+        pass
+    assert [str(one.message).partition(" has words that this model does not know: ")[::2] for one in warned] == [
+        ("negative 'feathers'", "feathers. They act as a word without a meaning"),
+        ("negative 'wheel'", "wheel. Did you mean 'wheels'? They act as a word without a meaning"),
+        ("kept 'belts'", "belts. Did you mean 'bells'? They act as a word without a meaning"),
+    ]
+    assert {one.filename for one in warned} == {__file__}
 
 
 def test_what_is_public_is_listed_and_documented() -> None:

@@ -4,6 +4,7 @@ A call of the pipeline draws several images at once. What belongs to one of them
 negative prompts of all rows are one group of texts, the kept prompts (what must stay) another: no text sees the other group.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,12 +16,16 @@ import torch
 from torch import Tensor
 
 from vsf_cli.errors import PatchError, RequestError
+from vsf_cli.loading.sources import vocabulary_of
 from vsf_cli.methods import VSF, Method, NoGuidance
 from vsf_cli.models import Family, family_of
 from vsf_cli.models.family import EncodedText, call_parameters, unwrap
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
+from vsf_cli.prompts.dialects import without_syntax
 from vsf_cli.prompts.prompt_weights import Weighted
+from vsf_cli.prompts.texts import Texts
+from vsf_cli.prompts.vocabulary import unknown_words
 
 __all__ = ["Applied", "guided"]
 
@@ -117,7 +122,7 @@ def guided(
         negative_prompt: One prompt for every image, or a list with one entry for each prompt of the call. An entry is a
             prompt, or a list of several; an empty one leaves its images unguided. `parse_weights` makes one with weights.
         method: The method; `VSF()` if None.
-        max_sequence_length: That of the calls inside, for methods that pad; None: the default.
+        max_sequence_length: That of the calls inside, for methods that pad; None: the default. Another one is warned of.
         keep: What must stay although it is like the negative prompt, in the same forms; VSF alone has a use for it.
         negative_prompt_embeds, keep_embeds: Those of `encode_texts`, or whole texts with shape (1 or B, tokens, width).
         fold_padding: Whether padding is one key: exact to rounding, and less work; for Wan, also without a negative prompt.
@@ -141,8 +146,8 @@ def guided(
         return
     family = family_of(pipe)
     owner, denoisers = None if family.owns(pipe) else pipe, family.denoisers_of(pipe)
-    groups = _groups(pipe, family, method, max_sequence_length, negative, kept) if guides else []
-    with guided_denoisers(family, denoisers, method if guides else NoGuidance(), groups, owner, fold_padding) as blocks:
+    groups, padded = _groups(pipe, family, method, max_sequence_length, negative, kept) if guides else ([], None)
+    with guided_denoisers(family, denoisers, method if guides else NoGuidance(), groups, owner, fold_padding, padded) as blocks:
         yield Applied(method, blocks if guides else 0, **_numbers_of_tokens(groups))
     _check_models(family.denoisers_of(pipe), denoisers)
 
@@ -159,12 +164,26 @@ def _groups(
     max_length: int | None,
     negative: Rows | Encoded | None,
     kept: Rows | Encoded | None,
-) -> list[Encoded]:
-    """Returns the negative prompts, and the kept ones if they have an effect."""
-    owner = None if family.owns(pipe) else pipe
-    encode = partial(_encode, owner, family, method, _length(pipe, family, max_length))
+) -> tuple[list[Encoded], int | None]:
+    """Returns the negative prompts, and the kept ones if they have an effect; and the length to which they are padded."""
+    owner, length = None if family.owns(pipe) else pipe, _length(pipe, family, max_length)
+    _warn_of_words(owner, negative, kept)
+    encode = partial(_encode, owner, family, method, length)
     keeps_something = not _is_empty(kept) and method.contrast != 0
-    return [encode(negative, method.special_tokens), *([encode(kept, False)] if keeps_something else [])]
+    groups = [encode(negative, method.special_tokens), *([encode(kept, False)] if keeps_something else [])]
+    return groups, length if method.padding and not isinstance(negative, Encoded) else None
+
+
+def _warn_of_words(pipe: Any, negative: Rows | Encoded | None, kept: Rows | Encoded | None) -> None:
+    """Warns of words that are not in the vocabulary of a pipeline's folder, if there is one there."""
+    folder = getattr(pipe, "name_or_path", None)
+    vocabulary = vocabulary_of(folder) if folder and os.path.isdir(folder) else None
+    if vocabulary is None:
+        return
+    given = (group if isinstance(group, list) else [] for group in (negative, kept))
+    texts = Texts("", *(tuple(without_syntax(one.text) for row in rows for one in row) for rows in given))
+    for _, _, message in unknown_words(texts, vocabulary):
+        warnings.warn(f"{message} They act as a word without a meaning", stacklevel=6)
 
 
 def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:

@@ -3,6 +3,7 @@
 import inspect
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -62,6 +63,7 @@ def guided_denoisers(
     groups: Sequence[Encoded],
     pipe: Any = None,
     fold_padding: bool = False,
+    padded_length: int | None = None,
 ) -> Iterator[int]:
     """Guides models inside a `with` block, and then restores their processors, whatever happens inside.
 
@@ -72,6 +74,7 @@ def guided_denoisers(
         groups: The negative prompts, then the kept ones if there are any; none of them if only padding is folded.
         pipe: The pipeline that will call the models; None means any caller.
         fold_padding: Whether equal tokens at the end of the text are folded into one.
+        padded_length: The `max_sequence_length` to which the groups are padded; None if they are not.
 
     Yields:
         The number of guided attentions, without those that `guided_blocks` leaves out.
@@ -94,7 +97,7 @@ def guided_denoisers(
     with ExitStack() as stack:
         stack.enter_context(patched(all_twins))
         for model, of_model in zip(denoisers, twins, strict=True):
-            call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running, fold_padding)
+            call = _GuidedCall(family, model, state, groups, of_model, pipe, steps, _TWINS.running, fold_padding, padded_length)
             stack.enter_context(hooked(model, *call.hooks()))
             for path, follow in family.inside.items():
                 owner, _, name = path.rpartition(".")
@@ -172,6 +175,7 @@ class _GuidedCall:
     steps: StepCounter
     running: RunningCall
     folds: bool = False
+    padded_length: int | None = None
     folding: Folding = field(default_factory=Folding)
 
     def __post_init__(self) -> None:
@@ -289,6 +293,14 @@ class _GuidedCall:
             raise RequestError(
                 f"{lost[0]} was passed to the pipeline, where it has no effect without CFG: give it to guided() alone"
             )
+        length = variables.get("max_sequence_length")
+        if self.padded_length and length not in (None, self.padded_length):
+            warnings.warn(
+                f"the call has max_sequence_length={length}, but {method.label} pads the negative prompt to"
+                f" {self.padded_length}: give guided() the same",
+                stacklevel=2,
+            )
+            self.padded_length = None  # Once is enough.
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:

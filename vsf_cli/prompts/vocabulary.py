@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from vsf_cli.errors import RequestError, UnknownWords
 from vsf_cli.prompts.texts import Texts
 
-__all__ = ["REAL_PRESET", "REAL_VIDEO_PRESET", "STOP_WORDS", "check_vocabulary", "hints"]
+__all__ = ["REAL_PRESET", "REAL_VIDEO_PRESET", "STOP_WORDS", "check_vocabulary", "hints", "unknown_words"]
 
 NEGATIONS = re.compile(r"^(?:no|not|without|never|don't|do not|avoid)\s+(?:an?\s+|any\s+|the\s+)?(?P<rest>.+)$", re.IGNORECASE)
 
@@ -57,19 +57,25 @@ def check_vocabulary(texts: Texts, vocabulary: Collection[str], video: bool = Fa
         UnknownWords: If a negative or kept prompt has an unknown word, or no word of the prompt is known.
     """
     prompt, advice = texts.prompt, _advice(vocabulary, video)
-    for role, text in (*(("negative", text) for text in texts.negative), *(("kept", text) for text in texts.keep)):
-        if unknown := _unknown(text, vocabulary):
-            for doubled in _double_negations([text] if role == "negative" else []):
-                raise RequestError(doubled)
-            if role == "negative" and (flaws := _flaws([text])):
-                raise RequestError(f"{flaws}: name a thing")
-            words = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
-            raise UnknownWords(f"{words}{_near(unknown, vocabulary)}", advice)
+    for role, text, message in unknown_words(texts, vocabulary):
+        for doubled in _double_negations([text] if role == "negative" else []):
+            raise RequestError(doubled)
+        if role == "negative" and (flaws := _flaws([text])):
+            raise RequestError(f"{flaws}: name a thing")
+        raise UnknownWords(message, advice)
     unknown = _unknown(prompt, vocabulary)
     if not any(word in vocabulary and word not in STOP_WORDS for word in _words(prompt)):
         raise UnknownWords(f"prompt '{prompt}' has no word that this model knows.{_near(unknown, vocabulary)}", advice)
     warning = f"this model does not know {', '.join(unknown)}, and takes no notice.{_near(unknown, vocabulary)}"
     return [warning, advice] if unknown else []
+
+
+def unknown_words(texts: Texts, vocabulary: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Yields the role, the text and a message of each negative and kept prompt with words that are not in a vocabulary."""
+    for role, text in (*(("negative", text) for text in texts.negative), *(("kept", text) for text in texts.keep)):
+        if unknown := _unknown(text, vocabulary):
+            words = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
+            yield role, text, f"{words}{_near(unknown, vocabulary)}"
 
 
 def _double_negations(negative: Sequence[str]) -> Iterator[str]:

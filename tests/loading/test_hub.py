@@ -3,6 +3,7 @@
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -15,7 +16,7 @@ from vsf_cli.errors import ModelError
 from vsf_cli.evaluation.judges.clip import ClipJudge
 from vsf_cli.loading import hub
 from vsf_cli.loading.hub import as_model_error, not_cached, stays_offline
-from vsf_cli.loading.loras import Lora, _file_of
+from vsf_cli.loading.loras import Lora, _file_of, load_lora
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import describe
@@ -55,7 +56,7 @@ def test_a_hub_that_is_silent_is_said_or_done_without() -> None:
         stays_offline("owner/name", False, False)
     with pytest.raises(ModelError, match=unreachable):
         load("owner/name", "float32")
-    with pytest.raises(ModelError, match=unreachable):
+    with pytest.raises(ModelError, match=f"^LoRA {unreachable}"):
         _file_of(Lora.parse("owner/name"), False)
     with pytest.raises(ModelError, match=unreachable):
         _ = ClipJudge("owner/name")._loaded
@@ -98,6 +99,8 @@ def test_what_forbids_the_network_is_named(
     assert message in str(not_cached("owner/name", offline))
     with pytest.raises(ModelError, match=message), as_model_error("owner/name", offline):
         raise huggingface_hub.errors.LocalEntryNotFoundError("gone")
+    with pytest.raises(ModelError, match=f"^LoRA 'owner/name' is not in the cache, {message}"):
+        load_lora(SimpleNamespace(), Lora.parse("owner/name"), "x", offline)
     with pytest.raises(ModelError, match=message):
         load("owner/name", "float32", Runtime(offline=offline))
     options = ["--offline"] if name == "--offline" else []

@@ -277,6 +277,10 @@ def test_pieces_and_copies_of_a_word_are_joined() -> None:
     assert np.allclose(maps.word("wheels"), maps.word("wheels", encoder="clip") + maps.word("wheels", encoder="t5"))
     with pytest.raises(RequestError, match="has no 'hat' in these maps: it has wheels"):
         maps.word("hat")
+    with pytest.raises(RequestError, match="encoder is 't6', but must be one of clip, t5"):
+        maps.word("wheels", encoder="t6")
+    with pytest.raises(RequestError, match="prompt is 'kepd', but must be one of positive, negative, kept"):
+        maps.word("wheels", "kepd")
 
 
 def test_maps_are_read_back_as_they_were(tmp_path: Path) -> None:

@@ -41,8 +41,10 @@ def _forbidden(offline: bool) -> str:
     return f"is not in the cache, and {name} forbids to download it: run once without {name}"
 
 
-def stays_offline(model: str, is_here: bool, offline: bool) -> bool:
+def stays_offline(model: str, is_here: bool, offline: bool, noun: str = "model") -> bool:
     """Returns whether a model of the hub is loaded from the cache alone: if the network may not be used, or does not answer.
+
+    `noun` says in errors what it is.
 
     Raises:
         ModelError: If the hub cannot be reached, and the model is not on this machine.
@@ -53,7 +55,7 @@ def stays_offline(model: str, is_here: bool, offline: bool) -> bool:
         return False
     if is_here:
         return True
-    raise ModelError(f"model '{model}' {UNREACHABLE}")
+    raise ModelError(f"{noun} '{model}' {UNREACHABLE}")
 
 
 def _is_reachable() -> bool:
@@ -74,8 +76,11 @@ def _is_reachable() -> bool:
 
 
 @contextmanager
-def as_model_error(model: str, offline: bool) -> Iterator[None]:
-    """Raises every error of reading files and of the hub as a `ModelError` about a model; those of memory stay as they are."""
+def as_model_error(model: str, offline: bool, noun: str = "model") -> Iterator[None]:
+    """Raises every error of reading files and of the hub as a `ModelError` about a model; those of memory stay as they are.
+
+    `noun` says in errors what it is.
+    """
     from safetensors import SafetensorError
 
     try:
@@ -83,7 +88,7 @@ def as_model_error(model: str, offline: bool) -> Iterator[None]:
     except (OSError, ValueError, ImportError, KeyError, IndexError, SafetensorError, _transport_error()) as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(_explain(model, offline, error)) from error
+        raise ModelError(f"{noun} '{model}' {_explain(model, offline, error)}") from error
 
 
 def _transport_error() -> type[Exception]:
@@ -98,8 +103,8 @@ def _explain(model: str, offline: bool, error: BaseException) -> str:
     chain = list(causes(error))
     for classes, message in _hub_messages(model, offline):
         if any(isinstance(cause, classes) for cause in chain):
-            return f"model '{model}' {message}"
-    return f"model '{model}' {_file_message(offline, chain)}"
+            return message
+    return _file_message(offline, chain)
 
 
 def _hub_messages(model: str, offline: bool) -> list[tuple[Errors, str]]:

@@ -143,7 +143,7 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
     file_name = Path(lora.source).name
     if lora.stage and getattr(pipe, "transformer_2", None) is None:
         raise RequestError(f"--lora '{lora.stage}={file_name}' is for models with two transformers, and this has one")
-    with as_model_error(lora.source, offline):
+    with as_model_error(lora.source, offline, "LoRA"):
         raw, metadata = _read(_file_of(lora, offline), denoiser_name(pipe))
     state, unmatched = match_keys(raw, pipe)
     first = ", ".join(unmatched[:3])
@@ -196,7 +196,7 @@ def _file_of(lora: Lora, offline: bool) -> Path:
         if not path.is_file():
             raise ModelError(f"--lora '{lora.source}' has no file '{lora.weight_name}': it has {', '.join(names[:5])}")
         return path
-    local = stays_offline(lora.source, cached_file(lora.source, lora.hub_name, None) is not None, offline)
+    local = stays_offline(lora.source, cached_file(lora.source, lora.hub_name, None) is not None, offline, "LoRA")
     names = [] if lora.weight_name else _cached_names(lora.source) if local else list_repo_files(lora.source)
     return Path(hf_hub_download(lora.source, lora.weight_name or _only(lora, names), local_files_only=local))
 

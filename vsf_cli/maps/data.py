@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vsf_cli.config.names import check_choice
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.files import write_atomically, write_bytes
@@ -162,11 +163,14 @@ class Maps:
             float32 with the axes (step, block, head, frame, row, column).
 
         Raises:
-            RequestError: If the prompt has no such word.
+            RequestError: If the prompt has no such word, or the encoder no token of it.
         """
-        same = [(token.prompt, token.word) == (prompt, word) and encoder in (None, token.encoder) for token in self.tokens]
-        if not any(same):
+        check_choice("prompt", prompt, PROMPTS)
+        if not (encoders := self.encoders(word, prompt)):
             raise RequestError(f"the {prompt} prompt has no '{word}' in these maps: it has {', '.join(self.words(prompt))}")
+        if encoder is not None:
+            check_choice("encoder", encoder, encoders)
+        same = [(token.prompt, token.word) == (prompt, word) and encoder in (None, token.encoder) for token in self.tokens]
         return self.logits[:, :, :, same].astype("float32").sum(3)
 
 

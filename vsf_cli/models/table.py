@@ -39,5 +39,5 @@ def family_of(pipe: Any) -> Family:
     for family in sorted(FAMILIES.values(), key=lambda family: classes.isdisjoint(family.pipelines)):
         if family.denoisers_of(pipe):
             return family
-    known = ", ".join(name for family in FAMILIES.values() for name in family.models)
+    known = ", ".join(dict.fromkeys(name for family in FAMILIES.values() for name in family.models))
     raise PatchError(f"{type(pipe).__name__} is not supported: supported are pipelines with a {known}")

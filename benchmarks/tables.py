@@ -81,17 +81,17 @@ def spread(value: float, interval: Iterable[float], digits: int = 2) -> str:
 
 def front() -> str:
     """The README's table: what each method reaches on the built-in models, and what a step costs at full size."""
-    images, videos = result("table")["rows"], result("video")["rows"]
+    images, videos = result("contrast")["rows"], result("video")["rows"]
     costs = result("count-sd3.5-large")["methods"]
-    methods = {"none": ("none", "none"), "CFG": ("cfg", "cfg"), "NASA": ("nasa", "nasa"), "NAG": ("nag", "nag")}
+    methods = {"none": ("none", "none"), "NASA": ("nasa", "nasa"), "NAG": ("nag", "nag"), "**VSF**": ("vsf", "vsf-bias")}
     rows = []
-    for label, (arm, costed) in {**methods, "**VSF**": ("vsf", "vsf-bias")}.items():
+    for label, (arm, costed) in {**methods, "**VSF with `--keep`**": ("vsf-keep", "vsf-keep")}.items():
         image = entry(images, arm)
         video = next((row for row in videos if row["arm"] == arm), None)
         moving = [f"{video[kind]:.3f}" if video else "" for kind in ("positive", "negative")]
-        still = [f"{image[kind]:.3f}" for kind in ("positive", "negative", "quality")]
+        still = [f"{image[kind]:.3f}" for kind in ("positive", "negative", "rest", "quality")]
         rows.append([label, *still, *moving, f"{entry(costs, costed)['flops_times']:.3f} x"])
-    kinds = ["images: object right", "part absent", "quality", "videos: object right", "part absent"]
+    kinds = ["images: object right", "part absent", "rest kept", "quality", "videos: object right", "part absent"]
     return table(["method", *kinds, "FLOPs a step, SD3.5-Large"], rows)
 
 
@@ -131,13 +131,17 @@ def yes(fact: object) -> str:
 
 def contrast(name: str, *arms: str) -> str:
     """The same with what must stay."""
-    head = ["method", "object right", "part absent", "both", "quality", "rest kept", "all three", "p of all three against VSF"]
+    head = ["method", "object right", "part absent", "both", "quality", "rest kept", "all three", "strange parts"]
+    head.append("p of all three against VSF")
     rows = []
     for row in (entry(result(name)["rows"], arm) for arm in arms):
         shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("both", "rest", "all")]
         chance = "" if row["all_p"] is None else f"{row['all_p']:.1g}"
         rates = [f"{row[kind]:.3f}" for kind in ("positive", "negative")]
-        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], chance])
+        strange = "" if row.get("strange") is None else f"{row['strange']:.3f}"
+        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], strange, chance])
+    if not any(row[-2] for row in rows):
+        return table([one for one in head if one != "strange parts"], (row[:-2] + row[-1:] for row in rows))
     return table(head, rows)
 
 

@@ -1,8 +1,8 @@
-"""Makes pipelines of trained Stable Diffusion 3 weights: `python -m training.adopt FOLDER`.
+"""Makes pipelines of trained Stable Diffusion 3 weights: `python -m training.adopt RESULTS FOLDER`.
 
-Reads MODEL-base.safetensors and MODEL-student.safetensors, as `training.train_images` writes them; by default those of
-training/weights. Writes FOLDER/tiny-sd3 and FOLDER/tiny-sd3-turbo: the transformer and the text encoders are the trained ones,
-in bfloat16; the tokenizers, the autoencoder and the scheduler are copied from the pipelines that the package ships.
+Reads sd3-base.safetensors and sd3-student.safetensors, as `training.train_images` writes them. Writes FOLDER/tiny-sd3 and
+FOLDER/tiny-sd3-turbo: the transformer and the text encoders are the trained ones, in bfloat16; the tokenizers, the autoencoder
+and the scheduler are copied from the pipelines that the package ships.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from vsf_cli.toy.image_recipe import build_transformer
 
 __all__ = ["adopt", "main"]
 
-WEIGHTS = Path(__file__).parent / "weights"
 BASE, STUDENT = "tiny-sd3", "tiny-sd3-turbo"
 ENCODERS = {"text_encoder": "clip", "text_encoder_2": "clip_2", "text_encoder_3": "t5"}
 """The folders of a pipeline with the names of the modules of `SD3Encoders`."""
@@ -73,12 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("results", type=Path, help="where sd3-base.safetensors and sd3-student.safetensors are")
     parser.add_argument("folder", type=Path, help="where tiny-sd3 and tiny-sd3-turbo are written")
-    parser.add_argument("--base", type=Path, default=WEIGHTS / "sd3-base.safetensors", help="default: %(default)s")
-    parser.add_argument("--student", type=Path, default=WEIGHTS / "sd3-student.safetensors", help="default: %(default)s")
     options = parser.parse_args()
+    base, student = (options.results / f"sd3-{name}.safetensors" for name in ("base", "student"))
     try:
-        print(*adopt(options.base, options.student, options.folder), sep="\n")
+        print(*adopt(base, student, options.folder), sep="\n")
     except OSError as error:
         parser.exit(1, f"error: {error}\n")
 

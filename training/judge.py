@@ -31,17 +31,16 @@ PART_WEIGHT = 4.0
 
 
 def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
-    """Images of the train split. They are kept in `folder`, since making them takes minutes."""
-    path = folder / "judged.safetensors"
-    if not path.exists():
-        chunks = []
-        for number in track(range(SCENES // CHUNK), "images for the judge", console=Console(stderr=True)):
+    """Images of the train split. They are kept in `folder`, since making them takes half an hour."""
+    paths = [folder / "judge-examples" / f"{number:03}.safetensors" for number in range(SCENES // CHUNK)]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(track(paths, "images for the judge", console=Console(stderr=True))):
+        if not path.exists():
             torch.manual_seed(number)
-            chunks.append(
-                LabelledImages(**damaged_images(random.Random(f"judge {number}"), "train", CHUNK, artifacts).packed())
-            )
-        save_file(vars(LabelledImages.join(chunks)), path)
-    return LabelledImages(**load_file(path))
+            images = damaged_images(random.Random(f"judge {number}"), "train", CHUNK, artifacts)
+            save_file(images.packed(), partial_path := path.with_suffix(".partial"))
+            partial_path.replace(path)
+    return LabelledImages.join([LabelledImages(**load_file(path)) for path in paths])
 
 
 def _augment(images: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ from PIL import Image
 from training.command import run
 from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
-from vsf_cli.methods import NoGuidance
+from vsf_cli.methods import NoGuidance, method_named
 from vsf_cli.settings.presets import load_preset
-from vsf_cli.toy.judge import CARD, STATES, Judge, load_judge
+from vsf_cli.toy.judge import STATES, Judge
 from vsf_cli.toy.scenes import OBJECTS, Split, pairs
 
 __all__ = ["agreement", "main", "read_labels"]
@@ -29,16 +29,21 @@ TABLE = "labels.csv"
 COLUMNS = ("file", "method", "prompt", "object", "part", "label")
 
 
-def _make(folder: Path, count: int, split: Split, every_part: bool) -> None:
-    """Writes `count` images of pairs, and the table to fill in: for the pair's part, or for every part of the object."""
+def _make(folder: Path, count: int, split: Split, every_part: bool, strengths: Sequence[float]) -> None:
+    """Writes `count` images of pairs, and the table to fill in: for the pair's part, or for every part of the object.
+
+    The images are unguided and guided in turn, at each of `strengths`; without any, at that of the preset.
+    """
     preset = load_preset("tiny-sd3-turbo")
     pipe = load(preset.model, preset.dtype)
-    methods = {"none": NoGuidance(), "vsf": preset.guidance()}
+    own = preset.guidance()
+    guidances = [method_named(own.name, {**own.parameters, "alpha": alpha}) for alpha in strengths] or [own]
+    methods = [("none", NoGuidance()), *(("vsf", guidance) for guidance in guidances)]
     triples = pairs(split, count)
     folder.mkdir(parents=True, exist_ok=True)
 
     rows = []
-    for offset, (name, method) in enumerate(methods.items()):
+    for offset, (name, method) in enumerate(methods):
         chosen = triples[offset :: len(methods)]
         for number, ((prompt, thing, part), image) in enumerate(
             generate_pairs(pipe, preset, chosen, method, preset.guidance_scale)
@@ -70,19 +75,20 @@ def agreement(judge: Judge, folder: Path) -> dict[str, Any]:
     """The agreement of the judge with the labels.
 
     Returns:
-        `pictures`, the number of images; `agreement`, the fraction of equal states; `absent_agreement`, the fraction that
+        `images` and `labels`, their numbers; `agreement`, the fraction of equal states; `absent_agreement`, the fraction that
         agrees on whether the part is absent; `absent_precision`, the fraction labelled "absent" of the guided images that are
         judged "absent"; `counts` of each label and judged state. If the table has a column `second`, the labels of another
         reader, also `readers_agreement` and `readers_absent_agreement` of the two readers.
     """
     rows = read_labels(folder)
-    verdicts = judge.look([Image.open(folder / row["file"]) for row in rows])
+    verdicts = judge.verdicts([Image.open(folder / row["file"]) for row in rows])
     judged = [verdict.state(row["part"]) for verdict, row in zip(verdicts, rows, strict=True)]
     both = list(zip((row["label"] for row in rows), judged, strict=True))
     guided = [row["method"] != "none" for row in rows]
     gone = [label for (label, state), known in zip(both, guided, strict=True) if known and state == "absent"]
     report = {
-        "pictures": len(rows),
+        "images": len({row["file"] for row in rows}),
+        "labels": len(rows),
         "agreement": _fraction([label == state for label, state in both]),
         "absent_agreement": _fraction([(label == "absent") == (state == "absent") for label, state in both]),
         "absent_precision": _fraction([label == "absent" for label in gone]),
@@ -109,15 +115,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--split", choices=("train", "dev"), default="dev", help="train: for images to learn from")
     parser.add_argument("--every-part", action="store_true", help="label every part of the object, not only the pair's")
+    parser.add_argument("--alpha", type=float, nargs="*", default=[], help="strengths of guidance; default: the preset's")
     parser.add_argument("--card", action="store_true", help="write the figures next to the judge's weights")
     options = parser.parse_args()
     if options.action == "make":
-        _make(options.folder, options.pictures, options.split, options.every_part)
+        _make(options.folder, options.pictures, options.split, options.every_part, options.alpha)
         return
-    report = agreement(load_judge(), options.folder)
+    report = agreement(Judge.load(), options.folder)
     print(json.dumps(report))
     if options.card:
-        CARD.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        Judge.card().write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from vsf_cli.loading.pipelines import load
 from vsf_cli.media.metadata import versions
 from vsf_cli.methods import Method, method_named
 from vsf_cli.settings.presets import Preset, load_preset
-from vsf_cli.toy.judge import Judge, load_judge, read_card
+from vsf_cli.toy.judge import Judge
 from vsf_cli.toy.scenes import Split, pairs
 
 __all__ = ["Outcome", "generate_pairs", "main", "score"]
@@ -77,7 +77,7 @@ def generate_pairs(
 
 def score(judge: Judge, images: Sequence[tuple[tuple[str, str, str], Image.Image]]) -> list[Outcome]:
     """The judge's answers about the images of pairs."""
-    verdicts = judge.look([image for _, image in images])
+    verdicts = judge.verdicts([image for _, image in images])
     return [
         Outcome(prompt, name, part, verdict.object == name, verdict.state(part), verdict.quality)
         for ((prompt, name, part), _), verdict in zip(images, verdicts, strict=True)
@@ -111,7 +111,7 @@ def _print_table(report: dict[str, Any], parts: dict[str, dict[str, Any]]) -> No
             f"   both {rates['both']:.3f}   quality {rates['quality']:.3f}"
         )
     card = report["judge"]
-    agreement = f"agrees with {card['agreement']:.0%} of {card['pictures']} labels by eye"
+    agreement = f"agrees with {card['agreement']:.0%} of {card['labels']} labels by eye"
     readers = f"two readers with each other: {card['readers_agreement']:.0%}"
     console.print(
         f"judge: {agreement} ({readers}); of guided pictures that it calls absent, {card['absent_precision']:.0%} are"
@@ -165,7 +165,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
     images = list(
         track(generated, "images", count, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     )
-    outcomes = score(load_judge(), images)
+    outcomes = score(Judge.load(), images)
     conditions = {
         "model": preset.model,
         "method": str(method),
@@ -180,7 +180,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
     }
     names = sorted({(one.object, one.part) for one in outcomes})
     parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in names}
-    return {"conditions": conditions, "judge": read_card(), "rates": _rates(outcomes), "parts": parts}
+    return {"conditions": conditions, "judge": Judge.read_card(), "rates": _rates(outcomes), "parts": parts}
 
 
 if __name__ == "__main__":

@@ -13,18 +13,18 @@ from safetensors.torch import save_file
 
 from training.command import run, say
 from training.judge import accuracy, train_judge
-from training.labelled_images import damaged_images, read_labelled_images, whole_images
+from training.labelled_images import LabelledImages, damaged_images, read_labelled_images, whole_images
 from training.loop import Budget
 from training.model_artifacts import ModelArtifacts
 from training.results import budget
 from vsf_cli.loading.pipelines import load
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
-from vsf_cli.toy.judge import FILE
+from vsf_cli.toy.judge import Judge
 from vsf_cli.toy.scenes import sample_scene
 
 __all__ = ["main"]
 
-LABELS = Path(__file__).parents[1] / "docs" / "labels" / "train"
+LABELS = [Path(__file__).parents[1] / "docs" / "labels" / "train-former"]
 
 
 def main() -> None:
@@ -36,23 +36,24 @@ def main() -> None:
     parser.add_argument("--steps", type=budget, metavar="BUDGET", default=Budget(5600))
     parser.add_argument("--student", help="the folder of the student's pipeline; default: the package's own")
     parser.add_argument(
-        "--labels", type=Path, default=LABELS, help="folder of images labelled by eye, which the judge learns from too"
+        "--labels", type=Path, nargs="+", default=LABELS, help="folders of images labelled by eye, to learn from too"
     )
     parser.add_argument("--export", type=Path, help="folder for the judge; that of the package: vsf_cli/toy/weights")
     options = parser.parse_args()
-    if not (options.labels / "labels.csv").is_file():
-        parser.error(f"{options.labels} has no labels.csv: give --labels docs/labels/train of the repository")
+    if missing := [folder for folder in options.labels if not (folder / "labels.csv").is_file()]:
+        parser.error(f"{missing[0]} has no labels.csv: give --labels with folders of docs/labels of the repository")
     options.folder.mkdir(parents=True, exist_ok=True)
 
     say("loading the student and the labelled images")
     preset = load_preset(DEFAULT_PRESET)
     artifacts = ModelArtifacts(load(options.student or preset.model, "float32").components, preset.guidance())
-    judge = train_judge(artifacts, read_labelled_images(options.labels), options.folder, options.steps)
+    labelled = LabelledImages.join([read_labelled_images(folder) for folder in options.labels])
+    judge = train_judge(artifacts, labelled, options.folder, options.steps)
     whole = whole_images([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
     damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts)
     print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, damaged)}))
     if options.export:
-        file = options.export / "judge" / FILE.name
+        file = options.export / "judge" / Judge.file().name
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
 

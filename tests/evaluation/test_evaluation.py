@@ -393,6 +393,14 @@ def test_what_stayed_is_that_of_most_frames() -> None:
     assert judge_frames(scripted, frames, replace(CAR, keep=("lights", "windows"))).kept == ("lights",)
 
 
+def test_scores_of_a_video_are_the_means_of_its_frames() -> None:
+    scores = ({"absent": 0.2}, {"absent": 0.6}, None)
+    scripted = Scripted(lambda value: Judgement(True, True, 1.0, scores=scores[value]))
+    frames = [Image.new("L", (4, 4), value) for value in (0, 1, 1, 2)]
+    assert judge_frames(scripted, frames[:3], CAR).scores == pytest.approx({"absent": 1.4 / 3})
+    assert judge_frames(scripted, frames, CAR).scores is None
+
+
 def answer(variant: str, seed: int, kept: tuple[str, ...] | None, both: bool = True) -> Judged:
     return Judged(Sample(CAR, variant, seed, Path("a.png")), True, both, 1.0, "", kept)
 

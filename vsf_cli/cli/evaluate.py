@@ -1,7 +1,7 @@
 """`vsf eval`: compares methods on a prompt set."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,18 +10,20 @@ import typer
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.runner import Batch
 from vsf_cli.batch.worker import Worker
+from vsf_cli.cli.calibrate import calibrate
 from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
+from vsf_cli.cli.judge_options import WHICH_JUDGE, JudgeOptions
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.plans import say_offload
 from vsf_cli.cli.running import carry_out
 from vsf_cli.config.names import check_choice, counted
-from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, WHAT, WORK, Need, run_option
+from vsf_cli.config.option import FILES, GUIDANCE, WHAT, WORK, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
-from vsf_cli.evaluation.judging import CachedJudge, Judge, judge_all
+from vsf_cli.evaluation.judging import CachedJudge, judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
 from vsf_cli.evaluation.report import NAMES, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
@@ -39,6 +41,7 @@ from vsf_cli.settings.presets import Preset, Settings, load_preset
 __all__ = ["app"]
 
 app = command_app(no_args_is_help=True)
+app.command(cls=Command, epilog="Example: vsf eval calibrate labels.csv --judge vlm")(calibrate)
 MACHINE = ("device", "offload", "offline")
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
 
@@ -53,55 +56,8 @@ class MethodOptions:
     limit: int | None = run_option(None, "--limit", help="Only the first prompts.", panel=WHAT)
 
 
-MLLM = (Need("is_mllm", "the judge mllm: add --judge mllm"),)
-
-
-@dataclass(frozen=True)
-class JudgeOptions:
-    """The options of the judge."""
-
-    name: str = run_option("scenes", "--judge", help="scenes (for built-in models), mllm, or clip (CLIP).", panel=JUDGE)
-    model: str | None = run_option(
-        None,
-        "--judge-model",
-        help="For mllm, a name at the endpoint; for clip, a hub id.",
-        panel=JUDGE,
-        needs=(Need("has_models", "the judges mllm and clip: choose one by --judge"),),
-    )
-    base_url: str | None = run_option(None, "--base-url", help="For mllm: URL with OpenAI's protocol.", panel=JUDGE, needs=MLLM)
-    workers: int | None = run_option(None, "--workers", help="For mllm: images at a time.", panel=JUDGE, min=1, needs=MLLM)
-    retries: int | None = run_option(
-        None, "--retries", help="For mllm: retries after 429, 5xx and time-outs.", panel=JUDGE, min=0, needs=MLLM
-    )
-    timeout: float | None = run_option(
-        None, "--timeout", help="For mllm: seconds until a request is given up.", panel=JUDGE, min=0.1, needs=MLLM
-    )
-
-    @property
-    def has_models(self) -> bool:
-        """Whether the judge is one of several models."""
-        return self.name != "scenes"
-
-    @property
-    def is_mllm(self) -> bool:
-        """Whether the judge is a model behind an endpoint."""
-        return self.name == "mllm"
-
-    def judge(self) -> Judge:
-        """Returns the judge.
-
-        Raises:
-            RequestError: If there is none of that name, or an option is not its own.
-        """
-        # Imported here, since judges import torch, which `--help` does not need.
-        from vsf_cli.evaluation.judges import judge_named
-
-        return judge_named(self.name, {name: value for name, value in asdict(self).items() if name != "name"})
-
-
 OF_RUN = Takes(only=("preset", "model", "steps", "dtype", *MACHINE), sweeps=False)
 OF_SWEEP = Takes(only=("preset", "device", "offload"), sweeps=False)
-WHICH_JUDGE = Takes(only=("judge", "judge_model", "base_url"))
 
 
 @app.command(cls=Command, epilog="Example: vsf eval run scenes --method all")
@@ -202,8 +158,7 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
     )
     if failed:
         raise PartlyFailed(f"{counted(len(failed), 'image')} not judged: run the same command again, it asks about those alone")
-    model = f" --judge-model {judge.model}" if judge.model else ""
-    console.info(f"go on with: vsf eval report {folder} --judge {judge.name}{model}")
+    console.info(f"go on with: vsf eval report {folder} {judge.words}")
 
 
 @app.command(cls=Command, epilog="Example: vsf eval report outputs/eval-scenes-tiny-sd3-turbo")
@@ -216,7 +171,7 @@ def report(
 ) -> None:
     """Write a run's tables and a page of its images."""
     console = Console(messages.quiet)
-    rows, path, missing = write_report(Run.read(folder), judge.name, {"model": judge.model, "base_url": judge.base_url})
+    rows, path, missing = write_report(Run.read(folder), judge.name, judge.chosen)
     if missing:
         console.warn(f"{counted(missing, 'image')} not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if messages.as_json:
@@ -270,7 +225,7 @@ def sweep(
     check_choice("--sampler", search.sampler, SAMPLERS)
     console, space = Console(messages.quiet, messages.verbose), parsed("--space", lambda: parse_space(search.space))
     chosen = _choose(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
-    built = judge.judge()
+    built = judge.judge(given.settings.get("device"))
     if built.costly:
         built = CachedJudge(built, storage.with_suffix(f".{judge.name}.jsonl"))
     sweeps = [

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -19,10 +19,14 @@ from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.runs import Run, Sample
 from vsf_cli.media.reading import read_frames
 
-__all__ = ["Answers", "CachedJudge", "Judge", "Judgement", "answer_key", "judge_all", "judge_frames"]
+__all__ = ["EVEN", "Answers", "CachedJudge", "Judge", "Judgement", "answer_key", "in_threads", "judge_all", "judge_frames"]
+
+Item = TypeVar("Item")
 
 MAX_FRAMES = 9
 """The number of frames of a video that are judged, evenly spaced."""
+EVEN = 0.5
+"""The usual threshold of a probability: above it, the answer is yes."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Judgement:
         quality: From 0 to 1, independent of what is missing.
         reason: An explanation for readers.
         kept: Which of the things that must stay are shown; None if the judge was not asked.
+        scores: The probabilities behind the answers, "object" for `positive` and "absent" for `negative`; None without any.
     """
 
     positive: bool
@@ -42,13 +47,14 @@ class Judgement:
     quality: float
     reason: str = ""
     kept: tuple[str, ...] | None = None
+    scores: Mapping[str, float] | None = None
 
     @classmethod
     def read(cls, line: Mapping[str, Any]) -> "Judgement":
-        """Returns the answer in a line of a file; version 0.1 asked nothing about what must stay."""
+        """Returns the answer in a line of a file; version 0.1 had no `kept`, and no `scores`."""
         kept = line.get("kept")
         answers = {name: line[name] for name in ("positive", "negative", "quality", "reason")}
-        return cls(**answers, kept=None if kept is None else tuple(kept))
+        return cls(**answers, kept=None if kept is None else tuple(kept), scores=line.get("scores"))
 
 
 class Judge(Protocol):
@@ -90,7 +96,20 @@ def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) ->
         sum(one.quality for one in answers) / len(answers),
         f"of {counted(len(answers), 'frame')} the object is in {positive}, the negative is missing in {negative}",
         None if any(one.kept is None for one in answers) else kept,
+        _mean_scores([one.scores for one in answers]),
     )
+
+
+def _in_most(lists: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    shown = Counter(thing for things in lists for thing in things or ())
+    return None if None in lists else tuple(thing for thing in shown if 2 * shown[thing] > len(lists))
+
+
+def _mean_scores(scores: Sequence[Mapping[str, float] | None]) -> Mapping[str, float] | None:
+    known = [one for one in scores if one is not None]
+    if len(known) < len(scores):
+        return None
+    return {name: sum(one[name] for one in known) / len(known) for name in known[0]}
 
 
 class CachedJudge:
@@ -191,6 +210,7 @@ def _lines(path: Path) -> Iterator[Any]:
 def _append(path: Path, line: Mapping[str, Any]) -> None:
     """Appends a line of JSON to a file whose last line may be incomplete, and waits until it is on the disk."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         incomplete = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
         with path.open("ab") as file:
             file.write(b"\n" * incomplete + json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
@@ -221,15 +241,34 @@ def judge_all(
         frames = read_frames(sample.path)
         answers.add(judge, key, judge_frames(judge if len(frames) == 1 else framewise, frames, sample.record))
 
-    with ThreadPoolExecutor(judge.workers) as pool:
-        waiting = {pool.submit(judge_sample, sample, key): sample for sample, key in pending}
+    for (sample, _), error in in_threads(judge.workers, lambda one: judge_sample(*one), pending, progress):
+        yield sample, error
+
+
+def in_threads(
+    workers: int,
+    work: Callable[[Item], object],
+    items: Sequence[Item],
+    progress: Callable[[int, int], object] | None = None,
+) -> Iterator[tuple[Item, VSFError | None]]:
+    """Does the work of a judge for each item in several threads.
+
+    Yields:
+        Each item that is done, with its error if it failed.
+
+    Raises:
+        MediaError: If a file cannot be read or written.
+        ModelError: If the model of the judge cannot be loaded.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(work, item): item for item in items}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 error = future.exception()
                 if error is not None and (not isinstance(error, VSFError) or isinstance(error, (MediaError, ModelError))):
                     raise error
                 if progress is not None:
-                    progress(done, len(pending))
+                    progress(done, len(items))
                 yield waiting[future], error
         finally:
             pool.shutdown(cancel_futures=True)

@@ -13,13 +13,23 @@ from urllib.parse import urlsplit
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import Answers, answer_key
+from vsf_cli.evaluation.judging import EVEN, Answers, answer_key
 from vsf_cli.evaluation.runs import Run, Sample
 from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.variants import BASELINE
 from vsf_cli.media.files import write_bytes
 
-__all__ = ["CONDITIONS", "NAMES", "Judged", "judged_samples", "shown_kinds", "tabulate", "with_rest", "write_report"]
+__all__ = [
+    "CONDITIONS",
+    "NAMES",
+    "Judged",
+    "full_name",
+    "judged_samples",
+    "shown_kinds",
+    "tabulate",
+    "with_rest",
+    "write_report",
+]
 
 CONDITIONS = ("positive", "negative", "both")
 NAMES = {"positive": "object right", "negative": "part absent", "both": "both", "rest": "rest kept", "all": "all three"}
@@ -34,7 +44,7 @@ class Judged:
 
     Arguments:
         sample: The image or video.
-        positive, negative, quality, reason, kept: As in `vsf_cli.evaluation.judging.Judgement`.
+        positive, negative, quality, reason, kept, scores: As in `vsf_cli.evaluation.judging.Judgement`.
         rest: Which of the things that must stay the unguided image of the same seed shows; None if that is not known.
     """
 
@@ -44,6 +54,7 @@ class Judged:
     quality: float
     reason: str
     kept: tuple[str, ...] | None = None
+    scores: Mapping[str, float] | None = None
     rest: tuple[str, ...] | None = None
 
     @property
@@ -87,15 +98,16 @@ def judged_samples(run: Run, judge: str, chosen: Mapping[str, Any] = MappingProx
         judged = [Judged(sample, **asdict(answers[key])) for key, sample in samples.items() if key in answers]
         if judged and all(settings.get(name) == value for name, value in chosen.items() if value is not None):
             # If judges have the same full name, the one that was used last counts.
-            by_judge[_full_name(judge, settings)] = judged
+            by_judge[full_name(judge, settings)] = judged
         elif judged:
-            others.append(_full_name(judge, settings))
+            others.append(full_name(judge, settings))
     if not by_judge:
         raise _no_answers(run, judge, chosen, others)
     if len(by_judge) > 1:
-        raise RequestError(f"{run.folder} has answers of {', '.join(by_judge)}: choose one by --judge-model or --base-url")
-    ((full_name, judged),) = by_judge.items()
-    return full_name, with_rest(judged), len(samples) - len(judged)
+        choices = "--judge-model, --base-url or --judge-threshold"
+        raise RequestError(f"{run.folder} has answers of {', '.join(by_judge)}: choose one by {choices}")
+    ((name, judged),) = by_judge.items()
+    return name, with_rest(judged), len(samples) - len(judged)
 
 
 def _no_answers(run: Run, judge: str, chosen: Mapping[str, Any], others: Sequence[str]) -> RequestError:
@@ -104,14 +116,16 @@ def _no_answers(run: Run, judge: str, chosen: Mapping[str, Any], others: Sequenc
         return RequestError(f"{run.folder} has no answers of judge {judge}: run 'vsf eval judge {run.folder} --judge {judge}'")
     wanted = " and ".join(str(value) for value in chosen.values() if value is not None)
     there = f"{run.folder} has no answers of {wanted}, but of {', '.join(dict.fromkeys(others))}"
-    return RequestError(f"{there}: choose one of these by --judge-model or --base-url")
+    return RequestError(f"{there}: choose one of these by --judge-model, --base-url or --judge-threshold")
 
 
-def _full_name(name: str, settings: Mapping[str, Any]) -> str:
-    """Returns a judge's name, model and host; the rest of its address may be private."""
+def full_name(name: str, settings: Mapping[str, Any]) -> str:
+    """Returns a judge's name, model, threshold and host; the rest of its address may be private."""
     words = [name]
     if model := settings.get("model"):
         words.append(Path(model).name if os.path.isdir(model) else model)
+    if (threshold := settings.get("threshold", EVEN)) != EVEN:
+        words.append(f"with threshold {threshold:g}")
     if address := settings.get("base_url"):
         words.append(f"at {urlsplit(address).hostname}")
     return " ".join(words)
@@ -262,13 +276,13 @@ def write_report(
     """
     from vsf_cli.evaluation.gallery import gallery
 
-    full_name, judged, missing = judged_samples(run, judge, chosen)
+    judge_name, judged, missing = judged_samples(run, judge, chosen)
     rows = tabulate(run, judged)
     path = run.folder / f"report-{judge}.md"
-    write_bytes(path, _markdown(run, full_name, rows).encode())
+    write_bytes(path, _markdown(run, judge_name, rows).encode())
     write_bytes(path.with_suffix(".csv"), _csv(rows).encode())
     facts = {key: run.conditions[key] for key in ("set", "sha256", "preset", "seeds", "settings", "versions")}
-    report = {"judge": full_name, **facts, "not_judged": missing, "rows": rows}
+    report = {"judge": judge_name, **facts, "not_judged": missing, "rows": rows}
     write_bytes(path.with_suffix(".json"), json.dumps(report, indent=2, ensure_ascii=False).encode())
-    write_bytes(run.folder / "index.html", gallery(run, full_name, rows, shown_kinds(rows), judged).encode())
+    write_bytes(run.folder / "index.html", gallery(run, judge_name, rows, shown_kinds(rows), judged).encode())
     return rows, path, missing

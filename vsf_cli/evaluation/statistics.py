@@ -1,10 +1,11 @@
-"""Intervals and tests of proportions."""
+"""Intervals and tests of proportions, and what scores tell about labels."""
 
 from collections.abc import Sequence
 
-from scipy.stats import binomtest
+import numpy as np
+from scipy.stats import binomtest, rankdata
 
-__all__ = ["mcnemar", "wilson_interval"]
+__all__ = ["best_threshold", "mcnemar", "roc_area", "wilson_interval"]
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
@@ -27,3 +28,30 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     only_theirs = sum(b and not a for a, b in zip(ours, theirs, strict=True))
     differing = only_ours + only_theirs
     return float(binomtest(only_ours, differing).pvalue) if differing else 1.0
+
+
+def roc_area(labels: Sequence[bool], scores: Sequence[float]) -> float:
+    """Returns the area under the ROC curve: how often a yes has a higher score than a no; equal scores count a half.
+
+    There must be labels of both kinds.
+    """
+    yes = np.asarray(labels)
+    count = int(yes.sum())
+    above = rankdata(scores)[yes].sum() - count * (count + 1) / 2
+    return round(float(above / (count * (len(labels) - count))), 4)
+
+
+def best_threshold(labels: Sequence[bool], scores: Sequence[float]) -> tuple[float, float]:
+    """Returns the threshold with the best balanced accuracy, and that: a score above it means yes.
+
+    Balanced accuracy is the mean of the rates at which a yes and a no are found, (1 + Youden's J) / 2. Thresholds stand in the
+    middle between two scores; of equally good ones, that nearest to 0.5 is taken. If none is better than chance, it is the
+    highest score, so that nothing is a yes. There must be labels of both kinds.
+    """
+    values, yes = np.asarray(scores, dtype=float), np.asarray(labels)
+    levels = np.unique(values)
+    cuts = np.append((levels[:-1] + levels[1:]) / 2, levels[-1])
+    below_yes, below_no = (np.searchsorted(np.sort(values[of]), cuts, "right") / of.sum() for of in (yes, ~yes))
+    accuracy = np.round((1 - below_yes + below_no) / 2, 9)
+    best = min(range(len(cuts)), key=lambda index: (-accuracy[index], abs(cuts[index] - 0.5)))
+    return round(float(cuts[best]), 7), round(float(accuracy[best]), 4)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vsf_cli.toy.drawing import SIDE
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
-__all__ = ["CARD", "CELLS", "CLASSES", "FILE", "NOTHING", "STATES", "Judge", "Verdict", "load_judge", "read_card"]
+__all__ = ["CELLS", "CLASSES", "NOTHING", "STATES", "Judge", "Verdict"]
 
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)
@@ -29,9 +29,6 @@ CELLS = 24
 """The side of the judge's map of parts, in cells."""
 
 FOLDER = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "judge"
-FILE = FOLDER / "model.safetensors"
-CARD = FOLDER / "agreement.json"
-"""The agreement of the judge with human labels, as JSON. `training.labels` writes it."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class Judge(nn.Module):
         return self.objects(hidden), parts, self.quality(hidden)[:, 0], places
 
     @torch.no_grad()
-    def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
+    def verdicts(self, images: Sequence[Image.Image]) -> list[Verdict]:
         """Returns the verdicts on images, resized to 96 x 96; the training had enlarged images of 64 x 64."""
         arrays = [np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for image in images]
         pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -108,14 +105,24 @@ class Judge(nn.Module):
             Verdict(CLASSES[index], dict(zip(PARTS, map(tuple, states), strict=True)), number) for index, states, number in rows
         ]
 
+    @classmethod
+    def load(cls) -> Self:
+        """Returns the judge in the package."""
+        judge = cls()
+        judge.load_state_dict({key: tensor.float() for key, tensor in load_file(cls.file()).items()})
+        return judge.eval()
 
-def load_judge() -> Judge:
-    """Returns the judge in the package."""
-    judge = Judge()
-    judge.load_state_dict({key: tensor.float() for key, tensor in load_file(FILE).items()})
-    return judge.eval()
+    @staticmethod
+    def file() -> Path:
+        """The file of the weights in the package."""
+        return FOLDER / "model.safetensors"
 
+    @staticmethod
+    def card() -> Path:
+        """The agreement with human labels, as JSON. `training.labels` writes it."""
+        return FOLDER / "agreement.json"
 
-def read_card() -> dict[str, Any]:
-    """Returns the agreement of the judge with human labels, by `training.labels.agreement`."""
-    return json.loads(CARD.read_text("utf-8"))
+    @classmethod
+    def read_card(cls) -> dict[str, Any]:
+        """Returns the agreement with human labels, by `training.labels.agreement`."""
+        return json.loads(cls.card().read_text("utf-8"))

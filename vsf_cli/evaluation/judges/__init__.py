@@ -9,11 +9,13 @@ from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judges.clip import ClipJudge
 from vsf_cli.evaluation.judges.mllm import MllmJudge
 from vsf_cli.evaluation.judges.scenes import ScenesJudge
+from vsf_cli.evaluation.judges.vlm import VlmJudge
 from vsf_cli.evaluation.judging import Judge
 
 __all__ = ["JUDGES", "judge_named"]
 
-JUDGES: Mapping[str, Callable[..., Judge]] = MappingProxyType({"scenes": ScenesJudge, "mllm": MllmJudge, "clip": ClipJudge})
+_CLASSES: tuple[Any, ...] = (ScenesJudge, MllmJudge, VlmJudge, ClipJudge)
+JUDGES: Mapping[str, Callable[..., Judge]] = MappingProxyType({judge.name: judge for judge in _CLASSES})
 
 
 def judge_named(name: str, options: Mapping[str, Any]) -> Judge:

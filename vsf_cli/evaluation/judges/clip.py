@@ -1,17 +1,14 @@
 """A cheap check by CLIP: which of two captions fits an image better. Much less reliable than a multimodal judge."""
 
-import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from PIL import Image
 
+from vsf_cli.evaluation.judges.pretrained import reading_model
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.loading.hub import as_model_error, stays_offline
-from vsf_cli.loading.libraries import quiet_libraries
-from vsf_cli.loading.sources import cached_file
 
 __all__ = ["ClipJudge"]
 
@@ -45,13 +42,9 @@ class ClipJudge:
     def _loaded(self) -> tuple[Any, Any]:
         from transformers import CLIPModel, CLIPProcessor
 
-        quiet_libraries(verbose=False)
-        with as_model_error(self._model, False):
-            is_folder = os.path.isdir(self._model)
-            is_here = not is_folder and cached_file(self._model, "model.safetensors", None) is not None
-            local = is_folder or stays_offline(self._model, is_here, False)
-            model = CLIPModel.from_pretrained(self._model, use_safetensors=True, local_files_only=local).eval()
-            return model, CLIPProcessor.from_pretrained(self._model, local_files_only=local)
+        with reading_model(self._model) as source:
+            model = CLIPModel.from_pretrained(self._model, use_safetensors=True, **source).eval()
+            return model, CLIPProcessor.from_pretrained(self._model, **source)
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image."""

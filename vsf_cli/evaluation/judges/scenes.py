@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 from PIL import Image
@@ -9,7 +10,7 @@ from PIL import Image
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.toy.judge import Judge, load_judge
+from vsf_cli.toy.judge import STATES, Judge
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
 __all__ = ["ScenesJudge"]
@@ -22,13 +23,17 @@ class ScenesJudge:
     """
 
     name = "scenes"
-    settings: Mapping[str, Any] = {"name": "scenes"}
     workers = 1
     costly = False
 
     @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The name, and the beginning of the SHA-256 of the weights: other weights give other answers."""
+        return {"name": self.name, "weights": sha256(Judge.file().read_bytes()).hexdigest()[:12]}
+
+    @cached_property
     def _judge(self) -> Judge:
-        return load_judge()
+        return Judge.load()
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.
@@ -40,10 +45,12 @@ class ScenesJudge:
         if part not in OBJECTS.get(thing, ()) or not {one.lower() for one in record.keep} <= {*PARTS}:
             raise RequestError(
                 f"judge scenes knows the scenes of the built-in models, but {record.id} is about"
-                f" {', '.join((record.negative, *record.keep))} of '{record.category}': choose --judge mllm"
+                f" {', '.join((record.negative, *record.keep))} of '{record.category}': choose --judge mllm or vlm"
             )
-        (verdict,) = self._judge.look([image])
+        (verdict,) = self._judge.verdicts([image])
         state = verdict.state(part)
         kept = tuple(one for one in record.keep if verdict.state(one.lower()) == "present")
         reason = f"{verdict.object}, {part} {state}"
-        return Judgement(verdict.object == thing, state == "absent", round(verdict.quality, 4), reason, kept)
+        quality = round(verdict.quality, 4)
+        scores = {"absent": round(verdict.parts[part][STATES.index("absent")], 4)}
+        return Judgement(verdict.object == thing, state == "absent", quality, reason, kept, scores)

@@ -354,7 +354,7 @@ def test_a_sweep_is_made_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
         return drawn(pipe, requests)
 
     monkeypatch.setattr(worker, "generate_batch", counting)
-    batch("--batch-size", "3", "--beta", "0,1", table=TABLE.replace("2,y", ",y"))
+    batch("--batch-size", "3", "--beta", "0,1", table=TABLE.replace(",3,x", ",,x").replace("2,y", ",y"))
     assert made == [3, 3]
 
 
@@ -409,7 +409,7 @@ def test_a_run_writes_each_picture_its_journal_and_a_table() -> None:
         found = read_metadata(Path(path)).description
         assert found is not None and found["item"] == row["id"] and row["status"] == "done" and Path(path).name == row["file"]
         assert found["request"]["negative"] == [row["neg"]] and row["Category"] in "xy"
-    assert [row["vsf_alpha"] for row in manifest()] == ["3.0", "2.0", "3.0"]
+    assert [row["vsf_alpha"] for row in manifest()] == ["2.5", "2.0", "3.0"]
     again = batch()
     assert again.stdout.split() == paths and "3 of 3 images done already" in again.stderr
     lines = [json.loads(line) for line in batch("--json").stdout.splitlines()]

@@ -42,7 +42,7 @@ def test_what_all_have_is_told_with_the_strength_and_without_rare_numbers() -> N
     items, rows = planned(TWO, [1, 2], stop=ValueList([0.5]))
     facts, varying, _ = columns_of(items, rows)
     common, told = in_common(items, facts, varying)
-    assert {"alpha": "3", "beta": "0.5", "stop": "0.5", "method": "vsf"}.items() <= told.items()
+    assert {"alpha": "2.5", "beta": "0.5", "stop": "0.5", "method": "vsf"}.items() <= told.items()
     assert common["slope"] == "0" and not {"slope", "contrast", "special_tokens"} & told.keys()
 
 

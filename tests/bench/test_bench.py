@@ -142,7 +142,7 @@ def test_a_table_is_written_as_wide_as_it_is(capsys: pytest.CaptureFixture[str])
     measure(*split_options(count=True, preset="tiny-sd3-turbo"), Console(quiet=False))
     out, messages = capsys.readouterr()
     assert "VSF with bias" in out and "…" not in out and "tensors MB (x none)" in out
-    assert messages.count("6 layers, width 128, 144 + 40 tokens") == 1 and "counted without running" in messages
+    assert messages.count("6 layers, width 192, 144 + 40 tokens") == 1 and "counted without running" in messages
     heads = re.split(" {2,}", out.splitlines()[0].strip())
     assert len({*heads}) == len(heads) > 5
 

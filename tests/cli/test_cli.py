@@ -96,7 +96,7 @@ def test_a_file_is_made_again_from_itself(here: Path) -> None:
     result = vsf("again", "y.png", "--alpha", "1", "--steps", "2", "--seed", "4", "-n", "basket", "-o", "v.png")
     assert result.exit_code == 0 and "num_inference_steps: 3 -> 2" in result.stderr and "seed: 1 -> 4" in result.stderr
     changes = [line for line in result.stderr.splitlines() if " -> " in line]
-    assert {"alpha: 3 -> 1", "negative: wheels -> basket"} < {*changes} and len(changes) == 4
+    assert {"alpha: 2.5 -> 1", "negative: wheels -> basket"} < {*changes} and len(changes) == 4
     description = read_metadata(here / "v.png").description
     assert description is not None and description["request"]["negative"] == ["basket"]
     assert (description["request"]["parameters"]["alpha"], description["request"]["parameters"]["stop"]) == (1, 0.5)
@@ -287,7 +287,7 @@ def test_info_reads_back_what_was_written() -> None:
     first, everything = (vsf("info", "x.jpg", *more).stdout for more in ((), ("-v",)))
     lines = [line.split(maxsplit=1) for line in first.splitlines()]
     assert [name for name, _ in lines[:6]] == ["prompt", "negative", "seed", "method", "alpha", "beta"]
-    assert [value for _, value in lines[:5]] == ["a red bike on a road", "wheels", "1", "vsf", "3"]
+    assert [value for _, value in lines[:5]] == ["a red bike on a road", "wheels", "1", "vsf", "2.5"]
     told = dict(line.split(maxsplit=1) for line in everything.splitlines())
     assert (told["steps"], told["size"], told["stop"], told["scheduler"]) == (
         "2",
@@ -709,7 +709,7 @@ def test_maps_of_a_picture_that_was_made_before(here: Path) -> None:
 
     found = vsf("attn-map", "x.png", "-o", "again", "--blocks", "1,2", "--json")
     assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["path"] == "again" and "negative 'wheels' · VSF alpha=3" in found.stderr
+    assert json.loads(found.stdout)["path"] == "again" and "negative 'wheels' · VSF alpha=2.5" in found.stderr
     assert opened(here / "again" / "picture.png").tobytes() == opened(here / "x.png").tobytes()
     first, again = load("x-attn"), load("again")
     assert again.blocks == (1, 2) and (again.share == first.share[:, :2]).all()
@@ -748,7 +748,7 @@ def test_maps_of_a_prompt(here: Path) -> None:
         ([*MAP, "--neg", "wheels", "--steps", "1,6"], 6, "--steps has 6, but guided steps are 1 to 4; --stop 1 guides all"),
         ([*MAP, "--neg", "wheels", "--method", "none", "--guidance", "4"], 6, "--guidance is 4, but maps are of one"),
         ([*MAP, "--neg", "wheels", "--blocks", "0"], 6, "--blocks has 0, but there are blocks 1 to 6"),
-        ([*MAP, "--neg", "wheels", "--heads", "5"], 6, "--heads has 5, but there are heads 1 to 4"),
+        ([*MAP, "--neg", "wheels", "--heads", "7"], 6, "--heads has 7, but there are heads 1 to 6"),
         ([*MAP, "--neg", "wheels", "--heads", "x"], 2, "'x' is no head"),
         ([*MAP, "--neg", "wheels", "--seed", "1,2"], 6, "vsf attn-map makes one image"),
         ([*MAP, "--neg", "wheels", "--preset", "tiny-sd3", "--method", "cfg"], 6, "cfg acts outside of attention"),

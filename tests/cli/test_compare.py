@@ -97,7 +97,7 @@ def test_a_dry_run_says_what_would_be_on_each_strip() -> None:
     done = run(*BIKE, "--seed", "7,8", "--compare", "none,vsf", "--keep", "bells", "--dry-run")
     none, vsf = done.stdout.splitlines()
     assert none == "negative 'wheels' · none · 96x96 · 2 steps · builtin:tiny-sd3-turbo"
-    assert vsf.startswith("negative 'wheels' · keep 'bells' · VSF alpha=3 ")
+    assert vsf.startswith("negative 'wheels' · keep 'bells' · VSF alpha=2.5 ")
     assert "with seed 8 · to outputs/a-red-bike-on-a-road-8-compare.png" in done.stderr
 
 

@@ -61,7 +61,7 @@ def vsf(*words: str) -> Any:
 def test_the_built_in_judge_takes_names_in_any_case_and_refuses_others() -> None:
     judge, image = ScenesJudge(), Image.new("RGB", (96, 96))
     states = {part: tuple(float(state == "present") for state in STATES) for part in PARTS}
-    judge.__dict__["_judge"] = SimpleNamespace(look=lambda _: [Verdict("car", states, 0.5)])
+    judge.__dict__["_judge"] = SimpleNamespace(verdicts=lambda _: [Verdict("car", states, 0.5)])
     capitals = replace(CAR, category="Car", negative="WHEELS", keep=("Windows", "lights"))
     plain = replace(CAR, keep=("windows", "lights"))
     found, wanted = judge.judge(image, capitals), judge.judge(image, plain)
@@ -760,7 +760,7 @@ def test_the_judge_of_scenes_refuses_what_it_does_not_know(made: Path) -> None:
     done = vsf("judge", str(made), "--judge", "scenes", "--workers", "2")
     assert done.exit_code == 6 and "--workers is for the judge mllm: add --judge mllm" in done.stderr
     done = vsf("report", str(made), "--judge-model", "x")
-    assert done.exit_code == 6 and "--judge-model is for the judges mllm and clip" in done.stderr
+    assert done.exit_code == 6 and "--judge-model is for the judges mllm, vlm and clip" in done.stderr
 
 
 # Sweeps

@@ -37,7 +37,7 @@ def pixels(path: str) -> bytes:
 def test_what_is_kept_changes_the_image_and_is_in_its_metadata() -> None:
     done = vsf("image", *CLOCK, "--keep", "bells, legs", "-o", "kept.png")
     assert done.exit_code == 0, done.output
-    assert "negative 'hands' · keep 'bells, legs' · VSF alpha=3" in done.stderr and "5 + 4 tokens" in done.stderr
+    assert "negative 'hands' · keep 'bells, legs' · VSF alpha=2.5" in done.stderr and "5 + 4 tokens" in done.stderr
     vsf("image", *CLOCK, "-o", "plain.png")
     vsf("image", *CLOCK, "--keep", "bells", "--keep", "legs", "-o", "twice.png")
     assert pixels("kept.png") != pixels("plain.png") and pixels("kept.png") == pixels("twice.png")

@@ -207,5 +207,5 @@ def test_a_broken_preset_does_not_stand_in_the_way_of_others(user: Path) -> None
 
 def test_numbers_of_another_method_are_not_taken_over() -> None:
     assert Settings({"preset": "tiny-sd3"}, {}).parameters("vsf") == {}
-    assert Settings({"preset": "tiny-sd3-turbo"}, {}).parameters("vsf") == {"alpha": 3.0, "beta": 0.5, "stop": 0.5}
+    assert Settings({"preset": "tiny-sd3-turbo"}, {}).parameters("vsf") == {"alpha": 2.5, "beta": 0.5, "stop": 0.5}
     assert Settings({"preset": "tiny-sd3-turbo"}, {}).parameters("none") == {}

@@ -131,17 +131,13 @@ def yes(fact: object) -> str:
 
 def contrast(name: str, *arms: str) -> str:
     """The same with what must stay."""
-    head = ["method", "object right", "part absent", "both", "quality", "rest kept", "all three", "strange parts"]
-    head.append("p of all three against VSF")
+    head = ["method", "object right", "part absent", "both", "quality", "rest kept", "all three", "p of all three against VSF"]
     rows = []
     for row in (entry(result(name)["rows"], arm) for arm in arms):
         shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("both", "rest", "all")]
         chance = "" if row["all_p"] is None else f"{row['all_p']:.1g}"
         rates = [f"{row[kind]:.3f}" for kind in ("positive", "negative")]
-        strange = "" if row.get("strange") is None else f"{row['strange']:.3f}"
-        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], strange, chance])
-    if not any(row[-2] for row in rows):
-        return table([one for one in head if one != "strange parts"], (row[:-2] + row[-1:] for row in rows))
+        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], chance])
     return table(head, rows)
 
 

@@ -100,11 +100,6 @@ def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) ->
     )
 
 
-def _in_most(lists: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
-    shown = Counter(thing for things in lists for thing in things or ())
-    return None if None in lists else tuple(thing for thing in shown if 2 * shown[thing] > len(lists))
-
-
 def _mean_scores(scores: Sequence[Mapping[str, float] | None]) -> Mapping[str, float] | None:
     known = [one for one in scores if one is not None]
     if len(known) < len(scores):

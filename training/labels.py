@@ -20,7 +20,7 @@ from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.methods import NoGuidance, method_named
 from vsf_cli.settings.presets import load_preset
-from vsf_cli.toy.judge import STATES, Judge
+from vsf_cli.toy.judge import CARD, STATES, Judge
 from vsf_cli.toy.scenes import OBJECTS, Split, pairs
 
 __all__ = ["agreement", "main", "read_labels"]
@@ -124,7 +124,7 @@ def main() -> None:
     report = agreement(Judge.load(), options.folder)
     print(json.dumps(report))
     if options.card:
-        Judge.card().write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        CARD.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from vsf_cli.loading.pipelines import load
 from vsf_cli.media.metadata import versions
 from vsf_cli.methods import Method, method_named
 from vsf_cli.settings.presets import Preset, load_preset
-from vsf_cli.toy.judge import Judge
+from vsf_cli.toy.judge import Judge, read_card
 from vsf_cli.toy.scenes import Split, pairs
 
 __all__ = ["Outcome", "generate_pairs", "main", "score"]
@@ -180,7 +180,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
     }
     names = sorted({(one.object, one.part) for one in outcomes})
     parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in names}
-    return {"conditions": conditions, "judge": Judge.read_card(), "rates": _rates(outcomes), "parts": parts}
+    return {"conditions": conditions, "judge": read_card(), "rates": _rates(outcomes), "parts": parts}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from training.model_artifacts import ModelArtifacts
 from training.results import budget
 from vsf_cli.loading.pipelines import load
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
-from vsf_cli.toy.judge import Judge
+from vsf_cli.toy.judge import FILE
 from vsf_cli.toy.scenes import sample_scene
 
 __all__ = ["main"]
@@ -53,7 +53,7 @@ def main() -> None:
     damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts)
     print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, damaged)}))
     if options.export:
-        file = options.export / "judge" / Judge.file().name
+        file = options.export / "judge" / FILE.name
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
 

@@ -23,7 +23,7 @@ from training.labelled_images import (
 from training.labels import COLUMNS, agreement, read_labels
 from training.train_judge import LABELS as TRAINING_LABELS
 from vsf_cli.toy.drawing import SIDE, draw
-from vsf_cli.toy.judge import NOTHING, STATES, Judge
+from vsf_cli.toy.judge import NOTHING, STATES, Judge, read_card
 from vsf_cli.toy.scenes import OBJECTS, PARTS, Part, Scene, sample_part_alone, sample_scene
 
 LABELS = Path(__file__).parents[2] / "docs" / "labels" / "check"
@@ -131,7 +131,7 @@ def test_the_judge_agrees_with_labels_by_eye(judge: Judge) -> None:
     report = agreement(judge, LABELS)
     # Two readers agree in 0.977, and in 0.986 on whether a part is absent: nobody can ask for more of a judge.
     assert report["agreement"] >= 0.92 and report["absent_agreement"] >= 0.955 and report["absent_precision"] >= 0.9
-    assert report == Judge.read_card(), "the card beside the judge is of another judge"
+    assert report == read_card(), "the card beside the judge is of another judge"
 
 
 def test_no_image_is_for_training_and_for_checking() -> None:

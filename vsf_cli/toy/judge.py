@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vsf_cli.toy.drawing import SIDE
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
-__all__ = ["CELLS", "CLASSES", "NOTHING", "STATES", "Judge", "Verdict"]
+__all__ = ["CARD", "CELLS", "CLASSES", "FILE", "NOTHING", "STATES", "Judge", "Verdict", "read_card"]
 
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)
@@ -29,6 +29,9 @@ CELLS = 24
 """The side of the judge's map of parts, in cells."""
 
 FOLDER = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "judge"
+FILE = FOLDER / "model.safetensors"
+CARD = FOLDER / "agreement.json"
+"""The agreement of the judge with human labels, as JSON. `training.labels` writes it."""
 
 
 @dataclass(frozen=True)
@@ -109,20 +112,10 @@ class Judge(nn.Module):
     def load(cls) -> Self:
         """Returns the judge in the package."""
         judge = cls()
-        judge.load_state_dict({key: tensor.float() for key, tensor in load_file(cls.file()).items()})
+        judge.load_state_dict({key: tensor.float() for key, tensor in load_file(FILE).items()})
         return judge.eval()
 
-    @staticmethod
-    def file() -> Path:
-        """The file of the weights in the package."""
-        return FOLDER / "model.safetensors"
 
-    @staticmethod
-    def card() -> Path:
-        """The agreement with human labels, as JSON. `training.labels` writes it."""
-        return FOLDER / "agreement.json"
-
-    @classmethod
-    def read_card(cls) -> dict[str, Any]:
-        """Returns the agreement with human labels, by `training.labels.agreement`."""
-        return json.loads(cls.card().read_text("utf-8"))
+def read_card() -> dict[str, Any]:
+    """Returns the agreement of the judge with human labels, by `training.labels.agreement`."""
+    return json.loads(CARD.read_text("utf-8"))

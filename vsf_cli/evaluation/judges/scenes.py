@@ -10,7 +10,7 @@ from PIL import Image
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Judgement
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.toy.judge import STATES, Judge
+from vsf_cli.toy.judge import FILE, STATES, Judge
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
 __all__ = ["ScenesJudge"]
@@ -29,7 +29,7 @@ class ScenesJudge:
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The name, and the beginning of the SHA-256 of the weights: other weights give other answers."""
-        return {"name": self.name, "weights": sha256(Judge.file().read_bytes()).hexdigest()[:12]}
+        return {"name": self.name, "weights": sha256(FILE.read_bytes()).hexdigest()[:12]}
 
     @cached_property
     def _judge(self) -> Judge:

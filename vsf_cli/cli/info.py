@@ -42,8 +42,9 @@ def info(
         return
     if (description := metadata.description) is not None:
         request = description["request"]
-        method = _strip(description["compared"]) if "compared" in description else _method(request)
-        if "compared" in description:  # Its method is that of the last image.
+        method = _method(request)
+        if "compared" in description:  # The request is that of the last image.
+            method = _strip(description["compared"])
             request = {key: value for key, value in request.items() if key not in ("method", "parameters")}
             description = {**description, "request": request, "applied": {}}
         first = {key: request[key] for key in FIRST if key in request}

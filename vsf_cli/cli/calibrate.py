@@ -16,7 +16,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation import calibration
 from vsf_cli.evaluation.judging import CachedJudge, Judge, Judgement
-from vsf_cli.evaluation.report import full_name
+from vsf_cli.evaluation.report import full_name, rate_text
 from vsf_cli.media.files import check_writable, encode_json, write_bytes
 from vsf_cli.media.metadata import versions
 
@@ -68,11 +68,8 @@ def _answers(labels: Sequence[calibration.Label], judge: Judge, console: Console
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
-    rates = {
-        kind: "-" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"])
-        for kind in ("agreement", "precision", "recall")
-    }
+    agreement, precision, recall = (rate_text(row, kind, "-") for kind in ("agreement", "precision", "recall"))
     counts = [str(count) for said in row["counts"].values() for count in said.values()]
     scores = ("balanced_accuracy", "roc_area", "threshold", "best_balanced_accuracy")
     numbers = ["-" if row[name] is None else f"{row[name]:.3f}" for name in scores]
-    return [row["question"], str(row["n"]), rates["agreement"], *counts, rates["precision"], rates["recall"], *numbers]
+    return [row["question"], str(row["n"]), agreement, *counts, precision, recall, *numbers]

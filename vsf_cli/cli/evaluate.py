@@ -25,7 +25,7 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.judging import CachedJudge, judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
-from vsf_cli.evaluation.report import NAMES, shown_kinds, write_report
+from vsf_cli.evaluation.report import NAMES, rate_text, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
@@ -188,9 +188,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
 
 def _cells(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
-    rates = [
-        "" if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"]) for kind in kinds
-    ]
+    rates = (rate_text(row, kind) for kind in kinds)
     return [row["label"], *rates, f"{row['quality']:.3f}", "" if row["both_p"] is None else f"{row['both_p']:.2g}"]
 
 

@@ -12,7 +12,7 @@ from vsf_cli.config.option import read_bool
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import Judge, Judgement, in_threads, judge_frames
 from vsf_cli.evaluation.prompts import Record
-from vsf_cli.evaluation.statistics import best_threshold, roc_area, wilson_interval
+from vsf_cli.evaluation.statistics import best_threshold, rate_of, roc_area
 from vsf_cli.media.reading import read_frames
 
 __all__ = ["ANSWERS", "Label", "calibrate", "judge_labels", "read_labels"]
@@ -148,10 +148,10 @@ def _compared(name: str, pairs: Sequence[tuple[bool, Judgement]]) -> dict[str, A
     return {
         "question": name,
         "n": len(pairs),
-        **_rate("agreement", hits + right, len(pairs)),
+        **rate_of("agreement", [label == said for label, said in outcomes]),
         "counts": {words[label]: {words[said]: count[label, said] for said in words} for label in words},
-        **_rate("precision", hits, hits + false),
-        **_rate("recall", hits, hits + misses),
+        **rate_of("precision", [label for label, said in outcomes if said]),
+        **rate_of("recall", [said for label, said in outcomes if label]),
         "balanced_accuracy": round((hits / (hits + misses) + right / (right + false)) / 2, 4) if _both(outcomes) else None,
         **_from_scores([label for label, _ in pairs], [(answer.scores or {}).get(name) for _, answer in pairs]),
     }
@@ -159,12 +159,6 @@ def _compared(name: str, pairs: Sequence[tuple[bool, Judgement]]) -> dict[str, A
 
 def _both(outcomes: Sequence[tuple[bool, bool]]) -> bool:
     return len({label for label, _ in outcomes}) == 2
-
-
-def _rate(name: str, hits: int, count: int) -> dict[str, Any]:
-    if not count:
-        return {name: None, f"{name}_interval": None}
-    return {name: round(hits / count, 4), f"{name}_interval": wilson_interval(hits, count)}
 
 
 def _from_scores(labels: Sequence[bool], scores: Sequence[float | None]) -> dict[str, float | None]:

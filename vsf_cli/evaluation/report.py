@@ -15,7 +15,7 @@ from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.judging import EVEN, Answers, answer_key
 from vsf_cli.evaluation.runs import Run, Sample
-from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
+from vsf_cli.evaluation.statistics import mcnemar, rate_of
 from vsf_cli.evaluation.variants import BASELINE
 from vsf_cli.media.files import write_bytes
 
@@ -25,6 +25,7 @@ __all__ = [
     "Judged",
     "full_name",
     "judged_samples",
+    "rate_text",
     "shown_kinds",
     "tabulate",
     "with_rest",
@@ -155,13 +156,8 @@ def _rates(answers: Sequence[Judged]) -> dict[str, Any]:
     """Returns the rates of all conditions with their intervals, and the mean quality."""
     rates: dict[str, Any] = {"pictures": len(answers)}
     for condition in CONDITIONS:
-        rates |= _rate_of(condition, [one.meets(condition) for one in answers])
+        rates |= rate_of(condition, [one.meets(condition) for one in answers])
     return {**rates, "quality": round(sum(one.quality for one in answers) / len(answers), 4)}
-
-
-def _rate_of(name: str, hits: Sequence[bool]) -> dict[str, Any]:
-    rate, interval = (round(sum(hits) / len(hits), 4), wilson_interval(sum(hits), len(hits))) if hits else (None, None)
-    return {name: rate, f"{name}_interval": interval}
 
 
 def _rest(answers: Sequence[Judged]) -> dict[str, Any]:
@@ -172,9 +168,9 @@ def _rest(answers: Sequence[Judged]) -> dict[str, Any]:
     asked = [one for one in answers if one.rest is not None]
     stayed = [thing in one.stayed for one in asked for thing in one.rest or ()]
     return {
-        **_rate_of("rest", stayed),
+        **rate_of("rest", stayed),
         "things": len(stayed),
-        **_rate_of("all", [one.meets("all") for one in asked] if stayed else []),
+        **rate_of("all", [one.meets("all") for one in asked] if stayed else []),
     }
 
 
@@ -231,6 +227,11 @@ def _category_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         rates = [f"{cell['positive']:.2f} / {cell['negative']:.2f}" if cell else "-" for cell in cells]
         lines.append(f"| {name} | {' | '.join(rates)} |")
     return lines
+
+
+def rate_text(row: Mapping[str, Any], kind: str, unknown: str = "") -> str:
+    """Returns a rate of a row with its interval for a terminal."""
+    return unknown if row[kind] is None else "{:.3f} ({:.2f}-{:.2f})".format(row[kind], *row[f"{kind}_interval"])
 
 
 def _rate(row: Mapping[str, Any], kind: str) -> str:

@@ -1,11 +1,12 @@
 """Intervals and tests of proportions, and what scores tell about labels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest, rankdata
 
-__all__ = ["best_threshold", "mcnemar", "roc_area", "wilson_interval"]
+__all__ = ["best_threshold", "mcnemar", "rate_of", "roc_area", "wilson_interval"]
 
 
 def wilson_interval(hits: int, count: int) -> tuple[float, float]:
@@ -17,6 +18,12 @@ def wilson_interval(hits: int, count: int) -> tuple[float, float]:
         return 0.0, 1.0
     found = binomtest(hits, count).proportion_ci(0.95, "wilson")
     return round(float(found.low), 4), round(float(found.high), 4)
+
+
+def rate_of(name: str, hits: Sequence[bool]) -> dict[str, Any]:
+    """Returns a rate and its interval, by their names in a table; both are None if there are no cases."""
+    rate, interval = (round(sum(hits) / len(hits), 4), wilson_interval(sum(hits), len(hits))) if hits else (None, None)
+    return {name: rate, f"{name}_interval": interval}
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:

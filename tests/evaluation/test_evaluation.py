@@ -28,11 +28,8 @@ from vsf_cli.batch import worker
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.evaluation import judging
-from vsf_cli.evaluation.judges import judge_named
-from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
-from vsf_cli.evaluation.judges.scenes import ScenesJudge
-from vsf_cli.evaluation.judging import CachedJudge, Judgement, judge_all, judge_frames
-from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
+from vsf_cli.evaluation.judging import judge_all
+from vsf_cli.evaluation.prompts import BUILT_IN, load_prompts
 from vsf_cli.evaluation.report import Judged, tabulate, with_rest
 from vsf_cli.evaluation.runs import Run, Sample, rows_of
 from vsf_cli.evaluation.statistics import mcnemar
@@ -41,6 +38,11 @@ from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
+from vsf_cli.judges import judge_named
+from vsf_cli.judges.judgement import CachedJudge, Judgement, judge_frames
+from vsf_cli.judges.mllm import INSTRUCTIONS, MllmJudge
+from vsf_cli.judges.questions import Record
+from vsf_cli.judges.scenes import ScenesJudge
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
 from vsf_cli.models import FAMILIES
@@ -753,7 +755,7 @@ def test_mllm_without_a_key_says_so(made: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_judge_of_scenes_refuses_what_it_does_not_know(made: Path) -> None:
-    from vsf_cli.evaluation.judges.scenes import ScenesJudge
+    from vsf_cli.judges.scenes import ScenesJudge
 
     with pytest.raises(RequestError, match="choose --judge mllm"):
         ScenesJudge().judge(Image.new("RGB", (96, 96)), replace(CAR, negative="engine"))

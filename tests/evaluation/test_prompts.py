@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, Record, load_prompts, question_about
+from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
+from vsf_cli.judges.questions import Record, question_about
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from vsf_cli.config.option import FILES, GUIDANCE, WHAT, WORK, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
-from vsf_cli.evaluation.judging import CachedJudge, judge_all
+from vsf_cli.evaluation.judging import judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
 from vsf_cli.evaluation.report import NAMES, rate_text, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
@@ -32,6 +32,7 @@ from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
 from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
+from vsf_cli.judges.judgement import CachedJudge
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import versions

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import EVEN, Answers, answer_key
+from vsf_cli.evaluation.judging import Answers, answer_key
 from vsf_cli.evaluation.runs import Run, Sample
 from vsf_cli.evaluation.statistics import mcnemar, rate_of
 from vsf_cli.evaluation.variants import BASELINE
+from vsf_cli.judges.judgement import EVEN
 from vsf_cli.media.files import write_bytes
 
 __all__ = [

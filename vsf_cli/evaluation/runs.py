@@ -11,8 +11,9 @@ from typing import Any
 from vsf_cli.batch.journal import MANIFEST
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.evaluation.prompts import PromptSet, Record, load_prompts
+from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.variants import Variant
+from vsf_cli.judges.questions import Record
 from vsf_cli.media.files import write_bytes
 
 __all__ = ["Run", "Sample", "rows_of"]

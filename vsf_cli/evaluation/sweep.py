@@ -9,11 +9,12 @@ from typing import Any
 
 from vsf_cli.config.ranges import parse_range
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import Judge, judge_frames
-from vsf_cli.evaluation.prompts import PromptSet, Record
+from vsf_cli.evaluation.prompts import PromptSet
 from vsf_cli.evaluation.variants import Variant
 from vsf_cli.generation.generate import Progress, generate_batch
 from vsf_cli.generation.plan import request_of
+from vsf_cli.judges.judgement import Judge, judge_frames
+from vsf_cli.judges.questions import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import Settings, load_preset

@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import Judgement
-from vsf_cli.evaluation.prompts import Record
+from vsf_cli.judges.judgement import Judgement
+from vsf_cli.judges.questions import Record
 from vsf_cli.toy.judge import FILE, STATES, Judge
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from vsf_cli.config.option import read_bool
 from vsf_cli.errors import RequestError, VSFError
-from vsf_cli.evaluation.judging import Judgement
-from vsf_cli.evaluation.prompts import Record
+from vsf_cli.judges.judgement import Judgement
+from vsf_cli.judges.questions import Record
 
 __all__ = ["INSTRUCTIONS", "Answer", "MllmJudge"]
 

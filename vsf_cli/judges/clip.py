@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image
 
-from vsf_cli.evaluation.judges.pretrained import reading_model
-from vsf_cli.evaluation.judging import Judgement
-from vsf_cli.evaluation.prompts import Record
+from vsf_cli.judges.judgement import Judgement
+from vsf_cli.judges.pretrained import reading_model
+from vsf_cli.judges.questions import Record
 
 __all__ = ["ClipJudge"]
 

@@ -30,8 +30,8 @@ from typer.testing import CliRunner
 
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError
-from vsf_cli.evaluation.judges.vlm import CLEAN, VlmJudge
-from vsf_cli.evaluation.prompts import Record
+from vsf_cli.judges.questions import Record
+from vsf_cli.judges.vlm import CLEAN, VlmJudge
 
 CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car", ("lens", "lights"))
 TEMPLATE = (
@@ -201,7 +201,7 @@ def test_a_device_of_the_environment_is_that_of_the_judge(monkeypatch: pytest.Mo
 
 def test_a_sweep_gives_the_judge_its_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = Mock(side_effect=RequestError("no more"))
-    monkeypatch.setattr("vsf_cli.evaluation.judges.judge_named", asked)
+    monkeypatch.setattr("vsf_cli.judges.judge_named", asked)
     monkeypatch.chdir(tmp_path)
     done = vsf("sweep", "scenes-dev", "--judge", "vlm", "--device", "cpu", "--judge-threshold", "0.4", "--method", "vsf")
     assert done.exit_code == 6 and "no more" in done.stderr

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.errors import ModelError, is_out_of_memory
-from vsf_cli.evaluation.judges.pretrained import reading_model
-from vsf_cli.evaluation.judging import EVEN, Judgement
-from vsf_cli.evaluation.prompts import Record, question_about
+from vsf_cli.judges.judgement import EVEN, Judgement
+from vsf_cli.judges.pretrained import reading_model
+from vsf_cli.judges.questions import Record, question_about
 from vsf_cli.loading.runtime import device_named
 
 __all__ = ["VlmJudge"]

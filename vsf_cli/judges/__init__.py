@@ -6,11 +6,11 @@ from typing import Any
 
 from vsf_cli.config.names import check_choice
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judges.clip import ClipJudge
-from vsf_cli.evaluation.judges.mllm import MllmJudge
-from vsf_cli.evaluation.judges.scenes import ScenesJudge
-from vsf_cli.evaluation.judges.vlm import VlmJudge
-from vsf_cli.evaluation.judging import Judge
+from vsf_cli.judges.clip import ClipJudge
+from vsf_cli.judges.judgement import Judge
+from vsf_cli.judges.mllm import MllmJudge
+from vsf_cli.judges.scenes import ScenesJudge
+from vsf_cli.judges.vlm import VlmJudge
 
 __all__ = ["JUDGES", "judge_named"]
 

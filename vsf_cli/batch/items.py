@@ -13,7 +13,7 @@ from typing import Any
 
 from vsf_cli.batch.table import Row, TableErrors, key_of
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import options_of
+from vsf_cli.config.option import idle, options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import ModelError, RequestError, UnknownWords, VSFError
 from vsf_cli.generation.capture import check_capture
@@ -28,12 +28,13 @@ from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FOR
 from vsf_cli.methods import METHODS
 from vsf_cli.models import FAMILIES
 from vsf_cli.settings.effects import standing_without_effect, without_effect
-from vsf_cli.settings.options import COLUMNS, NOTHING, Given
+from vsf_cli.settings.options import COLUMNS, NOTHING, FileOptions, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
 __all__ = ["MAX_ITEMS", "Item", "identity", "items_of"]
 
+_FILES = FileOptions()
 MAX_ITEMS = 100_000
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
@@ -41,7 +42,7 @@ NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
 """Fields that are not in the id: a preset counts by its values, a revision by its weights."""
 NAME_BYTES = 200
 ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {""}
-OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
+OWN_FILES = re.compile(r"((manifest|verdicts)\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
 """The names of a run's own files beside its images."""
 MAX_NOTES = 10
 MODEL_KEYS = ("preset", "model")
@@ -99,7 +100,7 @@ def items_of(
     rows: Sequence[Row],
     options: Mapping[str, Any],
     given: Given = NOTHING,
-    dump_attn: bool = False,
+    files: FileOptions = _FILES,
 ) -> tuple[list[Item], list[str]]:
     """Returns the items of a table, rows x sweeps x seeds, and warnings about them.
 
@@ -108,7 +109,7 @@ def items_of(
         rows: Its rows.
         options: The settings of the command line, by name; those with several values are `ValueList`.
         given: The texts, seeds and LoRA files of rows without any; without seeds, one is derived from each request.
-        dump_attn: Whether attention maps are recorded.
+        files: What is written for each image.
 
     Raises:
         TableErrors: If rows have settings that are not legal; it lists all of them.
@@ -119,7 +120,7 @@ def items_of(
         raise RequestError(
             f"{source} with its sweeps makes {count} images, but a run has {MAX_ITEMS} at most: make fewer at once"
         )
-    builder = _ItemBuilder(options, given, dump_attn)
+    builder = _ItemBuilder(options, given, files.dump_attn)
     notes = list(given.blank())
     if given.seeds == ():
         notes.append("--seed random has no effect: rows without a seed have one from their prompt")
@@ -133,11 +134,16 @@ def items_of(
                 raise  # It is the same for all rows.
             failures.append((row, error))
     _raise_failures(source, failures, _name_clashes(items, rows))
-    for reason in builder.effects.reasons():
+    for reason in [*builder.effects.reasons(), *_unused(files, items)]:
         raise RequestError(f"{source}: {reason}")
     notes += builder.effects.overridden()
     notes += [f"{note} ({counted(count, 'image')})" for note, count in builder.notes.most_common(MAX_NOTES)]
     return items, notes
+
+
+def _unused(files: FileOptions, items: Sequence[Item]) -> list[str]:
+    """Returns messages for what is to be written for each image, but for none of these."""
+    return [message for _, message in idle(files.given, *(item.request for item in items))] if items else []
 
 
 def _raise_failures(source: str, failures: Sequence[tuple[Row, VSFError]], clashes: Sequence[str]) -> None:
@@ -352,7 +358,11 @@ def _without_newer(request: Request) -> dict[str, Any]:
     plain = request.to_json()
     for values, options in ((plain, options_of(Request)), (plain["parameters"], METHODS[request.method].options())):
         for one in options:
-            if one.newer and values[one.field] in (one.default, list(one.default) if one.repeatable else None):
+            if (
+                one.newer
+                and one.field in values
+                and values[one.field] in (one.default, list(one.default) if one.repeatable else None)
+            ):
                 del values[one.field]
     return plain
 

@@ -10,6 +10,7 @@ from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import MANIFEST, read_journals
 from vsf_cli.batch.table import Row, key_of
 from vsf_cli.config.option import idle
+from vsf_cli.config.strengths import AUTO
 from vsf_cli.media.files import write_bytes
 from vsf_cli.methods import setting_name
 
@@ -44,17 +45,23 @@ def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]
     idle_fields = {one.field for one, _ in idle(request.guidance.options(), request, request.guidance)}
     if known.get("status") == "done" and not path.exists():
         known = {}
+    chosen = known.get("chosen", {})
+    method = chosen.get("method", request.method)
+    numbers = {name: value for name, value in request.parameters.items() if name not in idle_fields}
+    numbers |= {"alpha": f"{AUTO}:{request.strengths}"} if request.strengths else {}
+    # What a judge chose, so that the table makes the same images without one.
+    numbers = {name: chosen.get(name, value) for name, value in numbers.items()} if method == request.method else {}
     return {
         "id": item.id,
         "status": known.get("status", "left"),
         "file": item.name,
         "seconds": known.get("seconds", ""),
         "error": known.get("error", ""),
-        "seed": request.seed,
+        "seed": chosen.get("seed", request.seed),
         "steps": request.num_inference_steps,
         # As columns of another run those without an effect would be warned of.
-        **({"method": request.method} if request.uses_method else {}),
-        **{setting_name(request.method, name): value for name, value in request.parameters.items() if name not in idle_fields},
+        **({"method": method} if request.uses_method else {}),
+        **{setting_name(method, name): value for name, value in numbers.items()},
     }
 
 

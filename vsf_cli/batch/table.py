@@ -11,8 +11,9 @@ from typing import Any
 
 from vsf_cli.batch.records import MAX_TABLE_LENGTH, Record, read_records
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import read_bool
+from vsf_cli.config.option import Option, Value, read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
+from vsf_cli.config.strengths import is_auto
 from vsf_cli.config.values import parse_given_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.prompts.texts import Texts
@@ -161,11 +162,13 @@ def _column(name: str, errors: list[str], line: int) -> str:
     return key
 
 
-def _numbers(value: Any, type: type) -> ValueList:
+def _numbers(value: Any, option: Option) -> ValueList | Value:
+    if option.auto and is_auto(value):
+        return option.convert(value)
     if isinstance(value, bool):
         raise ValueError(f"{value} is not a number")
     numbers = value if isinstance(value, list) else [value]
-    return parse_range(",".join(str(number) for number in numbers), type)
+    return parse_range(",".join(str(number) for number in numbers), option.type)
 
 
 def _pointed(column: str, cell: Any) -> Any:
@@ -216,7 +219,7 @@ def _parse_cell(column: str, value: Any) -> Any:
     if option.repeatable:
         return _texts(value)
     if option.type in (int, float):
-        return _numbers(value, option.type)
+        return _numbers(value, option)
     if option.type is bool:
         return read_bool(str(value))
     text = _text(value)

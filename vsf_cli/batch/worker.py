@@ -3,15 +3,17 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.items import Item
+from vsf_cli.batch.verdicts import VERDICTS, StoredVerdicts
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
+from vsf_cli.generation.choosing import choose_batch, judge_of
 from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.loras import hashes_of
@@ -54,6 +56,7 @@ class Outcome:
         fallback: What had to change to make it, such as another level of offloading; "" if nothing.
         notes: Warnings about the image.
         of_model: Whether its model could not be loaded, so that all items of the model failed.
+        chosen: What a judge chose, and whether it is content; empty if nobody chose.
     """
 
     item: Item
@@ -63,6 +66,7 @@ class Outcome:
     fallback: str = ""
     notes: tuple[str, ...] = ()
     of_model: bool = False
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ class Worker:
         batch_size: Images in one pass through the model.
         sidecar: Whether a JSON file is written beside each file.
         dump_attn: Whether a folder with attention maps is written beside each file; then images are made one by one.
+        keep_all: Whether a strip of all images that a judge chose from is written beside each file.
         verbose: Whether the messages of other libraries are written, too, where a process of its own makes items.
     """
 
@@ -132,6 +137,7 @@ class Worker:
     batch_size: int = 1
     sidecar: bool = False
     dump_attn: bool = False
+    keep_all: bool = False
     verbose: bool = False
 
     def make(
@@ -252,12 +258,24 @@ class Worker:
             yield _failed(chunk[0], failure, time.monotonic() - started, fallback.strip())
 
     def _results(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
+        results = self._chosen(pipe, chunk, progress)
         if not self.dump_attn:
-            return generate_batch(pipe, [item.request for item in chunk], progress)
-        (item,) = chunk
-        captured = capture(pipe, item.request, EVERYTHING, progress)
-        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, captured.result))
-        return [captured.result]
+            return results or generate_batch(pipe, [item.request for item in chunk], progress)
+        (item,), chosen = chunk, results[0] if results else None
+        captured = capture(pipe, chosen.request if chosen else item.request, EVERYTHING, progress)
+        result = captured.result.chosen_as(chosen)
+        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, result))
+        return [result]
+
+    def _chosen(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
+        """Returns the results of items that choose between images; none if they do not."""
+        requests = [item.request for item in chunk]
+        if not requests[0].chooses:
+            return []
+        judge = judge_of(requests[0], self.runtime.device)
+        # Items of one chunk run on one model.
+        verdicts = StoredVerdicts(self.folder / VERDICTS, {**chunk[0].model, "judge": dict(judge.settings)})
+        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all)
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
         # The commit of a model or a LoRA of the hub is known only after it is loaded.
@@ -269,12 +287,24 @@ class Worker:
         """Writes the files of an item, and returns its outcome."""
         started, result = time.monotonic(), note_lost_sound(result, item.format)
         try:
-            metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar)
+            metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar, keep_all=self.keep_all)
             path, format = self.folder / item.name, item.format
             write_result(path, result=result, description=metadata, files=files, format=format, crf=item.crf)
         except Exception as error:
             return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
-        return Outcome(item, None, result.seconds + time.monotonic() - started, fallback=fallback, notes=result.notes)
+        seconds = result.seconds + time.monotonic() - started
+        return Outcome(item, None, seconds, fallback=fallback, notes=result.notes, chosen=_chosen_facts(result))
+
+
+def _chosen_facts(result: Result) -> dict[str, Any]:
+    """Returns what a judge chose: the settings of the image, and whether the judge is content; nothing if nobody chose."""
+    if result.choice is None:
+        return {}
+    request, settings = result.request, {}
+    for name in ("alpha", "contrast"):
+        if name in request.parameters:
+            settings[name] = request.parameters[name]
+    return {"content": result.choice.content, "seed": request.seed, "method": request.method, **settings}
 
 
 def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:

@@ -16,7 +16,7 @@ from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import say_offload
+from vsf_cli.cli.plans import not_content, say_offload
 from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
 from vsf_cli.generation.run import download_of
@@ -59,9 +59,17 @@ class _Stop:
 
 
 def carry_out(
-    batch: Batch, rows: Sequence[Row], max_failures: int | None, console: Console, as_json: bool, sheet: bool = False
+    batch: Batch,
+    rows: Sequence[Row],
+    max_failures: int | None,
+    console: Console,
+    as_json: bool,
+    sheet: bool = False,
+    strict: bool = False,
 ) -> None:
     """Runs a batch, and writes its manifest, its gallery and, if `sheet`, its contact sheets.
+
+    With `strict` it is a failure if a judge is not content with an image that it chose, in this run or in an earlier one.
 
     Raises:
         PartlyFailed: If images failed, in this run or in an earlier one whose failures are not tried again.
@@ -102,6 +110,13 @@ def carry_out(
         raise KeyboardInterrupt
     if failed:
         _raise_failure(batch, made, failed, len(states), written[0])
+    if strict and (count := _count_discontents(batch)):
+        raise not_content(count, counted(len(states), batch.noun))
+
+
+def _count_discontents(batch: Batch) -> int:
+    known = read_journals(batch.folder)
+    return sum(not known.get(key, {}).get("chosen", {}).get("content", True) for key in {item.key for item in batch.items})
 
 
 def _say_counts(batch: Batch, states: Mapping[Any, str], written: Sequence[Path], console: Console) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from vsf_cli.generation.choosing import Choice
     from vsf_cli.generation.guided import Applied
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
@@ -60,6 +61,7 @@ class Result:
         seconds: The time from prompt to image, without loading.
         notes: Warnings, such as that the prompt was cut.
         sound: The sound of a video, if the model makes one.
+        choice: What was tried, if a judge chose it.
     """
 
     frames: tuple["Image.Image", ...]
@@ -70,11 +72,18 @@ class Result:
     notes: tuple[str, ...] = ()
     kept_tokens: int = 0
     sound: Sound | None = None
+    choice: "Choice | None" = None
 
     @property
     def image(self) -> "Image.Image":
         """The image, or the first frame of the video."""
         return self.frames[0]
+
+    def chosen_as(self, other: "Result | None") -> "Result":
+        """Returns it with the choice of another result of the same request, and with its notes."""
+        if other is None:
+            return self
+        return replace(self, choice=other.choice, notes=tuple(dict.fromkeys((*self.notes, *other.notes))))
 
 
 def generate(pipe: Any, request: Request, progress: Progress | None = None, recorder: "Recorder | None" = None) -> Result:

@@ -12,9 +12,11 @@ from typing import Any
 from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
+from vsf_cli.config.strengths import AUTO, given_strengths, is_auto
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
+from vsf_cli.generation.choosing import judge_of, record_of
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
@@ -86,7 +88,7 @@ def plan(
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs)
-    _check_effects(settings.given("option"), noted[0][0], settings.preset)
+    _check_effects([*settings.given("option"), *files.given], noted[0][0], settings.preset)
     notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
     notes += (*(rate_note(outputs.file_format, settings) if seconds is None else ()), *outputs.notes)
     return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
@@ -202,7 +204,8 @@ def request_of(
     negative, name = (*texts.negative, *moved), resolved(settings["method"])[0]
     with _naming_origins(name, settings):
         guidance = _guidance(settings)
-        spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
+        choice = _choice(replace(texts, negative=negative), settings, guidance)
+        spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0 and not choice
         request = Request(
             prompt=prompt.strip(),
             negative=negative,
@@ -213,10 +216,36 @@ def request_of(
             method=name,
             parameters=guidance.parameters,
             preset=preset.name,
-            **values | {"loras": _loras(settings, loras)},
+            **values | choice | {"loras": _loras(settings, loras)},
         )
     check_scale(request, FAMILIES[preset.family])
+    _check_judge(request, settings)
     return request, notes
+
+
+def _check_judge(request: Request, settings: Settings) -> None:
+    if request.chooses:
+        judge_of(request, settings["device"]).check(record_of(request), bool(settings["offline"]))
+
+
+def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any]:
+    """Returns the fields of a request that say what is tried and who chooses; none if nothing is."""
+    if not texts.negative:
+        return {}
+    fields: dict[str, Any] = {"best_of": settings["best_of"] or 1}
+    if guidance.name == "vsf" and is_auto(alpha := settings["alpha"]):
+        try:
+            fields["strengths"] = given_strengths(alpha) or settings.preset.strengths_for(bool(texts.keep))
+        except ValueError as error:
+            raise RequestError(f"alpha: {error}") from error
+    if fields == {"best_of": 1} and texts.keep != (AUTO,):
+        return {}
+    judge = {name: settings[name] for name in ("judge", "judge_model", "judge_threshold")}
+    own = [name for name, value in judge.items() if value is not None and settings.origin(name).origin == "option"]
+    # What stands for another judge in the environment or the user's file does not count.
+    if judge["judge"] == "scenes":
+        judge = {name: value for name, value in judge.items() if name == "judge" or name in own}
+    return {**fields, **judge}
 
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
@@ -344,6 +373,7 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     if pipeline_of(request.model) is not None:
         _check_task(request.model, settings.preset, len(request.image), request.mask)
+    _check_judge(request, settings)
     _check_model([request], settings.preset)
     outputs = _outputs_again(settings, description, given, VIDEO_FORMATS if video else IMAGE_FORMATS)
     crf = given.settings.get("crf")
@@ -468,12 +498,27 @@ def _override(request: Request, given: Given) -> Request:
     method, named = resolved(changes.get("method", request.method))
     before = request.parameters if method == request.method else {}
     parameters = {**before, **named, **_parameters_given(given.settings, method)}
-    return replace(request, **{**changes, "method": method}, parameters=method_named(method, parameters).parameters)
+    guidance = method_named(method, parameters)
+    choice = _choice_again(replace(request, keep=changes.get("keep", request.keep)), changes, given, guidance)
+    return replace(request, **{**changes, "method": method, **choice}, parameters=guidance.parameters)
+
+
+def _choice_again(request: Request, changes: Mapping[str, Any], given: Given, guidance: Method) -> dict[str, Any]:
+    """Returns the fields of a choice for which the options ask; what stands in the environment does not count."""
+    own = {key: value for key, value in given.settings.items() if key in ("best_of", "judge", "judge_model", "judge_threshold")}
+    if (alpha := given.settings.get("alpha")) is not None and is_auto(alpha):
+        own["alpha"] = alpha
+    if not {"alpha", "best_of"} & {*own} and changes.get("keep") != (AUTO,):
+        return {}
+    model = changes.get("model", request.model)
+    settings = Settings({**own, "model": model}, {}, video=request.num_frames is not None)
+    texts = Texts(request.prompt, changes.get("negative", request.negative), request.keep)
+    return _choice(texts, settings, guidance)
 
 
 def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Value]:
     """Returns the given hyper-parameters, all of which must be those of the method."""
-    options = {key: owned for key, owned in method_options().items() if key in given}
+    options = {key: owned for key, owned in method_options().items() if key in given and not is_auto(given[key])}
     for owner, one in options.values():
         if owner != method:
             raise _misplaced(owner, one, method)

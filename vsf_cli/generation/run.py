@@ -8,9 +8,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.config.strengths import AUTO
 from vsf_cli.errors import MediaError, OutOfMemory
-from vsf_cli.generation.capture import capture, holds_maps, maps_folder, write_capture
-from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
+from vsf_cli.generation.capture import Capture, capture, holds_maps, maps_folder, write_capture
+from vsf_cli.generation.choosing import make, tried_strip
+from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
 from vsf_cli.loading.hub import is_offline, not_cached
@@ -21,7 +23,7 @@ from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, encode_json, write_bytes
-from vsf_cli.media.formats import CRF_FORMATS, FORMATS, check_format, check_metadata, encode_image, encode_video
+from vsf_cli.media.formats import CRF_FORMATS, FORMATS, check_format, check_metadata, encode_image, encode_video, write_image
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
@@ -41,6 +43,7 @@ __all__ = [
     "load_for",
     "note_lost_sound",
     "sidecar_of",
+    "tried_of",
     "weights_of",
     "write_result",
     "write_sidecar",
@@ -147,15 +150,15 @@ class Plan:
         pending: Sequence[tuple[int, Request]],
         progress: Progress | None = None,
         encoding: Progress | None = None,
+        tried: Progress | None = None,
     ) -> Iterator[WrittenFile]:
         """Makes the images or videos of `pending`; yields each after it is written, and before the next one starts.
 
-        `progress` is called after each step, and `encoding` after each encoded frame of a video.
+        `progress` is called after each step, `encoding` after each encoded frame of a video, and `tried` after each candidate.
         """
         for number, request in pending:
             with advising(pipe, request):
-                captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
-                result = captured.result if captured else generate(pipe, request, progress)
+                result, captured = self._make(pipe, request, progress, tried)
             result = note_lost_sound(result, self.outputs.file_format)
             format, crf = self.outputs.file_format, self._crf(number)
             description = self.describe(pipe, result, crf)
@@ -176,6 +179,17 @@ class Plan:
             elif captured:
                 result = replace(result, notes=(*result.notes, f"{maps_folder(path)} exists, skipped"))
             yield WrittenFile(path, result, description, maps)
+
+    def _make(
+        self, pipe: Any, request: Request, progress: Progress | None, tried: Progress | None
+    ) -> tuple[Result, "Capture | None"]:
+        """Returns the image or video of a request, and its maps if they are wanted."""
+        device, keep_all = self.runtime.device, self.files.keep_all
+        if not self.files.dump_attn:
+            return make(pipe, request, device, progress, tried, keep_all), None
+        chosen = make(pipe, request, device, progress, tried, keep_all) if request.chooses else None
+        captured = capture(pipe, chosen.request if chosen else request, EVERYTHING, progress)
+        return captured.result.chosen_as(chosen), captured
 
     def _maps_folder(self, path: Path) -> Path | None:
         """Returns the folder for the maps of a new file; None if there is one, and what exists is skipped."""
@@ -217,6 +231,7 @@ class Plan:
             "slug": slug(request.prompt),
             **{option.key: getattr(request, option.field) for option in request_options() if option.in_name},
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
+            **({"alpha": AUTO} if request.strengths else {}),
             "words": self.words[number - 1] if self.words else "none",
             "crf": self._crf(number),
         }
@@ -274,6 +289,7 @@ def describe_result(pipe: Any, result: Result, format: str, crf: int | None = No
     # Compiled kernels round differently, so the image may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     kept = {"kept_tokens": result.kept_tokens} if result.kept_tokens else {}
+    choice = {"choice": result.choice.to_json()} if result.choice else {}
     counts = {"blocks": result.blocks, "tokens": result.tokens, **kept}
     scheduler = type(pipe.scheduler).__name__
     codec = FORMATS[format].codec
@@ -283,6 +299,7 @@ def describe_result(pipe: Any, result: Result, format: str, crf: int | None = No
         **facts,
         **compiled,
         **encoded,
+        **choice,
         size=list(result.image.size),
         applied={"method": str(result.request.guidance), **counts, "scheduler": scheduler},
         device=str(pipe._execution_device.type),
@@ -321,6 +338,13 @@ def write_result(
         write_bytes(path, _encode(result, metadata, format, crf, progress), replace)
     if files.sidecar:
         write_sidecar(path, description)
+    if files.keep_all and result.choice:
+        write_image(tried_of(path), tried_strip(result.choice), "png", None)
+
+
+def tried_of(path: Path) -> Path:
+    """Returns the path of the strip of all images that a judge chose from, beside a file."""
+    return path.with_name(f"{path.stem}-tried.png")
 
 
 def sidecar_of(path: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.judges.judgement import Judgement
-from vsf_cli.judges.pretrained import reading_model
+from vsf_cli.judges.pretrained import check_model, reading_model
 from vsf_cli.judges.questions import Record
 
 __all__ = ["ClipJudge"]
@@ -37,6 +37,10 @@ class ClipJudge:
     def __init__(self, model: str = "openai/clip-vit-base-patch32") -> None:
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "likeness": LIKENESS}
         self._model = model
+
+    def check(self, record: Record, offline: bool) -> None:
+        """Raises a `ModelError` if the model is not on this machine, and must not be downloaded."""
+        check_model(self._model, offline)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:

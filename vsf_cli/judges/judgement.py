@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -15,7 +15,7 @@ from vsf_cli.config.names import counted
 from vsf_cli.judges.questions import Record
 from vsf_cli.media.json_lines import append_line, read_lines
 
-__all__ = ["EVEN", "CachedJudge", "Judge", "Judgement", "judge_frames"]
+__all__ = ["EVEN", "CachedJudge", "Describes", "Judge", "Judgement", "judge_frames"]
 
 MAX_FRAMES = 9
 """The number of frames of a video that are judged, evenly spaced."""
@@ -70,6 +70,21 @@ class Judge(Protocol):
             VSFError: If the judge cannot answer.
         """
 
+    def check(self, record: Record, offline: bool) -> None:
+        """Checks before any work that the judge can answer.
+
+        Raises:
+            VSFError: If a package or the model is missing, or the judge does not know what the record is about.
+        """
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A judge that can also say what an image shows."""
+
+    def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
+        """Returns what an image shows besides the object and the negative prompt, each thing in a word or two."""
+
 
 def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) -> Judgement:
     """Returns the answer about an image, or about a video: the majority and the mean quality of its frames.
@@ -107,6 +122,7 @@ class CachedJudge:
     def __init__(self, judge: Judge, path: Path) -> None:
         self.inner, self.path, self.lock = judge, path, threading.Lock()
         self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
+        self.check = judge.check
         self.known: dict[str, Judgement] = {}
         for line in read_lines(path):
             try:

@@ -13,7 +13,7 @@ from PIL import Image
 from vsf_cli.config.option import read_bool
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.judges.judgement import Judgement
-from vsf_cli.judges.questions import Record
+from vsf_cli.judges.questions import Record, named_things, question_about_things
 
 __all__ = ["INSTRUCTIONS", "Answer", "MllmJudge"]
 
@@ -126,6 +126,10 @@ class MllmJudge:
         self._client = openai.OpenAI(api_key=key, base_url=base_url, max_retries=retries, timeout=timeout)
         self._model = model
 
+    @staticmethod
+    def check(record: Record, offline: bool) -> None:
+        """Does nothing: what the judge needs is checked when it is made."""
+
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.
 
@@ -145,17 +149,33 @@ class MllmJudge:
             return Judgement(answer.answer_1, answer.answer_2, answer.quality, answer.reasoning, answer.answer_3)
         raise VSFError(f"asked {label} gave {MAX_ATTEMPTS} answers that are not what was asked for, such as {text[:100]!r}")
 
+    def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
+        """Returns what else an image shows, in the model's own words.
+
+        Raises:
+            VSFError: If the endpoint refuses, or cannot be reached.
+        """
+        try:
+            reply = self._send(image, question_about_things(record), "You look at one generated picture.")
+        except self._errors.OpenAIError as error:
+            raise VSFError(f"asked what a picture shows {self._model} failed: {' '.join(str(error).split())[:200]}") from error
+        return named_things(_content(reply), record)
+
     def _ask(self, image: Image.Image, record: Record) -> str:
-        """Returns the unparsed reply of the endpoint."""
+        """Returns the unparsed reply of the endpoint to the questions of a record."""
         questions = f"Question 1: {record.question_1}\nQuestion 2: {record.question_2}"
         questions += "\n" + QUESTION_3.format(", ".join(record.keep)) if record.keep else ""
+        return self._send(image, questions, INSTRUCTIONS, response_format=_format(record.keep))
+
+    def _send(self, image: Image.Image, questions: str, instructions: str, **form: Any) -> str:
+        """Returns the unparsed reply of the endpoint."""
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
         content = [{"type": "text", "text": questions}, {"type": "image_url", "image_url": {"url": url}}]
-        messages: list[Any] = [{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": content}]
+        messages: list[Any] = [{"role": "system", "content": instructions}, {"role": "user", "content": content}]
         reply = self._client.chat.completions.with_raw_response.create(
-            model=self._model, messages=messages, response_format=_format(record.keep), temperature=0
+            model=self._model, messages=messages, temperature=0, **form
         )
         return reply.text
 

@@ -5,13 +5,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from vsf_cli.loading.hub import as_model_error, stays_offline
+from vsf_cli.loading.hub import as_model_error, is_offline, not_cached, stays_offline
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.sources import cached_file
 
-__all__ = ["reading_model"]
+__all__ = ["check_model", "reading_model"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+def check_model(model: str, offline: bool) -> None:
+    """Checks that a model is on this machine, or may be downloaded.
+
+    Raises:
+        ModelError: If it is neither.
+    """
+    if not _is_here(model) and is_offline(offline):
+        raise not_cached(model, offline)
+
+
+def _is_here(model: str) -> bool:
+    return os.path.isdir(model) or any(cached_file(model, name, None) for name in WEIGHTS)
 
 
 @contextmanager
@@ -26,6 +40,4 @@ def reading_model(model: str) -> Iterator[dict[str, Any]]:
     """
     quiet_libraries(verbose=False)
     with as_model_error(model, False):
-        is_folder = os.path.isdir(model)
-        is_here = not is_folder and any(cached_file(model, name, None) for name in WEIGHTS)
-        yield {"local_files_only": is_folder or stays_offline(model, is_here, False)}
+        yield {"local_files_only": os.path.isdir(model) or stays_offline(model, _is_here(model), False)}

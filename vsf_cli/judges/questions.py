@@ -6,8 +6,10 @@ from typing import Any
 
 from vsf_cli.prompts.prompt_weights import without_weights
 
-__all__ = ["QUESTIONS", "Record", "question_about"]
+__all__ = ["QUESTIONS", "Record", "named_things", "question_about", "question_about_things"]
 
+MAX_THINGS, MAX_WORDS = 5, 3
+"""How many things are to stay that a judge names, and the most words of one."""
 QUESTIONS = ("question_1", "question_2")
 PREPOSITIONS = re.compile(r" (?:of|on|in|at|with|from|for|to) ")
 PLURALS = frozenset({"antennae", "children", "feet", "men", "mice", "people", "teeth", "women"})
@@ -53,6 +55,23 @@ def question_about(text: str, state: str) -> str:
     """Returns a question about what a text names, such as "Are the wheels missing?"."""
     things = _things(text)
     return f"{_verb_of(things)} the {things} {state}?"
+
+
+def question_about_things(record: Record) -> str:
+    """Returns the question what else an image shows."""
+    shown = f"Besides {_inside(record.prompt)}, and besides the {_things(record.negative)}"
+    return (
+        f"{shown}: which {MAX_THINGS} things or parts does the picture show most clearly? Answer with nouns and commas alone."
+    )
+
+
+def named_things(answer: str, record: Record) -> tuple[str, ...]:
+    """Returns the things that an answer names, without those of the prompt and the negative prompt."""
+    known = {*re.findall(r"\w+", f"{record.prompt} {record.negative}".lower())}
+    parts = (" ".join(re.findall(r"[^\W_]+", part.lower())) for part in re.split(r"[,;.\n]| and ", answer))
+    names = dict.fromkeys(re.sub(r"^(?:an?|the) ", "", part) for part in parts)
+    told = [name for name in names if name and len(name.split()) <= MAX_WORDS and not {*name.split()} <= known]
+    return tuple(told[:MAX_THINGS])
 
 
 def _verb_of(things: str) -> str:

@@ -3,24 +3,28 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image
 
-from vsf_cli.errors import ModelError, is_out_of_memory
+from vsf_cli.errors import ModelError, RequestError, is_out_of_memory
 from vsf_cli.judges.judgement import EVEN, Judgement
-from vsf_cli.judges.pretrained import reading_model
-from vsf_cli.judges.questions import Record, question_about
+from vsf_cli.judges.pretrained import check_model, reading_model
+from vsf_cli.judges.questions import Record, named_things, question_about, question_about_things
 from vsf_cli.loading.runtime import device_named
 
 __all__ = ["VlmJudge"]
 
+INSTALL = 'pip install "vsf-cli[vlm]"'
 MODEL = "Qwen/Qwen3-VL-2B-Instruct"
 CLEAN = "Is this a clean picture, without blur, artefacts, deformed shapes or doubled contours?"
 ENDING = " Answer yes or no."
 WORDING = 1
 """The version of the judge's own words, on which its answers depend."""
 YES, NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
+MAX_TOKENS = 40
+"""The length of the answer that names things."""
 MIN_SIDE = 224
 """The least side of an image in pixels: some processors refuse images of a few patches."""
 
@@ -63,6 +67,17 @@ class VlmJudge:
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "threshold": threshold, "wording": WORDING}
         self._model, self._threshold, self._device = model, threshold, device
 
+    def check(self, record: Record, offline: bool) -> None:
+        """Checks before any work what the judge needs.
+
+        Raises:
+            RequestError: If a package is missing.
+            ModelError: If the model is not on this machine, and must not be downloaded.
+        """
+        if find_spec("torchvision") is None:
+            raise RequestError(f"judge vlm needs torchvision, which is not here: {INSTALL}, or choose --judge mllm or clip")
+        check_model(self._model, offline)
+
     @cached_property
     def _reader(self) -> _Reader:
         import torch
@@ -95,10 +110,26 @@ class VlmJudge:
         is_absent = absent > self._threshold
         return Judgement(shown > EVEN, is_absent, clean, reason, kept if record.keep else None, scores=scores)
 
+    def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
+        """Returns what else an image shows, in the model's own words.
+
+        Raises:
+            ModelError: If the model cannot be used.
+        """
+        tokens = self._generate(image, [question_about_things(record)], MAX_TOKENS).sequences[0, -MAX_TOKENS:]
+        return named_things(self._reader.processor.tokenizer.decode(tokens, skip_special_tokens=True), record)
+
     def _probabilities(self, image: Image.Image, questions: Sequence[str]) -> list[float]:
         """Returns the probability of yes, against no, for each question about an image; all questions are one batch."""
+        reader = self._reader
+        logits = self._generate(image, [text + ENDING for text in questions], 1).logits[0].float()
+        yes, no = (logits[:, list(tokens)].logsumexp(-1) for tokens in (reader.yes, reader.no))
+        return (yes - no).sigmoid().tolist()
+
+    def _generate(self, image: Image.Image, questions: Sequence[str], tokens: int) -> Any:
+        """Returns what the model generates, at most so many tokens, about an image and each of the questions."""
         reader, shown = self._reader, _enlarged(image.convert("RGB"))
-        contents = [[{"type": "image", "image": shown}, {"type": "text", "text": text + ENDING}] for text in questions]
+        contents = [[{"type": "image", "image": shown}, {"type": "text", "text": text}] for text in questions]
         try:
             inputs = reader.processor.apply_chat_template(
                 [[{"role": "user", "content": content}] for content in contents],
@@ -110,8 +141,8 @@ class VlmJudge:
                 # On the left, so that the next token of each question follows its last one.
                 processor_kwargs={"padding": True, "padding_side": "left"},
             ).to(reader.model.device, reader.model.dtype)
-            output = reader.model.generate(
-                **inputs, max_new_tokens=1, do_sample=False, output_logits=True, return_dict_in_generate=True
+            return reader.model.generate(
+                **inputs, max_new_tokens=tokens, do_sample=False, output_logits=True, return_dict_in_generate=True
             )
         # Templates and processors come with the model, and fail in any way.
         except Exception as error:
@@ -119,9 +150,6 @@ class VlmJudge:
                 raise
             text = " ".join(str(error).split())[:200]
             raise ModelError(f"model '{self._model}' cannot be asked about an image: {text or type(error).__name__}") from error
-        logits = output.logits[0].float()
-        yes, no = (logits[:, list(tokens)].logsumexp(-1) for tokens in (reader.yes, reader.no))
-        return (yes - no).sigmoid().tolist()
 
 
 def _processor_of(model: str, source: Mapping[str, Any]) -> Any:
@@ -131,7 +159,7 @@ def _processor_of(model: str, source: Mapping[str, Any]) -> Any:
         processor = AutoProcessor.from_pretrained(model, **source)
     except ImportError as error:
         if "torchvision" in str(error).lower():
-            raise ModelError(f"model '{model}' needs torchvision, which is not here: pip install \"vsf-cli[vlm]\"") from error
+            raise ModelError(f"model '{model}' needs torchvision, which is not here: {INSTALL}") from error
         raise
     # The processor's files say which class it is, and what that is made of.
     except (AttributeError, TypeError) as error:

@@ -87,7 +87,14 @@ class VSF(Method):
     bare: ClassVar[bool] = True
 
     alpha: float = option(
-        3.0, "--alpha", "--scale", help="VSF's strength.", min=0, sweep=True, columns=("vsf_scale",), search=(0.0, 6.0)
+        3.0,
+        *("--alpha", "--scale"),
+        help="VSF's strength; auto: the least that a judge is content with.",
+        min=0,
+        sweep=True,
+        auto=True,
+        columns=("vsf_scale",),
+        search=(0.0, 6.0),
     )
     beta: float = option(
         0.3,

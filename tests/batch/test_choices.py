@@ -1,0 +1,142 @@
+"""Batches whose images a judge chooses: killed and started again, in passes of several, and their tables."""
+
+import csv
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import vsf_cli.batch.worker as worker
+import vsf_cli.generation.choosing as choosing
+from tests.drawn import AnyPipe
+from tests.generation.test_choosing import Maker, Seer, from_two_on
+from tests.processes import running_vsf, wait_until
+from vsf_cli.cli.app import app
+from vsf_cli.media.reading import read_metadata
+
+TABLE = 'prompt,neg,alpha,seed\na red bike on a road,wheels,auto:none,1..3\na red bike on a road,wheels,"auto:1,2,4",4..6\n'
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def batch(*options: str, table: str = TABLE, code: int = 0) -> Result:
+    Path("t.csv").write_text(table, "utf-8")
+    result = CliRunner().invoke(app, ["batch", "t.csv", "--steps", "2", "--size", "32", *options])
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Maker:
+    maker = Maker()
+    monkeypatch.setattr(choosing, "generate_batch", maker)
+    monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
+    return maker
+
+
+def judged_by(monkeypatch: pytest.MonkeyPatch, judge: Any) -> None:
+    monkeypatch.setattr(worker, "judge_of", lambda *_: judge)
+
+
+def manifest(folder: str = "outputs/t") -> list[dict[str, str]]:
+    with Path(folder, "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class Dying(Seer):
+    """A judge whose process ends at its n-th answer, before it gives it."""
+
+    left = 0
+
+    def judge(self, *question: Any) -> Any:
+        self.left -= 1
+        if self.left == 0:
+            raise SystemExit(9)
+        return super().judge(*question)
+
+
+def test_no_image_is_judged_twice_whenever_a_run_ends(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = 'prompt,neg,alpha,seed\na red bike on a road,wheels,"auto:1,2,4",1..4\n'
+    judged_by(monkeypatch, Seer(from_two_on))
+    batch("-o", "whole", "--batch-size", "2", table=table)
+    judge = Dying(from_two_on)
+    judged_by(monkeypatch, judge)
+    for ending in (1, 2, 3, 1, 4):
+        judge.left = ending
+        batch("-o", "killed", "--batch-size", "2", table=table, code=9)
+        with Path("killed/verdicts.jsonl").open("a", encoding="utf-8") as file:
+            file.write('{"key": "half')
+    judge.left = 0
+    batch("-o", "killed", "--batch-size", "2", table=table)
+    assert max(Counter(judge.asked).values()) == 1 and len(judge.asked) == 8
+    whole, killed = ({path.name: path.read_bytes() for path in Path(name).glob("*.png")} for name in ("whole", "killed"))
+    assert len(whole) == 4 and whole == killed
+
+
+def test_a_killed_batch_ends_as_an_undisturbed_one(here: Path) -> None:
+    """By a real judge and real processes, each of which is killed while it searches."""
+    table = 'prompt,neg,alpha,seed\na red bike on a road,wheels,"auto:1,2,4",1..3\n'
+    batch("-o", "whole", table=table)
+    whole = {path.name: path.read_bytes() for path in Path("whole").glob("*.png")}
+    verdicts = here / "killed" / "verdicts.jsonl"
+    for count in (1, 4):
+        with running_vsf("batch", "t.csv", "--steps", "2", "--size", "32", "-o", "killed") as process:
+            wait_until(lambda count=count: process.poll() is not None or lines(verdicts) >= count)
+    batch("-o", "killed", table=table)
+    assert whole == {path.name: path.read_bytes() for path in Path("killed").glob("*.png")} and len(whole) == 3
+    keys = [json.loads(line)["key"] for line in verdicts.read_text().splitlines()]
+    assert len(keys) == len(set(keys)) == len(Path("whole/verdicts.jsonl").read_text().splitlines())
+    done = Counter(json.loads(line)["id"] for line in Path("killed/manifest.jsonl").read_text().splitlines())
+    assert set(done.values()) == {1} and len(done) == 3
+
+
+def lines(path: Path) -> int:
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_the_table_of_what_came_out_needs_no_judge(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(monkeypatch, Seer(lambda alpha, seed: (True, alpha >= 2 or seed == 1, 0.9)))
+    result = batch("--keep-all")
+    assert "content with none of 1 candidate" in result.stderr and len(list(Path("outputs/t").glob("*-tried.png"))) == 6
+    rows = manifest()
+    assert [(row["method"], row["vsf_alpha"], row["vsf_seed"]) for row in rows] == [
+        *[("none", "", str(seed)) for seed in (1, 2, 3)],
+        *[("vsf", "2.0", str(seed)) for seed in (4, 5, 6)],
+    ]
+    facts = read_metadata(Path("outputs/t") / rows[3]["file"]).description
+    assert facts is not None and facts["choice"]["content"] and facts["request"]["parameters"]["alpha"] == 2
+    assert "strengths" not in facts["request"] and facts["item"] == rows[3]["id"]
+    before = Path("outputs/t/index.html").read_text()
+    assert "auto:1,2,4" in before and batch().stdout == result.stdout
+
+
+def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(monkeypatch, Seer(from_two_on))
+    assert "content with 3 of 6 images" in batch("--strict", code=3).stderr.replace("\n", " ")
+    assert "content with 3 of 6 images" in batch("--strict", code=3).stderr.replace("\n", " ") and len(made.passes) == 9
+    shutil.rmtree("outputs")
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        ("prompt,neg\na red bike,wheels\n", ("--strict",), "--strict is for a choice between images"),
+        ("prompt,neg\na red bike,wheels\n", ("--keep-all",), "--keep-all is for a choice between images"),
+        ("prompt,neg\na red bike,wheels\n", ("--judge", "scenes"), "--judge is for a choice between images"),
+        ("prompt,neg,alpha\na red bike,sun,auto\n", (), "judge scenes knows the scenes of the built-in models"),
+        ("prompt,neg,alpha\na red bike,wheels,auto:x\n", (), "column alpha: 'x' is no strength"),
+        ("prompt,neg,alpha,method\na red bike,wheels,auto,nag\n", (), "is VSF's"),
+        ("prompt,neg,alpha,judge\na red bike,wheels,auto,nobody\n", (), "--judge is 'nobody'"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_said_before_the_work(table: str, options: tuple[str, ...], message: str) -> None:
+    found = " ".join(batch(*options, table=table, code=6).stderr.split())
+    assert message in found and not Path("outputs").exists()

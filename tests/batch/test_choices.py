@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import vsf_cli.batch.worker as worker
 import vsf_cli.generation.choosing as choosing
 from tests.drawn import AnyPipe
-from tests.generation.test_choosing import Maker, Seer, from_two_on
+from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
 from vsf_cli.cli.app import app
 from vsf_cli.media.reading import read_metadata

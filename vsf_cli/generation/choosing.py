@@ -30,10 +30,10 @@ __all__ = [
     "Attempt",
     "Choice",
     "Verdicts",
+    "check_choice_of",
     "choose",
     "choose_batch",
     "judge_of",
-    "label_of",
     "make",
     "record_of",
     "tried_strip",
@@ -117,11 +117,20 @@ class Choice:
         facts = {**of_choice, "judge": judge, "content": self.content, "runs": self.runs, "chosen": self.index + 1}
         return {**facts, "tried": [attempt.to_json() for attempt in self.attempts]}
 
+    def label(self, attempt: Attempt) -> str:
+        """Returns what a candidate differs in, as a person reads it."""
+        asked, request = self.request, attempt.request
+        contrasts = any(one.contrast is not None for one in asked.tried_strengths)
+        names = ["alpha"] * bool(asked.strengths) + ["contrast"] * contrasts
+        numbers = [f"{name} {request.guidance.parameters[name]:g}" for name in names if request.method == "vsf"]
+        seeds = [f"seed {request.seed}"] if asked.best_of > 1 else []
+        return ", ".join([*(["no guidance"] if request.method == "none" else numbers), *seeds]) or str(request.guidance)
+
     @property
     def summary(self) -> str:
         """One line for a person."""
         reason = self.chosen.judgement.reason if self.chosen.judgement else "no image"
-        return f"{label_of(self.chosen.request)}: {reason}"
+        return f"{self.label(self.chosen)}: {reason}"
 
 
 def tried_strip(choice: Choice) -> "Image.Image":
@@ -134,15 +143,8 @@ def tried_strip(choice: Choice) -> "Image.Image":
             reason = attempt.judgement.reason if attempt.judgement else ""
             mark = "chosen: " if number == choice.index else ""
             shown.append(attempt.frames[len(attempt.frames) // 2])
-            labels.append(f"{mark}{label_of(attempt.request)}: {reason}")
+            labels.append(f"{mark}{choice.label(attempt)}: {reason}")
     return draw_montage(shown, labels, min(len(shown), COLUMNS), 2 if max(shown[0].size) < MIN_SIDE else 1)
-
-
-def label_of(request: Request) -> str:
-    """Returns the strength of a candidate as a person reads it, and its seed."""
-    if request.method == "none":
-        return f"no guidance, seed {request.seed}"
-    return f"{request.guidance}, seed {request.seed}"
 
 
 class Verdicts:
@@ -186,6 +188,17 @@ def _judge(name: str, model: str | None, threshold: float | None, device: str | 
     return judge_named(name, {"model": model, "threshold": threshold, "device": device})
 
 
+def check_choice_of(request: Request, judge: Judge, offline: bool) -> None:
+    """Checks before any work that a judge can choose between the images of a request.
+
+    Raises:
+        VSFError: If it cannot.
+    """
+    if request.keeps_what_is_seen and not isinstance(judge, Describes):
+        raise RequestError(f"judge {judge.name} cannot say what an image shows, as --keep auto needs: name things with --keep")
+    judge.check(record_of(request), offline)
+
+
 def make(
     pipe: Any,
     request: Request,
@@ -226,6 +239,7 @@ def choose(
     """
     if not request.chooses:
         raise RequestError("there is nothing to choose between: give strengths, such as strengths='none,1,2,4', or best_of")
+    check_choice_of(request, judge, offline=False)
     (result,) = choose_batch(pipe, [request], judge, progress, tried, keep_all=keep_all)
     return result
 
@@ -372,8 +386,7 @@ def _discontent(choice: Choice) -> str:
 
 def _things(judge: Judge, result: Result, record: Record) -> tuple[str, ...]:
     """Returns what else an image shows, or the middle frame of a video."""
-    if not isinstance(judge, Describes):
-        raise RequestError(f"judge {judge.name} cannot say what an image shows, as --keep auto needs: name things with --keep")
+    assert isinstance(judge, Describes)
     return judge.things(result.frames[len(result.frames) // 2], record)
 
 

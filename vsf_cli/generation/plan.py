@@ -16,7 +16,7 @@ from vsf_cli.config.strengths import AUTO, given_strengths, is_auto
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.choosing import judge_of, record_of
+from vsf_cli.generation.choosing import check_choice_of, judge_of
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
@@ -151,7 +151,8 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     Raises:
         RequestError: If it does not know a word of a negative, or any word of the prompt.
     """
-    negative, kept = ([one.text for one in group] for group in (request.negatives, request.kept))
+    negative = [one.text for one in request.negatives]
+    kept = [] if request.keeps_what_is_seen else [one.text for one in request.kept]
     unknown = []
     if vocabulary is not None:
         texts = Texts(without_syntax(request.prompt), tuple(map(without_syntax, negative)), tuple(map(without_syntax, kept)))
@@ -225,7 +226,7 @@ def request_of(
 
 def _check_judge(request: Request, settings: Settings) -> None:
     if request.chooses:
-        judge_of(request, settings["device"]).check(record_of(request), bool(settings["offline"]))
+        check_choice_of(request, judge_of(request, settings["device"]), bool(settings["offline"]))
 
 
 def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any]:
@@ -380,7 +381,10 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     if crf is None and outputs.file_format == description.get("format"):
         crf = description.get("crf")
     crfs, warnings = (int(str(crf)) if crf is not None else None,), _strangers(file, request, given)
-    plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs)
+    # A file that was chosen is made again as it was, and no judge is asked.
+    same = request.to_json() == _request_in(file, description).to_json() and "choice" in description
+    facts = {"choice": description["choice"]} if same else {}
+    plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs, facts=facts)
     _check_outputs(outputs, plan.requests, plan.crfs)
     return plan
 

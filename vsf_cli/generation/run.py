@@ -88,6 +88,7 @@ class Plan:
         warnings: Warnings to show before the run starts.
         files: The options of what is written for each image or video.
         crfs: The constant rate factor of each video; None means the format's own, and so does an empty tuple.
+        facts: What else is written into the metadata.
         words: The value of the field `words` in the name of each file; empty if nothing was replaced in the prompt.
     """
 
@@ -99,6 +100,7 @@ class Plan:
     files: FileOptions = field(default_factory=FileOptions)
     crfs: tuple[int | None, ...] = ()
     words: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def to_stdout(self) -> bool:
@@ -197,7 +199,7 @@ class Plan:
 
     def describe(self, pipe: Any, result: Result, crf: int | None = None) -> dict[str, Any]:
         """Returns the JSON of the file of a result."""
-        return describe_result(pipe, result, self.outputs.file_format, crf, **self._identity)
+        return describe_result(pipe, result, self.outputs.file_format, crf, **self._identity, **self.facts)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, replace
+from dataclasses import MISSING, asdict, dataclass, field
 from functools import cache, cached_property
 from itertools import pairwise
 from types import NoneType
@@ -224,7 +224,7 @@ class Request(ModelSettings):
     keep: tuple[str, ...] = option(
         (),
         "--keep",
-        help="What must stay, such as bells, legs.",
+        help="What must stay, such as bells, legs; auto: what a judge sees besides.",
         panel=WHAT,
         setting=False,
         in_name=False,

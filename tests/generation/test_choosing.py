@@ -115,6 +115,17 @@ def test_requests_of_one_round_are_one_pass(maker: Maker) -> None:
     assert [result.request.seed for result in results] == [1, 2, 3]
 
 
+def test_a_pass_that_is_not_full_makes_what_may_be_wanted_next(maker: Maker) -> None:
+    judge = Seer(from_two_on)
+    (result,) = choose_batch(None, [request("none,1,2,4")], judge, size=3)
+    assert [[one.guidance.parameters.get("alpha") for one in group] for group in maker.passes] == [[None, 1, 2]]
+    assert result.request.parameters["alpha"] == 2 and [alpha for alpha, _, _ in judge.asked] == [0, 1, 2]
+    maker.passes.clear()
+    choose_batch(None, [request(seed=1), request(seed=2)], Seer(lambda alpha, seed: (True, seed == alpha, 0.9)), size=3)
+    made = [[(one.seed, one.parameters["alpha"]) for one in group] for group in maker.passes]
+    assert made == [[(1, 1), (2, 1), (1, 2)], [(2, 2), (2, 4)]]
+
+
 def test_a_candidate_that_is_no_image_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     made_by = installed(monkeypatch, Maker(lambda one: one.parameters["alpha"] == 4 and one.seed == 1))
     asked = [request(seed=seed) for seed in (1, 2)]

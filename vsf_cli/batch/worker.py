@@ -275,7 +275,7 @@ class Worker:
         judge = judge_of(requests[0], self.runtime.device)
         # Items of one chunk run on one model.
         verdicts = StoredVerdicts(self.folder / VERDICTS, {**chunk[0].model, "judge": dict(judge.settings)})
-        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all)
+        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=self._pass_size)
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
         # The commit of a model or a LoRA of the hub is known only after it is loaded.

@@ -11,11 +11,12 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import PictureError, RequestError
-from vsf_cli.generation.generate import Progress, Result, can_batch, generate, generate_batch
+from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch
 from vsf_cli.judges import judge_named
 from vsf_cli.judges.judgement import Describes, Judge, Judgement, judge_frames
 from vsf_cli.judges.questions import Record
@@ -94,7 +95,7 @@ class Choice:
         attempts: The candidates that were judged, in their order.
         index: The position of the chosen one.
         content: Whether the judge is content with it.
-        runs: How many images the search made, in this run or in an earlier one: also those that tell only what has to stay.
+        runs: How many images were looked at, in this run or in an earlier one: also those that tell only what has to stay.
     """
 
     request: Request
@@ -252,21 +253,36 @@ def choose_batch(
     tried: Progress | None = None,
     verdicts: Verdicts | None = None,
     keep_all: bool = False,
+    size: int = 1,
 ) -> list[Result]:
     """Returns the chosen image or video of each request, with its `choice`.
 
-    The first candidates of all requests are made together in one pass through the model where `can_batch` allows it, then the
-    next candidates of those requests with whose image the judge is not content, and so on. The arguments are those of `choose`.
+    The first candidates of all requests are made together in one pass through the model where `can_batch_strengths` allows it,
+    then the next candidates of those requests with whose image the judge is not content, and so on. `size` is the number of
+    images in one pass: where there are fewer requests, candidates are made that may not be needed. The other arguments are
+    those of `choose`.
     """
     known = verdicts or Verdicts()
     searches = [_Search(request, judge, known, keep_all) for request in requests]
     while waiting := [search for search in searches if search.wanted is not None]:
         for group in _passes(waiting):
-            for search, result in zip(group, _make(pipe, [_wanted(one) for one in group], progress), strict=True):
-                search.take(result)
-                if tried is not None:
-                    tried(len(search.attempts), search.count)
+            rows = [(search, _wanted(search)) for search in group]
+            rows += _ahead(group, size - len(group))
+            for (search, request), result in zip(rows, _make(pipe, [one for _, one in rows], progress), strict=True):
+                search.ready.append((request, result))
+            for search in group:
+                search.take_ready(tried)
     return [search.chosen(pipe, progress) for search in searches]
+
+
+def _ahead(searches: "Sequence[_Search]", count: int) -> "list[tuple[_Search, Request]]":
+    """Returns up to `count` candidates that may be wanted next, which run in the pass of those that are wanted now."""
+    if count <= 0:
+        return []
+    first = _wanted(searches[0])
+    rounds = zip_longest(*([(search, one) for one in search.upcoming] for search in searches))
+    rows = (row for turn in rounds for row in turn if row is not None and can_batch_strengths(first, row[1]))
+    return list(islice(rows, count))
 
 
 class _Search:
@@ -274,6 +290,8 @@ class _Search:
 
     Attributes:
         wanted: The next request of which an image is wanted; None at the end.
+        upcoming: The candidates after it that have the same seed.
+        ready: Images that are made, with their requests.
         attempts: The candidates that were judged.
         count: The most candidates that there are.
     """
@@ -283,6 +301,8 @@ class _Search:
         self.count = request.best_of * max(1, len(request.tried_strengths))
         self.attempts: list[Attempt] = []
         self.wanted: Request | None = None
+        self.upcoming: list[Request] = []
+        self.ready: list[tuple[Request, Result | None]] = []
         self._record = record_of(request)
         self._best: tuple[float, int] = (-math.inf, 0)
         self._content, self._runs, self._seconds = False, 0, 0.0
@@ -301,7 +321,9 @@ class _Search:
                 self._record = replace(self._record, keep=looked.things)
             keep = self._request.keep if looked is None else looked.things
             needed = self._record.keep
-            for candidate in candidates_of(self._request, seed, keep):
+            self.upcoming = [*candidates_of(self._request, seed, keep)]
+            while self.upcoming:
+                candidate = self.upcoming.pop(0)
                 seen = looked if looked and looked.request == candidate else (yield candidate)
                 if candidate.method == "none" and self._request.strengths and seen.judgement:
                     # What the image does not show without guidance cannot stay.
@@ -335,7 +357,14 @@ class _Search:
         # All images are wanted where all are kept.
         return None if self._keep_all else self._verdicts.known(request, self._record)
 
-    def take(self, result: Result | None) -> None:
+    def take_ready(self, tried: Progress | None) -> None:
+        """Judges the images that are made and wanted."""
+        while (at := next((index for index, (one, _) in enumerate(self.ready) if one == self.wanted), None)) is not None:
+            self._take(self.ready.pop(at)[1])
+            if tried is not None:
+                tried(len(self.attempts), self.count)
+
+    def _take(self, result: Result | None) -> None:
         """Judges the image of the wanted request; None means that the model made none."""
         assert self.wanted is not None
         request = self.wanted
@@ -394,7 +423,7 @@ def _passes(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
     """Yields the searches whose wanted requests run in one pass."""
     group: list[_Search] = []
     for search in searches:
-        if group and not can_batch(_wanted(group[0]), _wanted(search)):
+        if group and not can_batch_strengths(_wanted(group[0]), _wanted(search)):
             yield group
             group = []
         group.append(search)

@@ -59,6 +59,7 @@ def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]
         "error": known.get("error", ""),
         "seed": chosen.get("seed", request.seed),
         "steps": request.num_inference_steps,
+        **({"runs": chosen.get("runs", "")} if request.chooses else {}),
         # As columns of another run those without an effect would be warned of.
         **({"method": method} if request.uses_method else {}),
         **{setting_name(method, name): value for name, value in numbers.items()},

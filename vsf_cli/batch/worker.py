@@ -304,7 +304,13 @@ def _chosen_facts(result: Result) -> dict[str, Any]:
     for name in ("alpha", "contrast"):
         if name in request.parameters:
             settings[name] = request.parameters[name]
-    return {"content": result.choice.content, "seed": request.seed, "method": request.method, **settings}
+    return {
+        "content": result.choice.content,
+        "runs": result.choice.runs,
+        "seed": request.seed,
+        "method": request.method,
+        **settings,
+    }
 
 
 def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:

@@ -184,8 +184,9 @@ def report(
 
 def _show(rows: list[dict[str, Any]]) -> None:
     kinds = shown_kinds(rows)
-    heads = ["method", *kinds.values(), "quality", "p of both"]
-    Console.data_table(heads, [_cells(row, [*kinds]) for row in rows])
+    costs = any(row["runs"] > 1 for row in rows)
+    heads = ["method", *kinds.values(), "quality", "p of both", *(["runs"] if costs else [])]
+    Console.data_table(heads, [[*_cells(row, [*kinds]), *([f"{row['runs']:.2f}"] if costs else [])] for row in rows])
 
 
 def _cells(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:

@@ -146,6 +146,7 @@ def tabulate(run: Run, judged: Sequence[Judged]) -> list[dict[str, Any]]:
             **_rates(answers),
             **_rest(answers),
             **_p_values(answers, base, name),
+            "runs": round(sum(one.sample.runs for one in answers) / len(answers), 3),
             "categories": _rates_by_category(answers),
         }
         for name, answers in by_variant.items()
@@ -203,12 +204,14 @@ def _markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
     kinds = shown_kinds(rows)
     names = " | ".join(kinds.values())
     tested = ", ".join(name for kind, name in kinds.items() if kind != "rest")
-    lines += [f"| method | {names} | quality | p against VSF: {tested} |"]
-    lines += ["|---" * (len(kinds) + 3) + "|"]
+    costs = any(row["runs"] > 1 for row in rows)
+    lines += [f"| method | {names} | quality | p against VSF: {tested} |{' runs |' * costs}"]
+    lines += ["|---" * (len(kinds) + 3 + costs) + "|"]
     for row in rows:
         rates = " | ".join(_rate(row, kind) for kind in kinds)
         tests = ", ".join("-" if row[f"{kind}_p"] is None else f"{row[f'{kind}_p']:.2g}" for kind in kinds if kind != "rest")
-        lines.append(f"| {row['label']} | {rates} | {row['quality']:.3f} | {tests} |")
+        runs = f" {row['runs']:.2f} |" if costs else ""
+        lines.append(f"| {row['label']} | {rates} | {row['quality']:.3f} | {tests} |{runs}")
     return "\n".join([*lines, *_category_lines(rows)]) + "\n"
 
 

@@ -23,12 +23,13 @@ RUN, PROMPTS, IMAGES = "run.json", "prompts.jsonl", "pictures"
 
 @dataclass(frozen=True)
 class Sample:
-    """An image or video of a run; `variant` is a name."""
+    """An image or video of a run; `variant` is a name, and `runs` how many images a judge looked at to choose it."""
 
     record: Record
     variant: str
     seed: int
     path: Path
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,13 @@ class Run:
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 samples = [
-                    Sample(records[row["record"]], row["arm"], int(row["seed"]), self.image_folder / row["file"])
+                    Sample(
+                        records[row["record"]],
+                        row["arm"],
+                        int(row["seed"]),
+                        self.image_folder / row["file"],
+                        int(row.get("runs") or 1),
+                    )
                     for row in csv.DictReader(file)
                     if row["status"] == "done"
                 ]

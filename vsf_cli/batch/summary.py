@@ -10,7 +10,6 @@ from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import MANIFEST, read_journals
 from vsf_cli.batch.table import Row, key_of
 from vsf_cli.config.option import idle
-from vsf_cli.config.strengths import AUTO
 from vsf_cli.media.files import write_bytes
 from vsf_cli.methods import setting_name
 
@@ -47,8 +46,7 @@ def _results(item: Item, path: Path, known: Mapping[str, Any]) -> dict[str, Any]
         known = {}
     chosen = known.get("chosen", {})
     method = chosen.get("method", request.method)
-    numbers = {name: value for name, value in request.parameters.items() if name not in idle_fields}
-    numbers |= {"alpha": f"{AUTO}:{request.strengths}"} if request.strengths else {}
+    numbers = {name: value for name, value in request.numbers.items() if name not in idle_fields}
     # What a judge chose, so that the table makes the same images without one.
     numbers = {name: chosen.get(name, value) for name, value in numbers.items()} if method == request.method else {}
     return {

@@ -25,7 +25,7 @@ from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_options
 from vsf_cli.cli.plans import check_strict
-from vsf_cli.cli.running import carry_out
+from vsf_cli.cli.running import carry_out, check_contents
 from vsf_cli.config.names import counted
 from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
@@ -134,7 +134,9 @@ def batch(
 
         check_sheets(planned.items, rows)
     max_failures = 1 if work.fail_fast else work.max_failures
-    carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet, work.strict)
+    carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
+    if work.strict:
+        check_contents(planned)
 
 
 def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> None:

@@ -25,7 +25,7 @@ from vsf_cli.loading.pipelines import check_source
 from vsf_cli.media.files import remove_partials
 from vsf_cli.settings.request import public_source
 
-__all__ = ["carry_out"]
+__all__ = ["carry_out", "check_contents"]
 
 SUMMARY = "model", "method", "made", "failed", "median of one", "in all"
 """The columns of what a run made."""
@@ -65,11 +65,8 @@ def carry_out(
     console: Console,
     as_json: bool,
     sheet: bool = False,
-    strict: bool = False,
 ) -> None:
     """Runs a batch, and writes its manifest, its gallery and, if `sheet`, its contact sheets.
-
-    With `strict` it is a failure if a judge is not content with an image that it chose, in this run or in an earlier one.
 
     Raises:
         PartlyFailed: If images failed, in this run or in an earlier one whose failures are not tried again.
@@ -110,13 +107,14 @@ def carry_out(
         raise KeyboardInterrupt
     if failed:
         _raise_failure(batch, made, failed, len(states), written[0])
-    if strict and (count := _count_discontents(batch)):
-        raise not_content(count, counted(len(states), batch.noun))
 
 
-def _count_discontents(batch: Batch) -> int:
+def check_contents(batch: Batch) -> None:
+    """Raises a `PartlyFailed` if a judge is not content with an image that it chose, in this run or in an earlier one."""
     known = read_journals(batch.folder)
-    return sum(not known.get(key, {}).get("chosen", {}).get("content", True) for key in {item.key for item in batch.items})
+    keys = {item.key for item in batch.items if batch.shard.holds(item)}
+    if count := sum(not known.get(key, {}).get("chosen", {}).get("content", True) for key in keys):
+        raise not_content(count, counted(len(keys), batch.noun))
 
 
 def _say_counts(batch: Batch, states: Mapping[Any, str], written: Sequence[Path], console: Console) -> int:

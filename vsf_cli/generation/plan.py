@@ -234,19 +234,27 @@ def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any
     if not texts.negative:
         return {}
     fields: dict[str, Any] = {"best_of": settings["best_of"] or 1}
-    if guidance.name == "vsf" and is_auto(alpha := settings["alpha"]):
-        try:
-            fields["strengths"] = given_strengths(alpha) or settings.preset.strengths_for(bool(texts.keep))
-        except ValueError as error:
-            raise RequestError(f"alpha: {error}") from error
+    if guidance.name == "vsf" and is_auto(settings["alpha"]):
+        fields["strengths"] = _strengths(settings["alpha"]) or settings.preset.strengths_for(bool(texts.keep))
     if fields == {"best_of": 1} and texts.keep != (AUTO,):
         return {}
+    return {**fields, **_judge(settings)}
+
+
+def _strengths(alpha: str) -> str:
+    try:
+        return given_strengths(alpha)
+    except ValueError as error:
+        raise RequestError(f"alpha: {error}") from error
+
+
+def _judge(settings: Settings) -> dict[str, Any]:
+    """Returns the judge, its model and its threshold."""
     judge = {name: settings[name] for name in ("judge", "judge_model", "judge_threshold")}
-    own = [name for name, value in judge.items() if value is not None and settings.origin(name).origin == "option"]
+    if judge["judge"] != "scenes":
+        return judge
     # What stands for another judge in the environment or the user's file does not count.
-    if judge["judge"] == "scenes":
-        judge = {name: value for name, value in judge.items() if name == "judge" or name in own}
-    return {**fields, **judge}
+    return {name: value for name, value in judge.items() if name == "judge" or settings.origin(name).origin == "option"}
 
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
@@ -381,12 +389,16 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     if crf is None and outputs.file_format == description.get("format"):
         crf = description.get("crf")
     crfs, warnings = (int(str(crf)) if crf is not None else None,), _strangers(file, request, given)
-    # A file that was chosen is made again as it was, and no judge is asked.
-    same = request.to_json() == _request_in(file, description).to_json() and "choice" in description
-    facts = {"choice": description["choice"]} if same else {}
+    facts = _choice_of(file, description, request)
     plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs, facts=facts)
     _check_outputs(outputs, plan.requests, plan.crfs)
     return plan
+
+
+def _choice_of(file: Path, description: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """Returns how the request of a file was chosen, if it is made again as it is; no judge is asked."""
+    same = request.to_json() == _request_in(file, description).to_json()
+    return {key: value for key, value in description.items() if key == "choice" and same}
 
 
 def _strangers(file: Path, request: Request, given: Given) -> tuple[str, ...]:

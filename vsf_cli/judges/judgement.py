@@ -122,7 +122,6 @@ class CachedJudge:
     def __init__(self, judge: Judge, path: Path) -> None:
         self.inner, self.path, self.lock = judge, path, threading.Lock()
         self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
-        self.check = judge.check
         self.known: dict[str, Judgement] = {}
         for line in read_lines(path):
             try:
@@ -130,6 +129,10 @@ class CachedJudge:
                 self.known[key] = Judgement.read(line)
             except (TypeError, KeyError, AttributeError):
                 continue
+
+    def check(self, record: Record, offline: bool) -> None:
+        """Checks what the judge does."""
+        self.inner.check(record, offline)
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the stored answer about the same pixels and questions, or a new one."""

@@ -440,6 +440,11 @@ class Request(ModelSettings):
         return parse_strengths(self.strengths) if self.strengths else ()
 
     @property
+    def numbers(self) -> dict[str, Any]:
+        """The hyper-parameters as a person gives them: an alpha that is chosen is `auto`, with what is tried."""
+        return {**self.parameters, **({"alpha": f"{AUTO}:{self.strengths}"} if self.strengths else {})}
+
+    @property
     def keeps_what_is_seen(self) -> bool:
         """Whether the judge says what has to stay: what else the image without guidance shows."""
         return self.keep == (AUTO,)

@@ -11,8 +11,10 @@ from vsf_cli.config.names import counted
 from vsf_cli.config.option import CHOICE
 from vsf_cli.errors import MediaError, PartlyFailed, RequestError
 from vsf_cli.generation.capture import PAGE, maps_folder
+from vsf_cli.generation.choosing import judge_of
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for, sidecar_of, write_sidecar
+from vsf_cli.judges.pretrained import is_here
 from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
 from vsf_cli.loading.runtime import Runtime, check_runtime, device_named
@@ -36,9 +38,14 @@ __all__ = [
     "run_plan",
     "say_applied",
     "say_choice",
+    "say_judge",
     "say_offload",
     "say_skipped",
 ]
+
+
+DOWNLOADED = "vlm", "clip"
+"""The judges whose models are downloaded."""
 
 
 def read_prompt(prompt: str) -> str:
@@ -129,6 +136,14 @@ def say_offload(runtime: Runtime, console: Console) -> None:
         console.warn(f"--offload {runtime.offload} has no effect: the model runs on the CPU, where nothing is moved")
 
 
+def say_judge(request: Request, console: Console) -> None:
+    """Says which model is the judge of a request if it is downloaded, which happens when the first image is judged."""
+    if request.chooses:
+        model = judge_of(request, "cpu").settings.get("model")
+        if request.judge in DOWNLOADED and model and not is_here(model):
+            console.info(f"the judge {request.judge} is {model}, which is downloaded when the first image is judged")
+
+
 def prepare(plan: Plan, console: Console) -> Any:
     """Returns the loaded pipeline of a plan, after messages about downloads and compilation."""
     with leaving_at_interrupt():
@@ -140,6 +155,7 @@ def prepare(plan: Plan, console: Console) -> Any:
             check_source(request.model, request.revision, plan.runtime.offline)
             console.info(f"downloading {download}")
         say_offload(plan.runtime, console)
+        say_judge(request, console)
         if plan.runtime.compile:
             console.info("--compile: the first steps of a size take up to minutes, the others less than without")
         with console.progress(f"loading {request.model.removeprefix('builtin:')}"):

@@ -16,7 +16,7 @@ from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import not_content, say_offload
+from vsf_cli.cli.plans import not_content, say_judge, say_offload
 from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
 from vsf_cli.generation.run import download_of
@@ -160,6 +160,7 @@ def _outcomes(
         quiet_libraries(console.verbose)
         if not loaded:
             say_offload(batch.worker.runtime, console)
+            say_judge(item.request, console)
         loaded.append(item)
         request, offline = item.request, batch.worker.runtime.offline
         # What cannot be loaded is an error of its items, by `load`.

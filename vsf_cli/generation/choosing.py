@@ -78,7 +78,7 @@ class Attempt:
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: what the candidate differs in, and the answer."""
-        answer = {"answer": asdict(self.judgement) if self.judgement else None}
+        answer: dict[str, Any] = {"answer": asdict(self.judgement) if self.judgement else None}
         request = self.request
         varied = {"seed": request.seed, "method": request.method}
         numbers = {name: request.parameters[name] for name in ("alpha", "contrast") if name in request.parameters}
@@ -114,7 +114,7 @@ class Choice:
         """Returns plain values without the path of a local model."""
         judge = {key: public_source(value) if key == "model" else value for key, value in self.judge.items()}
         asked = self.request.to_json()
-        of_choice = {key: asked[key] for key in ("strengths", "best_of") if key in asked}
+        of_choice: dict[str, Any] = {key: asked[key] for key in ("strengths", "best_of") if key in asked}
         facts = {**of_choice, "judge": judge, "content": self.content, "runs": self.runs, "chosen": self.index + 1}
         return {**facts, "tried": [attempt.to_json() for attempt in self.attempts]}
 

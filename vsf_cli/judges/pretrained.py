@@ -9,7 +9,7 @@ from vsf_cli.loading.hub import as_model_error, is_offline, not_cached, stays_of
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.sources import cached_file
 
-__all__ = ["check_model", "reading_model"]
+__all__ = ["check_model", "is_here", "reading_model"]
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -20,11 +20,12 @@ def check_model(model: str, offline: bool) -> None:
     Raises:
         ModelError: If it is neither.
     """
-    if not _is_here(model) and is_offline(offline):
+    if not is_here(model) and is_offline(offline):
         raise not_cached(model, offline)
 
 
-def _is_here(model: str) -> bool:
+def is_here(model: str) -> bool:
+    """Returns whether a model is a folder, or in the hub's cache."""
     return os.path.isdir(model) or any(cached_file(model, name, None) for name in WEIGHTS)
 
 
@@ -40,4 +41,4 @@ def reading_model(model: str) -> Iterator[dict[str, Any]]:
     """
     quiet_libraries(verbose=False)
     with as_model_error(model, False):
-        yield {"local_files_only": os.path.isdir(model) or stays_offline(model, _is_here(model), False)}
+        yield {"local_files_only": os.path.isdir(model) or stays_offline(model, is_here(model), False)}

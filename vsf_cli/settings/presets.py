@@ -64,7 +64,7 @@ class Preset(ModelSettings):
         source: Where the settings come from.
         measured: Measured results, if there are any.
         judge: The name of the judge that chooses between images, where nobody names another.
-        strengths: What `--alpha auto` tries, as in `Request.strengths`.
+        strengths: What `--alpha auto` tries where something has to stay, as in `Request.strengths`.
         keep_neutral: Words of no particular meaning, between commas, which VSF keeps where `--keep` names nothing.
         method: The method's name and its hyper-parameters.
     """
@@ -81,7 +81,7 @@ class Preset(ModelSettings):
     source: str = "not stated"
     measured: str = "nothing was measured"
     judge: str = "vlm"
-    strengths: str = "1,1.5,2,3,4,6"
+    strengths: str = "none,1,1.5,2,3,4,6"
     keep_neutral: str = ""
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
 
@@ -106,9 +106,14 @@ class Preset(ModelSettings):
         return method_named(parameters.pop("name", "vsf"), parameters)
 
     def strengths_for(self, keeps: bool) -> str:
-        """Returns what `--alpha auto` tries; without their contrasts if nothing has to stay."""
-        strengths = parse_strengths(self.strengths)
-        return ",".join(dict.fromkeys(str(one if keeps else replace(one, contrast=None)) for one in strengths))
+        """Returns what `--alpha auto` tries.
+
+        If nothing has to stay, contrasts have no effect, and no guidance need not be tried: it tells what can stay.
+        """
+        if keeps:
+            return self.strengths
+        strengths = [replace(one, contrast=None) for one in parse_strengths(self.strengths) if one.alpha is not None]
+        return ",".join(dict.fromkeys(map(str, strengths)))
 
     def neutral(self, negative: Sequence[str]) -> tuple[str, ...]:
         """Returns the neutral words beside negative prompts as one text, without those that a negative prompt names."""

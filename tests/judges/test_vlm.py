@@ -28,6 +28,10 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
+import vsf_cli.cli.plans as plans
+import vsf_cli.generation.choosing as choosing
+from tests.drawn import AnyPipe
+from tests.judged import Maker
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.judges.questions import Record
@@ -90,6 +94,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
     return str(folder)
+
+
+def test_it_names_things_and_chooses_strengths(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = VlmJudge(model, device="cpu")
+    assert judge.things(noise(1), CAR) == judge.things(noise(1), CAR) and len(judge.things(noise(1), CAR)) <= 5
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choosing, "generate_batch", Maker())
+    monkeypatch.setattr(plans, "load_for", lambda *_: AnyPipe())
+    options = ["--alpha", "auto:none,1", "--judge", "vlm", "--judge-model", model, "--keep", "auto", "--json", "-o", "a.png"]
+    result = CliRunner().invoke(app, ["image", "a red car", "--neg", "wheels", "--seed", "1", *options])
+    assert result.exit_code == 0, result.output
+    choice = json.loads(result.stdout)["choice"]
+    assert choice["judge"] == {"name": "vlm", "model": "tiny-llava", "threshold": 0.5, "wording": 1}
+    assert all(set(one["answer"]["scores"]) == {"object", "absent"} for one in choice["tried"])
 
 
 def noise(seed: int, side: int = 240) -> Image.Image:

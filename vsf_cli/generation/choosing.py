@@ -111,8 +111,9 @@ class Choice:
         return self.attempts[self.index]
 
     def to_json(self) -> dict[str, Any]:
-        """Returns plain values without the path of a local model."""
-        judge = {key: public_source(value) if key == "model" else value for key, value in self.judge.items()}
+        """Returns plain values without the path of a local model and the address of an endpoint, which may be private."""
+        judge = {key: value for key, value in self.judge.items() if key != "base_url"}
+        judge |= {"model": public_source(judge["model"])} if "model" in judge else {}
         asked = self.request.to_json()
         of_choice: dict[str, Any] = {key: asked[key] for key in ("strengths", "best_of") if key in asked}
         facts = {**of_choice, "judge": judge, "content": self.content, "runs": self.runs, "chosen": self.index + 1}

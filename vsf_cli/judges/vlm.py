@@ -10,7 +10,7 @@ from PIL import Image
 
 from vsf_cli.errors import ModelError, RequestError, is_out_of_memory
 from vsf_cli.judges.judgement import EVEN, Judgement
-from vsf_cli.judges.pretrained import check_model, reading_model
+from vsf_cli.judges.pretrained import check_model, is_here, reading_model
 from vsf_cli.judges.questions import Record, named_things, question_about, question_about_things
 from vsf_cli.loading.runtime import device_named
 
@@ -68,31 +68,38 @@ class VlmJudge:
         self._model, self._threshold, self._device = model, threshold, device
 
     def check(self, record: Record, offline: bool) -> None:
-        """Checks before any work what the judge needs.
+        """Checks before any work what the judge needs: of a model that is on this machine, what it reads images and texts with.
 
         Raises:
-            RequestError: If a package is missing.
-            ModelError: If the model is not on this machine, and must not be downloaded.
+            RequestError: If a package is missing that most models need, and the model is not on this machine.
+            ModelError: If the model is not on this machine, and must not be downloaded; or it is none that can be asked.
         """
-        if find_spec("torchvision") is None:
-            raise RequestError(f"judge vlm needs torchvision, which is not here: {INSTALL}, or choose --judge mllm or clip")
         check_model(self._model, offline)
+        if is_here(self._model):
+            assert self._asking
+        elif find_spec("torchvision") is None:
+            raise RequestError(f"judge vlm needs torchvision, which is not here: {INSTALL}, or choose --judge mllm or clip")
 
     @cached_property
     def _reader(self) -> _Reader:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        device = device_named(self._device)
+        device, asking = device_named(self._device), self._asking  # Before the weights, which take long to download.
         with reading_model(self._model) as source:
-            source |= {"trust_remote_code": False}
-            # Before the weights, which take long to download.
-            processor = _processor_of(self._model, source)
+            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+            options = {**source, "dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+            model = AutoModelForImageTextToText.from_pretrained(self._model, **options)
+        return _Reader(model.to(device).eval(), *asking)
+
+    @cached_property
+    def _asking(self) -> tuple[Any, str, Sequence[int], Sequence[int]]:
+        """What texts and images are read with, the template of a conversation, and the tokens that mean yes and no."""
+        with reading_model(self._model) as source:
+            processor = _processor_of(self._model, {**source, "trust_remote_code": False})
             template = _template_of(self._model, processor)
             yes, no = (_tokens_of(self._model, processor.tokenizer, words) for words in (YES, NO))
-            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-            model = AutoModelForImageTextToText.from_pretrained(self._model, dtype=dtype, use_safetensors=True, **source)
-        return _Reader(model.to(device).eval(), processor, template, yes, no)
+        return processor, template, yes, no
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.

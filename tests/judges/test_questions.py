@@ -8,7 +8,7 @@ import pytest
 
 from vsf_cli.errors import RequestError
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
-from vsf_cli.judges.questions import Record, question_about
+from vsf_cli.judges.questions import Record, named_things, question_about, question_about_things
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,22 @@ def test_questions_are_made_from_the_texts(prompt: str, negative: str, first: st
     assert replace(record, question_1="", question_2=" ") == record
     own = Record("a", prompt, negative, "Is it there?", "Is it gone?")
     assert (own.question_1, own.question_2) == ("Is it there?", "Is it gone?")
+
+
+@pytest.mark.parametrize(
+    ("answer", "things"),
+    [
+        ("A bell, the wheels, Red handlebars and a sky.", ("bell", "red handlebars", "sky")),
+        ("bike; bell\nbell, very long name of thing", ("bell",)),
+        ("a, b, c, d, e, f", ("b", "c", "d", "e", "f")),
+        ("", ()),
+        ("...", ()),
+    ],
+)
+def test_things_are_the_nouns_of_an_answer(answer: str, things: tuple[str, ...]) -> None:
+    record = Record("x", "a red bike on a road", "wheels")
+    assert named_things(answer, record) == things
+    assert "Besides a red bike on a road, and besides the wheels" in question_about_things(record)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

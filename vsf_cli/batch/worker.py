@@ -275,7 +275,9 @@ class Worker:
         judge = judge_of(requests[0], self.runtime.device)
         # Items of one chunk run on one model.
         verdicts = StoredVerdicts(self.folder / VERDICTS, {**chunk[0].model, "judge": dict(judge.settings)})
-        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=self._pass_size)
+        # On a CPU an image that may not be needed takes as long alone as in a pass with others.
+        size = 1 if pipe._execution_device.type == "cpu" else self._pass_size
+        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=size)
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
         # The commit of a model or a LoRA of the hub is known only after it is loaded.

@@ -16,6 +16,8 @@ from tests.drawn import AnyPipe
 from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
 from vsf_cli.cli.app import app
+from vsf_cli.evaluation.report import Judged, tabulate
+from vsf_cli.evaluation.runs import Run
 from vsf_cli.media.reading import read_metadata
 
 TABLE = 'prompt,neg,alpha,seed\na red bike on a road,wheels,auto:none,1..3\na red bike on a road,wheels,"auto:1,2,4",4..6\n'
@@ -38,6 +40,7 @@ def batch(*options: str, table: str = TABLE, code: int = 0) -> Result:
 def made(monkeypatch: pytest.MonkeyPatch) -> Maker:
     maker = Maker()
     monkeypatch.setattr(choosing, "generate_batch", maker)
+    monkeypatch.setattr(worker, "generate_batch", maker)
     monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
     return maker
 
@@ -140,3 +143,19 @@ def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pyte
 def test_a_choice_that_cannot_be_made_is_said_before_the_work(table: str, options: tuple[str, ...], message: str) -> None:
     found = " ".join(batch(*options, table=table, code=6).stderr.split())
     assert message in found and not Path("outputs").exists()
+
+
+def test_a_report_has_the_mean_number_of_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(monkeypatch, Seer(lambda alpha, seed: (True, alpha >= 1 + seed, 0.9)))
+    Path("m.toml").write_text('[none]\nmethod = "none"\n[vsf]\nmethod = "vsf"\nalpha = "auto:1,2,4"\n')
+    options = ["--methods-file", "m.toml", "--method", "all", "--seeds", "1", "--limit", "3", "-o", "run", "--batch-size", "2"]
+    result = CliRunner().invoke(app, ["eval", "run", "scenes", *options])
+    assert result.exit_code == 0, result.output
+    run = Run.read(Path("run"))
+    samples = run.samples()
+    assert [(one.variant, one.seed, one.runs) for one in samples] == [
+        *[("none", seed, 1) for seed in range(3)],
+        *[("vsf", seed, seed + 1) for seed in range(3)],
+    ]
+    rows = tabulate(run, [Judged(sample, True, True, 0.9, "") for sample in samples])
+    assert [row["runs"] for row in rows] == [1, 2]

@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +109,8 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 def can_batch(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch: they differ only in their texts and seeds, and have no image."""
-    return not first.image and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
+    shared = [entry.name for entry in fields(Request) if entry.name not in OWN_FIELDS]
+    return not first.image and all(getattr(first, name) == getattr(second, name) for name in shared)
 
 
 def can_batch_strengths(first: Request, second: Request) -> bool:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.methods.tokens import Context, TextGroup
 
-__all__ = ["Method", "norm"]
+__all__ = ["Method"]
 
 
 class Method(ABC):
@@ -235,9 +235,3 @@ def _format(value: Value) -> str:
     if isinstance(value, str):
         return value
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
-
-
-def norm(output: "Tensor") -> "Tensor":
-    """Returns the L1 norm of each token over all heads, from shape (B, H, L, D) to (B, 1, L, 1), in float32 or more."""
-    wide = output if output.element_size() > 4 else output.float()
-    return wide.abs().sum((1, 3), keepdim=True).clamp_min(1e-7)

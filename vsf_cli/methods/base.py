@@ -151,7 +151,8 @@ class Method(ABC):
             out: Where the outputs are written, with the same shape, not yet initialized; None in cross attention.
         """
         rows = context.image_rows
-        if out is None or self.off or not context.has_parts(query):
+        # `off` comes last: compiled code cannot ask whether a number that is a tensor is infinite.
+        if out is None or not context.has_parts(query) or self.off:
             base = context.attend_base(query)
             return context.write(self.guide(rows(query), rows(base), context), base, out)
         rows(out).copy_(self.guide(rows(query), context.attend_base_in_parts(rows(query)), context))

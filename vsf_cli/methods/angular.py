@@ -53,8 +53,8 @@ class Angular(Method):
     name: ClassVar[str] = "angular"
     label: ClassVar[str] = "angular guidance"
 
-    scale: float = option(0.5, help="Rotation of angular guidance, in angles.", min=0, sweep=True, search=(0.0, 8.0))
-    tau: float = option(0.5, help="Limit of the rotation, times pi.", above=0, max=1, sweep=True, search=(0.05, 0.5))
+    scale: float = option(0.5, help="Rotation of angular guidance, in angles.", min=0, sweep=True, search=(0.0, 6.0))
+    tau: float = option(0.5, help="Limit of the rotation, times pi.", above=0, max=1, sweep=True, search=(0.02, 0.3))
     padding: bool = option(True, help="Whether angular guidance pads the negative prompt.")
 
     @property

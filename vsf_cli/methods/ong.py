@@ -43,7 +43,7 @@ class ONG(Method):
     name: ClassVar[str] = "ong"
     label: ClassVar[str] = "ONG"
 
-    scale: float = option(1.0, help="ONG's strength.", min=0, sweep=True, search=(0.0, 4.0))
+    scale: float = option(1.0, help="ONG's strength.", min=0, sweep=True, search=(0.0, 2.0))
     per_head: bool = option(False, help="Whether ONG projects in each head.")
     padding: bool = option(True, help="Whether ONG pads the negative prompt.")
 

@@ -28,7 +28,7 @@ from vsf_cli.evaluation.judging import judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
 from vsf_cli.evaluation.report import NAMES, rate_text, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
-from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Study, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
 from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
@@ -298,15 +298,18 @@ def tradeoff(
     else:
         _show_areas(areas, console)
         _show_choices(choices, console)
-    counts = {numbers["trials"] for numbers in areas["positive"].values()}
+    _say_what_is_left(studies, folder, console)
+
+
+def _say_what_is_left(studies: Mapping[str, Study], folder: Path, console: Console) -> None:
+    counts = {len(trials) for _, trials in studies.values()}
     if len(counts) > 1:
         console.warn(
             f"the budgets are not equal, {min(counts)} to {max(counts)} trials: run 'vsf eval sweep' on until they are"
         )
     console.info(f"figures in {folder}")
-    preset = next(iter(studies.values()))[0]["preset"]
-    again = f"vsf eval run PROMPTS --preset {preset} --methods-file {folder / CHOSEN} --method all"
-    console.info(f"the best trials on prompts that did not choose them: {again}")
+    again = f"vsf eval run PROMPTS --preset {next(iter(studies.values()))[0]['preset']} --methods-file {folder / CHOSEN}"
+    console.info(f"the best trials on prompts that did not choose them: {again} --method all")
 
 
 def _show_choices(choices: Mapping[str, Any], console: Console) -> None:

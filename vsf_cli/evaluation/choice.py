@@ -54,7 +54,7 @@ def write_choices(studies: Mapping[str, Study], folder: Path, quality: float) ->
     tables = {name: {**one, "facts": dict(studies[name][0])} for name, one in choices.items()}
     write_bytes(folder / "both.json", json.dumps(tables, indent=1).encode())
     texts = [_table(name, studies[name][0], one["best"]["settings"]) for name, one in choices.items() if one["best"]]
-    head = f"# The best trial of each method at a quality of {quality:g} or more: run them on prompts that did not choose them.\n"
+    head = f"# The best trial of each method at a quality of {quality:g} or more: to be run on other prompts than these.\n"
     write_bytes(folder / CHOSEN, "\n".join([head, *texts]).encode())
     return choices
 

@@ -353,7 +353,7 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
         (["--steps", "0"], "steps is 0"),
         (["--steps", "1"], "needs at least 2"),
         (["--preset", "tiny"], "'tiny' does not exist"),
-        (["--method", "vfs"], "must be one of none, vsf, nasa, nag, wef, cfg"),
+        (["--method", "vfs"], "must be one of none, vsf, nasa, nag, ong, angular, wef, cfg"),
         (["--method", "none", "--alpha", "3"], "--alpha is VSF's"),
         (["--method", "none", "--no-special-tokens"], "--special-tokens is VSF's"),
         (["--neg", "wheels", "--guidance", "5"], "for models that run without CFG"),

@@ -52,7 +52,7 @@ class BenchOptions:
     method: str = run_option(
         "all",
         "--method",
-        help="all, or some, joined by commas: none, nasa, nag, vsf, vsf-bias, vsf-keep, vsf-masked, cfg.",
+        help="all, or some, joined by commas: none, nasa, nag, ong, angular, vsf, vsf-bias, vsf-keep, vsf-masked, cfg.",
         panel=GUIDANCE,
     )
     random_weights: bool = run_option(

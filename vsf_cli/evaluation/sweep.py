@@ -197,6 +197,7 @@ def _facts(sweep: Sweep) -> dict[str, Any]:
         "space": {name: list(bounds) for name, bounds in sweep.space.items()},
         "judge": dict(sweep.judge.settings),
         "batch_size": sweep.batch_size,
+        **{key: True for key in ("keeps", "names_kept") if getattr(sweep.variant, key)},
     }
 
 

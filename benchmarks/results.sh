@@ -3,6 +3,7 @@
 # It goes on where it was stopped. Needs the extra: pip install -e ".[sweep]"
 # TRIALS and PARTS are the trials of each method and of each part of VSF, LIMIT the prompts of a trial: TRIALS=30 sh benchmarks/results.sh
 set -eu
+cd "$(dirname "$0")/.."
 out=${1:-outputs/results}
 trials=${TRIALS:-60}
 parts=${PARTS:-16}
@@ -44,3 +45,19 @@ python -m vsf_cli.media.montage "$out/grid.png" "$out"/grid/*.png --columns 6 --
 # Figure 10: the whole embedding flipped
 vsf image "$bike" --neg wheels --seed 7 --method wef --wef-alpha 0,0.5,1,1.5,2,3 -o "$out/wef/{n}.png" --exists skip -q
 python -m vsf_cli.media.montage "$out/wef.png" "$out"/wef/*.png --columns 6 --label method,alpha
+
+# The pages: results as JSON, figures, and the tables that are made of them
+keep=docs/results
+cp "$out/table/report-scenes.json" $keep/table.json
+cp "$out/layouts/report-scenes.json" $keep/layouts.json
+cp "$out/chosen/report-scenes.json" $keep/chosen.json
+cp "$out/tradeoff/both.json" $keep/best-trials.json
+for figure in positive-negative quality-negative; do
+    cp "$out/tradeoff/$figure.json" $keep/$figure.json
+    cp "$out/ablation/$figure.json" $keep/ablation-$figure.json
+done
+cp "$out/tradeoff/positive-negative.png" docs/images/results-positive.png
+cp "$out/tradeoff/quality-negative.png" docs/images/results-quality.png
+cp "$out/ablation/quality-negative.png" docs/images/results-ablation.png
+for figure in cfg grid wef; do cp "$out/$figure.png" docs/images/results-$figure.png; done
+python benchmarks/tables.py

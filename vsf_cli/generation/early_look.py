@@ -18,7 +18,7 @@ def guided_steps(request: Request) -> int | None:
     at a part of an image that is redrawn, or where the size is the model's own."""
     steps, method = request.steps_run, request.guidance
     acting = [step for step in range(steps) if method.acts_at(step / steps)]
-    if not request.width or request.image or acting[-1] == steps - 1:
+    if request.width is None or request.height is None or request.image or acting[-1] == steps - 1:
         return None
     return acting[-1] + 1
 

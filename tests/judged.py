@@ -11,7 +11,7 @@ from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.questions import Record
 from vsf_cli.settings.request import Request
 
-__all__ = ["Maker", "Seer", "from_two_on", "picture"]
+__all__ = ["Maker", "Seer", "from_two_on"]
 
 
 class Maker:

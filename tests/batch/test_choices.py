@@ -40,7 +40,6 @@ def batch(*options: str, table: str = TABLE, code: int = 0) -> Result:
 def made(monkeypatch: pytest.MonkeyPatch) -> Maker:
     maker = Maker()
     monkeypatch.setattr(choosing, "generate_batch", maker)
-    monkeypatch.setattr(choosing, "guided_steps", lambda _: None)
     monkeypatch.setattr(worker, "generate_batch", maker)
     monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
     return maker

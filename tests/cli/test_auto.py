@@ -39,7 +39,6 @@ def said(*words: str, code: int = 0) -> str:
 def made(monkeypatch: pytest.MonkeyPatch) -> Maker:
     maker = Maker()
     monkeypatch.setattr(choosing, "generate_batch", maker)
-    monkeypatch.setattr(choosing, "guided_steps", lambda _: None)
     monkeypatch.setattr(choosing, "generate", lambda pipe, request, *_: maker(pipe, [request])[0])
     monkeypatch.setattr(plans, "load_for", lambda *_: AnyPipe())
     return maker
@@ -54,7 +53,7 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Seer:
 
 def test_the_chosen_image_says_how_it_was_found(made: Maker, judge: Seer) -> None:
     result = vsf("image", *BIKE, "--alpha", "auto:1,2,4", "--keep-all", "--sidecar", "--json", "-o", "a.png")
-    assert "the judge seer chose alpha 2: at 2 · 2 candidates, 2 times the steps" in " ".join(result.stderr.split())
+    assert "the judge seer chose alpha 2: at 2 · 2 candidates, 2 runs" in " ".join(result.stderr.split())
     facts = json.loads(result.stdout)
     assert facts["choice"]["chosen"] == 2 and facts["request"]["parameters"]["alpha"] == 2
     assert read_metadata(Path("a.png")).description == {
@@ -90,7 +89,7 @@ def test_strict_is_an_exit_code_and_the_file_is_there(made: Maker, judge: Seer) 
 
 def test_what_is_seen_is_kept_and_seeds_are_tried(made: Maker, judge: Seer) -> None:
     found = said("image", *BIKE, "--alpha", "auto:1,2", "--keep", "auto", "--best-of", "2", "-o", "a.png")
-    assert "keep 'bell'" in found and "chose alpha 2, seed 7" in found and "3 times the steps" in found
+    assert "keep 'bell'" in found and "chose alpha 2, seed 7" in found and "3 runs" in found
     assert read_metadata(Path("a.png")).description["request"]["keep"] == ["bell"]  # type: ignore[index]
 
 

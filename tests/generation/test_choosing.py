@@ -6,12 +6,10 @@ from typing import Any
 import pytest
 
 import vsf_cli.generation.choosing as choosing
-from tests.judged import Maker, Seer, from_two_on, picture
+from tests.judged import Maker, Seer, from_two_on
 from vsf_cli.config.strengths import Strength, given_strengths, is_auto, parse_strengths
 from vsf_cli.errors import PictureError, RequestError
-from vsf_cli.generation.choosing import Answer, Verdicts, choose, choose_batch, record_of, tried_strip
-from vsf_cli.generation.early_look import guided_steps
-from vsf_cli.generation.generate import Result
+from vsf_cli.generation.choosing import Answer, Verdicts, choose, choose_batch, tried_strip
 from vsf_cli.judges.questions import Record
 from vsf_cli.settings.request import Request
 
@@ -117,34 +115,6 @@ def test_requests_of_one_round_are_one_pass(maker: Maker) -> None:
     assert [result.request.seed for result in results] == [1, 2, 3]
 
 
-def test_an_image_is_left_unfinished_where_its_estimate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[Request] = []
-
-    def unless(_: Any, one: Request, step: int, refuses: Any, *__: Any) -> Result | None:
-        assert step == 4
-        begun.append(one)
-        return None if refuses([picture(one)]) else Result((picture(one),), one, 1, 1, 0.5)
-
-    monkeypatch.setattr(choosing, "generate_unless", unless)
-    maker, known = installed(monkeypatch, Maker()), Known()
-    half = {"width": 96, "height": 96, "parameters": {"stop": 0.5}}
-    judge = Seer(from_two_on, shown=("bell",))
-    (result,) = choose_batch(None, [request("none,1,2,4", keep=("bell",), **half)], judge, verdicts=known)
-    assert [alpha for alpha, _, _ in judge.asked] == [0, 1, 2, 2] and not maker.passes
-    assert result.choice and (result.choice.runs, [one.step for one in result.choice.attempts]) == (2, [4, 4, None])
-    # Where the answer about the finished image is not known, neither its estimate is asked about nor are others made.
-    del known.answers[repr((result.request, record_of(request(keep=("bell",))), None))]
-    begun.clear()
-    (again,) = choose_batch(None, [request("none,1,2,4", keep=("bell",), **half)], judge, verdicts=known)
-    assert begun == [result.request] and len(judge.asked) == 5 and again.choice == result.choice
-    # What tells only what has to stay is left unfinished, and so is the best of those that do not do it, till it is chosen.
-    judge = Seer(lambda *_: (True, False, 0.9), shown=("bell",))
-    (best,) = choose_batch(None, [request("2", keep=("auto",), **half)], judge)
-    assert best.choice and (best.choice.runs, len(judge.asked)) == (1, 2) and [len(one) for one in maker.passes] == [1]
-    assert guided_steps(request(**half)) == 4 and guided_steps(request(**{**half, "parameters": {}})) is None
-    assert guided_steps(request(parameters={"stop": 0.5})) is None
-
-
 def test_a_pass_that_is_not_full_makes_what_may_be_wanted_next(maker: Maker) -> None:
     judge = Seer(from_two_on)
     (result,) = choose_batch(None, [request("none,1,2,4")], judge, size=3)
@@ -175,11 +145,11 @@ class Known(Verdicts):
     def __init__(self) -> None:
         self.answers: dict[Any, Answer] = {}
 
-    def known(self, request: Request, record: Record, step: int | None) -> Answer | None:
-        return self.answers.get(repr((request, record, step)))
+    def known(self, request: Request, record: Record) -> Answer | None:
+        return self.answers.get(repr((request, record)))
 
-    def add(self, request: Request, record: Record, step: int | None, answer: Answer) -> None:
-        self.answers[repr((request, record, step))] = answer
+    def add(self, request: Request, record: Record, answer: Answer) -> None:
+        self.answers[repr((request, record))] = answer
 
 
 @pytest.mark.parametrize("keep", [(), ("auto",)])

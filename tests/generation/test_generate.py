@@ -10,7 +10,6 @@ from PIL import Image
 from tests.conftest import random_pipeline
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.early_look import generate_unless
 from vsf_cli.generation.generate import Request, can_batch_strengths, generate, generate_batch
 from vsf_cli.models import FAMILIES
 from vsf_cli.settings.presets import check_scale
@@ -62,20 +61,6 @@ def test_a_result_is_enlarged_behind_the_model(pipe: Any) -> None:
     size = tuple(3 * side for side in plain.image.size)
     assert large.image.size == size and large.image == plain.image.resize(size, Image.Resampling.LANCZOS)
     assert replace(large.request, upscale=1) == plain.request
-
-
-def test_an_image_is_looked_at_before_it_is_finished(pipe: Any) -> None:
-    asked = request(negative=("wheels",), width=32, height=16, num_inference_steps=3)
-    seen: list[Any] = []
-    # The estimate of the last step is the image.
-    whole = generate_unless(pipe, asked, 3, lambda frames: bool(seen.extend(frames)))
-    assert whole and np.array_equal(whole.image, generate(pipe, asked).image) and np.array_equal(seen[0], whole.image)
-    steps: list[int] = []
-    assert (
-        generate_unless(pipe, asked, 2, lambda frames: bool(seen.extend(frames)) or True, lambda done, _: steps.append(done))
-        is None
-    )
-    assert steps == [1] and seen[1].size == (32, 16) and "step" not in vars(pipe.scheduler)
 
 
 def test_strengths_that_run_together_are_those_that_run_alone(pipe: Any) -> None:

@@ -101,7 +101,6 @@ def test_it_names_things_and_chooses_strengths(model: str, tmp_path: Path, monke
     assert judge.things(noise(1), CAR) == judge.things(noise(1), CAR) and len(judge.things(noise(1), CAR)) <= 5
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(choosing, "generate_batch", Maker())
-    monkeypatch.setattr(choosing, "guided_steps", lambda _: None)
     monkeypatch.setattr(plans, "load_for", lambda *_: AnyPipe())
     options = ["--alpha", "auto:none,1", "--judge", "vlm", "--judge-model", model, "--keep", "auto", "--json", "-o", "a.png"]
     result = CliRunner().invoke(app, ["image", "a red car", "--neg", "wheels", "--seed", "1", *options])

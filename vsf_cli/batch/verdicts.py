@@ -39,14 +39,14 @@ class StoredVerdicts(Verdicts):
             except (AttributeError, KeyError, TypeError):
                 continue
 
-    def _key(self, request: Request, record: Record, step: int | None) -> str:
-        plain = {"request": request.to_json(), "record": record.to_json(), "step": step, **self._facts}
+    def _key(self, request: Request, record: Record) -> str:
+        plain = {"request": request.to_json(), "record": record.to_json(), **self._facts}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
-    def known(self, request: Request, record: Record, step: int | None) -> Answer | None:
-        return self._answers.get(self._key(request, record, step))
+    def known(self, request: Request, record: Record) -> Answer | None:
+        return self._answers.get(self._key(request, record))
 
-    def add(self, request: Request, record: Record, step: int | None, answer: Answer) -> None:
-        key = self._key(request, record, step)
+    def add(self, request: Request, record: Record, answer: Answer) -> None:
+        key = self._key(request, record)
         self._answers[key] = answer
         append_line(self._path, {"key": key, **asdict(answer.judgement), "things": answer.things})

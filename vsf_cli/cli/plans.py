@@ -233,7 +233,7 @@ def say_choice(result: Result, console: Console) -> None:
     """Writes which candidate a judge chose."""
     if (choice := result.choice) is not None:
         of = f"the judge {choice.judge['name']} chose {choice.summary}"
-        console.info(f"{of} · {counted(len(choice.attempts), 'candidate')}, {choice.runs:g} times the steps of an image")
+        console.info(f"{of} · {counted(len(choice.attempts), 'candidate')}, {counted(choice.runs, 'run')}")
 
 
 def _say_written(written: WrittenFile, number: int, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:

@@ -23,13 +23,13 @@ RUN, PROMPTS, IMAGES = "run.json", "prompts.jsonl", "pictures"
 
 @dataclass(frozen=True)
 class Sample:
-    """An image or video of a run; `variant` is a name, and `runs` how many images the steps of its choice would have made."""
+    """An image or video of a run; `variant` is a name, and `runs` how many images a judge looked at to choose it."""
 
     record: Record
     variant: str
     seed: int
     path: Path
-    runs: float = 1
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Run:
                         row["arm"],
                         int(row["seed"]),
                         self.image_folder / row["file"],
-                        float(row.get("runs") or 1),
+                        int(row.get("runs") or 1),
                     )
                     for row in csv.DictReader(file)
                     if row["status"] == "done"

@@ -8,7 +8,6 @@ a judge without probabilities), of the part of what has to stay that is there, a
 
 import math
 import os
-import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import PictureError, RequestError
-from vsf_cli.generation.early_look import generate_unless, guided_steps
 from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch
 from vsf_cli.judges import judge_named
 from vsf_cli.judges.judgement import Describes, Judge, Judgement, judge_frames
@@ -56,13 +54,11 @@ class Attempt:
     Arguments:
         request: The request of the candidate.
         judgement: The answer; None if the model made no image, but numbers that are none.
-        step: The step whose estimate the answer is about, and behind which nothing was made; None if the image was finished.
         frames: The image, or the frames of the video, if they are kept.
     """
 
     request: Request
     judgement: Judgement | None
-    step: int | None = None
     frames: "tuple[Image.Image, ...]" = ()
 
     def score(self, needed: Sequence[str]) -> float:
@@ -86,7 +82,7 @@ class Attempt:
         request = self.request
         varied = {"seed": request.seed, "method": request.method}
         numbers = {name: request.parameters[name] for name in ("alpha", "contrast") if name in request.parameters}
-        return {**varied, **numbers, **({"step": self.step} if self.step else {}), **answer}
+        return {**varied, **numbers, **answer}
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ class Choice:
         attempts: The candidates that were judged, in their order.
         index: The position of the chosen one.
         content: Whether the judge is content with it.
-        runs: How many images the steps of all candidates would have made, also of one that tells only what has to stay.
+        runs: How many images were looked at, in this run or in an earlier one: also those that tell only what has to stay.
     """
 
     request: Request
@@ -107,7 +103,7 @@ class Choice:
     attempts: tuple[Attempt, ...]
     index: int
     content: bool
-    runs: float
+    runs: int
 
     @property
     def chosen(self) -> Attempt:
@@ -156,11 +152,11 @@ def tried_strip(choice: Choice) -> "Image.Image":
 class Verdicts:
     """The answers of a judge that are known. Here none are; a batch stores them."""
 
-    def known(self, request: Request, record: Record, step: int | None) -> "Answer | None":
-        """Returns the known answer about the image of a request, or about its estimate after a step; None if there is none."""
+    def known(self, request: Request, record: Record) -> "Answer | None":
+        """Returns the known answer about the image of a request; None if there is none."""
         return None
 
-    def add(self, request: Request, record: Record, step: int | None, answer: "Answer") -> None:
+    def add(self, request: Request, record: Record, answer: "Answer") -> None:
         """Stores an answer."""
 
 
@@ -271,23 +267,13 @@ def choose_batch(
     searches = [_Search(request, judge, known, keep_all) for request in requests]
     while waiting := [search for search in searches if search.wanted is not None]:
         for group in _passes(waiting):
-            if len(group) == 1 and size == 1 and group[0].step is not None:
-                group[0].make_one(pipe, group[0].step, progress)
-                _tell(tried, group[0])
-                continue
             rows = [(search, _wanted(search)) for search in group]
             rows += _ahead(group, size - len(group))
             for (search, request), result in zip(rows, _make(pipe, [one for _, one in rows], progress), strict=True):
                 search.ready.append((request, result))
             for search in group:
-                while search.take_ready():
-                    _tell(tried, search)
+                search.take_ready(tried)
     return [search.chosen(pipe, progress) for search in searches]
-
-
-def _tell(tried: Progress | None, search: "_Search") -> None:
-    if tried is not None:
-        tried(len(search.attempts), search.count)
 
 
 def _ahead(searches: "Sequence[_Search]", count: int) -> "list[tuple[_Search, Request]]":
@@ -320,8 +306,7 @@ class _Search:
         self.ready: list[tuple[Request, Result | None]] = []
         self._record = record_of(request)
         self._best: tuple[float, int] = (-math.inf, 0)
-        self._needed: tuple[str, ...] = ()
-        self._content, self._steps, self._seconds = False, 0, 0.0
+        self._content, self._runs, self._seconds = False, 0, 0.0
         self._image: Result | None = None
         """The result of the best candidate, if it was made here."""
         self._walk = self._walked()
@@ -336,112 +321,49 @@ class _Search:
                 looked = (yield unguided(self._request, seed)).with_things_kept()
                 self._record = replace(self._record, keep=looked.things)
             keep = self._request.keep if looked is None else looked.things
-            self._needed = self._record.keep
+            needed = self._record.keep
             self.upcoming = [*candidates_of(self._request, seed, keep)]
             while self.upcoming:
                 candidate = self.upcoming.pop(0)
                 seen = looked if looked and looked.request == candidate else (yield candidate)
-                if self._add(seen):
+                if candidate.method == "none" and self._request.strengths and seen.judgement:
+                    # What the image does not show without guidance cannot stay.
+                    needed = tuple(thing for thing in needed if thing in (seen.judgement.kept or needed))
+                if self._add(seen, needed):
                     return
 
-    def _add(self, seen: "_Seen") -> bool:
+    def _add(self, seen: "_Seen", needed: Sequence[str]) -> bool:
         """Adds a candidate; returns whether the judge is content with it."""
         frames = seen.result.frames if self._keep_all and seen.result else ()
-        attempt = Attempt(seen.request, seen.judgement, seen.step, frames)
-        self._needed = self._needed_of(attempt)
-        self._content = seen.step is None and attempt.contents(self._needed)
-        score = math.inf if self._content else attempt.score(self._needed)
+        attempt = Attempt(seen.request, seen.judgement, frames)
+        self._content = attempt.contents(needed)
+        score = math.inf if self._content else attempt.score(needed)
         if score > self._best[0]:
             self._best, self._image = (score, len(self.attempts)), seen.result
         self.attempts.append(attempt)
         return self._content
 
-    def _needed_of(self, attempt: Attempt) -> tuple[str, ...]:
-        """Returns what has to stay: not what the image does not show without guidance either, if that was looked at."""
-        if attempt.request.method != "none" or not self._request.strengths or attempt.judgement is None:
-            return self._needed
-        return tuple(thing for thing in self._needed if thing in (attempt.judgement.kept or self._needed))
-
     def _go_on(self, seen: "_Seen | None") -> None:
         """Goes on to the next request whose answer is not known."""
         try:
-            self.wanted = next(self._walk) if seen is None else self._send(seen)
-            while (known := self._known(self.wanted)) is not None:
-                self.wanted = self._send(known)
+            self.wanted = next(self._walk) if seen is None else self._walk.send(seen)
+            self._runs += 1
+            while (answer := self._known(self.wanted)) is not None:
+                self.wanted = self._walk.send(_Seen(self.wanted, answer.judgement, answer.things or ()))
+                self._runs += 1
         except StopIteration:
             self.wanted = None
 
-    def _send(self, seen: "_Seen") -> Request:
-        self._steps += seen.step or seen.request.steps_run
-        return self._walk.send(seen)
+    def _known(self, request: Request) -> "Answer | None":
+        # All images are wanted where all are kept.
+        return None if self._keep_all else self._verdicts.known(request, self._record)
 
-    def _known(self, request: Request) -> "_Seen | None":
-        """Returns what is known of a request, if that is enough."""
-        if self._keep_all:  # All images are wanted.
-            return None
-        for step in (None, self.step):
-            if (answer := self._verdicts.known(request, self._record, step)) is not None:
-                seen = _Seen(request, answer.judgement, answer.things or (), step=step)
-                if step is None or not self._wants_rest(seen):
-                    return seen
-        return None
-
-    @property
-    def step(self) -> int | None:
-        """The step after which the image that is wanted can be looked at; None if it has to be finished first."""
-        return None if self._keep_all else guided_steps(self._request)
-
-    def _wants_rest(self, seen: "_Seen") -> bool:
-        """Returns whether the rest of an image is wanted, by its estimate."""
-        attempt = Attempt(seen.request, seen.judgement)
-        return self._tries(seen.request) and attempt.contents(self._needed_of(attempt))
-
-    def _tries(self, request: Request) -> bool:
-        """Returns whether a request is a candidate, and does not only tell what has to stay."""
-        asked = self._request
-        tells = asked.keeps_what_is_seen and request.method == "none" != asked.method
-        return not tells or any(one.alpha is None for one in asked.tried_strengths)
-
-    def make_one(self, pipe: Any, step: int, progress: Progress | None) -> None:
-        """Makes the wanted image, but not behind a step if the judge is not content with its estimate."""
-        assert self.wanted is not None
-        request, refused = self.wanted, None
-
-        def refuses(frames: "Sequence[Image.Image]") -> bool:
-            nonlocal refused
-            # What is known was not refused, or the image would not be wanted.
-            if self._verdicts.known(request, self._record, step) is not None:
-                return False
-            seen = self._looked(request, frames, step)
-            refused = None if self._wants_rest(seen) else seen
-            return refused is not None
-
-        started = time.monotonic()
-        try:
-            result = generate_unless(pipe, request, step, refuses, progress)
-        except PictureError:
-            result = None
-        if result is None:
-            self._seconds += time.monotonic() - started
-        if refused is None:
-            self._take(result)
-        else:
-            self._go_on(refused)
-
-    def _looked(self, request: Request, frames: "Sequence[Image.Image]", step: int | None = None) -> "_Seen":
-        """Asks the judge about an image, or about its estimate after a step, and stores the answer."""
-        judgement, things = judge_frames(self._judge, frames, self._record), None
-        if self._request.keeps_what_is_seen and request.method == "none":
-            things = _things(self._judge, frames, self._record)
-        self._verdicts.add(request, self._record, step, Answer(judgement, things))
-        return _Seen(request, judgement, things or (), step)
-
-    def take_ready(self) -> bool:
-        """Judges the image that is wanted if it is made, and returns whether it was."""
-        at = next((index for index, (one, _) in enumerate(self.ready) if one == self.wanted), None)
-        if at is not None:
+    def take_ready(self, tried: Progress | None) -> None:
+        """Judges the images that are made and wanted."""
+        while (at := next((index for index, (one, _) in enumerate(self.ready) if one == self.wanted), None)) is not None:
             self._take(self.ready.pop(at)[1])
-        return at is not None
+            if tried is not None:
+                tried(len(self.attempts), self.count)
 
     def _take(self, result: Result | None) -> None:
         """Judges the image of the wanted request; None means that the model made none."""
@@ -451,7 +373,12 @@ class _Search:
             self._go_on(_Seen(request, None))
             return
         self._seconds += result.seconds
-        self._go_on(replace(self._looked(request, result.frames), result=result))
+        judgement = judge_frames(self._judge, result.frames, self._record)
+        things = None
+        if self._request.keeps_what_is_seen and request.method == "none" and not request.keep:
+            things = _things(self._judge, result, self._record)
+        self._verdicts.add(request, self._record, Answer(judgement, things))
+        self._go_on(_Seen(request, judgement, things or (), result))
 
     def chosen(self, pipe: Any, progress: Progress | None) -> Result:
         """Returns the chosen image, which is made again if its answer was known."""
@@ -463,21 +390,18 @@ class _Search:
         if result is None:
             (result,) = generate_batch(pipe, [attempt.request], progress)
             self._seconds += result.seconds
-        runs = round(self._steps / self._request.steps_run, 3)
-        choice = Choice(self._request, self._judge.settings, tuple(self.attempts), index, self._content, runs)
+        choice = Choice(self._request, self._judge.settings, tuple(self.attempts), index, self._content, self._runs)
         notes = result.notes if self._content else (*result.notes, _discontent(choice))
         return replace(result, seconds=self._seconds, choice=choice, notes=notes)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """An image that was judged: its request, the answer, what else it shows, the step of the estimate that was looked at in its
-    place, and the result, if it was made here."""
+    """An image that was judged: its request, the answer, what else it shows, and the result, if it was made here."""
 
     request: Request
     judgement: Judgement | None
     things: tuple[str, ...] = ()
-    step: int | None = None
     result: Result | None = None
 
     def with_things_kept(self) -> "_Seen":
@@ -490,10 +414,10 @@ def _discontent(choice: Choice) -> str:
     return f"judge {choice.judge['name']} is content with none of {tries}, and this is the best of them: {choice.summary}"
 
 
-def _things(judge: Judge, frames: "Sequence[Image.Image]", record: Record) -> tuple[str, ...]:
+def _things(judge: Judge, result: Result, record: Record) -> tuple[str, ...]:
     """Returns what else an image shows, or the middle frame of a video."""
     assert isinstance(judge, Describes)
-    return judge.things(frames[len(frames) // 2], record)
+    return judge.things(result.frames[len(result.frames) // 2], record)
 
 
 def _passes(searches: Sequence[_Search]) -> Iterator[list[_Search]]:

@@ -14,7 +14,6 @@ from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
 from vsf_cli.methods import Context, Method, Span
 from vsf_cli.models import family_of
-from vsf_cli.models.estimates import estimate_of
 from vsf_cli.models.guided_model import bind_call
 from vsf_cli.models.patching import followed
 
@@ -112,9 +111,13 @@ class Recorder(Method):
         """
 
         def after(output: Any, args: Sequence[Any]) -> Any:
+            model_output, timestep, sample = args[:3]
             if self._steps:
-                sigma, estimate = estimate_of(scheduler, output, args)
-                self._steps[-1].sigma, self._steps[-1].estimate = sigma, estimate.cpu()
+                sigma = noise_level(scheduler, timestep)
+                # Schedulers that do not return the estimate are those of flow matching.
+                own = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+                estimate = sample.float() - sigma * model_output.float() if own is None else own
+                self._steps[-1].sigma, self._steps[-1].estimate = sigma, estimate.float().cpu()
             return output
 
         return after
@@ -241,3 +244,13 @@ def _gather(steps: Sequence[list[Tensor]]) -> np.ndarray:
         for number in reversed(range(len(blocks))):
             part[number] = blocks.pop().numpy()
     return array
+
+
+def noise_level(scheduler: Any, timestep: Any) -> float:
+    """Returns the noise level of the step that a scheduler has just made: 1 is pure noise."""
+    flows = hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")
+    if flows or scheduler.config.get("use_flow_sigmas"):
+        return float(scheduler.sigmas[scheduler.step_index - 1])
+    if scheduler.config.get("prediction_type") == "trigflow":
+        return float(scheduler.timesteps[scheduler.step_index - 1].sin())
+    return float((1 - scheduler.alphas_cumprod[int(timestep)]).sqrt())

@@ -87,6 +87,8 @@ def test_no_guidance_is_a_strength_and_says_what_can_stay(maker: Maker) -> None:
     result = choose(None, request("none,1,2@0.9", keep=("bell, flag",)), judge)
     assert result.request.parameters["contrast"] == 0.9 and result.choice and result.choice.content
     assert [kept for _, _, kept in judge.asked] == [("bell", "flag")] * 3
+    bare = choose(None, request("none,1,2", keep=("bell",)), Seer(from_two_on))
+    assert bare.request.parameters["alpha"] == 2 and bare.choice and bare.choice.content
     # Where nobody knows what was there, all of it has to stay.
     strict = choose(None, request("1,2", keep=("bell, flag",)), Seer(from_two_on, shown=("bell",)))
     assert strict.choice and not strict.choice.content

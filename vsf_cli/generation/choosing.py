@@ -328,7 +328,7 @@ class _Search:
                 seen = looked if looked and looked.request == candidate else (yield candidate)
                 if candidate.method == "none" and self._request.strengths and seen.judgement:
                     # What the image does not show without guidance cannot stay.
-                    needed = tuple(thing for thing in needed if thing in (seen.judgement.kept or needed))
+                    needed = needed if seen.judgement.kept is None else seen.judgement.kept
                 if self._add(seen, needed):
                     return
 
@@ -353,6 +353,7 @@ class _Search:
                 self._runs += 1
         except StopIteration:
             self.wanted = None
+            self.ready.clear()
 
     def _known(self, request: Request) -> "Answer | None":
         # All images are wanted where all are kept.

@@ -59,7 +59,7 @@ def test_the_chosen_image_says_how_it_was_found(made: Maker, judge: Seer) -> Non
     assert read_metadata(Path("a.png")).description == {
         key: value for key, value in facts.items() if key not in ("path", "seconds")
     }
-    assert Path("a-tried.png").exists() and json.loads(Path("a.png.json").read_text())["choice"] == facts["choice"]
+    assert Path("a.png-tried.png").exists() and json.loads(Path("a.png.json").read_text())["choice"] == facts["choice"]
     assert "auto" not in vsf("info", "a.png").stdout and '"chosen": 2' in vsf("info", "a.png", "-v").stdout
     asked = len(judge.asked)
     assert "everything is as when it was made" in said("again", "a.png", "-o", "b.png")
@@ -78,6 +78,23 @@ def test_strengths_and_judges_are_those_of_the_preset(made: Maker, monkeypatch: 
     line = vsf("image", *BIKE, "--best-of", "3", "--dry-run").stdout
     assert "the judge scenes chooses alpha 2 and 3 seeds" in line
     assert not made.passes
+
+
+def test_a_strip_replaces_no_file(made: Maker, judge: Seer) -> None:
+    Path("a.png-tried.png").write_text("mine")
+    vsf("image", *BIKE, "--alpha", "auto:1,2", "--keep-all", "--exists", "error", "-o", "a.png")
+    assert Path("a.png-tried.png").read_text() == "mine" and Path("a.png-tried-2.png").exists()
+
+
+def test_a_file_is_chosen_anew(made: Maker, judge: Seer) -> None:
+    vsf("image", *BIKE, "--alpha", "auto:1,2", "-o", "a.png")
+    assert "keep 'bell'" in said("again", "a.png", "--keep", "auto", "-o", "b.png")
+    vsf("image", *BIKE, "--method", "nag", "-o", "n.png")
+    assert "--alpha is VSF's" in said("again", "n.png", "--alpha", "auto", code=6)
+    assert "best_of is 0" in said("image", *BIKE, "--best-of", "0", code=6)
+    assert "leave --best-of out" in said("image", *BIKE, "--compare", "none,vsf", "--best-of", "2", code=6)
+    contrast = "--alpha", "auto:1@0.5,none", "--keep", "flag", "--contrast", "0.3"
+    assert "--contrast has no effect" in said("image", *BIKE, *contrast, code=6)
 
 
 def test_strict_is_an_exit_code_and_the_file_is_there(made: Maker, judge: Seer) -> None:
@@ -108,7 +125,7 @@ def test_a_strip_has_what_was_chosen(made: Maker, judge: Seer) -> None:
         (("--strict",), "--strict is for a choice between images"),
         (("--keep-all",), "--keep-all is for a choice between images"),
         (("--alpha", "auto", "--judge", "nobody"), "--judge is 'nobody'"),
-        (("--alpha", "auto", "--judge-threshold", "0.4"), "judge scenes does not take threshold"),
+        (("--alpha", "auto", "--judge-threshold", "0.4"), "judge scenes takes no threshold"),
         (("--alpha", "auto", "--judge", "mllm"), "mllm needs"),
         (
             (
@@ -118,6 +135,7 @@ def test_a_strip_has_what_was_chosen(made: Maker, judge: Seer) -> None:
             "has contrasts, which need what --keep names",
         ),
         (("--keep", "auto", "--judge", "clip"), "cannot say what an image shows"),
+        (("--keep", "auto, flag"), "stands alone"),
     ],
 )
 def test_a_choice_that_cannot_be_made_is_refused(
@@ -134,9 +152,9 @@ def test_auto_needs_something_unwanted_and_strengths_are_numbers() -> None:
 
 
 def test_the_real_judge_finds_a_bike_without_wheels() -> None:
-    """With all parts as they are shipped; maps and a clip, too."""
+    """With all parts as they are shipped; and with its maps."""
     found = said("image", *BIKE, "--alpha", "auto:3", "--keep", "auto", "--steps", "4", "--dump-attn", "-o", "a.png")
-    assert "the judge scenes chose alpha 3: bike" in found and Path("a-attn/index.html").exists()
+    assert "alpha 3: bike, wheels absent" in found and Path("a-attn/index.html").exists()
     made: Any = np.asarray(Image.open("a.png"))
     vsf("again", "a.png", "-o", "b.png")
     assert (np.asarray(Image.open("b.png")) == made).all()

@@ -8,9 +8,12 @@ import pytest
 import vsf_cli.generation.choosing as choosing
 from tests.judged import Maker, Seer, from_two_on
 from vsf_cli.config.strengths import Strength, given_strengths, is_auto, parse_strengths
-from vsf_cli.errors import PictureError, RequestError
+from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
 from vsf_cli.generation.choosing import Answer, Verdicts, choose, choose_batch, tried_strip
+from vsf_cli.generation.generate import generate
+from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.questions import Record
+from vsf_cli.settings.candidates import seeds_of
 from vsf_cli.settings.request import Request
 
 
@@ -43,7 +46,7 @@ def test_strengths_are_numbers_ranges_and_none(text: str, strengths: list[Any]) 
     assert given_strengths(f"auto: {text}") == text and is_auto(f"auto: {text}")
 
 
-@pytest.mark.parametrize("text", ["", "1,,2", "one", "none@1", "2@", "1,1", "2@x"])
+@pytest.mark.parametrize("text", ["", "1,,2", "one", "none@1", "2@", "1,1", "2@x", "2@0..1/3"])
 def test_what_is_no_strength_is_said(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no strength|names a strength twice"):
         parse_strengths(text)
@@ -53,7 +56,7 @@ def test_what_is_no_strength_is_said(text: str) -> None:
 def test_the_smallest_strength_that_does_it_is_chosen(maker: Maker) -> None:
     seen: list[tuple[int, int]] = []
     result = choose(None, request(), Seer(from_two_on), tried=lambda done, count: seen.append((done, count)))
-    assert result.request.parameters["alpha"] == 2 and seen == [(1, 3), (2, 3)]
+    assert result.request.parameters["alpha"] == 2 and seen == [(0, 3), (1, 3), (2, 3)]
     assert result.choice and (result.choice.content, result.choice.runs, result.seconds) == (True, 2, 1.0)
     assert result.request == replace(
         request(), strengths="", judge=None, parameters=replace(request().guidance, alpha=2.0).parameters
@@ -73,13 +76,14 @@ def test_the_best_is_chosen_where_none_does_it(maker: Maker) -> None:
 
 
 def test_seeds_are_tried_one_after_the_other(maker: Maker) -> None:
-    result = choose(None, request(strengths="", best_of=3), Seer(lambda _, seed: (True, seed == 8, 0.9)))
-    assert result.request.seed == 8 and [one.seed for (one,) in maker.passes] == [7, 8]
-    both = choose(
-        None, request("1,2", best_of=2, seed=2**64 - 1), Seer(lambda alpha, seed: (True, (alpha, seed) == (1, 0), 0.9))
-    )
-    assert (both.request.seed, both.request.parameters["alpha"]) == (0, 1)
-    assert [attempt.request.seed for attempt in both.choice.attempts] == [2**64 - 1, 2**64 - 1, 0]  # type: ignore[union-attr]
+    first, second, *_ = seeds_of(request(best_of=3))
+    # Seeds in a row share none of those that follow.
+    assert first == 7 and len({seed for number in range(9) for seed in seeds_of(request(seed=number, best_of=9))}) == 81
+    result = choose(None, request(strengths="", best_of=3), Seer(lambda _, seed: (True, seed == second % 256, 0.9)))
+    assert result.request.seed == second and [one.seed for (one,) in maker.passes] == [7, second]
+    both = choose(None, request("1,2", best_of=2), Seer(lambda alpha, seed: (True, (alpha, seed) == (1, second % 256), 0.9)))
+    assert (both.request.seed, both.request.parameters["alpha"]) == (second, 1)
+    assert [attempt.request.seed for attempt in both.choice.attempts] == [7, 7, second]  # type: ignore[union-attr]
 
 
 def test_no_guidance_is_a_strength_and_says_what_can_stay(maker: Maker) -> None:
@@ -141,6 +145,30 @@ def test_a_candidate_that_is_no_image_is_left_behind(monkeypatch: pytest.MonkeyP
     assert made_by.passes
 
 
+def test_what_else_an_image_shows_is_asked_though_its_verdict_is_known(maker: Maker) -> None:
+    verdicts, judge = Known(), Seer(from_two_on, shown=("bell",))
+    choose_batch(None, [request("none,1")], judge, verdicts=verdicts)
+    (result,) = choose_batch(None, [request("none,2", keep=("auto",))], judge, verdicts=verdicts)
+    assert result.request.keep == ("bell",)
+
+
+def test_a_judge_that_cannot_be_asked_is_a_model_that_is_not_there(maker: Maker) -> None:
+    def gone(*_: Any) -> Any:
+        raise VSFError("asked about x failed: no route")
+
+    with pytest.raises(ModelError, match="judge seer: asked about x failed"):
+        choose(None, request(), Seer(gone))
+    result = choose(None, request("2", keep=("bell",)), Blind(from_two_on))
+    assert result.choice and result.choice.content and "cannot tell whether what --keep names stays" in result.notes[0]
+
+
+class Blind(Seer):
+    """A judge that does not see what stays."""
+
+    def judge(self, *question: Any) -> Judgement:
+        return replace(super().judge(*question), kept=None)
+
+
 class Known(Verdicts):
     """Answers in memory."""
 
@@ -164,7 +192,8 @@ def test_what_is_known_is_neither_made_nor_judged_again(keep: tuple[str, ...], m
     assert judge.asked == [] and maker.passes == [[first.request]] and again.request == first.request
     assert again.choice == first.choice and again.seconds == 0.5
     (whole,) = choose_batch(None, [asked], judge, verdicts=verdicts, keep_all=True)
-    assert len(judge.asked) == len(whole.choice.attempts) + bool(keep)  # type: ignore[union-attr]
+    # Whose images are wanted are made again, and not judged again.
+    assert not judge.asked and whole.choice and all(attempt.frames for attempt in whole.choice.attempts)
 
 
 def test_the_choice_is_plain_values_and_a_strip(maker: Maker) -> None:
@@ -186,6 +215,8 @@ def test_the_choice_is_plain_values_and_a_strip(maker: Maker) -> None:
         ({"strengths": "2@0.5"}, "has contrasts, which need what --keep names"),
         ({"judge": None}, "nobody chooses"),
         ({"best_of": 0}, "best_of is 0"),
+        ({"keep": ("auto", "flag")}, "stands alone"),
+        ({"keep": ("flag, AUTO",)}, "stands alone"),
         ({"strengths": "", "judge": "scenes"}, "--judge is for a choice between images"),
         ({"judge_threshold": 1.5}, "judge_threshold is 1.5"),
     ],
@@ -199,4 +230,6 @@ def test_nothing_to_choose_between_is_said() -> None:
     plain = replace(request(), strengths="", judge=None)
     with pytest.raises(RequestError, match="nothing to choose between"):
         choose(None, plain, Seer(from_two_on))
+    with pytest.raises(RequestError, match=r"is for vsf_cli\.choose"):
+        generate(None, request())
     assert "judge" not in plain.to_json() and Request.from_json(request(best_of=3).to_json()) == request(best_of=3)

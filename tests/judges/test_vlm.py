@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -99,6 +100,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_it_names_things_and_chooses_strengths(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = VlmJudge(model, device="cpu")
     assert judge.things(noise(1), CAR) == judge.things(noise(1), CAR) and len(judge.things(noise(1), CAR)) <= 5
+    # An answer that ends early.
+    spoken = judge._reader.processor.tokenizer.encode("flag, bell", add_special_tokens=False)
+    answer = SimpleNamespace(sequences=torch.tensor([[7, 8, 9, *spoken]]), logits=[None] * len(spoken))
+    with monkeypatch.context() as patch:
+        patch.setattr(judge, "_generate", lambda *_: answer)
+        assert judge.things(noise(1), CAR) == ("flag", "bell")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(choosing, "generate_batch", Maker())
     monkeypatch.setattr(plans, "load_for", lambda *_: AnyPipe())

@@ -134,7 +134,7 @@ def _check_given(given: Given, options: BenchOptions) -> None:
 
 
 def _settings(given: Given) -> Settings:
-    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0}
+    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0, "best_of": 1}
     if "model" in given.settings and "preset" not in given.settings:
         return Settings(settings)
     name = str(given.settings.get("preset") or Settings({}).preset.name)

@@ -152,6 +152,8 @@ def _say_results(results: Sequence[Result], console: Console, first: bool) -> No
         say_applied(result, console)
     for result in results:
         say_choice(result, console)
+        for note in result.notes if result.choice else ():
+            console.warn(note)
     image, request = results[0].image, results[0].request
     facts = f"seed {request.seed}", f"{image.width}x{image.height}", counted(request.num_inference_steps, "step")
     console.info(" · ".join([*facts, *(f"{one.request.guidance.label} {one.seconds:.1f} s" for one in results)]))

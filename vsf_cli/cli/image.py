@@ -108,6 +108,7 @@ def _check_strip(given: Given, files: FileOptions, series: SeriesOptions, second
         "--dump-attn": files.dump_attn,
         "--keep-all": files.keep_all,
         "--strict": series.strict,
+        "--best-of": "best_of" in given.settings,
     }
     if extra := [flag for flag, value in given_options.items() if value]:
         raise RequestError(f"--compare makes a strip of methods, in one file: leave {extra[0]} out")

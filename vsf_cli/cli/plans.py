@@ -136,10 +136,10 @@ def say_offload(runtime: Runtime, console: Console) -> None:
         console.warn(f"--offload {runtime.offload} has no effect: the model runs on the CPU, where nothing is moved")
 
 
-def say_judge(request: Request, console: Console) -> None:
+def say_judge(request: Request, runtime: Runtime, console: Console) -> None:
     """Says which model is the judge of a request if it is downloaded, which happens when the first image is judged."""
     if request.chooses:
-        model = judge_of(request, "cpu").settings.get("model")
+        model = judge_of(request, runtime.device).settings.get("model")
         if request.judge in DOWNLOADED and model and not is_here(model):
             console.info(f"the judge {request.judge} is {model}, which is downloaded when the first image is judged")
 
@@ -155,7 +155,7 @@ def prepare(plan: Plan, console: Console) -> Any:
             check_source(request.model, request.revision, plan.runtime.offline)
             console.info(f"downloading {download}")
         say_offload(plan.runtime, console)
-        say_judge(request, console)
+        say_judge(request, plan.runtime, console)
         if plan.runtime.compile:
             console.info("--compile: the first steps of a size take up to minutes, the others less than without")
         with console.progress(f"loading {request.model.removeprefix('builtin:')}"):
@@ -240,7 +240,8 @@ def _say_written(written: WrittenFile, number: int, plan: Plan, console: Console
     result, request = written.result, written.result.request
     for note in result.notes:
         console.warn(note)
-    say_choice(result, console)
+    if result.choice is None or result.choice.content:
+        say_choice(result, console)
     size = f"{result.image.width}x{result.image.height}"
     frames = [] if len(result.frames) == 1 else [f"{len(result.frames)} frames"]
     facts = [f"seed {request.seed}", size, *frames, *_varied(plan, request, number), _steps(request)]
@@ -283,7 +284,7 @@ def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
 def planned(request: Request) -> str:
     """Returns what a run would make of a request."""
     guidance = [f"negative {_quoted(request)}"] if request.negative else ["no negative prompt"]
-    guidance += [str(request.guidance)] if request.uses_method else []
+    guidance += [str(request.guidance)] if request.uses_method and not request.strengths else []
     guidance += [_planned_choice(request)] if request.chooses else []
     with_cfg = request.guidance.accepts_guidance_scale and request.guidance_scale > 1
     guidance += [f"guidance {request.guidance_scale:g}"] if with_cfg else []

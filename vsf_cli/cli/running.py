@@ -160,7 +160,7 @@ def _outcomes(
         quiet_libraries(console.verbose)
         if not loaded:
             say_offload(batch.worker.runtime, console)
-            say_judge(item.request, console)
+            say_judge(item.request, batch.worker.runtime, console)
         loaded.append(item)
         request, offline = item.request, batch.worker.runtime.offline
         # What cannot be loaded is an error of its items, by `load`.

@@ -34,7 +34,7 @@ class Strength:
     def __str__(self) -> str:
         if self.alpha is None:
             return NONE
-        return f"{self.alpha:g}" if self.contrast is None else f"{self.alpha:g}@{self.contrast:g}"
+        return f"{self.alpha:.10g}" if self.contrast is None else f"{self.alpha:.10g}@{self.contrast:.10g}"
 
 
 def is_auto(value: Any) -> bool:
@@ -70,7 +70,7 @@ def parse_strengths(text: str) -> tuple[Strength, ...]:
             strengths.append(Strength(None))
             continue
         try:
-            own = parse_range(contrast)[0] if at else None
+            (own,) = parse_range(contrast) if at else (None,)
             strengths += [Strength(alpha, own) for alpha in parse_range(numbers)]
         except ValueError as error:
             raise ValueError(f"'{part.strip()}' is no strength: write auto, or auto:none,1,2,4@0.9") from error

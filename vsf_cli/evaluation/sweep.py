@@ -73,7 +73,7 @@ class Sweep:
         """
         given = {"preset": self.preset, **self.variant.settings}
         video = load_preset(given["preset"]).video
-        settings = Settings({**given, **chosen}, video=video)
+        settings = Settings({**given, **chosen, "best_of": 1}, video=video)
         return request_of(self.variant.texts(record), seed, settings, (), video)[0]
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.names import counted
-from vsf_cli.errors import PictureError, RequestError
+from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
 from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch
 from vsf_cli.judges import judge_named
 from vsf_cli.judges.judgement import Describes, Judge, Judgement, judge_frames
@@ -213,9 +213,12 @@ def make(
 
     `device` is that of the judge, if it is a model of its own.
     """
+    from vsf_cli.models.encoder_cache import caching_encoders
+
     if not request.chooses:
         return generate(pipe, request, progress)
-    return choose(pipe, request, judge_of(request, device), progress, tried, keep_all)
+    with caching_encoders(pipe):
+        return choose(pipe, request, judge_of(request, device), progress, tried, keep_all)
 
 
 def choose(
@@ -265,6 +268,8 @@ def choose_batch(
     """
     known = verdicts or Verdicts()
     searches = [_Search(request, judge, known, keep_all) for request in requests]
+    if tried is not None:
+        tried(0, searches[0].count)
     while waiting := [search for search in searches if search.wanted is not None]:
         for group in _passes(waiting):
             rows = [(search, _wanted(search)) for search in group]
@@ -357,7 +362,15 @@ class _Search:
 
     def _known(self, request: Request) -> "Answer | None":
         # All images are wanted where all are kept.
-        return None if self._keep_all else self._verdicts.known(request, self._record)
+        return None if self._keep_all else self._answered(request)
+
+    def _answered(self, request: Request) -> "Answer | None":
+        """Returns the known answer about a request's image; None also if another search did not ask what else it shows."""
+        answer = self._verdicts.known(request, self._record)
+        return None if answer and answer.things is None and self._tells_things(request) else answer
+
+    def _tells_things(self, request: Request) -> bool:
+        return self._request.keeps_what_is_seen and request.method == "none" and not request.keep
 
     def take_ready(self, tried: Progress | None) -> None:
         """Judges the images that are made and wanted."""
@@ -374,12 +387,19 @@ class _Search:
             self._go_on(_Seen(request, None))
             return
         self._seconds += result.seconds
-        judgement = judge_frames(self._judge, result.frames, self._record)
-        things = None
-        if self._request.keeps_what_is_seen and request.method == "none" and not request.keep:
-            things = _things(self._judge, result, self._record)
-        self._verdicts.add(request, self._record, Answer(judgement, things))
-        self._go_on(_Seen(request, judgement, things or (), result))
+        if (answer := self._answered(request)) is None:
+            answer = self._ask(result, self._tells_things(request))
+            self._verdicts.add(request, self._record, answer)
+        self._go_on(_Seen(request, answer.judgement, answer.things or (), result))
+
+    def _ask(self, result: Result, tells_things: bool) -> "Answer":
+        """Asks the judge about an image, or a video."""
+        try:
+            judgement = judge_frames(self._judge, result.frames, self._record)
+            return Answer(judgement, _things(self._judge, result, self._record) if tells_things else None)
+        except VSFError as error:
+            # Such as an endpoint that cannot be reached: another time, it may be.
+            raise ModelError(f"judge {self._judge.name}: {error}") if type(error) is VSFError else error from error
 
     def chosen(self, pipe: Any, progress: Progress | None) -> Result:
         """Returns the chosen image, which is made again if its answer was known."""
@@ -392,8 +412,10 @@ class _Search:
             (result,) = generate_batch(pipe, [attempt.request], progress)
             self._seconds += result.seconds
         choice = Choice(self._request, self._judge.settings, tuple(self.attempts), index, self._content, self._runs)
-        notes = result.notes if self._content else (*result.notes, _discontent(choice))
-        return replace(result, seconds=self._seconds, choice=choice, notes=notes)
+        notes = [*result.notes, *([] if self._content else [_discontent(choice)])]
+        if self._record.keep and attempt.judgement.kept is None:
+            notes.append(f"judge {self._judge.name} cannot tell whether what --keep names stays, and did not choose by it")
+        return replace(result, seconds=self._seconds, choice=choice, notes=tuple(notes))
 
 
 @dataclass(frozen=True)

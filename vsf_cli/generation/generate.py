@@ -85,10 +85,11 @@ class Result:
         return self.frames[0]
 
     def chosen_as(self, other: "Result | None") -> "Result":
-        """Returns it with the choice of another result of the same request, and with its notes."""
+        """Returns it with the choice of another result of the same request, its notes and its time."""
         if other is None:
             return self
-        return replace(self, choice=other.choice, notes=tuple(dict.fromkeys((*self.notes, *other.notes))))
+        seconds = self.seconds + other.seconds
+        return replace(self, choice=other.choice, seconds=seconds, notes=tuple(dict.fromkeys((*self.notes, *other.notes))))
 
 
 def generate(pipe: Any, request: Request, progress: Progress | None = None, recorder: "Recorder | None" = None) -> Result:
@@ -145,6 +146,8 @@ def generate_batch(
 
     if wrong := [one for one in requests if not isinstance(one, Request)]:
         raise RequestError(f"a request is {wrong[0]!r:.60}, but must be a Request, such as Request(prompt, model, seed)")
+    if any(one.chooses for one in requests):
+        raise RequestError("a request that chooses between images is for vsf_cli.choose, which takes a judge")
     family = family_of(pipe)
     pipe, requests = prepare(pipe, requests)
     _check_batch(family, pipe, requests)

@@ -12,7 +12,7 @@ from typing import Any
 from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
-from vsf_cli.config.strengths import AUTO, given_strengths, is_auto
+from vsf_cli.config.strengths import AUTO, given_strengths, is_auto, parse_strengths
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
@@ -221,6 +221,7 @@ def request_of(
         )
     check_scale(request, FAMILIES[preset.family])
     _check_judge(request, settings)
+    notes += ["the preset's neutral words are not kept where a judge chooses"] if choice and preset.keep_neutral else []
     return request, notes
 
 
@@ -233,7 +234,8 @@ def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any
     """Returns the fields of a request that say what is tried and who chooses; none if nothing is."""
     if not texts.negative:
         return {}
-    fields: dict[str, Any] = {"best_of": settings["best_of"] or 1}
+    best_of = settings["best_of"]
+    fields: dict[str, Any] = {"best_of": 1 if best_of is None else best_of}
     if guidance.name == "vsf" and is_auto(settings["alpha"]):
         fields["strengths"] = _strengths(settings["alpha"]) or settings.preset.strengths_for(bool(texts.keep))
     if fields == {"best_of": 1} and texts.keep != (AUTO,):
@@ -242,8 +244,10 @@ def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any
 
 
 def _strengths(alpha: str) -> str:
+    """Returns the strengths of a value of alpha, written in one way, so that equal ones are one item of a batch."""
     try:
-        return given_strengths(alpha)
+        given = given_strengths(alpha)
+        return ",".join(map(str, parse_strengths(given))) if given else ""
     except ValueError as error:
         raise RequestError(f"alpha: {error}") from error
 
@@ -515,7 +519,7 @@ def _override(request: Request, given: Given) -> Request:
     before = request.parameters if method == request.method else {}
     parameters = {**before, **named, **_parameters_given(given.settings, method)}
     guidance = method_named(method, parameters)
-    choice = _choice_again(replace(request, keep=changes.get("keep", request.keep)), changes, given, guidance)
+    choice = _choice_again(request, changes, given, guidance)
     return replace(request, **{**changes, "method": method, **choice}, parameters=guidance.parameters)
 
 
@@ -528,17 +532,17 @@ def _choice_again(request: Request, changes: Mapping[str, Any], given: Given, gu
         return {}
     model = changes.get("model", request.model)
     settings = Settings({**own, "model": model}, {}, video=request.num_frames is not None)
-    texts = Texts(request.prompt, changes.get("negative", request.negative), request.keep)
-    return _choice(texts, settings, guidance)
+    texts = (changes.get(name, getattr(request, name)) for name in ("prompt", "negative", "keep"))
+    return _choice(Texts(*texts), settings, guidance)
 
 
 def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Value]:
     """Returns the given hyper-parameters, all of which must be those of the method."""
-    options = {key: owned for key, owned in method_options().items() if key in given and not is_auto(given[key])}
+    options = {key: owned for key, owned in method_options().items() if key in given}
     for owner, one in options.values():
         if owner != method:
             raise _misplaced(owner, one, method)
-    return {one.field: given[key] for key, (_, one) in options.items()}
+    return {one.field: given[key] for key, (_, one) in options.items() if not is_auto(given[key])}
 
 
 def differences(file: Path, plan: Plan) -> list[str]:

@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.strengths import AUTO
 from vsf_cli.errors import MediaError, OutOfMemory
@@ -23,7 +23,7 @@ from vsf_cli.loading.runtime import Runtime
 from vsf_cli.loading.sources import is_here, source_of
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.media.files import check_writable, encode_json, write_bytes
-from vsf_cli.media.formats import CRF_FORMATS, FORMATS, check_format, check_metadata, encode_image, encode_video, write_image
+from vsf_cli.media.formats import CRF_FORMATS, FORMATS, check_format, check_metadata, encode_image, encode_video
 from vsf_cli.media.frames import write_frames
 from vsf_cli.media.inputs import input_hashes
 from vsf_cli.media.metadata import describe
@@ -31,6 +31,9 @@ from vsf_cli.methods import setting_name
 from vsf_cli.settings.options import IN_NAMES, FileOptions
 from vsf_cli.settings.presets import Preset, Settings, preset_for_model
 from vsf_cli.settings.request import request_options
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = [
     "Plan",
@@ -341,12 +344,22 @@ def write_result(
     if files.sidecar:
         write_sidecar(path, description)
     if files.keep_all and result.choice:
-        write_image(tried_of(path), tried_strip(result.choice), "png", None)
+        _write_strip(tried_of(path), tried_strip(result.choice), replace)
 
 
 def tried_of(path: Path) -> Path:
     """Returns the path of the strip of all images that a judge chose from, beside a file."""
-    return path.with_name(f"{path.stem}-tried.png")
+    return path.with_name(f"{path.name}-tried.png")
+
+
+def _write_strip(path: Path, image: "Image", replace: bool) -> None:
+    """Writes a strip, under another name if there is such a file that is not to be replaced."""
+    data = encode_image(image, "png", None)
+    names = (path, *(path.with_name(f"{path.stem}-{number}.png") for number in range(2, 1_000_000)))
+    for name in names:
+        with suppress(FileExistsError):
+            write_bytes(name, data, replace)
+            return
 
 
 def sidecar_of(path: Path) -> Path:

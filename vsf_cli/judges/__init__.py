@@ -1,5 +1,6 @@
 """The judges by name. A judge is built from options of the command line, and loads its model at the first image."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +27,6 @@ def judge_named(name: str, options: Mapping[str, Any]) -> Judge:
     """
     check_choice("--judge", name, JUDGES)
     given = {key: value for key, value in options.items() if value is not None}
-    try:
-        return JUDGES[name](**given)
-    except TypeError as error:
-        raise RequestError(f"judge {name} does not take {', '.join(given)}: {error}") from error
+    if unknown := [key for key in given if key not in inspect.signature(JUDGES[name]).parameters]:
+        raise RequestError(f"judge {name} takes no {unknown[0].replace('_', ' ')}: leave it out, or choose another judge")
+    return JUDGES[name](**given)

@@ -32,6 +32,8 @@ QUESTION_3 = "Question 3: which of these can be seen, other than faint or broken
 """The question about what must stay, which records without such things do not have."""
 
 KEY = "OPENAI_API_KEY"
+LOCAL = "localhost", "127.0.0.1", "::1"
+"""The hosts that are no network."""
 MAX_ATTEMPTS = 3
 """How often a question is sent if the answers cannot be parsed."""
 
@@ -119,16 +121,20 @@ class MllmJudge:
         # Local endpoints need no key.
         key = os.environ.get(KEY) or ("none" if base_url else None)
         if key is None:
-            raise RequestError(f"judge mllm needs a key in the environment variable {KEY}, or --base-url of your own endpoint")
+            raise RequestError(
+                f"judge mllm needs a key in {KEY}, or an endpoint of your own in OPENAI_BASE_URL or by --base-url"
+            )
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "base_url": base_url, "instructions": 1}
         self.workers = workers
         self._errors = openai
         self._client = openai.OpenAI(api_key=key, base_url=base_url, max_retries=retries, timeout=timeout)
         self._model = model
 
-    @staticmethod
-    def check(record: Record, offline: bool) -> None:
-        """Does nothing: what the judge needs is checked when it is made."""
+    def check(self, record: Record, offline: bool) -> None:
+        """Raises a `RequestError` if the network may not be used; what else the judge needs is checked when it is made."""
+        if offline and self._client.base_url.host not in LOCAL:
+            host = self._client.base_url.host
+            raise RequestError(f"judge mllm asks {host}, which --offline forbids: leave --offline out, or choose --judge vlm")
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.
@@ -136,7 +142,7 @@ class MllmJudge:
         Raises:
             VSFError: If the endpoint refuses, cannot be reached, or its answers cannot be parsed.
         """
-        label = f"about {record.id} {self._model}"
+        label = " ".join(filter(None, ("about", record.id, self._model)))
         text = ""
         for _ in range(MAX_ATTEMPTS):
             try:

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from huggingface_hub.utils import validate_repo_id
 
 from vsf_cli.loading.hub import as_model_error, is_offline, not_cached, stays_offline
 from vsf_cli.loading.libraries import quiet_libraries
@@ -20,13 +22,19 @@ def check_model(model: str, offline: bool) -> None:
     Raises:
         ModelError: If it is neither.
     """
-    if not is_here(model) and is_offline(offline):
+    if is_here(model):
+        return
+    with as_model_error(model, offline):
+        validate_repo_id(model)
+    if is_offline(offline):
         raise not_cached(model, offline)
 
 
 def is_here(model: str) -> bool:
     """Returns whether a model is a folder, or in the hub's cache."""
-    return os.path.isdir(model) or any(cached_file(model, name, None) for name in WEIGHTS)
+    with suppress(ValueError):  # It is no name of the hub.
+        return os.path.isdir(model) or any(cached_file(model, name, None) for name in WEIGHTS)
+    return False
 
 
 @contextmanager
@@ -41,4 +49,6 @@ def reading_model(model: str) -> Iterator[dict[str, Any]]:
     """
     quiet_libraries(verbose=False)
     with as_model_error(model, False):
+        if not os.path.isdir(model):
+            validate_repo_id(model)
         yield {"local_files_only": os.path.isdir(model) or stays_offline(model, is_here(model), False)}

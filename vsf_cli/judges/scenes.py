@@ -33,7 +33,8 @@ def scene_of(record: Record) -> tuple[str, tuple[str, ...]]:
     named = [record.category.lower()] if record.category else _words(record.prompt)
     found = [name for name in named if name in OBJECTS and {*parts} <= {*OBJECTS[name]}]
     if not found or not all(_parts(text) for text in (*texts, *record.keep)):
-        about = f"{', '.join((record.negative, *record.keep))} of '{record.category or record.prompt}'"
+        unknown = [text for text in (*texts, *record.keep) if not _parts(text)] or [record.negative]
+        about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
         which = f"{record.id} is" if record.id else "they are"
         raise RequestError(
             f"judge scenes knows the scenes of the built-in models, but {which} about {about}: choose --judge mllm or vlm"

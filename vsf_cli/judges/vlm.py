@@ -123,7 +123,9 @@ class VlmJudge:
         Raises:
             ModelError: If the model cannot be used.
         """
-        tokens = self._generate(image, [question_about_things(record)], MAX_TOKENS).sequences[0, -MAX_TOKENS:]
+        answer = self._generate(image, [question_about_things(record)], MAX_TOKENS)
+        # There is a row of logits for each new token; the question stands before them.
+        tokens = answer.sequences[0, -len(answer.logits) :]
         return named_things(self._reader.processor.tokenizer.decode(tokens, skip_special_tokens=True), record)
 
     def _probabilities(self, image: Image.Image, questions: Sequence[str]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 
 from vsf_cli.config.strengths import Strength
 from vsf_cli.settings.request import UNCHOSEN, Request
@@ -19,8 +20,12 @@ def candidates_of(request: Request, seed: int, keep: tuple[str, ...]) -> Iterato
 
 
 def seeds_of(request: Request) -> list[int]:
-    """Returns the seeds that are tried."""
-    return [(request.seed + number) % 2**64 for number in range(request.best_of)]
+    """Returns the seeds that are tried: the request's, then others that depend on it.
+
+    They are not the next ones, since images of several seeds in a row would share them.
+    """
+    others = (f"{request.seed} {number}".encode() for number in range(1, request.best_of))
+    return [request.seed, *(int(sha256(text).hexdigest()[:8], 16) for text in others)]
 
 
 def unguided(request: Request, seed: int) -> Request:

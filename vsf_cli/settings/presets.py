@@ -110,9 +110,9 @@ class Preset(ModelSettings):
 
         If nothing has to stay, contrasts have no effect, and no guidance need not be tried: it tells what can stay.
         """
-        if keeps:
-            return self.strengths
-        strengths = [replace(one, contrast=None) for one in parse_strengths(self.strengths) if one.alpha is not None]
+        strengths = parse_strengths(self.strengths)
+        if not keeps:
+            strengths = tuple(replace(one, contrast=None) for one in strengths if one.alpha is not None)
         return ",".join(dict.fromkeys(map(str, strengths)))
 
     def neutral(self, negative: Sequence[str]) -> tuple[str, ...]:
@@ -192,9 +192,11 @@ def _check_effects(preset: Preset, table: Mapping[str, Any], source: str) -> Non
 
 def _check_strengths(preset: Preset, source: str) -> None:
     try:
-        parse_strengths(preset.strengths)
+        strengths = parse_strengths(preset.strengths)
     except (ValueError, RequestError) as error:
         raise PresetError(f"{source}: strengths: {error}") from error
+    if all(one.alpha is None for one in strengths):
+        raise PresetError(f"{source}: strengths is '{preset.strengths}', but must have a number, such as none,1,2,4")
 
 
 def _method(method: Mapping[str, Any], source: str) -> dict[str, Any]:

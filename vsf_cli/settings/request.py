@@ -431,6 +431,8 @@ class Request(ModelSettings):
         for one in tried:
             if one.alpha is not None:
                 method_named(method.name, {**method.parameters, **one.numbers})
+        if not self.keeps_what_is_seen and any(one.text.lower() == AUTO for one in self.kept):
+            raise RequestError(f"--keep is {', '.join(self.keep)}, but auto, by which a judge says what stays, stands alone")
         if self.chooses and not self.judge:
             raise RequestError("nobody chooses between the images: name a judge with --judge")
 

@@ -60,7 +60,9 @@ def test_the_chosen_image_says_how_it_was_found(made: Maker, judge: Seer) -> Non
         key: value for key, value in facts.items() if key not in ("path", "seconds")
     }
     assert Path("a.png-tried.png").exists() and json.loads(Path("a.png.json").read_text())["choice"] == facts["choice"]
-    assert "auto" not in vsf("info", "a.png").stdout and '"chosen": 2' in vsf("info", "a.png", "-v").stdout
+    told = " ".join(vsf("info", "a.png", "-v").stdout.split())
+    assert "choice" not in vsf("info", "a.png").stdout and "2 of 2 by seer, which is content with it" in told
+    assert "alpha 1.0, contrast 0.7, method vsf, seed 7: at 1; alpha 2.0, contrast 0.7, method vsf, seed 7: at 2" in told
     asked = len(judge.asked)
     assert "everything is as when it was made" in said("again", "a.png", "-o", "b.png")
     assert len(judge.asked) == asked and Path("a.png").read_bytes() == Path("b.png").read_bytes()

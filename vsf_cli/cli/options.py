@@ -20,6 +20,8 @@ from vsf_cli.settings.options import OF_REQUEST, SETTINGS, Given
 
 __all__ = ["ConsoleOptions", "DryRun", "Json", "Takes", "command_option", "parsed", "with_options"]
 
+NOT_OF_PRESETS = "best_of", "judge_model", "judge_threshold"
+"""The settings of requests that no preset has."""
 PRESET = "a small built-in model"
 """What `--preset` is by default, in the help."""
 
@@ -221,7 +223,7 @@ def _is_of_request(one: Option) -> bool:
 
 def _default(one: Option, takes: Takes) -> str:
     default = {True: "yes", False: "no"}[one.default] if isinstance(one.default, bool) else one.default
-    if not _is_of_request(one):
+    if not _is_of_request(one) or one.key in NOT_OF_PRESETS:
         return "" if default in (None, "no", ()) else str(default)
     if one.key == "preset" or one.of_run or not one.setting:
         return {"preset": PRESET, "seed": takes.seed}.get(one.key, "")

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from huggingface_hub.utils import validate_repo_id
-
 from vsf_cli.loading.hub import as_model_error, is_offline, not_cached, stays_offline
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.sources import cached_file
@@ -25,9 +23,16 @@ def check_model(model: str, offline: bool) -> None:
     if is_here(model):
         return
     with as_model_error(model, offline):
-        validate_repo_id(model)
+        _check_name(model)
     if is_offline(offline):
         raise not_cached(model, offline)
+
+
+def _check_name(model: str) -> None:
+    """Raises a `ValueError` if a model has no name of the hub."""
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    validate_repo_id(model)
 
 
 def is_here(model: str) -> bool:
@@ -50,5 +55,5 @@ def reading_model(model: str) -> Iterator[dict[str, Any]]:
     quiet_libraries(verbose=False)
     with as_model_error(model, False):
         if not os.path.isdir(model):
-            validate_repo_id(model)
+            _check_name(model)
         yield {"local_files_only": os.path.isdir(model) or stays_offline(model, is_here(model), False)}

@@ -16,6 +16,7 @@ from tests.drawn import AnyPipe
 from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
 from vsf_cli.cli.app import app
+from vsf_cli.errors import OutOfMemory
 from vsf_cli.evaluation.report import Judged, tabulate
 from vsf_cli.evaluation.runs import Run
 from vsf_cli.media.reading import read_metadata
@@ -119,6 +120,27 @@ def test_the_table_of_what_came_out_needs_no_judge(made: Maker, monkeypatch: pyt
     assert "strengths" not in facts["request"] and facts["item"] == rows[3]["id"]
     before = Path("outputs/t/index.html").read_text()
     assert "auto:1,2,4" in before and batch().stdout == result.stdout
+
+
+def test_a_pass_shrinks_until_it_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First what may not be needed is left out; a model that fits is not loaded again."""
+    passes, pipes = [], []
+
+    def short(_: Any, requests: Any, *__: Any) -> Any:
+        passes.append(len(requests))
+        if len(requests) > 2:
+            raise OutOfMemory("out of memory")
+        return Maker()(None, requests)
+
+    monkeypatch.setattr(choosing, "generate_batch", short)
+    monkeypatch.setattr(worker, "load_for", lambda *_: pipes.append(1) or AnyPipe("cuda"))
+    judged_by(monkeypatch, Seer(from_two_on))
+    table = 'prompt,neg,alpha,seed\na red bike,wheels,"auto:1,1.5,2",1..4\n'
+    batch("--batch-size", "8", table=table)
+    assert passes == [8, 4, 2, 2, 2, 2, 2, 2] and len(pipes) == 1
+    passes.clear()
+    batch("--batch-size", "8", "-o", "one", table=table.replace("1..4", "1"))
+    assert passes == [3, 1, 1, 1] and len(pipes) == 2
 
 
 def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ import vsf_cli.generation.choosing as choosing
 from tests.drawn import AnyPipe
 from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
+from vsf_cli.batch.items import items_of
+from vsf_cli.batch.table import read_table
 from vsf_cli.cli.app import app
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.evaluation.report import Judged, tabulate
@@ -141,6 +143,34 @@ def test_a_pass_shrinks_until_it_fits_into_memory(monkeypatch: pytest.MonkeyPatc
     passes.clear()
     batch("--batch-size", "8", "-o", "one", table=table.replace("1..4", "1"))
     assert passes == [3, 1, 1, 1] and len(pipes) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "options"),
+    [
+        ("alpha", '"auto:none,1,2"', ()),
+        ("alpha,contrast,method,beta", '"auto:none,1,2",0.5,vsf,1', ("--keep", "flag")),
+        ("group", "x", ("--alpha", "auto:none,1,2")),
+        ("keep", "auto", ("--alpha", "auto:none,1,2@0.9")),
+        ("group", "x", ("--keep", "auto", "--best-of", "2")),
+        ("best_of,Judge,judge_model,seed", "3,mllm,m,4", ()),
+    ],
+)
+def test_the_table_makes_the_chosen_images_again_without_a_judge(
+    columns: str, cells: str, options: tuple[str, ...], made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Seer(lambda alpha, seed: (True, alpha >= 2 or "tree" in made.passes[-1][-1].prompt, 0.9), shown=("bells", "legs"))
+    judged_by(monkeypatch, judge)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    batch(*options, table=f"prompt,neg,{columns}\na red bike on a road,wheels,{cells}\na green tree on a road,leaves,{cells}\n")
+    # A journal that was lost is made anew from the files.
+    Path("outputs/t/manifest.jsonl").unlink()
+    batch(*options, table=Path("t.csv").read_text("utf-8"))
+    text = Path("outputs/t/manifest.csv").read_text("utf-8")
+    items, notes = items_of("manifest.csv", read_table(Path("manifest.csv"), text), {"size": "32"})
+    files = (read_metadata(Path("outputs/t") / row["file"]).description or {} for row in manifest())
+    assert [item.request.to_json() for item in items] == [file["request"] for file in files] and len(items) == 2
+    assert all("where the method is none" in note for note in notes) and not any(item.request.chooses for item in items)
 
 
 def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.batch.chosen import chosen_facts
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.verdicts import VERDICTS, StoredVerdicts
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
@@ -302,29 +303,12 @@ class Worker:
         except Exception as error:
             return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
         seconds = result.seconds + time.monotonic() - started
-        return Outcome(item, None, seconds, fallback=fallback, notes=result.notes, chosen=_chosen_facts(result))
+        return Outcome(item, None, seconds, fallback=fallback, notes=result.notes, chosen=chosen_facts(metadata))
 
 
 def _makes_ahead(pipe: Any, item: Item) -> bool:
     """Whether a pass has images, too, that may not be needed; on a CPU these take as long in it as alone."""
     return item.request.chooses and pipe._execution_device.type != "cpu"
-
-
-def _chosen_facts(result: Result) -> dict[str, Any]:
-    """Returns what a judge chose: the settings of the image, and whether the judge is content; nothing if nobody chose."""
-    if result.choice is None:
-        return {}
-    request, settings = result.request, {}
-    for name in ("alpha", "contrast"):
-        if name in request.parameters:
-            settings[name] = request.parameters[name]
-    return {
-        "content": result.choice.content,
-        "runs": result.choice.runs,
-        "seed": request.seed,
-        "method": request.method,
-        **settings,
-    }
 
 
 def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import vsf_cli.batch.verdicts as verdicts
 import vsf_cli.batch.worker as worker
 import vsf_cli.generation.choosing as choosing
 from tests.drawn import AnyPipe
@@ -17,10 +19,12 @@ from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
 from vsf_cli.batch.items import items_of
 from vsf_cli.batch.table import read_table
+from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.app import app
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.evaluation.report import Judged, tabulate
 from vsf_cli.evaluation.runs import Run
+from vsf_cli.media.json_lines import append_line
 from vsf_cli.media.reading import read_metadata
 
 TABLE = 'prompt,neg,alpha,seed\na red bike on a road,wheels,auto:none,1..3\na red bike on a road,wheels,"auto:1,2,4",4..6\n'
@@ -85,6 +89,22 @@ def test_no_image_is_judged_twice_whenever_a_run_ends(made: Maker, monkeypatch: 
     assert max(Counter(judge.asked).values()) == 1 and len(judge.asked) == 8
     whole, killed = ({path.name: path.read_bytes() for path in Path(name).glob("*.png")} for name in ("whole", "killed"))
     assert len(whole) == 4 and whole == killed
+
+
+def test_answers_are_read_once(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, read = verdicts.read_lines, []
+    monkeypatch.setattr(verdicts, "read_lines", lambda path: read.append(path) or genuine(path))
+    judged_by(monkeypatch, Seer(from_two_on))
+    batch()
+    assert len(read) == 1 and lines(Path("outputs/t/verdicts.jsonl")) == 9
+    used, path = Worker(Path("outputs/t")), Path("outputs/t/verdicts.jsonl")
+    assert used._answers is used._answers and "_answers" not in vars(pickle.loads(pickle.dumps(used)))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"all of {path} is read"))
+    for end, count in (("{", 11), ("", 12)):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(end)
+        append_line(path, {})
+        assert lines(path) == count and path.read_text("utf-8").endswith("\n{}\n")
 
 
 def test_a_killed_batch_ends_as_an_undisturbed_one(here: Path) -> None:

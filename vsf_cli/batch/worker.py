@@ -4,14 +4,15 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from vsf_cli.batch.chosen import chosen_facts
 from vsf_cli.batch.items import Item
-from vsf_cli.batch.verdicts import VERDICTS, StoredVerdicts
+from vsf_cli.batch.verdicts import VERDICTS, AnswerFile, StoredVerdicts
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
 from vsf_cli.generation.choosing import choose_batch, judge_of
@@ -140,6 +141,14 @@ class Worker:
     dump_attn: bool = False
     keep_all: bool = False
     verbose: bool = False
+
+    @cached_property
+    def _answers(self) -> AnswerFile:
+        return AnswerFile(self.folder / VERDICTS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the answers, of which each process reads those that there are when it begins.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def make(
         self, items: Sequence[Item], hooks: RunHooks | None = None, cache: PipelineCache | None = None
@@ -283,7 +292,7 @@ class Worker:
             return []
         judge = judge_of(requests[0], self.runtime.device)
         # Items of one chunk run on one model.
-        verdicts = StoredVerdicts(self.folder / VERDICTS, {**chunk[0].model, "judge": dict(judge.settings)})
+        verdicts = StoredVerdicts(self._answers, {**chunk[0].model, "judge": dict(judge.settings)})
         most = size if _makes_ahead(pipe, chunk[0]) else 1
         return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=most)
 

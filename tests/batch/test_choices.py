@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 import vsf_cli.batch.verdicts as verdicts
 import vsf_cli.batch.worker as worker
 import vsf_cli.generation.choosing as choosing
+import vsf_cli.generation.plan as plan
 from tests.drawn import AnyPipe
 from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
@@ -215,6 +216,27 @@ def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pyte
 def test_a_choice_that_cannot_be_made_is_said_before_the_work(table: str, options: tuple[str, ...], message: str) -> None:
     found = " ".join(batch(*options, table=table, code=6).stderr.split())
     assert message in found and not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("batch", "t.csv"), ("eval", "run", "scenes", "--methods-file", "m.toml", "--method", "all")]
+)
+def test_a_judge_that_cannot_be_downloaded_is_said_before_the_work(
+    command: tuple[str, ...], made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSF_JUDGE", "clip")
+    Path("t.csv").write_text(TABLE, "utf-8")
+    Path("m.toml").write_text('[vsf]\nmethod = "vsf"\nalpha = "auto:1,2,4"\n')
+    result = CliRunner().invoke(app, [*command, "--offline"])
+    assert result.exit_code == 4 and "--offline forbids to download it" in " ".join(result.stderr.split()), result.output
+    assert not made.passes and not Path("outputs").exists()
+
+
+def test_the_judge_runs_on_the_device_of_the_command_line(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+    monkeypatch.setattr(plan, "judge_of", lambda _, device: devices.append(device) or Seer(from_two_on))
+    batch("--device", "cpu", "--dry-run")
+    assert {*devices} == {"cpu"}
 
 
 def test_a_report_has_the_mean_number_of_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

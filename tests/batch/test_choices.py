@@ -25,6 +25,7 @@ from vsf_cli.cli.app import app
 from vsf_cli.errors import OutOfMemory
 from vsf_cli.evaluation.report import Judged, tabulate
 from vsf_cli.evaluation.runs import Run
+from vsf_cli.generation.run import tried_of
 from vsf_cli.media.json_lines import append_line
 from vsf_cli.media.reading import read_metadata
 
@@ -237,6 +238,15 @@ def test_the_judge_runs_on_the_device_of_the_command_line(made: Maker, monkeypat
     monkeypatch.setattr(plan, "judge_of", lambda _, device: devices.append(device) or Seer(from_two_on))
     batch("--device", "cpu", "--dry-run")
     assert {*devices} == {"cpu"}
+
+
+def test_the_strip_of_a_file_has_no_other_files_name(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(monkeypatch, Seer(from_two_on))
+    strip = tried_of(Path("bike.png")).name
+    table = f"prompt,neg,name\na red bike on a road,wheels,bike.png\na green tree on a road,leaves,{strip}\n"
+    found = " ".join(batch("--alpha", "auto", "--keep-all", table=table, code=6).stderr.split())
+    assert f"line 3, column name: '{strip}' is the strip of line 2" in found and not made.passes
+    batch("--alpha", "auto", table=table)
 
 
 def test_a_report_has_the_mean_number_of_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

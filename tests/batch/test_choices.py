@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,14 +11,22 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+import vsf_cli.batch.verdicts as verdicts
 import vsf_cli.batch.worker as worker
 import vsf_cli.generation.choosing as choosing
+import vsf_cli.generation.plan as plan
 from tests.drawn import AnyPipe
 from tests.judged import Maker, Seer, from_two_on
 from tests.processes import running_vsf, wait_until
+from vsf_cli.batch.items import items_of
+from vsf_cli.batch.table import read_table
+from vsf_cli.batch.worker import Worker
 from vsf_cli.cli.app import app
+from vsf_cli.errors import OutOfMemory
 from vsf_cli.evaluation.report import Judged, tabulate
 from vsf_cli.evaluation.runs import Run
+from vsf_cli.generation.run import tried_of
+from vsf_cli.media.json_lines import append_line
 from vsf_cli.media.reading import read_metadata
 
 TABLE = 'prompt,neg,alpha,seed\na red bike on a road,wheels,auto:none,1..3\na red bike on a road,wheels,"auto:1,2,4",4..6\n'
@@ -84,6 +93,22 @@ def test_no_image_is_judged_twice_whenever_a_run_ends(made: Maker, monkeypatch: 
     assert len(whole) == 4 and whole == killed
 
 
+def test_answers_are_read_once(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, read = verdicts.read_lines, []
+    monkeypatch.setattr(verdicts, "read_lines", lambda path: read.append(path) or genuine(path))
+    judged_by(monkeypatch, Seer(from_two_on))
+    batch()
+    assert len(read) == 1 and lines(Path("outputs/t/verdicts.jsonl")) == 9
+    used, path = Worker(Path("outputs/t")), Path("outputs/t/verdicts.jsonl")
+    assert used._answers is used._answers and "_answers" not in vars(pickle.loads(pickle.dumps(used)))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"all of {path} is read"))
+    for end, count in (("{", 11), ("", 12)):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(end)
+        append_line(path, {})
+        assert lines(path) == count and path.read_text("utf-8").endswith("\n{}\n")
+
+
 def test_a_killed_batch_ends_as_an_undisturbed_one(here: Path) -> None:
     """By a real judge and real processes, each of which is killed while it searches."""
     table = 'prompt,neg,alpha,seed\na red bike on a road,wheels,"auto:1,2,4",1..3\n'
@@ -121,6 +146,55 @@ def test_the_table_of_what_came_out_needs_no_judge(made: Maker, monkeypatch: pyt
     assert "auto:1,2,4" in before and batch().stdout == result.stdout
 
 
+def test_a_pass_shrinks_until_it_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First what may not be needed is left out; a model that fits is not loaded again."""
+    passes, pipes = [], []
+
+    def short(_: Any, requests: Any, *__: Any) -> Any:
+        passes.append(len(requests))
+        if len(requests) > 2:
+            raise OutOfMemory("out of memory")
+        return Maker()(None, requests)
+
+    monkeypatch.setattr(choosing, "generate_batch", short)
+    monkeypatch.setattr(worker, "load_for", lambda *_: pipes.append(1) or AnyPipe("cuda"))
+    judged_by(monkeypatch, Seer(from_two_on))
+    table = 'prompt,neg,alpha,seed\na red bike,wheels,"auto:1,1.5,2",1..4\n'
+    batch("--batch-size", "8", table=table)
+    assert passes == [8, 4, 2, 2, 2, 2, 2, 2] and len(pipes) == 1
+    passes.clear()
+    batch("--batch-size", "8", "-o", "one", table=table.replace("1..4", "1"))
+    assert passes == [3, 1, 1, 1] and len(pipes) == 2
+
+
+@pytest.mark.parametrize(
+    ("columns", "cells", "options"),
+    [
+        ("alpha", '"auto:none,1,2"', ()),
+        ("alpha,contrast,method,beta", '"auto:none,1,2",0.5,vsf,1', ("--keep", "flag")),
+        ("group", "x", ("--alpha", "auto:none,1,2")),
+        ("keep", "auto", ("--alpha", "auto:none,1,2@0.9")),
+        ("group", "x", ("--keep", "auto", "--best-of", "2")),
+        ("best_of,Judge,judge_model,seed", "3,mllm,m,4", ()),
+    ],
+)
+def test_the_table_makes_the_chosen_images_again_without_a_judge(
+    columns: str, cells: str, options: tuple[str, ...], made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Seer(lambda alpha, seed: (True, alpha >= 2 or "tree" in made.passes[-1][-1].prompt, 0.9), shown=("bells", "legs"))
+    judged_by(monkeypatch, judge)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    batch(*options, table=f"prompt,neg,{columns}\na red bike on a road,wheels,{cells}\na green tree on a road,leaves,{cells}\n")
+    # A journal that was lost is made anew from the files.
+    Path("outputs/t/manifest.jsonl").unlink()
+    batch(*options, table=Path("t.csv").read_text("utf-8"))
+    text = Path("outputs/t/manifest.csv").read_text("utf-8")
+    items, notes = items_of("manifest.csv", read_table(Path("manifest.csv"), text), {"size": "32"})
+    files = (read_metadata(Path("outputs/t") / row["file"]).description or {} for row in manifest())
+    assert [item.request.to_json() for item in items] == [file["request"] for file in files] and len(items) == 2
+    assert all("where the method is none" in note for note in notes) and not any(item.request.chooses for item in items)
+
+
 def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
     judged_by(monkeypatch, Seer(from_two_on))
     assert "content with 3 of 6 images" in batch("--strict", code=3).stderr.replace("\n", " ")
@@ -143,6 +217,36 @@ def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pyte
 def test_a_choice_that_cannot_be_made_is_said_before_the_work(table: str, options: tuple[str, ...], message: str) -> None:
     found = " ".join(batch(*options, table=table, code=6).stderr.split())
     assert message in found and not Path("outputs").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("batch", "t.csv"), ("eval", "run", "scenes", "--methods-file", "m.toml", "--method", "all")]
+)
+def test_a_judge_that_cannot_be_downloaded_is_said_before_the_work(
+    command: tuple[str, ...], made: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VSF_JUDGE", "clip")
+    Path("t.csv").write_text(TABLE, "utf-8")
+    Path("m.toml").write_text('[vsf]\nmethod = "vsf"\nalpha = "auto:1,2,4"\n')
+    result = CliRunner().invoke(app, [*command, "--offline"])
+    assert result.exit_code == 4 and "--offline forbids to download it" in " ".join(result.stderr.split()), result.output
+    assert not made.passes and not Path("outputs").exists()
+
+
+def test_the_judge_runs_on_the_device_of_the_command_line(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = []
+    monkeypatch.setattr(plan, "judge_of", lambda _, device: devices.append(device) or Seer(from_two_on))
+    batch("--device", "cpu", "--dry-run")
+    assert {*devices} == {"cpu"}
+
+
+def test_the_strip_of_a_file_has_no_other_files_name(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged_by(monkeypatch, Seer(from_two_on))
+    strip = tried_of(Path("bike.png")).name
+    table = f"prompt,neg,name\na red bike on a road,wheels,bike.png\na green tree on a road,leaves,{strip}\n"
+    found = " ".join(batch("--alpha", "auto", "--keep-all", table=table, code=6).stderr.split())
+    assert f"line 3, column name: '{strip}' is the strip of line 2" in found and not made.passes
+    batch("--alpha", "auto", table=table)
 
 
 def test_a_report_has_the_mean_number_of_runs(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

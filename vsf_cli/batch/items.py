@@ -21,7 +21,7 @@ from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import prompt_warnings, rate_note, request_of
-from vsf_cli.generation.run import check_metadata_of, files_of, weights_of
+from vsf_cli.generation.run import check_metadata_of, files_of, tried_of, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
@@ -133,7 +133,7 @@ def items_of(
             if isinstance(error, ModelError) and row.loras is None and not row.settings.keys() & {*MODEL_KEYS}:
                 raise  # It is the same for all rows.
             failures.append((row, error))
-    _raise_failures(source, failures, _name_clashes(items, rows))
+    _raise_failures(source, failures, _name_clashes(items, rows, files.keep_all))
     for reason in [*builder.effects.reasons(), *_unused(files, items)]:
         raise RequestError(f"{source}: {reason}")
     notes += builder.effects.overridden()
@@ -184,9 +184,13 @@ def _column_of(row: Row, message: str) -> str:
     return f", column {columns[0]}" if columns else ""
 
 
-def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
-    """Returns errors of rows whose name is that of another row, of its folder, or of a file of the run itself."""
+def _name_clashes(items: Sequence[Item], rows: Sequence[Row], strips: bool) -> list[str]:
+    """Returns errors of rows whose name is that of another row, of its folder, or of a file of the run itself.
+
+    `strips` is whether a strip is written beside each file that a judge chooses.
+    """
     taken = {item.name: item.row for item in items}
+    beside = {str(tried_of(Path(item.name))): item.row for item in items if strips and item.request.chooses}
     errors = []
     for item in items:
         row, name = rows[item.row], item.name
@@ -195,6 +199,9 @@ def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
         above = next((str(part) for part in Path(name).parents if str(part) in taken), None)
         if OWN_FILES.match(name):
             errors.append(f"line {row.line}, column name: '{name[:80]}' is a file of the run itself: choose another name")
+        elif name in beside:
+            line = rows[beside[name]].line
+            errors.append(f"line {row.line}, column name: '{name[:80]}' is the strip of line {line}: choose another name")
         elif taken[name] != item.row:
             errors.append(f"line {rows[taken[name]].line}, column name: line {row.line} has the name '{row.name[:80]}' too")
         elif above:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from vsf_cli.batch.chosen import chosen_facts
 from vsf_cli.batch.engines import Engine, local
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import Journal, read_journals
@@ -92,7 +93,8 @@ class Batch:
         known = read_journals(self.folder)
         for item in (item for item in self.items if states.get(item.key) == "done"):
             if known.get(item.key, {}).get("status") != "done":
-                self._note(item, "found", None)
+                chosen = chosen_facts(_metadata(self.path(item)) or {}) if item.request.chooses else NOTHING
+                self._note(item, "found", None, chosen)
             if self.worker.sidecar and not sidecar_of(self.path(item)).exists():
                 write_sidecar(self.path(item), _metadata(self.path(item)) or {})
 

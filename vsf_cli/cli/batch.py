@@ -165,8 +165,8 @@ def _say_errors(table: str, error: TableErrors, console: Console) -> None:
 def _plan(
     table: str, output: str | None, given: Given, files: FileOptions, work: BatchOptions, verbose: bool
 ) -> tuple[Batch, list[Row], list[str]]:
-    of_images, of_runtime = _split(given)
-    rows, items, notes = _read(table, given, of_images, files, replacements_of(work.replacements))
+    settings, of_runtime = _split(given)
+    rows, items, notes = _read(table, given, settings, files, replacements_of(work.replacements))
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
@@ -179,13 +179,12 @@ def _plan(
 
 
 def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the settings that decide the images, with all values of sweeps, and those of the runtime."""
+    """Returns the settings with all values of sweeps, and those of the runtime alone."""
     keys = {one.key for one in options_of(Runtime)}
     # The last sweep changes fastest: those of the method come last, so that they make the columns of a grid.
     swept = sorted(given.sweeps.items(), key=lambda sweep: SETTINGS[sweep[0]].panel in (GUIDANCE, METHODS))
     single = {key: value for key, value in given.settings.items() if key not in given.sweeps}
-    of_images = {key: value for key, value in {**single, **dict(swept)}.items() if key not in keys}
-    return of_images, {key: value for key, value in given.settings.items() if key in keys}
+    return {**single, **dict(swept)}, {key: value for key, value in given.settings.items() if key in keys}
 
 
 def _read(

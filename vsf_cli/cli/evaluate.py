@@ -120,7 +120,7 @@ def _make(
     """Makes the images of each method; those of earlier runs are kept."""
     prompts = chosen.prompts
     own = {key: value for key, value in given.settings.items() if key not in (*MACHINE, "preset")}
-    settings = {**own, "preset": chosen.preset_source}
+    settings = {**given.settings, "preset": chosen.preset_source}
     rows = rows_of(prompts, chosen.variants, seeds)
     items, notes = items_of(prompts.name, rows, settings, Given(own))
     first = items[0].request

@@ -28,8 +28,10 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
     """Appends a line of JSON to a file whose last line may be incomplete, and waits until it is on the disk."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        incomplete = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
-        with path.open("ab") as file:
+        with path.open("a+b") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            incomplete = file.read() not in (b"", b"\n")
             file.write(b"\n" * incomplete + json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -153,6 +153,17 @@ def auto(chooser: str, other: str, *arms: str) -> str:
     return table(["method", *rates, "by the chooser: both", "all three"], rows)
 
 
+def by_eye() -> str:
+    """What two readers see in pictures that a judge chose, and what the judge saw there."""
+    names = {"first": "a reader", "second": "another reader", "chooser": "the judge that chose"}
+    head = ["method", "pictures", *(f"{rate}, by {name}" for name in names.values() for rate in ("both", "all three"))]
+    rows = []
+    for row in result("auto-by-eye")["rows"]:
+        rates = (f"{row[f'{name}_{rate}']:.3f}" for name in names for rate in ("both", "all"))
+        rows.append([row["label"], str(row["pictures"]), *rates])
+    return table(head, rows)
+
+
 def chosen(choices: str, report: str) -> str:
     """The best trial of each method's sweep at a quality, and what it gives on the prompts that did not choose it."""
     columns = ["both, on the sweep's prompts", "both, on others", "object right", "part absent", "quality"]
@@ -392,6 +403,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "front": front,
     "eval": evaluation,
     "auto": auto,
+    "by-eye": by_eye,
     "chosen": chosen,
     "areas": areas,
     "score": score,

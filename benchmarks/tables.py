@@ -141,6 +141,44 @@ def contrast(name: str, *arms: str) -> str:
     return table(head, rows)
 
 
+def auto(chooser: str, other: str, *arms: str) -> str:
+    """What a judge chose, by the report of another judge, and beside it by that of the judge itself."""
+    rates = ["object right", "part absent", "both", "rest kept", "all three", "quality", "runs"]
+    rows = []
+    for mine, own in ((entry(result(name)["rows"], arm) for name in (other, chooser)) for arm in arms):
+        firsts = [f"{mine[kind]:.3f}" for kind in ("positive", "negative")]
+        shares = [spread(mine["both"], mine["both_interval"]), f"{mine['rest']:.3f}", spread(mine["all"], mine["all_interval"])]
+        lasts = [f"{mine['quality']:.3f}", f"{own['runs']:.2f}", f"{own['both']:.3f}", f"{own['all']:.3f}"]
+        rows.append([mine["label"], *firsts, *shares, *lasts])
+    return table(["method", *rates, "by the chooser: both", "all three"], rows)
+
+
+def by_eye() -> str:
+    """What two readers see in pictures that a judge chose, and what the judge saw there."""
+    names = {"first": "a reader", "second": "another reader", "chooser": "the judge that chose"}
+    head = ["method", "pictures", *(f"{rate}, by {name}" for name in names.values() for rate in ("both", "all three"))]
+    rows = []
+    for row in result("auto-by-eye")["rows"]:
+        rates = (f"{row[f'{name}_{rate}']:.3f}" for name in names for rate in ("both", "all"))
+        rows.append([row["label"], str(row["pictures"]), *rates])
+    return table(head, rows)
+
+
+def chosen(choices: str, report: str) -> str:
+    """The best trial of each method's sweep at a quality, and what it gives on the prompts that did not choose it."""
+    columns = ["both, on the sweep's prompts", "both, on others", "object right", "part absent", "quality"]
+    rows = []
+    for name, one in result(choices).items():
+        if (best := one["best"]) is None:
+            rows.append([name, str(one["trials"]), "none at this quality", "", "", "", ""])
+            continue
+        row = entry(result(report)["rows"], name)
+        rates = [f"{row[kind]:.3f}" for kind in ("positive", "negative", "quality")]
+        both = f"{best['both']:.3f}", spread(row["both"], row["both_interval"])
+        rows.append([row["label"], str(one["trials"]), *both, *rates])
+    return table(["method, with its best numbers", "trials", *columns], sorted(rows, key=lambda row: row[3], reverse=True))
+
+
 def areas(positive: str, quality: str, *arms: str) -> str:
     """The areas below two fronts of `vsf eval tradeoff`."""
     fronts = [result(positive), result(quality)]
@@ -364,6 +402,9 @@ def kernels() -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "front": front,
     "eval": evaluation,
+    "auto": auto,
+    "by-eye": by_eye,
+    "chosen": chosen,
     "areas": areas,
     "score": score,
     "parts": parts,

@@ -21,7 +21,7 @@ from tests.drawn import AnyPipe
 from tests.processes import ROOT, TIMEOUT
 from vsf_cli.cli import attn_map, bench, evaluate, plans
 from vsf_cli.cli.app import app
-from vsf_cli.generation import run
+from vsf_cli.generation import choosing, run
 from vsf_cli.generation.generate import Result
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +65,8 @@ def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         Image.new("RGB", (96, 96), "white").save(name)
     monkeypatch.setattr(plans, "quiet_libraries", lambda _: None)
     monkeypatch.setattr(plans, "load_for", lambda *_: AnyPipe())
-    monkeypatch.setattr(run, "generate", draw)
+    monkeypatch.setattr(choosing, "generate", draw)
+    monkeypatch.setattr(choosing, "generate_batch", lambda pipe, requests, *_: [draw(pipe, one) for one in requests])
     monkeypatch.setattr(run, "capture", lambda pipe, request, *_: SimpleNamespace(result=draw(pipe, request)))
     monkeypatch.setattr(run, "write_capture", lambda *_: [])
     monkeypatch.setattr(run, "describe_result", _describe)

@@ -11,8 +11,8 @@ ROOT = Path(vsf_cli.__file__).parent
 MAIN = "vsf_cli.__main__"  # Runs the command line where it is imported.
 
 ORDER = (
-    *("errors", "attention", "prompts", "config", "methods", "media", "models", "maps", "loading", "settings", "generation"),
-    *("batch", "bench", "toy", "evaluation", "cli", "__main__"),
+    *("errors", "attention", "prompts", "config", "methods", "media", "models", "maps", "loading", "settings", "toy", "judges"),
+    *("generation", "batch", "bench", "evaluation", "cli", "__main__"),
 )
 
 

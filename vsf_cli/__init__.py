@@ -4,14 +4,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vsf_cli.errors import VSFError
+    from vsf_cli.generation.choosing import choose
     from vsf_cli.generation.generate import generate
     from vsf_cli.generation.guided import Applied, guided
+    from vsf_cli.judges import judge_named
     from vsf_cli.methods import METHODS, VSF, Method, NoGuidance
     from vsf_cli.settings.request import Request
 
 __version__ = "0.1.0"
 
-__all__ = ["METHODS", "VSF", "Applied", "Method", "NoGuidance", "Request", "VSFError", "__version__", "generate", "guided"]
+__all__ = [
+    "METHODS",
+    "VSF",
+    "Applied",
+    "Method",
+    "NoGuidance",
+    "Request",
+    "VSFError",
+    "__version__",
+    "choose",
+    "generate",
+    "guided",
+    "judge_named",
+]
 
 _HOMES = {
     "Applied": "generation.guided",
@@ -21,8 +36,10 @@ _HOMES = {
     "Request": "settings.request",
     "VSF": "methods",
     "VSFError": "errors",
+    "choose": "generation.choosing",
     "generate": "generation.generate",
     "guided": "generation.guided",
+    "judge_named": "judges",
 }
 
 

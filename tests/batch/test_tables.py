@@ -181,8 +181,9 @@ def test_an_id_is_a_name_where_nothing_else_is_one(tmp_path: Path) -> None:
     assert text.startswith("id,prompt,vsf_id,status,") and rows(text)[0].name == "7"
 
 
-def test_a_table_of_results_makes_the_same_files_without_a_warning(tmp_path: Path) -> None:
-    table = rows("prompt,negative,keep\na red car,wheels,\na clock,hands,legs\na tree,,\n")
+@pytest.mark.parametrize(("column", "cell"), [("", ""), (",contrast", ",0.7")])
+def test_a_table_of_results_makes_the_same_files_without_a_warning(column: str, cell: str, tmp_path: Path) -> None:
+    table = rows(f"prompt,negative,keep{column}\na red car,wheels,\na clock,hands,legs{cell}\na tree,,\n")
     items, _ = items_of("a.csv", table, {})
     again = rows(write_manifest(tmp_path, items, table).read_text("utf-8"), "manifest.csv")
     made, notes = items_of("manifest.csv", again, {})
@@ -190,6 +191,13 @@ def test_a_table_of_results_makes_the_same_files_without_a_warning(tmp_path: Pat
     assert [row.settings.get("contrast") for row in again] == [None, (0.7,), None]
     found = CliRunner().invoke(app, ["batch", str(tmp_path / "manifest.csv"), "--dry-run", "-q"])
     assert found.exit_code == 0 and found.stderr == ""
+
+
+def test_lists_of_texts_stay_lists_in_the_table_of_results(tmp_path: Path) -> None:
+    table = rows('[{"prompt": "a red car", "negative": ["wheels", "door"]}]', "a.json")
+    items, _ = items_of("a.json", table, {})
+    made, _ = items_of("m.csv", rows(write_manifest(tmp_path, items, table).read_text("utf-8"), "m.csv"), {})
+    assert [item.id for item in made] == [item.id for item in items]
 
 
 def test_columns_that_are_no_options_are_said(tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ def test_what_cannot_be_parsed_is_2(arguments: list[str]) -> None:
         (["--steps", "0"], "steps is 0"),
         (["--steps", "1"], "needs at least 2"),
         (["--preset", "tiny"], "'tiny' does not exist"),
-        (["--method", "vfs"], "must be one of none, vsf, nasa, nag, wef, cfg"),
+        (["--method", "vfs"], "must be one of none, vsf, nasa, nag, ong, angular, wef, cfg"),
         (["--method", "none", "--alpha", "3"], "--alpha is VSF's"),
         (["--method", "none", "--no-special-tokens"], "--special-tokens is VSF's"),
         (["--neg", "wheels", "--guidance", "5"], "for models that run without CFG"),
@@ -432,7 +432,7 @@ def test_memory_that_does_not_suffice_is_5(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any, **__: Any) -> None:
         raise OutOfMemory("full")
 
-    monkeypatch.setattr("vsf_cli.generation.run.generate", fail)
+    monkeypatch.setattr("vsf_cli.generation.choosing.generate", fail)
     found = vsf(*BIKE)
     assert found.exit_code == 5 and "--dtype bfloat16, --vae-tiling, or a smaller --size" in found.stderr
 
@@ -550,7 +550,10 @@ def test_help_names_all_that_can_be_chosen() -> None:
 
 def test_help_of_again_names_the_defaults_of_the_file() -> None:
     text = " ".join(vsf("again", "--help").stdout.split())
-    assert "--alpha, --scale NUMBER VSF's strength. [0 or more; default: the file's]" in text
+    assert (
+        "--alpha, --scale NUMBER VSF's strength; auto: the least that a judge is content with. [0 or more; default: the file's]"
+        in text
+    )
     assert "--seed SEED Seed of the noise; -1 draws one. [default: the file's]" in text
     assert "by preset" not in text and "--preset" not in text and "VSF_ALPHA" not in text and "NUMBERS" not in text
     assert vsf("again", "x.png", "--preset", "tiny-sd3").exit_code == 6

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from vsf_cli.cli.app import app
 from vsf_cli.errors import VSFError
 from vsf_cli.evaluation.calibration import read_labels
-from vsf_cli.evaluation.judging import Judgement
-from vsf_cli.evaluation.prompts import Record
 from vsf_cli.evaluation.statistics import wilson_interval
+from vsf_cli.judges.judgement import Judgement
+from vsf_cli.judges.questions import Record
 from vsf_cli.media.reading import read_frames
 from vsf_cli.toy.judge import Judge
 
@@ -63,7 +63,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def given(monkeypatch: pytest.MonkeyPatch, judge: Scripted) -> Scripted:
-    monkeypatch.setattr("vsf_cli.evaluation.judges.judge_named", lambda *_: judge)
+    monkeypatch.setattr("vsf_cli.judges.judge_named", lambda *_: judge)
     return judge
 
 

@@ -28,19 +28,22 @@ from vsf_cli.batch import worker
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError, VSFError
 from vsf_cli.evaluation import judging
-from vsf_cli.evaluation.judges import judge_named
-from vsf_cli.evaluation.judges.mllm import INSTRUCTIONS, MllmJudge
-from vsf_cli.evaluation.judges.scenes import ScenesJudge
-from vsf_cli.evaluation.judging import CachedJudge, Judgement, judge_all, judge_frames
-from vsf_cli.evaluation.prompts import BUILT_IN, Record, load_prompts
+from vsf_cli.evaluation.choice import best_trial, write_choices
+from vsf_cli.evaluation.judging import judge_all
+from vsf_cli.evaluation.prompts import BUILT_IN, load_prompts
 from vsf_cli.evaluation.report import Judged, tabulate, with_rest
 from vsf_cli.evaluation.runs import Run, Sample, rows_of
-from vsf_cli.evaluation.statistics import mcnemar
+from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
+from vsf_cli.judges import judge_named
+from vsf_cli.judges.judgement import CachedJudge, Judgement, judge_frames
+from vsf_cli.judges.mllm import INSTRUCTIONS, MllmJudge
+from vsf_cli.judges.questions import Record
+from vsf_cli.judges.scenes import ScenesJudge
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
 from vsf_cli.models import FAMILIES
@@ -753,7 +756,7 @@ def test_mllm_without_a_key_says_so(made: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_judge_of_scenes_refuses_what_it_does_not_know(made: Path) -> None:
-    from vsf_cli.evaluation.judges.scenes import ScenesJudge
+    from vsf_cli.judges.scenes import ScenesJudge
 
     with pytest.raises(RequestError, match="choose --judge mllm"):
         ScenesJudge().judge(Image.new("RGB", (96, 96)), replace(CAR, negative="engine"))
@@ -791,6 +794,35 @@ def test_the_interval_of_an_area_holds_it() -> None:
     assert low < found["hypervolume"] < high and found == tradeoff(trials, "positive", 300)
 
 
+def test_the_best_trial_is_the_one_with_most_of_both_at_a_quality() -> None:
+    def trial(alpha: float, both: int, quality: float) -> Trial:
+        return Trial({"alpha": alpha}, [(number % 2 == 0 or number < both, number < both, quality) for number in range(10)])
+
+    trials = [trial(0.1, 5, 0.9), trial(0.2, 9, 0.84), trial(0.3, 7, 0.85), trial(0.4, 7, 0.95)]
+    found = best_trial(trials, 0.85)
+    assert found == {
+        "settings": {"alpha": 0.4},
+        "both": 0.7,
+        "both_interval": wilson_interval(7, 10),
+        "positive": 0.8,
+        "negative": 0.7,
+        "quality": 0.95,
+    }
+    assert best_trial(trials, 0.8)["settings"] == {"alpha": 0.2}  # type: ignore[index]
+    assert best_trial(trials, 0.96) is None
+
+
+def test_the_best_trials_are_a_file_of_methods(tmp_path: Path) -> None:
+    facts = {"label": "VSF, all kept (3)", "settings": {"method": "vsf", "stop": 1.0, "orthogonal": True}, "keeps": True}
+    trials = [Trial({"alpha": 0.1 + 0.2}, [(True, True, 0.9)])]
+    poor = {"label": "NAG", "settings": {"method": "nag"}}, [Trial({"nag_scale": 1.0}, [(True, True, 0.2)])]
+    choices = write_choices({"vsf-keep": (facts, trials), "nag": poor}, tmp_path, 0.85)
+    assert choices["nag"]["best"] is None and choices["vsf-keep"]["best"]["both"] == 1
+    (variant,) = load_variants(tmp_path / "chosen.toml")
+    assert variant.name == "vsf-keep" and variant.keeps and variant.label == "VSF, all kept (0.3)"
+    assert variant.settings == {"method": "vsf", "stop": 1.0, "orthogonal": True, "alpha": 0.1 + 0.2}
+
+
 def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
     storage, figures = tmp_path / "sweep.db", tmp_path / "figures"
     options = ("--limit", "2", "--method", "vsf,nasa", "--storage", str(storage))
@@ -803,16 +835,21 @@ def test_a_sweep_goes_on_and_its_figures_are_the_same(tmp_path: Path) -> None:
     for _, trials in studies.values():
         assert all(len(trial.outcomes) == 2 for trial in trials)
 
-    both = vsf("tradeoff", str(storage), "-o", str(tmp_path / "one"), "--method", "vsf", "--first", "1", "--json")
-    assert {name: variants["vsf"]["trials"] for name, variants in json.loads(both.stdout).items()} == {
-        "positive": 1,
-        "quality": 1,
-    }
+    one = vsf(
+        *("tradeoff", str(storage), "-o", str(tmp_path / "one"), "--method", "vsf", "--first", "1", "--quality", "1", "--json")
+    )
+    told = json.loads(one.stdout)
+    assert {name: variants["vsf"]["trials"] for name, variants in told.items()} == {"positive": 1, "quality": 1, "both": 1}
+    assert told["both"]["vsf"]["best"] is None
     assert "there is no sweep of nag" in vsf("tradeoff", str(storage), "--method", "nag").stderr
-    assert vsf("tradeoff", str(storage), "-o", str(figures)).exit_code == 0
+    drawn_once = vsf("tradeoff", str(storage), "-o", str(figures), "--quality", "0")
+    assert drawn_once.exit_code == 0 and "best both at quality 0: nasa, 2 trials, " in drawn_once.stdout
+    assert [one.name for one in load_variants(figures / "chosen.toml")] == ["vsf", "nasa"]
+    assert f"--preset tiny-sd3-turbo --methods-file {figures / 'chosen.toml'}" in " ".join(drawn_once.stderr.split())
     first = {path.name: path.read_bytes() for path in figures.iterdir()}
-    assert set(first) == {f"{a}-negative.{b}" for a in ("positive", "quality") for b in ("png", "svg", "json")}
-    assert vsf("tradeoff", str(storage), "-o", str(figures)).exit_code == 0
+    drawn_files = {f"{a}-negative.{b}" for a in ("positive", "quality") for b in ("png", "svg", "json")}
+    assert set(first) == {*drawn_files, "both.json", "chosen.toml"}
+    assert vsf("tradeoff", str(storage), "-o", str(figures), "--quality", "0").exit_code == 0
     assert {path.name: path.read_bytes() for path in figures.iterdir()} == first
 
     other = vsf("sweep", "scenes-dev", "--limit", "3", "--method", "vsf", "--storage", str(storage), "--trials", "3")

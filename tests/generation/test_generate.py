@@ -10,7 +10,7 @@ from PIL import Image
 from tests.conftest import random_pipeline
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.generate import Request, generate
+from vsf_cli.generation.generate import Request, can_batch_strengths, generate, generate_batch
 from vsf_cli.models import FAMILIES
 from vsf_cli.settings.presets import check_scale
 
@@ -61,6 +61,27 @@ def test_a_result_is_enlarged_behind_the_model(pipe: Any) -> None:
     size = tuple(3 * side for side in plain.image.size)
     assert large.image.size == size and large.image == plain.image.resize(size, Image.Resampling.LANCZOS)
     assert replace(large.request, upscale=1) == plain.request
+
+
+def test_strengths_that_run_together_are_those_that_run_alone(pipe: Any) -> None:
+    kept = {"negative": ("wheels", "a (hat:2)"), "keep": ("bell, flag",)}
+    numbers = {"beta": 0.3, "stop": 0.5}
+    asked = [
+        request(**kept, parameters={"alpha": 3.0, "contrast": 0.5, **numbers}),
+        request(negative=("wheels",), method="none", parameters={}, seed=2),
+        request(**kept, parameters={"alpha": 0.5, "contrast": 1.0, **numbers}),
+        request(negative=("wheels",), parameters={"alpha": 8.0, **numbers}),
+    ]
+    assert all(can_batch_strengths(asked[0], one) and can_batch_strengths(one, asked[0]) for one in asked)
+    together = generate_batch(pipe, asked)
+    for one, result in zip(asked, together, strict=True):
+        alone = generate(pipe, one)
+        gap = np.abs(np.asarray(result.image, int) - np.asarray(alone.image, int)).max()
+        assert gap <= 1 and replace(result, frames=alone.frames, seconds=alone.seconds) == alone
+    with pytest.raises(RequestError, match="differ in texts, seeds and alpha alone"):
+        generate_batch(pipe, [asked[0], request(**kept, parameters={"alpha": 3.0, "beta": 0.4})])
+    other = request(method="nag", parameters={})
+    assert not any(can_batch_strengths(*pair) for one in asked for pair in ((one, other), (other, one)))
 
 
 def test_progress_is_told_of_every_step(pipe: Any) -> None:

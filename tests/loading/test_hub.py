@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError
-from vsf_cli.evaluation.judges.clip import ClipJudge
+from vsf_cli.judges.clip import ClipJudge
 from vsf_cli.loading import hub
 from vsf_cli.loading.hub import as_model_error, not_cached, stays_offline
 from vsf_cli.loading.loras import Lora, _file_of, load_lora

@@ -30,7 +30,7 @@ from vsf_cli.loading.pipelines import load as load_pipeline
 from vsf_cli.maps import plots
 from vsf_cli.maps.data import AXES, Selection, Token, load, save
 from vsf_cli.maps.recorder import Recorder, _Step
-from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, Context, KeyValue, Method, NoGuidance, Span, TextGroup
+from vsf_cli.methods import CFG, NAG, NASA, ONG, VSF, WEF, Angular, Context, KeyValue, Method, NoGuidance, Span, TextGroup
 from vsf_cli.models import family_of
 from vsf_cli.models.family import PromptTokenizer
 from vsf_cli.models.prompt_tokens import prompt_tokens
@@ -45,6 +45,8 @@ METHODS = [
     VSF(2.0, attention_mask=False),
     NAG(),
     NASA(),
+    ONG(),
+    Angular(),
     NoGuidance(),
 ]
 

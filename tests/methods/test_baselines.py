@@ -1,5 +1,6 @@
-"""NASA and NAG against their equations written out in float64, over whole transformers of both families."""
+"""NASA, NAG, ONG and angular guidance against their equations in float64, over whole transformers of both families."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,12 @@ from torch import Tensor
 
 from tests.conftest import random_pipeline
 from tests.contexts import attended, cross_context, joint_context
+from tests.models.dense import beside, rotated
 from tests.models.test_wan import cross_attentions, random_wan
 from tests.models.test_wan import run as run_wan
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import CFG, NAG, NASA, VSF, WEF, KeyValue, Method, NoGuidance, TextGroup
+from vsf_cli.methods import CFG, NAG, NASA, ONG, VSF, WEF, Angular, Context, KeyValue, Method, NoGuidance, TextGroup
 from vsf_cli.models import family_of
 
 Combine = Callable[[Tensor, Tensor], Tensor]
@@ -40,6 +42,8 @@ METHODS: list[tuple[Method, Combine]] = [
     (NASA(0.3, padding=False), nasa(0.3)),
     (NAG(11.0, 5.0, 0.5), nag(11.0, 5.0, 0.5)),
     (NAG(4.0, 1.1, 0.7, padding=False), nag(4.0, 1.1, 0.7)),
+    (ONG(1.5), lambda positive, negative: positive - 1.5 * beside(negative, positive)),
+    (Angular(2.0, 0.3, padding=False), lambda positive, negative: rotated(positive, negative, 2.0, 0.3)),
     # An infinite tau leaves no norm: half of Z+ + 2 (Z+ - Z-), and half of Z+.
     (NAG(2.0, torch.inf, 0.5), lambda positive, negative: 2 * positive - negative),
 ]
@@ -154,7 +158,14 @@ def test_a_method_equals_its_equation(family: str, method: Method, combine: Comb
     assert (output - run(pipe)).abs().max() > 1e-4
 
 
-NEUTRAL: list[Method] = [NASA(0.0), NAG(0.0, alpha=1.0), NAG(0.0, alpha=0.5), NAG(4.0, alpha=0.0)]
+NEUTRAL: list[Method] = [
+    NASA(0.0),
+    NAG(0.0, alpha=1.0),
+    NAG(0.0, alpha=0.5),
+    NAG(4.0, alpha=0.0),
+    ONG(0.0),
+    Angular(0.0),
+]
 """Settings with which a method is no guidance; a blend of a half adds two halves of a number, which is exact."""
 
 
@@ -169,6 +180,70 @@ def test_at_its_neutral_setting_a_method_is_no_guidance_to_the_bit(method: Metho
     rows = drawn(9 if images else 5)
     context = joint_context(base, images, negative) if images else cross_context(base, negative)
     assert torch.equal(attended(method, rows, context), attended(NoGuidance(), rows, context))
+
+
+def pair(images: int, negative: Callable[[Tensor], Tensor]) -> tuple[Tensor, Context]:
+    """Queries, and a context whose negative prompt has the keys of the positive one, and values that are made of its values."""
+    chance = torch.Generator().manual_seed(5)
+    query, key, value = (torch.randn(2, 3, images + 4, 8, dtype=torch.float64, generator=chance) for _ in range(3))
+    group = TextGroup(key[:, :, images:], negative(value[:, :, images:]))
+    base = KeyValue(key, value)
+    return query, joint_context(base, images, group) if images else cross_context(base, group)
+
+
+@pytest.mark.parametrize("images", [5, 0], ids=["joint", "cross"])
+@pytest.mark.parametrize("method", [ONG(2.0), ONG(2.0, per_head=True), Angular(2.0)], ids=str)
+def test_what_both_prompts_have_in_common_stays(images: int, method: Method) -> None:
+    query, context = pair(images, lambda value: value)
+    plain = attended(NoGuidance(), query, context)
+    torch.testing.assert_close(attended(method, query, context), plain, atol=1e-11, rtol=0)
+    query, context = pair(images, lambda value: value.flip(-1))
+    assert (attended(method, query, context) - plain).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("factor", [3.0, -2.0, 0.0])
+def test_parallel_outputs_are_not_guided(factor: float) -> None:
+    """Nothing is orthogonal to the unguided output, and no plane is there to rotate in; gradients are numbers, too."""
+    query, context = pair(0, lambda value: factor * value)
+    plain = attended(NoGuidance(), query, context)
+    query.requires_grad_()
+    for method in (ONG(2.0), ONG(2.0, per_head=True), Angular(2.0)):
+        found = attended(method, query, context)
+        if factor or not isinstance(method, Angular):
+            torch.testing.assert_close(found, plain, atol=1e-11, rtol=0)
+        (gradient,) = torch.autograd.grad(found.sum(), query)
+        assert found.isfinite().all() and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("images", [5, 0], ids=["joint", "cross"])
+def test_what_is_subtracted_is_orthogonal(images: int) -> None:
+    query, context = pair(images, lambda value: value.flip(-1))
+    rows, plain = context.image_rows, attended(NoGuidance(), query, context)
+    image = rows(plain)
+
+    def cosine(change: Tensor, axes: tuple[int, ...]) -> Tensor:
+        """Of what the image's rows change with their unguided output."""
+        along = (rows(change) * image).sum(axes)
+        return along / (rows(change).square().sum(axes) * image.square().sum(axes)).sqrt()
+
+    for per_head, axes in ((False, (1, 3)), (True, (3,))):
+        change = attended(ONG(2.0, per_head=per_head), query, context) - plain
+        assert cosine(change, axes).abs().max() < 1e-12
+    # What is left of the unguided output is that of alpha 0.
+    change = attended(VSF(2.0, 0.3, orthogonal=True), query, context) - attended(VSF(0.0, 0.3), query, context)
+    assert cosine(change, (3,)).abs().max() < 1e-12 and rows(change).abs().max() > 0.1
+
+
+def test_a_rotation_keeps_the_norm_and_goes_away() -> None:
+    query, context = pair(0, lambda value: value.flip(-1) + value)
+    plain, angles = attended(NoGuidance(), query, context), []
+    away = Angular().attend_image_to_negative(query, context)
+    for scale in (0.0, 0.5, 3.0):
+        found = attended(Angular(scale, 1.0), query, context)
+        torch.testing.assert_close(found.square().sum((1, 3)), plain.square().sum((1, 3)))
+        angles.append(torch.cosine_similarity(*(one.transpose(1, 2).flatten(2) for one in (found, away)), dim=-1).acos())
+    torch.testing.assert_close(angles[1], angles[0] + math.pi * torch.tanh(0.5 * angles[0] / math.pi))
+    assert (angles[2] >= angles[1]).all() and angles[2].max() < math.pi
 
 
 @pytest.mark.parametrize("family", ["sd3", "wan"])
@@ -209,6 +284,8 @@ def test_rows_of_a_batch_do_not_depend_on_each_other(family: str, method: Method
         (lambda: NAG(tau=0.0), "tau is 0"),
         (lambda: NAG(tau=float("nan")), "tau is nan"),
         (lambda: NAG(alpha=1.5), "nag_alpha is 1.5, but must be 0 to 1"),
+        (lambda: ONG(-1.0), "ong_scale is -1"),
+        (lambda: Angular(tau=0.0), "angular_tau is 0, but must be more than 0, at most 1"),
     ],
 )
 def test_numbers_that_are_not_legal_are_refused(build: Callable[[], Method], message: str) -> None:
@@ -349,8 +426,8 @@ def test_wef_flips_the_whole_embedding_and_patches_nothing() -> None:
 def test_what_an_ablation_cannot_do_is_said() -> None:
     with pytest.raises(RequestError, match="has no mask"):
         VSF(duplication=False)
-    for option in ({"guided_blocks": "1"}, {"tau": 2.0}, {"blend": 0.5}):
-        with pytest.raises(RequestError, match="without its mask acts on every row: leave guided_blocks, tau and blend out"):
+    for option in ({"guided_blocks": "1"}, {"tau": 2.0}, {"blend": 0.5}, {"orthogonal": True}):
+        with pytest.raises(RequestError, match="without its mask acts on every row: leave guided_blocks, tau, blend and"):
             VSF(attention_mask=False, **option)  # type: ignore[arg-type]
     pipe = random_pipeline("sd3")
     with guided(pipe, ["wheels", "a hat"], VSF(reference_layout=True)), pytest.raises(RequestError, match="of one length"):

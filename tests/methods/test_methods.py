@@ -1,4 +1,7 @@
+import math
+from collections.abc import Mapping
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 
@@ -6,9 +9,9 @@ from tests.contexts import attended, cross_context, joint_context
 from tests.processes import run_python
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.plan import request_of
-from vsf_cli.methods import METHODS, VARIANTS, VSF, KeyValue, TextGroup, method_named
+from vsf_cli.methods import METHODS, VARIANTS, VSF, KeyValue, TextGroup, method_named, setting_name
 from vsf_cli.prompts.texts import Texts
-from vsf_cli.settings.presets import Settings
+from vsf_cli.settings.presets import Settings, load_preset
 
 
 @pytest.mark.parametrize(
@@ -75,11 +78,25 @@ def test_cross_attention_equals_the_equation_of_the_paper() -> None:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_named_settings_stand_between_the_preset_and_what_is_asked(name: str) -> None:
     method, numbers = VARIANTS[name]
-    settings = Settings({"preset": "tiny-sd3-turbo", "method": name}, {})
-    request, _ = request_of(Texts("a bike", ("wheels",)), 0, settings, (), False)
-    assert request.method == method and request.parameters == {"padding": True, **numbers}
-    asked = Settings({"preset": "tiny-sd3-turbo", "method": name, "nag_scale": 1.5, "nag_padding": False}, {})
-    request, _ = request_of(Texts("a bike", ("wheels",)), 0, asked, (), False)
-    assert request.parameters == {**numbers, "padding": False, "scale": 1.5}
-    environment = Settings({"preset": "tiny-sd3-turbo", "method": name}, {"VSF_NAG_TAU": "3"})
-    assert request_of(Texts("a bike"), 0, environment, (), False)[0].parameters["tau"] == 3
+    preset = load_preset("tiny-sd3-turbo").method if method == "vsf" else {}
+
+    def parameters(options: dict[str, float], environment: dict[str, str]) -> Mapping[str, Any]:
+        settings = Settings({"preset": "tiny-sd3-turbo", "method": name, **options}, environment)
+        request, _ = request_of(Texts("a bike", ("wheels",)), 0, settings, (), False)
+        assert request.method == method
+        return request.parameters
+
+    defaults = {**METHODS[method]().parameters, **preset, **numbers}
+    defaults.pop("name", None)
+    assert parameters({}, {}) == defaults
+    for field in numbers:
+        key = setting_name(method, field)
+        assert parameters({key: 0.75}, {}) == {**defaults, field: 0.75}
+        assert parameters({}, {f"VSF_{key.upper()}": "0.75"})[field] == 0.75
+
+
+def test_the_papers_two_settings_are_as_strong_as_in_its_codes_layout() -> None:
+    """There the flip first cancels an unflipped copy of the negative prompt, which has no bias."""
+    for name, alpha, beta in (("vsf-strong", 3.8, 0.2), ("vsf-quality", 3.3, 0.2)):
+        ours = VSF(**VARIANTS[name][1])
+        assert ours.alpha * math.exp(-ours.beta) == pytest.approx(alpha * math.exp(-beta) - 1, rel=1e-3)

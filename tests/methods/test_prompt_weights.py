@@ -313,5 +313,5 @@ def test_what_is_not_legal_is_refused() -> None:
     for fields in ({"slope": 1.5}, {"tau": 0.0}, {"blend": 2.0}, {"guided_blocks": "x"}, {"guided_blocks": "0"}):
         with pytest.raises(RequestError):
             VSF(**fields)  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="leave guided_blocks, tau and blend out"):
+    with pytest.raises(RequestError, match="leave guided_blocks, tau, blend and orthogonal out"):
         VSF(attention_mask=False, guided_blocks="1")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vsf_cli.methods import NAG, NASA, VSF, Method
+from vsf_cli.methods import NAG, NASA, ONG, VSF, Angular, Method
 
 
 @dataclass
@@ -124,20 +124,52 @@ class Dense:
             beta = torch.tensor([0.0] * len(base) + [float(method.beta)] * len(negative), dtype=query.dtype)
             values = torch.cat([value[:, base], -method.alpha * value[:, negative]], 1)
             weights = (query @ key[:, every].mT / query.shape[-1] ** 0.5 + bias[..., every] - beta).softmax(-1)
-            if not kept:
-                return weights @ values
             share = weights[..., len(base) :].sum(-1, keepdim=True)
-            alone = softmax(query, key[:, kept], spared, bias[..., kept])
-            return weights @ values + method.alpha * method.contrast * share * alone
+            saved = softmax(query, key[:, kept], spared, bias[..., kept]) if kept else torch.zeros_like(plain)
+            if method.orthogonal:
+                away = softmax(query, key[:, negative], value[:, negative], bias[..., negative]) - method.contrast * saved
+                return (1 - share) * plain - method.alpha * share * beside(away, plain)
+            return weights @ values + method.alpha * method.contrast * share * saved
         own = [*images, *negative]
         away = softmax(query, key[:, own], value[:, own], bias[..., own])
         if isinstance(method, NASA):
             return plain - method.alpha * away
+        if isinstance(method, ONG):
+            if method.per_head:
+                return plain - method.scale * beside(away, plain)
+            return plain - method.scale * split(beside(joined(away), joined(plain)), len(plain))
+        if isinstance(method, Angular):
+            return split(rotated(joined(plain), joined(away), method.scale, method.tau), len(plain))
         assert isinstance(method, NAG)
         guided = plain + method.scale * (plain - away)
         ratio = guided.abs().sum((0, 2), keepdim=True) / plain.abs().sum((0, 2), keepdim=True)
         guided = torch.where(ratio > method.tau, guided * method.tau / ratio, guided)
         return method.alpha * guided + (1 - method.alpha) * plain
+
+
+def joined(states: Tensor) -> Tensor:
+    """The outputs of all heads, from shape (H, Q, D) to (Q, H D)."""
+    return states.transpose(0, 1).flatten(1)
+
+
+def split(states: Tensor, heads: int) -> Tensor:
+    return states.unflatten(1, (heads, -1)).transpose(0, 1)
+
+
+def beside(vectors: Tensor, axes: Tensor) -> Tensor:
+    """Vectors without their projections on the axes, with shape (..., D)."""
+    units = torch.nn.functional.normalize(axes, dim=-1)
+    return vectors - (vectors * units).sum(-1, keepdim=True) * units
+
+
+def rotated(vectors: Tensor, away: Tensor, scale: float, tau: float) -> Tensor:
+    """Vectors with shape (..., D), rotated by the formula of spherical interpolation."""
+    length = vectors.norm(dim=-1, keepdim=True)
+    one, other = vectors / length, away / away.norm(dim=-1, keepdim=True)
+    theta = (one * other).sum(-1, keepdim=True).acos()
+    turn = tau * math.pi * (scale * theta / (tau * math.pi)).tanh()
+    turn = torch.where(theta + turn > math.pi, math.pi - theta, turn)
+    return length * ((theta + turn).sin() * one - turn.sin() * other) / theta.sin()
 
 
 def softmax(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | float = 0.0) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tests.models.families import NEGATIVES, TINY
 from tests.models.test_families import output
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, VSF
+from vsf_cli.methods import NAG, NASA, VSF, Angular
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
@@ -37,7 +37,7 @@ def test_a_guided_model_runs_where_the_stock_one_does(name: str, dtype: torch.dt
     rows = [Encoded.stack([tiny.text(length).to(dtype) for length in (2, NEGATIVES)])]
     with torch.autocast("cpu", torch.bfloat16):
         stock = output(model, call)
-    for method in (VSF(2.0, 0.3), NAG(), NASA()):
+    for method in (VSF(2.0, 0.3), NAG(), NASA(), Angular()):
         with guided_denoisers(tiny.family, [model], method, rows):
             wanted = output(model, call)
             with torch.autocast("cpu", torch.bfloat16):

@@ -21,11 +21,13 @@ from tests.models.dense import Dense, dense_attention
 from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, VSF, WEF, Context, Method, tokens
+from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, tokens
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
 METHODS: list[Method] = [VSF(3.0, 0.3), VSF(1.5, -0.5), VSF(0.0, 0.0), NAG(4.0, 1.1, 0.7), NASA(0.3)]
+RIVALS: list[Method] = [VSF(2.0, 0.3, orthogonal=True), ONG(1.5), Angular(2.0, 0.3)]
+"""They are compared in batches of every family, and one by one in a family of each kind."""
 
 
 @pytest.fixture(params=list(TINY))
@@ -101,6 +103,12 @@ def test_a_method_equals_dense_attention(tiny: Tiny, method: Method, negative: T
     assert (found - output(model, call)).abs().max() > 1e-4, "the oracle must differ from no guidance"
 
 
+@pytest.mark.parametrize("tiny", ["sd3.5-medium", "wan", "flux", "chroma-masked"], indirect=True)
+@pytest.mark.parametrize("method", RIVALS, ids=str)
+def test_a_rival_equals_dense_attention(tiny: Tiny, method: Method, negative: Tensor) -> None:
+    test_a_method_equals_dense_attention(tiny, method, negative)
+
+
 def every_way(method: Method) -> Iterator[None]:
     """Runs what follows as it runs on a CPU, and once more in parts, as in long sequences and on other devices."""
     yield
@@ -134,7 +142,7 @@ def editing(tiny: Tiny) -> Tiny:
 
 
 @pytest.mark.parametrize("tiny", ["flux", "flux2", "qwen-image"], indirect=True)
-@pytest.mark.parametrize("method", METHODS[::2], ids=str)
+@pytest.mark.parametrize("method", [METHODS[0], *RIVALS], ids=str)
 def test_images_that_are_edited_are_seen_and_not_guided(tiny: Tiny, method: Method, negative: Tensor) -> None:
     tiny = editing(tiny)
     model, kept = tiny.model(), [tiny.text(2) + 1] if isinstance(method, VSF) else None
@@ -145,11 +153,12 @@ def test_images_that_are_edited_are_seen_and_not_guided(tiny: Tiny, method: Meth
     assert (found - dense_output(tiny, method, [negative[0]], 1, kept)).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("method", METHODS[::2], ids=str)
+@pytest.mark.parametrize("method", [METHODS[0], *RIVALS], ids=str)
 def test_a_batch_of_negatives_of_different_lengths(tiny: Tiny, method: Method) -> None:
     rows = [tiny.text(2), tiny.text(0), tiny.text(NEGATIVES)]
     model, wanted = tiny.model(), dense_output(tiny, method, rows, 3)
-    for _ in every_way(method):
+    # Without parts, methods other than VSF have one way.
+    for _ in every_way(method) if isinstance(method, VSF) else (None,):
         with guided_denoisers(tiny.family, [model], method, [Encoded.stack(rows)]):
             found = output(model, tiny.call(3))
         torch.testing.assert_close(found, wanted, atol=1e-11, rtol=0)

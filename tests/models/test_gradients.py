@@ -13,7 +13,7 @@ from tests.models.families import NEGATIVES, TINY, Tiny
 from tests.models.test_families import dense_output, exact, output
 from vsf_cli.errors import PatchError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, VSF, WEF, Method
+from vsf_cli.methods import NAG, NASA, VSF, WEF, Angular, Method
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
@@ -69,8 +69,17 @@ def test_they_are_those_of_dense_attention(name: str) -> None:
     check(TINY[name], VSF(2.0, 0.3), (2, 0, NEGATIVES), (0, 2, 1))
 
 
+OTHERS: list[Method] = [
+    VSF(3.0, -0.5),
+    VSF(2.0, 0.3, orthogonal=True),
+    NAG(4.0, 1.1, 0.7),
+    NASA(0.3),
+    Angular(2.0, 0.3),
+]
+
+
 @pytest.mark.parametrize("name", ["sd3.5-medium", "wan"])
-@pytest.mark.parametrize("method", [VSF(3.0, -0.5), NAG(4.0, 1.1, 0.7), NASA(0.3)], ids=str)
+@pytest.mark.parametrize("method", OTHERS, ids=str)
 def test_those_of_other_methods_are_exact_too(name: str, method: Method) -> None:
     check(TINY[name], method, (NEGATIVES,))
     check(TINY[name], method, (0, 1))

@@ -12,10 +12,11 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from torch import Tensor
 
 from tests.conftest import random_pipeline
+from tests.models.dense import beside
 from vsf_cli.attention.exact import attention_with_lse
 from vsf_cli.errors import PatchError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, VSF, Method
+from vsf_cli.methods import NAG, NASA, ONG, VSF, Method
 from vsf_cli.models import Order
 from vsf_cli.models.guided_attention import RunningCall, guided_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
@@ -26,8 +27,10 @@ METHODS: list[Method] = [
     VSF(2.0, 0.3),
     VSF(2.0, 0.0, contrast=1.0),
     VSF(2.0, 0.3, tau=1.1, blend=0.6),
+    VSF(2.0, 0.3, blend=0.6, orthogonal=True),
     NAG(4.0, 1.1, 0.7),
     NASA(0.3),
+    ONG(1.5, per_head=True),
 ]
 
 
@@ -73,10 +76,15 @@ def expected(order: Order, method: Method, query: Tensor, key: Tensor, value: Te
         guided_rows = attend(query[:, :, image], key[:, :, base + at["N"]], values, shifted)
         weights = (query[:, :, image] @ key[:, :, base + at["N"]].mT / math.sqrt(8) + shifted).softmax(-1)
         share = weights[..., len(base) :].sum(-1, keepdim=True)
-        guided_rows = guided_rows + method.alpha * method.contrast * share * rows(image, at["K"])
+        saved = method.contrast * rows(image, at["K"])
+        guided_rows = guided_rows + method.alpha * share * saved
+        if method.orthogonal:
+            guided_rows = (1 - share) * plain - method.alpha * share * beside(rows(image, at["N"]) - saved, plain)
         guided_rows = limit(guided_rows, plain, method.tau, method.blend)
     elif isinstance(method, NAG):
         guided_rows = limit(plain + method.scale * (plain - rows(image, own)), plain, method.tau, method.alpha)
+    elif isinstance(method, ONG):
+        guided_rows = plain - method.scale * beside(rows(image, own), plain)
     else:
         guided_rows = plain - 0.3 * rows(image, own)
     output[:, :, image] = guided_rows

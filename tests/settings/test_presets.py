@@ -209,3 +209,21 @@ def test_numbers_of_another_method_are_not_taken_over() -> None:
     assert Settings({"preset": "tiny-sd3"}, {}).parameters("vsf") == {}
     assert Settings({"preset": "tiny-sd3-turbo"}, {}).parameters("vsf") == {"alpha": 2.5, "beta": 0.5, "stop": 0.5}
     assert Settings({"preset": "tiny-sd3-turbo"}, {}).parameters("none") == {}
+
+
+def test_a_preset_says_what_auto_tries_and_who_judges(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'strengths = "none, 1,2@0.5,2@0.9"\njudge = "clip"\n{MINIMAL}', "utf-8")
+    preset = load_preset(str(path))
+    assert (preset.strengths_for(True), preset.strengths_for(False)) == ("none,1,2@0.5,2@0.9", "1,2")
+    assert Settings({"preset": str(path)}, {})["judge"] == "clip"
+    settings = Settings({"preset": str(path), "judge": "mllm"}, {"VSF_ALPHA": "auto:1"})
+    assert (settings["judge"], settings["alpha"], settings.parameters("vsf")) == ("mllm", "auto:1", {})
+    path.write_text(f'strengths = "none"\n{MINIMAL}', "utf-8")
+    with pytest.raises(PresetError, match="must have a number"):
+        load_preset(str(path))
+    path.write_text(f'strengths = "strong"\n{MINIMAL}', "utf-8")
+    with pytest.raises(PresetError, match="strengths: 'strong' is no strength"):
+        load_preset(str(path))
+    with pytest.raises(PresetError, match="VSF_ALPHA is 'auto:x'"):
+        Settings({}, {"VSF_ALPHA": "auto:x"})

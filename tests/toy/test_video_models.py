@@ -9,12 +9,12 @@ from imageio_ffmpeg import count_frames_and_secs, read_frames
 from typer.testing import CliRunner, Result
 
 from vsf_cli.cli.app import app
-from vsf_cli.evaluation.judges import judge_named
-from vsf_cli.evaluation.judging import Judgement, judge_frames
 from vsf_cli.evaluation.prompts import load_prompts
 from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.generate import generate_batch
 from vsf_cli.generation.plan import request_of
+from vsf_cli.judges import judge_named
+from vsf_cli.judges.judgement import Judgement, judge_frames
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.prompts.texts import Texts

@@ -57,7 +57,7 @@ def _settings(item: Item) -> dict[str, str]:
     plain = request.to_json() | {"size": request.size}
     shown = [one for one in request_options() if one.label and not (one.type is bool and plain[one.field] == one.default)]
     values = {one.key: plain[one.field] for one in shown}
-    numbers = {setting_name(request.method, name): value for name, value in request.parameters.items() if request.negative}
+    numbers = {setting_name(request.method, name): value for name, value in request.numbers.items() if request.negative}
     order = [*FIRST, *numbers, *(key for key in values if key not in LAST), *LAST]
     texts = {key: _text((values | numbers)[key]) for key in dict.fromkeys(order) if key in values or key in numbers}
     return {key: text for key, text in texts.items() if text}

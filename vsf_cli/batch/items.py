@@ -13,7 +13,7 @@ from typing import Any
 
 from vsf_cli.batch.table import Row, TableErrors, key_of
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import options_of
+from vsf_cli.config.option import idle, options_of
 from vsf_cli.config.ranges import MAX_VALUES, ValueList, combinations
 from vsf_cli.errors import ModelError, RequestError, UnknownWords, VSFError
 from vsf_cli.generation.capture import check_capture
@@ -21,19 +21,20 @@ from vsf_cli.generation.generate import DEFAULT_FPS, OWN_FIELDS
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.plan import prompt_warnings, rate_note, request_of
-from vsf_cli.generation.run import check_metadata_of, files_of, weights_of
+from vsf_cli.generation.run import check_metadata_of, files_of, tried_of, weights_of
 from vsf_cli.loading.configurations import configured_pipe
 from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS, IMAGE_FORMATS, VIDEO_FORMATS, check_crf, check_fps
 from vsf_cli.methods import METHODS
 from vsf_cli.models import FAMILIES
 from vsf_cli.settings.effects import standing_without_effect, without_effect
-from vsf_cli.settings.options import COLUMNS, NOTHING, Given
+from vsf_cli.settings.options import COLUMNS, NOTHING, FileOptions, Given
 from vsf_cli.settings.presets import Settings, load_preset
 from vsf_cli.settings.request import Request
 
 __all__ = ["MAX_ITEMS", "Item", "identity", "items_of"]
 
+_FILES = FileOptions()
 MAX_ITEMS = 100_000
 NOT_IN_SEED = ("parameters", *(one.field for one in options_of(Request) if not one.noise))
 """Fields that a derived seed does not depend on, so that a sweep compares images of the same noise."""
@@ -41,7 +42,7 @@ NOT_IN_ID = tuple(one.field for one in options_of(Request) if not one.identity)
 """Fields that are not in the id: a preset counts by its values, a revision by its weights."""
 NAME_BYTES = 200
 ENDINGS = {ending for entry in FORMATS.values() for ending in entry.endings} - {""}
-OWN_FILES = re.compile(r"(manifest\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
+OWN_FILES = re.compile(r"((manifest|verdicts)\b.*|index\.html|sheet-\d+\.png|.*\.json)(/|$)", re.IGNORECASE)
 """The names of a run's own files beside its images."""
 MAX_NOTES = 10
 MODEL_KEYS = ("preset", "model")
@@ -99,7 +100,7 @@ def items_of(
     rows: Sequence[Row],
     options: Mapping[str, Any],
     given: Given = NOTHING,
-    dump_attn: bool = False,
+    files: FileOptions = _FILES,
 ) -> tuple[list[Item], list[str]]:
     """Returns the items of a table, rows x sweeps x seeds, and warnings about them.
 
@@ -108,7 +109,7 @@ def items_of(
         rows: Its rows.
         options: The settings of the command line, by name; those with several values are `ValueList`.
         given: The texts, seeds and LoRA files of rows without any; without seeds, one is derived from each request.
-        dump_attn: Whether attention maps are recorded.
+        files: What is written for each image.
 
     Raises:
         TableErrors: If rows have settings that are not legal; it lists all of them.
@@ -119,7 +120,7 @@ def items_of(
         raise RequestError(
             f"{source} with its sweeps makes {count} images, but a run has {MAX_ITEMS} at most: make fewer at once"
         )
-    builder = _ItemBuilder(options, given, dump_attn)
+    builder = _ItemBuilder(options, given, files.dump_attn)
     notes = list(given.blank())
     if given.seeds == ():
         notes.append("--seed random has no effect: rows without a seed have one from their prompt")
@@ -132,12 +133,17 @@ def items_of(
             if isinstance(error, ModelError) and row.loras is None and not row.settings.keys() & {*MODEL_KEYS}:
                 raise  # It is the same for all rows.
             failures.append((row, error))
-    _raise_failures(source, failures, _name_clashes(items, rows))
-    for reason in builder.effects.reasons():
+    _raise_failures(source, failures, _name_clashes(items, rows, files.keep_all))
+    for reason in [*builder.effects.reasons(), *_unused(files, items)]:
         raise RequestError(f"{source}: {reason}")
     notes += builder.effects.overridden()
     notes += [f"{note} ({counted(count, 'image')})" for note, count in builder.notes.most_common(MAX_NOTES)]
     return items, notes
+
+
+def _unused(files: FileOptions, items: Sequence[Item]) -> list[str]:
+    """Returns messages for what is to be written for each image, but for none of these."""
+    return [message for _, message in idle(files.given, *(item.request for item in items))] if items else []
 
 
 def _raise_failures(source: str, failures: Sequence[tuple[Row, VSFError]], clashes: Sequence[str]) -> None:
@@ -178,9 +184,13 @@ def _column_of(row: Row, message: str) -> str:
     return f", column {columns[0]}" if columns else ""
 
 
-def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
-    """Returns errors of rows whose name is that of another row, of its folder, or of a file of the run itself."""
+def _name_clashes(items: Sequence[Item], rows: Sequence[Row], strips: bool) -> list[str]:
+    """Returns errors of rows whose name is that of another row, of its folder, or of a file of the run itself.
+
+    `strips` is whether a strip is written beside each file that a judge chooses.
+    """
     taken = {item.name: item.row for item in items}
+    beside = {str(tried_of(Path(item.name))): item.row for item in items if strips and item.request.chooses}
     errors = []
     for item in items:
         row, name = rows[item.row], item.name
@@ -189,6 +199,9 @@ def _name_clashes(items: Sequence[Item], rows: Sequence[Row]) -> list[str]:
         above = next((str(part) for part in Path(name).parents if str(part) in taken), None)
         if OWN_FILES.match(name):
             errors.append(f"line {row.line}, column name: '{name[:80]}' is a file of the run itself: choose another name")
+        elif name in beside:
+            line = rows[beside[name]].line
+            errors.append(f"line {row.line}, column name: '{name[:80]}' is the strip of line {line}: choose another name")
         elif taken[name] != item.row:
             errors.append(f"line {rows[taken[name]].line}, column name: line {row.line} has the name '{row.name[:80]}' too")
         elif above:
@@ -352,7 +365,11 @@ def _without_newer(request: Request) -> dict[str, Any]:
     plain = request.to_json()
     for values, options in ((plain, options_of(Request)), (plain["parameters"], METHODS[request.method].options())):
         for one in options:
-            if one.newer and values[one.field] in (one.default, list(one.default) if one.repeatable else None):
+            if (
+                one.newer
+                and one.field in values
+                and values[one.field] in (one.default, list(one.default) if one.repeatable else None)
+            ):
                 del values[one.field]
     return plain
 

@@ -5,8 +5,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
+from vsf_cli.batch.chosen import chosen_facts
 from vsf_cli.batch.engines import Engine, local
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.journal import Journal, read_journals
@@ -21,6 +23,7 @@ from vsf_cli.media.reading import check_whole, read_metadata
 __all__ = ["OF_MACHINE", "Batch", "State"]
 
 State = Literal["done", "failed", "left"]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 OF_MACHINE = (ModelError.exit_code, OutOfMemory.exit_code)
 """The codes of failures for want of a network, a model or memory, which another time or machine may have."""
 
@@ -90,7 +93,8 @@ class Batch:
         known = read_journals(self.folder)
         for item in (item for item in self.items if states.get(item.key) == "done"):
             if known.get(item.key, {}).get("status") != "done":
-                self._note(item, "found", None)
+                chosen = chosen_facts(_metadata(self.path(item)) or {}) if item.request.chooses else NOTHING
+                self._note(item, "found", None, chosen)
             if self.worker.sidecar and not sidecar_of(self.path(item)).exists():
                 write_sidecar(self.path(item), _metadata(self.path(item)) or {})
 
@@ -103,17 +107,18 @@ class Batch:
         with closing(self.engine(self.worker, left, self.workers, self.address, hooks or RunHooks())) as outcomes:
             for outcome in outcomes:
                 if outcome.error is None:
-                    self._note(outcome.item, outcome.fallback, outcome.seconds)
+                    self._note(outcome.item, outcome.fallback, outcome.seconds, outcome.chosen)
                 else:
                     self._note_failure(outcome)
                 yield outcome
 
-    def _note(self, item: Item, fallback: str, seconds: float | None) -> None:
+    def _note(self, item: Item, fallback: str, seconds: float | None, chosen: Mapping[str, Any] = NOTHING) -> None:
         path = self.path(item)
         took = {} if seconds is None else {"seconds": round(seconds, 3)}
         size = {"bytes": path.stat().st_size} if path.is_file() else {}
         now = time.strftime("%Y-%m-%dT%H:%M:%S")
-        self.journal.add({"id": item.id, "status": "done", "path": item.name, **took, "how": fallback, **size, "time": now})
+        facts = {**took, "how": fallback, **size, "time": now, **({"chosen": dict(chosen)} if chosen else {})}
+        self.journal.add({"id": item.id, "status": "done", "path": item.name, **facts})
 
     def _note_failure(self, outcome: Outcome) -> None:
         item = outcome.item

@@ -11,20 +11,33 @@ from typing import Any
 
 from vsf_cli.batch.records import MAX_TABLE_LENGTH, Record, read_records
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import read_bool
+from vsf_cli.config.option import Option, Value, read_bool
 from vsf_cli.config.ranges import ValueList, parse_range
+from vsf_cli.config.strengths import is_auto
 from vsf_cli.config.values import parse_given_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import COLUMNS, Given
 
-__all__ = ["Row", "TableErrors", "key_of", "near_column", "parse_table", "read_table", "unused_columns"]
+__all__ = [
+    "OF_RESULT",
+    "Row",
+    "TableErrors",
+    "key_of",
+    "near_column",
+    "parse_table",
+    "read_table",
+    "texts_cell",
+    "unused_columns",
+]
 
 NAME_COLUMNS = ("name", "file_name", "filename", "output")
 """Spellings of the column of image names; an `id` is one where there is no other. Other columns are options."""
 MAX_CELL_LENGTH = 100_000
 MAX_NAME_BYTES, MAX_PATH_BYTES = 200, 1000
 """Bytes of a part of a path, and of the whole: file systems take 255 and 1,024 or more, which leaves room for endings."""
+OF_RESULT = "vsf_"
+"""What begins the name of a column of results, where the table has one of that name."""
 _HALF = re.compile("[\ud800-\udfff]")
 _SHORTENED = re.compile(r"\d[eE][+-]?\d")
 _SHEET_ERRORS = ("#DIV/0!", "#N/A", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!", "#SPILL!")
@@ -134,6 +147,8 @@ def unused_columns(rows: Sequence[Row]) -> list[str]:
 
 def near_column(column: str, alike: float) -> str:
     """Returns the name of an option's column that another name is like, by a ratio of at least `alike`; "" if none is."""
+    if column.startswith(OF_RESULT) and key_of(column.removeprefix(OF_RESULT)):
+        return ""
     return next(iter(difflib.get_close_matches(_plain(column), _known(), 1, alike)), "")
 
 
@@ -161,11 +176,13 @@ def _column(name: str, errors: list[str], line: int) -> str:
     return key
 
 
-def _numbers(value: Any, type: type) -> ValueList:
+def _numbers(value: Any, option: Option) -> ValueList | Value:
+    if option.auto and is_auto(value):
+        return option.convert(value)
     if isinstance(value, bool):
         raise ValueError(f"{value} is not a number")
     numbers = value if isinstance(value, list) else [value]
-    return parse_range(",".join(str(number) for number in numbers), type)
+    return parse_range(",".join(str(number) for number in numbers), option.type)
 
 
 def _pointed(column: str, cell: Any) -> Any:
@@ -175,7 +192,21 @@ def _pointed(column: str, cell: Any) -> Any:
     return cell.replace(",", ".") if pattern and re.fullmatch(pattern, cell) else cell
 
 
+def texts_cell(texts: Sequence[str]) -> str:
+    """Returns texts as one cell: several as a JSON list."""
+    return texts[0] if len(texts) == 1 else json.dumps([*texts], ensure_ascii=False) if texts else ""
+
+
+def _listed(value: Any) -> Any:
+    """Returns the list that `texts_cell` wrote; any other value as it is."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.startswith('["') else value
+    except ValueError:
+        return value
+
+
 def _texts(value: Any) -> tuple[str, ...]:
+    value = _listed(value)
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{value!r} is not a text")
@@ -216,7 +247,7 @@ def _parse_cell(column: str, value: Any) -> Any:
     if option.repeatable:
         return _texts(value)
     if option.type in (int, float):
-        return _numbers(value, option.type)
+        return _numbers(value, option)
     if option.type is bool:
         return read_bool(str(value))
     text = _text(value)

@@ -3,15 +3,19 @@
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vsf_cli.batch.chosen import chosen_facts
 from vsf_cli.batch.items import Item
+from vsf_cli.batch.verdicts import VERDICTS, AnswerFile, StoredVerdicts
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
+from vsf_cli.generation.choosing import choose_batch, judge_of
 from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.loras import hashes_of
@@ -54,6 +58,7 @@ class Outcome:
         fallback: What had to change to make it, such as another level of offloading; "" if nothing.
         notes: Warnings about the image.
         of_model: Whether its model could not be loaded, so that all items of the model failed.
+        chosen: What a judge chose, and whether it is content; empty if nobody chose.
     """
 
     item: Item
@@ -63,6 +68,7 @@ class Outcome:
     fallback: str = ""
     notes: tuple[str, ...] = ()
     of_model: bool = False
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class Worker:
         batch_size: Images in one pass through the model.
         sidecar: Whether a JSON file is written beside each file.
         dump_attn: Whether a folder with attention maps is written beside each file; then images are made one by one.
+        keep_all: Whether a strip of all images that a judge chose from is written beside each file.
         verbose: Whether the messages of other libraries are written, too, where a process of its own makes items.
     """
 
@@ -132,7 +139,16 @@ class Worker:
     batch_size: int = 1
     sidecar: bool = False
     dump_attn: bool = False
+    keep_all: bool = False
     verbose: bool = False
+
+    @cached_property
+    def _answers(self) -> AnswerFile:
+        return AnswerFile(self.folder / VERDICTS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without the answers, of which each process reads those that there are when it begins.
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     def make(
         self, items: Sequence[Item], hooks: RunHooks | None = None, cache: PipelineCache | None = None
@@ -192,7 +208,8 @@ class Worker:
                 for chunk in self.chunks(items):
                     if hooks.should_stop():
                         return
-                    yield from self._make_chunk(pipe, chunk, hooks.progress, too_large, fallback)
+                    size = self._pass_size if _makes_ahead(pipe, chunk[0]) else len(chunk)
+                    yield from self._make_chunk(pipe, chunk, size, hooks.progress, too_large, fallback)
             del pipe
         if not too_large:
             return
@@ -221,17 +238,23 @@ class Worker:
             yield chunk
 
     def _make_chunk(
-        self, pipe: Any, chunk: list[Item], progress: Progress | None, too_large: list[tuple[Item, Failure]], fallback: str
+        self,
+        pipe: Any,
+        chunk: list[Item],
+        size: int,
+        progress: Progress | None,
+        too_large: list[tuple[Item, Failure]],
+        fallback: str,
     ) -> Iterator[Outcome]:
-        """Makes items in one pass; adds what does not fit into memory alone to `too_large`.
+        """Makes items in passes of `size` images at most; adds what does not fit into memory alone to `too_large`.
 
-        A chunk that does not fit into memory is made in two; one that fails otherwise is made item by item, so that one item
-        cannot fail the others.
+        A chunk that does not fit into memory is made without images that may not be needed, and then in two; one that fails
+        otherwise is made item by item, so that one item cannot fail the others.
         """
         started = time.monotonic()
         try:
             with advising(pipe, chunk[0].request):
-                results, failure = self._results(pipe, chunk, progress), None
+                results, failure = self._results(pipe, chunk, size, progress), None
         except Exception as error:
             results, failure = [], Failure.of(error)
         # Outside of `except`, where the error and all that its traceback holds would still be alive.
@@ -241,23 +264,37 @@ class Worker:
             return
         if failure.memory:
             free_memory()
-        if len(chunk) > 1:
-            size = (len(chunk) + 1) // 2 if failure.memory else 1
+        if len(chunk) > 1 or (failure.memory and size > 1):
+            most = (len(chunk) if size > len(chunk) else (len(chunk) + 1) // 2) if failure.memory else 1
             base = fallback.partition(" in a batch of ")[0]
-            for part in (chunk[start : start + size] for start in range(0, len(chunk), size)):
-                yield from self._make_chunk(pipe, part, progress, too_large, f"{base} in a batch of {len(part)}")
+            for part in (chunk[start : start + most] for start in range(0, len(chunk), most)):
+                how = f"{base} in a batch of {len(part)}"
+                yield from self._make_chunk(pipe, part, len(part), progress, too_large, how)
         elif failure.memory:
             too_large.append((chunk[0], failure))
         else:
             yield _failed(chunk[0], failure, time.monotonic() - started, fallback.strip())
 
-    def _results(self, pipe: Any, chunk: list[Item], progress: Progress | None) -> list[Result]:
+    def _results(self, pipe: Any, chunk: list[Item], size: int, progress: Progress | None) -> list[Result]:
+        results = self._chosen(pipe, chunk, size, progress)
         if not self.dump_attn:
-            return generate_batch(pipe, [item.request for item in chunk], progress)
-        (item,) = chunk
-        captured = capture(pipe, item.request, EVERYTHING, progress)
-        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, captured.result))
-        return [captured.result]
+            return results or generate_batch(pipe, [item.request for item in chunk], progress)
+        (item,), chosen = chunk, results[0] if results else None
+        captured = capture(pipe, chosen.request if chosen else item.request, EVERYTHING, progress)
+        result = captured.result.chosen_as(chosen)
+        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, result))
+        return [result]
+
+    def _chosen(self, pipe: Any, chunk: list[Item], size: int, progress: Progress | None) -> list[Result]:
+        """Returns the results of items that choose between images; none if they do not."""
+        requests = [item.request for item in chunk]
+        if not requests[0].chooses:
+            return []
+        judge = judge_of(requests[0], self.runtime.device)
+        # Items of one chunk run on one model.
+        verdicts = StoredVerdicts(self._answers, {**chunk[0].model, "judge": dict(judge.settings)})
+        most = size if _makes_ahead(pipe, chunk[0]) else 1
+        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=most)
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
         # The commit of a model or a LoRA of the hub is known only after it is loaded.
@@ -269,12 +306,18 @@ class Worker:
         """Writes the files of an item, and returns its outcome."""
         started, result = time.monotonic(), note_lost_sound(result, item.format)
         try:
-            metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar)
+            metadata, files = self._metadata(pipe, item, result), FileOptions(sidecar=self.sidecar, keep_all=self.keep_all)
             path, format = self.folder / item.name, item.format
             write_result(path, result=result, description=metadata, files=files, format=format, crf=item.crf)
         except Exception as error:
             return _failed(item, Failure.of(error), result.seconds + time.monotonic() - started, fallback)
-        return Outcome(item, None, result.seconds + time.monotonic() - started, fallback=fallback, notes=result.notes)
+        seconds = result.seconds + time.monotonic() - started
+        return Outcome(item, None, seconds, fallback=fallback, notes=result.notes, chosen=chosen_facts(metadata))
+
+
+def _makes_ahead(pipe: Any, item: Item) -> bool:
+    """Whether a pass has images, too, that may not be needed; on a CPU these take as long in it as alone."""
+    return item.request.chooses and pipe._execution_device.type != "cpu"
 
 
 def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:

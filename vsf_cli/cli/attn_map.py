@@ -1,6 +1,7 @@
 """`vsf attn-map`: shows where the negative prompt acts."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,13 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
-from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied
+from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied, say_choice
 from vsf_cli.config.names import counted
 from vsf_cli.config.option import FILES, WHAT
 from vsf_cli.config.values import choose_seeds, parse_path
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.capture import PAGE, capture, check_capture, holds_maps, maps_folder, write_capture
+from vsf_cli.generation.choosing import make
 from vsf_cli.generation.plan import plan, plan_again
 from vsf_cli.generation.run import Plan, advising
 from vsf_cli.maps.data import Selection
@@ -85,9 +87,12 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     announce(plan, console)
     pipe = prepare(plan, console)
     with console.progress("steps") as (progress,), advising(pipe, request):
-        captured = capture(pipe, request, selection, progress)
+        chosen = make(pipe, request, plan.runtime.device, progress) if request.chooses else None
+        captured = capture(pipe, chosen.request if chosen else request, selection, progress)
+        captured = replace(captured, result=captured.result.chosen_as(chosen))
     description = plan.describe(pipe, captured.result)
     say_applied(captured.result, console)
+    say_choice(captured.result, console)
     for note in captured.result.notes:
         console.warn(note)
     with console.progress("drawing"):

@@ -24,9 +24,10 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_options
-from vsf_cli.cli.running import carry_out
+from vsf_cli.cli.plans import check_strict
+from vsf_cli.cli.running import carry_out, check_contents
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import FILES, GUIDANCE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
+from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.generation.plan import runtime_of
@@ -84,6 +85,9 @@ class BatchOptions:
         min=1,
         needs=(Need("may_fail", "more failures than the first, at which --fail-fast stops: leave --fail-fast out"),),
     )
+    strict: bool = run_option(
+        False, "--strict", off=None, help="Exit with 3 if the judge is not content with an image.", panel=JUDGE
+    )
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
     @property
@@ -119,6 +123,7 @@ def batch(
     except TableErrors as error:
         _say_errors(table, error, console)
         raise typer.Exit(error.exit_code) from error
+    check_strict(work.strict, [item.request for item in planned.items])
     check_runtime(planned.worker.runtime)
     _say_notes(notes, rows, console)
     if work.dry_run:
@@ -130,6 +135,8 @@ def batch(
         check_sheets(planned.items, rows)
     max_failures = 1 if work.fail_fast else work.max_failures
     carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
+    if work.strict:
+        check_contents(planned)
 
 
 def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> None:
@@ -158,27 +165,26 @@ def _say_errors(table: str, error: TableErrors, console: Console) -> None:
 def _plan(
     table: str, output: str | None, given: Given, files: FileOptions, work: BatchOptions, verbose: bool
 ) -> tuple[Batch, list[Row], list[str]]:
-    of_images, of_runtime = _split(given)
-    rows, items, notes = _read(table, given, of_images, files, replacements_of(work.replacements))
+    settings, of_runtime = _split(given)
+    rows, items, notes = _read(table, given, settings, files, replacements_of(work.replacements))
     folder = parse_path(output) if output else Path("outputs") / (Path(table).stem if table != "-" else "stdin")
     _check_folder(folder, items)
     size = parse_batch_size(work.batch_size)
     if files.dump_attn and size != 1:
         notes.append("--batch-size has no effect with --dump-attn, which makes images one by one")
     per_pass = AUTO_BATCH_SIZE if size == "auto" else int(size)
-    worker = Worker(folder, runtime_of(Settings(of_runtime)), per_pass, files.sidecar, files.dump_attn, verbose)
+    worker = Worker(folder, runtime_of(Settings(of_runtime)), per_pass, files.sidecar, files.dump_attn, files.keep_all, verbose)
     engine, shard = engine_named(work.engine), Shard.parse(work.shard, folder=folder)
     return Batch(items, worker, shard, work.retry_failed, engine, work.workers, work.ray_address), rows, notes
 
 
 def _split(given: Given) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the settings that decide the images, with all values of sweeps, and those of the runtime."""
+    """Returns the settings with all values of sweeps, and those of the runtime alone."""
     keys = {one.key for one in options_of(Runtime)}
     # The last sweep changes fastest: those of the method come last, so that they make the columns of a grid.
     swept = sorted(given.sweeps.items(), key=lambda sweep: SETTINGS[sweep[0]].panel in (GUIDANCE, METHODS))
     single = {key: value for key, value in given.settings.items() if key not in given.sweeps}
-    of_images = {key: value for key, value in {**single, **dict(swept)}.items() if key not in keys}
-    return of_images, {key: value for key, value in given.settings.items() if key in keys}
+    return {**single, **dict(swept)}, {key: value for key, value in given.settings.items() if key in keys}
 
 
 def _read(
@@ -191,7 +197,7 @@ def _read(
     advice = ""
     try:
         rows, notes = apply_replacements(table, rows, replacements, given)
-        items, more = items_of(table, rows, settings, given, files.dump_attn)
+        items, more = items_of(table, rows, settings, given, files)
         notes += more
     except TableErrors as error:
         errors += error.lines

@@ -52,7 +52,7 @@ class BenchOptions:
     method: str = run_option(
         "all",
         "--method",
-        help="all, or some, joined by commas: none, nasa, nag, vsf, vsf-bias, vsf-keep, vsf-masked, cfg.",
+        help="all, or some, joined by commas: none, nasa, nag, ong, angular, vsf, vsf-bias, vsf-keep, vsf-masked, cfg.",
         panel=GUIDANCE,
     )
     random_weights: bool = run_option(
@@ -134,7 +134,7 @@ def _check_given(given: Given, options: BenchOptions) -> None:
 
 
 def _settings(given: Given) -> Settings:
-    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0}
+    settings = {**given.settings, "method": "none", "guidance": 0.0, "drop_frames": 0, "best_of": 1}
     if "model" in given.settings and "preset" not in given.settings:
         return Settings(settings)
     name = str(given.settings.get("preset") or Settings({}).preset.name)

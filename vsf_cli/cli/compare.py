@@ -9,10 +9,11 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import announce, check_stdout, destinations, planned, prepare, say_applied, say_skipped
+from vsf_cli.cli.plans import announce, check_stdout, destinations, planned, prepare, say_applied, say_choice, say_skipped
 from vsf_cli.config.names import check_choice, counted
 from vsf_cli.errors import RequestError
-from vsf_cli.generation.generate import Result, generate
+from vsf_cli.generation.choosing import make
+from vsf_cli.generation.generate import Result
 from vsf_cli.generation.outputs import Outputs
 from vsf_cli.generation.plan import plan, request_of
 from vsf_cli.generation.run import Plan, advising, write_to_stdout
@@ -132,7 +133,7 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
             results: list[Result] = []
             for request in requests:
                 with advising(pipe, request):
-                    results.append(generate(pipe, replace(request, seed=strip.seed), steps))
+                    results.append(make(pipe, replace(request, seed=strip.seed), plan.runtime.device, steps))
                 move_all([whole], index * len(requests) + len(results), count)
             _say_results(results, console, first=index == 0)
             _write_strip(plan, pipe, results, plan.path(strip, number), console, as_json)
@@ -149,6 +150,10 @@ def _say_results(results: Sequence[Result], console: Console, first: bool) -> No
     """Writes how each method applied the negative prompt, above the `first` strip, and how long each image took."""
     for result in results if first else ():
         say_applied(result, console)
+    for result in results:
+        say_choice(result, console)
+        for note in result.notes if result.choice else ():
+            console.warn(note)
     image, request = results[0].image, results[0].request
     facts = f"seed {request.seed}", f"{image.width}x{image.height}", counted(request.num_inference_steps, "step")
     console.info(" · ".join([*facts, *(f"{one.request.guidance.label} {one.seconds:.1f} s" for one in results)]))
@@ -156,7 +161,14 @@ def _say_results(results: Sequence[Result], console: Console, first: bool) -> No
 
 def _write_strip(plan: Plan, pipe: Any, results: Sequence[Result], path: Path, console: Console, as_json: bool) -> None:
     # The JSON of a strip is that of its last image, and the request of each of them.
-    compared = [{"request": one.request.to_json(), "seconds": round(one.seconds, 3)} for one in results]
+    compared = [
+        {
+            "request": one.request.to_json(),
+            "seconds": round(one.seconds, 3),
+            **({"choice": one.choice.to_json()} if one.choice else {}),
+        }
+        for one in results
+    ]
     facts = {**plan.describe(pipe, results[-1]), "compared": compared}
     data = encode_image(_strip(results), plan.outputs.file_format, facts if plan.files.metadata else None)
     if plan.to_stdout:

@@ -23,15 +23,17 @@ from vsf_cli.config.option import FILES, GUIDANCE, WHAT, WORK, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
-from vsf_cli.evaluation.judging import CachedJudge, judge_all
+from vsf_cli.evaluation.choice import CHOSEN, write_choices
+from vsf_cli.evaluation.judging import judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
 from vsf_cli.evaluation.report import NAMES, rate_text, shown_kinds, write_report
 from vsf_cli.evaluation.runs import Run, rows_of
-from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, parse_space, space_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Study, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
 from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
+from vsf_cli.judges.judgement import CachedJudge
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import versions
@@ -118,7 +120,7 @@ def _make(
     """Makes the images of each method; those of earlier runs are kept."""
     prompts = chosen.prompts
     own = {key: value for key, value in given.settings.items() if key not in (*MACHINE, "preset")}
-    settings = {**own, "preset": chosen.preset_source}
+    settings = {**given.settings, "preset": chosen.preset_source}
     rows = rows_of(prompts, chosen.variants, seeds)
     items, notes = items_of(prompts.name, rows, settings, Given(own))
     first = items[0].request
@@ -183,8 +185,9 @@ def report(
 
 def _show(rows: list[dict[str, Any]]) -> None:
     kinds = shown_kinds(rows)
-    heads = ["method", *kinds.values(), "quality", "p of both"]
-    Console.data_table(heads, [_cells(row, [*kinds]) for row in rows])
+    costs = any(row["runs"] > 1 for row in rows)
+    heads = ["method", *kinds.values(), "quality", "p of both", *(["runs"] if costs else [])]
+    Console.data_table(heads, [[*_cells(row, [*kinds]), *([f"{row['runs']:.2f}"] if costs else [])] for row in rows])
 
 
 def _cells(row: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
@@ -274,23 +277,49 @@ def tradeoff(
         int | None,
         command_option("--first", min=1, help="Only the first trials of each, for equal budgets.", panel=WHAT, metavar=NUMBER),
     ] = None,
+    quality: Annotated[
+        float,
+        command_option(
+            "--quality", min=0, max=1, help="The mean quality that the best trial has at least.", panel=WHAT, metavar=NUMBER
+        ),
+    ] = 0.85,
     output: Annotated[str | None, command_option("-o", "--output", help="The folder of the figures.", panel=FILES)] = None,
 ) -> None:
-    """Plot what each method loses in removing."""
+    """Plot what each method loses in removing, and choose each one's best trial.
+
+    The rate of the best of many trials is too high, since the same prompts chose it: run it on others.
+    """
     console = Console(messages.quiet)
     folder = parse_path(output) if output else storages[0].with_suffix("")
-    studies = comparable(storages, [name.strip() for name in method.split(",")] if method else None)
-    areas = write_tradeoff({name: (facts, trials[:first]) for name, (facts, trials) in studies.items()}, folder)
+    known = comparable(storages, [name.strip() for name in method.split(",")] if method else None)
+    studies = {name: (facts, trials[:first]) for name, (facts, trials) in known.items()}
+    areas, choices = write_tradeoff(studies, folder), write_choices(studies, folder, quality)
     if messages.as_json:
-        console.data(as_line(areas))
+        console.data(as_line({**areas, "both": choices}))
     else:
         _show_areas(areas, console)
-    counts = {numbers["trials"] for numbers in areas["positive"].values()}
+        _show_choices(choices, console)
+    _say_what_is_left(studies, folder, console)
+
+
+def _say_what_is_left(studies: Mapping[str, Study], folder: Path, console: Console) -> None:
+    counts = {len(trials) for _, trials in studies.values()}
     if len(counts) > 1:
         console.warn(
             f"the budgets are not equal, {min(counts)} to {max(counts)} trials: run 'vsf eval sweep' on until they are"
         )
     console.info(f"figures in {folder}")
+    again = f"vsf eval run PROMPTS --preset {next(iter(studies.values()))[0]['preset']} --methods-file {folder / CHOSEN}"
+    console.info(f"the best trials on prompts that did not choose them: {again} --method all")
+
+
+def _show_choices(choices: Mapping[str, Any], console: Console) -> None:
+    for name, chosen in choices.items():
+        trials, found = counted(chosen["trials"], "trial"), "none"
+        if best := chosen["best"]:
+            settings = ", ".join(f"{key} {value:.3g}" for key, value in best["settings"].items())
+            found = f"{rate_text(best, 'both')}, quality {best['quality']:.3f}, {settings}"
+        console.data_text(f"best {NAMES['both']} at quality {chosen['quality_at_least']:g}: {name}, {trials}, {found}")
 
 
 def _show_areas(areas: dict[str, Any], console: Console) -> None:

@@ -10,8 +10,8 @@ from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
-from vsf_cli.cli.plans import read_prompt, run_plan
-from vsf_cli.config.option import FILES, OUTPUT, WHAT, run_option
+from vsf_cli.cli.plans import check_strict, read_prompt, run_plan
+from vsf_cli.config.option import FILES, JUDGE, OUTPUT, WHAT, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import choose_seeds
 from vsf_cli.errors import RequestError
@@ -38,6 +38,9 @@ class SeriesOptions:
     )
     compare: str | None = run_option(
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
+    )
+    strict: bool = run_option(
+        False, "--strict", off=None, help="Exit with 3 if the judge is not content with an image.", panel=JUDGE
     )
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
@@ -85,7 +88,8 @@ def make(
         run_comparison(planned, requests, console, messages.as_json, series.dry_run)
         return
     planned = plan(text, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
-    run_plan(planned, console, messages.as_json, series.dry_run, drawn=not given.seeds)
+    check_strict(series.strict, planned.requests)
+    run_plan(planned, console, messages.as_json, series.dry_run, drawn=not given.seeds, strict=series.strict)
 
 
 def replacements_of(texts: tuple[str, ...]) -> list[Replacement]:
@@ -102,6 +106,9 @@ def _check_strip(given: Given, files: FileOptions, series: SeriesOptions, second
         "--sr": series.replacements,
         "--sidecar": files.sidecar,
         "--dump-attn": files.dump_attn,
+        "--keep-all": files.keep_all,
+        "--strict": series.strict,
+        "--best-of": "best_of" in given.settings,
     }
     if extra := [flag for flag, value in given_options.items() if value]:
         raise RequestError(f"--compare makes a strip of methods, in one file: leave {extra[0]} out")

@@ -92,6 +92,7 @@ def _everything(description: Mapping[str, Any]) -> dict[str, Any]:
     request, applied, size = (description.get(key, {}) for key in ("request", "applied", "size"))
     nested = "request", "applied", "schema", "versions", "compared"
     facts = {key: value for key, value in description.items() if key not in nested}
+    facts |= {"choice": _choice(facts["choice"])} if isinstance(facts.get("choice"), dict) else {}
     values = {**request, **request.get("parameters", {}), **applied, "method": request.get("method"), **facts}
     values |= {"size": "x".join(map(str, size))} if size else {}
     of_videos = [] if request.get("num_frames") else [one.field for one in request_options() if one.video]
@@ -99,6 +100,21 @@ def _everything(description: Mapping[str, Any]) -> dict[str, Any]:
     keys = {one.field: one.key for one in request_options()}
     plain = {keys.get(key, key): value for key, value in values.items() if key not in left_out}
     return {**{key: value for key, value in plain.items() if value not in (None, "", [], {})}, **description["versions"]}
+
+
+def _choice(choice: Mapping[str, Any]) -> str:
+    """Returns what was tried, with the answers, and which of them was chosen by whom."""
+    content = "content" if choice.get("content") else "not content"
+    tried = [_attempt(one) for one in choice.get("tried", []) if isinstance(one, dict)]
+    judge = choice.get("judge", {})
+    name = judge.get("name") if isinstance(judge, dict) else judge
+    return "; ".join([f"{choice.get('chosen')} of {len(tried)} by {name}, which is {content} with it", *tried])
+
+
+def _attempt(attempt: Mapping[str, Any]) -> str:
+    varied = [f"{key} {value}" for key, value in attempt.items() if key != "answer"]
+    answer = attempt.get("answer") or {}
+    return f"{', '.join(varied)}: {answer.get('reason', 'no image')}"
 
 
 def _say_values(values: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from vsf_cli.cli.options import Takes
 from vsf_cli.config.option import JUDGE, Need, run_option
-from vsf_cli.evaluation.judging import EVEN, Judge
+from vsf_cli.judges.judgement import EVEN, Judge
 from vsf_cli.settings.presets import Settings
 
 __all__ = ["WHICH_JUDGE", "JudgeOptions"]
@@ -86,7 +86,7 @@ class JudgeOptions:
             RequestError: If there is none of that name, or an option is not its own.
         """
         # Imported here, since judges import torch, which `--help` does not need.
-        from vsf_cli.evaluation.judges import judge_named
+        from vsf_cli.judges import judge_named
 
         options = {name: value for name, value in asdict(self).items() if name != "name"}
         if self.is_vlm:

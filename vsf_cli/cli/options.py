@@ -12,6 +12,7 @@ import typer
 from vsf_cli.cli.help import NUMBER, NUMBERS, TEXT
 from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Need, Option, check_bounds, idle, options_of, run_option
 from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
+from vsf_cli.config.strengths import is_auto
 from vsf_cli.config.values import chosen_size, parse_given_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import method_options
@@ -19,6 +20,8 @@ from vsf_cli.settings.options import OF_REQUEST, SETTINGS, Given
 
 __all__ = ["ConsoleOptions", "DryRun", "Json", "Takes", "command_option", "parsed", "with_options"]
 
+NOT_OF_PRESETS = "best_of", "judge_model", "judge_threshold"
+"""The settings of requests that no preset has."""
 PRESET = "a small built-in model"
 """What `--preset` is by default, in the help."""
 
@@ -176,15 +179,15 @@ def _kind(one: Option, takes: Takes) -> tuple[Any, dict[str, Any]]:
         return list[str], {"metavar": metavar}
     if one.sweep and takes.sweeps:
         several = metavar if takes.single else NUMBERS
-        return ValueList, {"metavar": several, "parser": functools.partial(_numbers, kind=one.type)}
+        return ValueList, {"metavar": several, "parser": functools.partial(_numbers, one=one)}
     if one.parse is not None:
         return str, {"metavar": metavar, "parser": functools.partial(_checked, parse=one.parse)}
     return one.type, {"metavar": metavar}
 
 
-def _numbers(text: str, kind: type) -> ValueList:
+def _numbers(text: str, one: Option) -> ValueList | str:
     try:
-        return parse_range(text, kind)
+        return str(one.convert(text)) if one.auto and is_auto(text) else parse_range(text, one.type)
     except (ValueError, RequestError) as error:
         raise typer.BadParameter(str(error)) from error
 
@@ -220,7 +223,7 @@ def _is_of_request(one: Option) -> bool:
 
 def _default(one: Option, takes: Takes) -> str:
     default = {True: "yes", False: "no"}[one.default] if isinstance(one.default, bool) else one.default
-    if not _is_of_request(one):
+    if not _is_of_request(one) or one.key in NOT_OF_PRESETS:
         return "" if default in (None, "no", ()) else str(default)
     if one.key == "preset" or one.of_run or not one.setting:
         return {"preset": PRESET, "seed": takes.seed}.get(one.key, "")

@@ -8,10 +8,13 @@ from typing import Any
 from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.interrupts import leaving_at_interrupt
 from vsf_cli.config.names import counted
-from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.config.option import CHOICE
+from vsf_cli.errors import MediaError, PartlyFailed, RequestError
 from vsf_cli.generation.capture import PAGE, maps_folder
+from vsf_cli.generation.choosing import judge_of
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for, sidecar_of, write_sidecar
+from vsf_cli.judges.pretrained import is_here
 from vsf_cli.loading.libraries import quiet_libraries, stay_offline
 from vsf_cli.loading.pipelines import check_source
 from vsf_cli.loading.runtime import Runtime, check_runtime, device_named
@@ -26,15 +29,23 @@ from vsf_cli.settings.request import Request
 __all__ = [
     "announce",
     "check_stdout",
+    "check_strict",
     "destinations",
+    "not_content",
     "planned",
     "prepare",
     "read_prompt",
     "run_plan",
     "say_applied",
+    "say_choice",
+    "say_judge",
     "say_offload",
     "say_skipped",
 ]
+
+
+DOWNLOADED = "vlm", "clip"
+"""The judges whose models are downloaded."""
 
 
 def read_prompt(prompt: str) -> str:
@@ -52,7 +63,7 @@ def read_prompt(prompt: str) -> str:
     return decode_text(f"prompt {prompt}", data).strip()
 
 
-def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: bool = False) -> None:
+def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: bool = False, strict: bool = False) -> None:
     """Carries out a plan, and writes the path, or the JSON, of each image or video to stdout.
 
     Arguments:
@@ -61,6 +72,10 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         as_json: Whether to write JSON.
         dry_run: Whether to stop before the model is loaded.
         drawn: Whether the seeds were drawn at random, and are written even when quiet.
+        strict: Whether it is an error if a judge is not content with an image that it chose.
+
+    Raises:
+        PartlyFailed: If that is so.
     """
     check_stdout(plan, as_json, dry_run)
     announce(plan, console)
@@ -74,15 +89,31 @@ def run_plan(plan: Plan, console: Console, as_json: bool, dry_run: bool, drawn: 
         return
     pipe = prepare(plan, console)
     several = [f"{plan.noun}s"] if len(pending) > 1 else []
-    with console.progress(*several, "steps", "encoding") as (*whole, progress, encoding):
+    contents = []
+    with console.progress(*several, "steps", "encoding", "tries") as (*whole, progress, encoding, tried):
         last: tuple[str, ...] | None = None
         move_all(whole, 0, len(pending))
-        for count, written in enumerate(plan.run(pipe, pending, progress, encoding), 1):
+        for count, written in enumerate(plan.run(pipe, pending, progress, encoding, tried), 1):
             if written.result.request.negative != last:
                 last = written.result.request.negative
                 say_applied(written.result, console)
             _say_written(written, pending[count - 1][0], plan, console, as_json, drawn)
             move_all(whole, count, len(pending))
+            contents.append(written.result.choice is None or written.result.choice.content)
+    if strict and not all(contents):
+        raise not_content(contents.count(False), counted(len(contents), plan.noun))
+
+
+def not_content(count: int, all_of_them: str) -> PartlyFailed:
+    """Returns the error that a judge is not content with some of the images that it chose."""
+    advice = "look at them, try other strengths or more seeds, or leave --strict out"
+    return PartlyFailed(f"the judge is not content with {count} of {all_of_them}, and --strict is given: {advice}")
+
+
+def check_strict(strict: bool, requests: Sequence[Request]) -> None:
+    """Refuses --strict where no judge chooses."""
+    if strict and not any(request.chooses for request in requests):
+        raise RequestError(f"--strict is for {CHOICE.words}, or leave --strict out")
 
 
 def check_stdout(plan: Plan, as_json: bool, dry_run: bool) -> None:
@@ -90,7 +121,7 @@ def check_stdout(plan: Plan, as_json: bool, dry_run: bool) -> None:
     if not plan.to_stdout:
         return
     exists = plan.settings.origin("exists").origin == "option"
-    others = {"--sidecar": plan.files.sidecar, "--dump-attn": plan.files.dump_attn, "--json": as_json, "--exists": exists}
+    others = {one.flag: True for one in plan.files.given if one.key != "metadata"} | {"--json": as_json, "--exists": exists}
     for flag in [flag for flag, given in others.items() if given]:
         raise RequestError(f"-o - writes the bytes of a file to stdout, and nothing else: leave {flag} out")
     if len(plan.requests) > 1:
@@ -105,6 +136,14 @@ def say_offload(runtime: Runtime, console: Console) -> None:
         console.warn(f"--offload {runtime.offload} has no effect: the model runs on the CPU, where nothing is moved")
 
 
+def say_judge(request: Request, runtime: Runtime, console: Console) -> None:
+    """Says which model is the judge of a request if it is downloaded, which happens when the first image is judged."""
+    if request.chooses:
+        model = judge_of(request, runtime.device).settings.get("model")
+        if request.judge in DOWNLOADED and model and not is_here(model):
+            console.info(f"the judge {request.judge} is {model}, which is downloaded when the first image is judged")
+
+
 def prepare(plan: Plan, console: Console) -> Any:
     """Returns the loaded pipeline of a plan, after messages about downloads and compilation."""
     with leaving_at_interrupt():
@@ -116,6 +155,7 @@ def prepare(plan: Plan, console: Console) -> Any:
             check_source(request.model, request.revision, plan.runtime.offline)
             console.info(f"downloading {download}")
         say_offload(plan.runtime, console)
+        say_judge(request, plan.runtime, console)
         if plan.runtime.compile:
             console.info("--compile: the first steps of a size take up to minutes, the others less than without")
         with console.progress(f"loading {request.model.removeprefix('builtin:')}"):
@@ -189,10 +229,19 @@ def say_applied(result: Result, console: Console) -> None:
     console.info(f"negative {_quoted(request)} · {request.guidance} · {extent}")
 
 
+def say_choice(result: Result, console: Console) -> None:
+    """Writes which candidate a judge chose."""
+    if (choice := result.choice) is not None:
+        of = f"the judge {choice.judge['name']} chose {choice.summary}"
+        console.info(f"{of} · {counted(len(choice.attempts), 'candidate')}, {counted(choice.runs, 'run')}")
+
+
 def _say_written(written: WrittenFile, number: int, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
     result, request = written.result, written.result.request
     for note in result.notes:
         console.warn(note)
+    if result.choice is None or result.choice.content:
+        say_choice(result, console)
     size = f"{result.image.width}x{result.image.height}"
     frames = [] if len(result.frames) == 1 else [f"{len(result.frames)} frames"]
     facts = [f"seed {request.seed}", size, *frames, *_varied(plan, request, number), _steps(request)]
@@ -235,12 +284,21 @@ def _say_plan(plan: Plan, console: Console, as_json: bool) -> None:
 def planned(request: Request) -> str:
     """Returns what a run would make of a request."""
     guidance = [f"negative {_quoted(request)}"] if request.negative else ["no negative prompt"]
-    guidance += [str(request.guidance)] if request.uses_method else []
+    guidance += [str(request.guidance)] if request.uses_method and not request.strengths else []
+    guidance += [_planned_choice(request)] if request.chooses else []
     with_cfg = request.guidance.accepts_guidance_scale and request.guidance_scale > 1
     guidance += [f"guidance {request.guidance_scale:g}"] if with_cfg else []
     frames = [f"{request.num_frames - request.drop_frames} frames"] if request.num_frames else []
     size = (request.size or "the model's own size") + (f" x {request.upscale}" if request.upscale > 1 else "")
     return " · ".join([*guidance, size, *frames, _steps(request), request.model])
+
+
+def _planned_choice(request: Request) -> str:
+    """Returns what a judge would choose between."""
+    strengths = f"alpha {', '.join(map(str, request.tried_strengths))}" if request.strengths else ""
+    seeds = counted(request.best_of, "seed") if request.best_of > 1 else ""
+    keeping = "what to keep" if request.keeps_what_is_seen else ""
+    return f"the judge {request.judge} chooses {' and '.join(filter(None, (strengths, seeds, keeping)))}"
 
 
 def destinations(plan: Plan) -> list[str]:

@@ -16,7 +16,7 @@ from vsf_cli.batch.table import Row
 from vsf_cli.batch.timings import remember
 from vsf_cli.batch.worker import Outcome, RunHooks
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import say_offload
+from vsf_cli.cli.plans import not_content, say_judge, say_offload
 from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, OutOfMemory, PartlyFailed, RequestError
 from vsf_cli.generation.run import download_of
@@ -25,7 +25,7 @@ from vsf_cli.loading.pipelines import check_source
 from vsf_cli.media.files import remove_partials
 from vsf_cli.settings.request import public_source
 
-__all__ = ["carry_out"]
+__all__ = ["carry_out", "check_contents"]
 
 SUMMARY = "model", "method", "made", "failed", "median of one", "in all"
 """The columns of what a run made."""
@@ -59,7 +59,12 @@ class _Stop:
 
 
 def carry_out(
-    batch: Batch, rows: Sequence[Row], max_failures: int | None, console: Console, as_json: bool, sheet: bool = False
+    batch: Batch,
+    rows: Sequence[Row],
+    max_failures: int | None,
+    console: Console,
+    as_json: bool,
+    sheet: bool = False,
 ) -> None:
     """Runs a batch, and writes its manifest, its gallery and, if `sheet`, its contact sheets.
 
@@ -102,6 +107,14 @@ def carry_out(
         raise KeyboardInterrupt
     if failed:
         _raise_failure(batch, made, failed, len(states), written[0])
+
+
+def check_contents(batch: Batch) -> None:
+    """Raises a `PartlyFailed` if a judge is not content with an image that it chose, in this run or in an earlier one."""
+    known = read_journals(batch.folder)
+    keys = {item.key for item in batch.items if batch.shard.holds(item)}
+    if count := sum(not known.get(key, {}).get("chosen", {}).get("content", True) for key in keys):
+        raise not_content(count, counted(len(keys), batch.noun))
 
 
 def _say_counts(batch: Batch, states: Mapping[Any, str], written: Sequence[Path], console: Console) -> int:
@@ -147,6 +160,7 @@ def _outcomes(
         quiet_libraries(console.verbose)
         if not loaded:
             say_offload(batch.worker.runtime, console)
+            say_judge(item.request, batch.worker.runtime, console)
         loaded.append(item)
         request, offline = item.request, batch.worker.runtime.offline
         # What cannot be loaded is an error of its items, by `load`.

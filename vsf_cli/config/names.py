@@ -12,6 +12,7 @@ __all__ = ["check_choice", "counted", "meant", "nearest", "nearest_or_all"]
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "batch_count": ("seeds",),
+        "angular_guidance": ("angular",),
         "bf16": ("bfloat16", "dtype"),
         "cfg": ("guidance", "cfg"),
         "checkpoint": ("model",),
@@ -45,6 +46,7 @@ MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "num_images": ("seeds",),
         "num_images_per_prompt": ("seeds",),
         "off": ("none",),
+        "orthogonal_negative_guidance": ("ong",),
         "out": ("output",),
         "out_dir": ("output",),
         "outdir": ("output",),

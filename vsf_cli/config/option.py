@@ -12,10 +12,12 @@ from functools import cache, cached_property
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from vsf_cli.config.strengths import given_strengths, is_auto
 from vsf_cli.errors import RequestError
 
 __all__ = [
     "ABLATIONS",
+    "CHOICE",
     "FILES",
     "GUIDANCE",
     "IMAGE",
@@ -73,6 +75,7 @@ class Need:
 
 NEGATIVE = Need("negative", "a negative prompt, and there is none: add --neg")
 KEEP = Need("keep", "what --keep names, and it names nothing: add --keep")
+CHOICE = Need("chooses", "a choice between images, and there is none: add --alpha auto, or --best-of")
 IMAGE = Need("image", "--image, and there is none: add --image")
 VIDEO = Need("num_frames", "videos, and none is made: choose a preset of videos")
 
@@ -97,6 +100,7 @@ class Option:
         finite: Whether infinity is illegal.
         parse: Checks a text, and raises `ValueError` if it is not legal.
         sweep: Whether it takes several numbers.
+        auto: Whether it also takes `auto`, as `vsf_cli.config.strengths` reads it.
         video: Whether it is for videos only.
         setting: Whether it is a setting: a value of which the settings know the origin.
         of_run: Whether neither the environment nor the user's file can set it.
@@ -129,6 +133,7 @@ class Option:
     finite: bool = True
     parse: Callable[[str], object] | None = None
     sweep: bool = False
+    auto: bool = False
     video: bool = False
     setting: bool = True
     of_run: bool = False
@@ -191,6 +196,9 @@ class Option:
         Raises:
             ValueError: If it cannot be converted.
         """
+        if self.auto and is_auto(value):
+            given_strengths(value)
+            return str(value)
         if self.type is bool and isinstance(value, str):
             return read_bool(value)
         if self.type is int and not isinstance(value, str) and type(value) is not int:

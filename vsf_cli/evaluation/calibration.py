@@ -10,9 +10,10 @@ from typing import Any
 from vsf_cli.batch.records import decode_table, read_records
 from vsf_cli.config.option import read_bool
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import Judge, Judgement, in_threads, judge_frames
-from vsf_cli.evaluation.prompts import Record
+from vsf_cli.evaluation.judging import in_threads
 from vsf_cli.evaluation.statistics import best_threshold, rate_of, roc_area
+from vsf_cli.judges.judgement import Judge, Judgement, judge_frames
+from vsf_cli.judges.questions import Record
 from vsf_cli.media.reading import read_frames
 
 __all__ = ["ANSWERS", "Label", "calibrate", "judge_labels", "read_labels"]

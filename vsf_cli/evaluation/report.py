@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import EVEN, Answers, answer_key
+from vsf_cli.evaluation.judging import Answers, answer_key
 from vsf_cli.evaluation.runs import Run, Sample
 from vsf_cli.evaluation.statistics import mcnemar, rate_of
 from vsf_cli.evaluation.variants import BASELINE
+from vsf_cli.judges.judgement import EVEN
 from vsf_cli.media.files import write_bytes
 
 __all__ = [
@@ -145,6 +146,7 @@ def tabulate(run: Run, judged: Sequence[Judged]) -> list[dict[str, Any]]:
             **_rates(answers),
             **_rest(answers),
             **_p_values(answers, base, name),
+            "runs": round(sum(one.sample.runs for one in answers) / len(answers), 3),
             "categories": _rates_by_category(answers),
         }
         for name, answers in by_variant.items()
@@ -202,12 +204,14 @@ def _markdown(run: Run, judge: str, rows: Sequence[Mapping[str, Any]]) -> str:
     kinds = shown_kinds(rows)
     names = " | ".join(kinds.values())
     tested = ", ".join(name for kind, name in kinds.items() if kind != "rest")
-    lines += [f"| method | {names} | quality | p against VSF: {tested} |"]
-    lines += ["|---" * (len(kinds) + 3) + "|"]
+    costs = any(row["runs"] > 1 for row in rows)
+    lines += [f"| method | {names} | quality | p against VSF: {tested} |{' runs |' * costs}"]
+    lines += ["|---" * (len(kinds) + 3 + costs) + "|"]
     for row in rows:
         rates = " | ".join(_rate(row, kind) for kind in kinds)
         tests = ", ".join("-" if row[f"{kind}_p"] is None else f"{row[f'{kind}_p']:.2g}" for kind in kinds if kind != "rest")
-        lines.append(f"| {row['label']} | {rates} | {row['quality']:.3f} | {tests} |")
+        runs = f" {row['runs']:.2f} |" if costs else ""
+        lines.append(f"| {row['label']} | {rates} | {row['quality']:.3f} | {tests} |{runs}")
     return "\n".join([*lines, *_category_lines(rows)]) + "\n"
 
 

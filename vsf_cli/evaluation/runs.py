@@ -11,8 +11,9 @@ from typing import Any
 from vsf_cli.batch.journal import MANIFEST
 from vsf_cli.batch.table import Row
 from vsf_cli.errors import MediaError, RequestError
-from vsf_cli.evaluation.prompts import PromptSet, Record, load_prompts
+from vsf_cli.evaluation.prompts import PromptSet, load_prompts
 from vsf_cli.evaluation.variants import Variant
+from vsf_cli.judges.questions import Record
 from vsf_cli.media.files import write_bytes
 
 __all__ = ["Run", "Sample", "rows_of"]
@@ -22,12 +23,13 @@ RUN, PROMPTS, IMAGES = "run.json", "prompts.jsonl", "pictures"
 
 @dataclass(frozen=True)
 class Sample:
-    """An image or video of a run; `variant` is a name."""
+    """An image or video of a run; `variant` is a name, and `runs` how many images a judge looked at to choose it."""
 
     record: Record
     variant: str
     seed: int
     path: Path
+    runs: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,13 @@ class Run:
         try:
             with path.open(encoding="utf-8", newline="") as file:
                 samples = [
-                    Sample(records[row["record"]], row["arm"], int(row["seed"]), self.image_folder / row["file"])
+                    Sample(
+                        records[row["record"]],
+                        row["arm"],
+                        int(row["seed"]),
+                        self.image_folder / row["file"],
+                        int(row.get("runs") or 1),
+                    )
                     for row in csv.DictReader(file)
                     if row["status"] == "done"
                 ]

@@ -9,11 +9,12 @@ from typing import Any
 
 from vsf_cli.config.ranges import parse_range
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import Judge, judge_frames
-from vsf_cli.evaluation.prompts import PromptSet, Record
+from vsf_cli.evaluation.prompts import PromptSet
 from vsf_cli.evaluation.variants import Variant
 from vsf_cli.generation.generate import Progress, generate_batch
 from vsf_cli.generation.plan import request_of
+from vsf_cli.judges.judgement import Judge, judge_frames
+from vsf_cli.judges.questions import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import Settings, load_preset
@@ -72,7 +73,7 @@ class Sweep:
         """
         given = {"preset": self.preset, **self.variant.settings}
         video = load_preset(given["preset"]).video
-        settings = Settings({**given, **chosen}, video=video)
+        settings = Settings({**given, **chosen, "best_of": 1}, video=video)
         return request_of(self.variant.texts(record), seed, settings, (), video)[0]
 
     def check(self) -> None:
@@ -196,6 +197,7 @@ def _facts(sweep: Sweep) -> dict[str, Any]:
         "space": {name: list(bounds) for name, bounds in sweep.space.items()},
         "judge": dict(sweep.judge.settings),
         "batch_size": sweep.batch_size,
+        **{key: True for key in ("keeps", "names_kept") if getattr(sweep.variant, key)},
     }
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def tradeoff(trials: Sequence[Trial], other: str, resamples: int = RESAMPLES, se
     }
 
 
-def write_tradeoff(studies: Mapping[str, tuple[Mapping[str, Any], Sequence[Trial]]], folder: Path) -> dict[str, Any]:
+def write_tradeoff(studies: Mapping[str, Study], folder: Path) -> dict[str, Any]:
     """Writes `positive-negative` and `quality-negative`, each as PNG, SVG and JSON, into a folder.
 
     Returns:
@@ -128,7 +129,7 @@ def _draw(curves: Mapping[str, Mapping[str, Any]], other: str, format: str) -> b
     with rc_context({"svg.hashsalt": "vsf", "font.size": 10}):
         figure = Figure(figsize=(9, 4.4), dpi=110, layout="constrained")
         axes = figure.add_subplot()
-        for curve, marker in zip(curves.values(), "osD^vP*X<>", strict=False):
+        for curve, marker in zip(curves.values(), cycle("osD^vP*X<>"), strict=False):
             x = np.array([point["negative"] for point in curve["points"]])
             y = np.array([point[other] for point in curve["points"]])
             (line,) = axes.plot(x, y, marker, ms=4, alpha=0.35, mew=0)

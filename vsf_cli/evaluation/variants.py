@@ -10,7 +10,7 @@ import tomli
 
 from vsf_cli.config.names import nearest, nearest_or_all
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.prompts import Record
+from vsf_cli.judges.questions import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts, decode_text

@@ -4,7 +4,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,9 @@ from vsf_cli.generation.limits import check_limits
 from vsf_cli.loading.tasks import pipeline_for
 from vsf_cli.media.inputs import fitted, read_input, read_mask
 from vsf_cli.media.sound import Sound
+from vsf_cli.methods import VSF, Method
 from vsf_cli.models.family import call_parameters
+from vsf_cli.prompts.prompt_weights import Weighted
 from vsf_cli.settings.presets import check_scale
 from vsf_cli.settings.request import Request
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from vsf_cli.generation.choosing import Choice
     from vsf_cli.generation.guided import Applied
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
@@ -33,6 +36,7 @@ __all__ = [
     "Request",
     "Result",
     "can_batch",
+    "can_batch_strengths",
     "enlarged",
     "generate",
     "generate_batch",
@@ -42,6 +46,8 @@ __all__ = [
 DEFAULT_FPS = 16
 DEFAULT_STRENGTH = 0.6
 """How much of an image is redrawn where no mask says what."""
+STRENGTHS = ("alpha", "contrast")
+"""The hyper-parameters of VSF that weights of prompts can stand for."""
 OWN_FIELDS = ("prompt", "negative", "keep", "seed")
 """The fields of requests that may differ between the images of one pass through the model."""
 Progress = Callable[[int, int], None]
@@ -60,6 +66,7 @@ class Result:
         seconds: The time from prompt to image, without loading.
         notes: Warnings, such as that the prompt was cut.
         sound: The sound of a video, if the model makes one.
+        choice: What was tried, if a judge chose it.
     """
 
     frames: tuple["Image.Image", ...]
@@ -70,11 +77,19 @@ class Result:
     notes: tuple[str, ...] = ()
     kept_tokens: int = 0
     sound: Sound | None = None
+    choice: "Choice | None" = None
 
     @property
     def image(self) -> "Image.Image":
         """The image, or the first frame of the video."""
         return self.frames[0]
+
+    def chosen_as(self, other: "Result | None") -> "Result":
+        """Returns it with the choice of another result of the same request, its notes and its time."""
+        if other is None:
+            return self
+        seconds = self.seconds + other.seconds
+        return replace(self, choice=other.choice, seconds=seconds, notes=tuple(dict.fromkeys((*self.notes, *other.notes))))
 
 
 def generate(pipe: Any, request: Request, progress: Progress | None = None, recorder: "Recorder | None" = None) -> Result:
@@ -95,7 +110,25 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 def can_batch(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch: they differ only in their texts and seeds, and have no image."""
-    return not first.image and replace(second, **{name: getattr(first, name) for name in OWN_FIELDS}) == first
+    shared = [entry.name for entry in fields(Request) if entry.name not in OWN_FIELDS]
+    return not first.image and all(getattr(first, name) == getattr(second, name) for name in shared)
+
+
+def can_batch_strengths(first: Request, second: Request) -> bool:
+    """Returns whether two requests can run in one batch where strengths of VSF may differ, and no guidance is one, too."""
+    if first.method == "none" and second.method == "vsf":
+        first, second = second, first
+    return can_batch(first, _as_strong(second, first))
+
+
+def _as_strong(request: Request, other: Request) -> Request:
+    """Returns a request with the strength of another one that is guided by VSF."""
+    if other.method != "vsf" or request.method not in ("vsf", "none"):
+        return request
+    numbers = {name: other.guidance.parameters[name] for name in STRENGTHS} if request.method == "vsf" else {}
+    before = request.guidance.parameters if request.method == "vsf" else other.guidance.parameters
+    plain = replace(request, method="vsf", parameters={**before, **numbers})
+    return replace(plain, parameters=other.parameters) if plain.guidance == other.guidance else plain
 
 
 def generate_batch(
@@ -103,15 +136,18 @@ def generate_batch(
 ) -> list[Result]:
     """Returns the results of at least one request in one pass through the model.
 
-    Each has its own noise and its own negative prompt, so that it equals, up to rounding, the result of `generate`.
+    Each has its own noise, its own negative prompt and its own strength, so that it equals, up to rounding, the result of
+    `generate`.
 
     Raises:
-        RequestError: If two requests do not pass `can_batch`. Other errors are those of `generate`.
+        RequestError: If two requests do not pass `can_batch_strengths`. Other errors are those of `generate`.
     """
     from vsf_cli.models import family_of
 
     if wrong := [one for one in requests if not isinstance(one, Request)]:
         raise RequestError(f"a request is {wrong[0]!r:.60}, but must be a Request, such as Request(prompt, model, seed)")
+    if any(one.chooses for one in requests):
+        raise RequestError("a request that chooses between images is for vsf_cli.choose, which takes a judge")
     family = family_of(pipe)
     pipe, requests = prepare(pipe, requests)
     _check_batch(family, pipe, requests)
@@ -152,8 +188,8 @@ def _with_strength(pipe: Any, request: Request) -> Request:
 def _check_batch(family: "Family", pipe: Any, requests: Sequence[Request]) -> None:
     """Checks that the model can make the requests, and that they can run in one batch."""
     request = requests[0]
-    if len(requests) > 1 and not all(can_batch(request, other) for other in requests):
-        raise RequestError("requests that are made together must differ in texts and seeds alone, and have no image")
+    if len(requests) > 1 and not all(can_batch_strengths(request, other) for other in requests):
+        raise RequestError("requests that are made together must differ in texts, seeds and alpha alone, and have no image")
     check_scale(request, family)
     check_limits(request, family, pipe)
 
@@ -165,9 +201,9 @@ def _run(
     from vsf_cli.generation.guided import guided
 
     request = requests[0]
-    method = request.guidance
+    method, rows = _shared_method(requests)
     options = {**_call(pipe, requests, progress), **family.call(request.num_inference_steps)}
-    negatives, kept = [list(one.negatives) for one in requests], [list(one.kept) for one in requests]
+    negatives, kept = [negative for negative, _ in rows], [keep for _, keep in rows]
     if method.passes_negative_prompt and any(negatives):
         if "negative_prompt" not in call_parameters(pipe):
             raise RequestError(f"a {type(pipe).__name__} takes no negative prompt for CFG: choose another method")
@@ -186,6 +222,26 @@ def _run(
         if not is_out_of_memory(error):
             raise
         raise OutOfMemory(f"out of memory at {counted(request.num_inference_steps, 'step')} of the image") from error
+
+
+def _shared_method(requests: Sequence[Request]) -> tuple[Method, list[tuple[list[Weighted], list[Weighted]]]]:
+    r"""Returns the method of requests that run together, and the negative and the kept prompts of each.
+
+    Where strengths differ, those are weights: :math:`\alpha w (O_2 - c \, O_3)` is :math:`w (\alpha O_2 - \alpha c \, O_3)`.
+    """
+    texts = [(list(one.negatives), list(one.kept)) for one in requests]
+    methods = [one.guidance for one in requests]
+    if all(method == methods[0] for method in methods):
+        return methods[0], texts
+    rows: list[tuple[list[Weighted], list[Weighted]]] = []
+    for method, (negative, kept) in zip(methods, texts, strict=True):
+        if isinstance(method, VSF):
+            own = [one.times(method.alpha * method.contrast) for one in kept]
+            rows.append(([one.times(method.alpha) for one in negative], own))
+        else:
+            rows.append(([], []))
+    shared = next(method for method in methods if isinstance(method, VSF))
+    return replace(shared, alpha=1.0, contrast=1.0), rows
 
 
 def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from typing import Any
 from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
+from vsf_cli.config.strengths import AUTO, given_strengths, is_auto, parse_strengths
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.generation.capture import check_capture
+from vsf_cli.generation.choosing import check_choice_of, judge_of
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
@@ -86,7 +88,7 @@ def plan(
     outputs = Outputs(settings["output"], settings["exists"], settings["format"], varying, formats)
     crfs = tuple(own["crf"] for _, own in chosen for _ in seeds)
     _check_outputs(outputs, requests, crfs)
-    _check_effects(settings.given("option"), noted[0][0], settings.preset)
+    _check_effects([*settings.given("option"), *files.given], noted[0][0], settings.preset)
     notes = (*_notes(noted), *given.blank(), *standing_without_effect(settings, requests[0]))
     notes += (*(rate_note(outputs.file_format, settings) if seconds is None else ()), *outputs.notes)
     return Plan(requests, outputs, runtime_of(settings), settings, notes, files, crfs, words)
@@ -149,7 +151,8 @@ def prompt_warnings(request: Request, vocabulary: Collection[str] | None) -> lis
     Raises:
         RequestError: If it does not know a word of a negative, or any word of the prompt.
     """
-    negative, kept = ([one.text for one in group] for group in (request.negatives, request.kept))
+    negative = [one.text for one in request.negatives]
+    kept = [] if request.keeps_what_is_seen else [one.text for one in request.kept]
     unknown = []
     if vocabulary is not None:
         texts = Texts(without_syntax(request.prompt), tuple(map(without_syntax, negative)), tuple(map(without_syntax, kept)))
@@ -202,7 +205,8 @@ def request_of(
     negative, name = (*texts.negative, *moved), resolved(settings["method"])[0]
     with _naming_origins(name, settings):
         guidance = _guidance(settings)
-        spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0
+        choice = _choice(replace(texts, negative=negative), settings, guidance)
+        spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0 and not choice
         request = Request(
             prompt=prompt.strip(),
             negative=negative,
@@ -213,10 +217,48 @@ def request_of(
             method=name,
             parameters=guidance.parameters,
             preset=preset.name,
-            **values | {"loras": _loras(settings, loras)},
+            **values | choice | {"loras": _loras(settings, loras)},
         )
     check_scale(request, FAMILIES[preset.family])
+    _check_judge(request, settings)
+    notes += ["the preset's neutral words are not kept where a judge chooses"] if choice and preset.keep_neutral else []
     return request, notes
+
+
+def _check_judge(request: Request, settings: Settings) -> None:
+    if request.chooses:
+        check_choice_of(request, judge_of(request, settings["device"]), bool(settings["offline"]))
+
+
+def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any]:
+    """Returns the fields of a request that say what is tried and who chooses; none if nothing is."""
+    if not texts.negative:
+        return {}
+    best_of = settings["best_of"]
+    fields: dict[str, Any] = {"best_of": 1 if best_of is None else best_of}
+    if guidance.name == "vsf" and is_auto(settings["alpha"]):
+        fields["strengths"] = _strengths(settings["alpha"]) or settings.preset.strengths_for(bool(texts.keep))
+    if fields == {"best_of": 1} and texts.keep != (AUTO,):
+        return {}
+    return {**fields, **_judge(settings)}
+
+
+def _strengths(alpha: str) -> str:
+    """Returns the strengths of a value of alpha, written in one way, so that equal ones are one item of a batch."""
+    try:
+        given = given_strengths(alpha)
+        return ",".join(map(str, parse_strengths(given))) if given else ""
+    except ValueError as error:
+        raise RequestError(f"alpha: {error}") from error
+
+
+def _judge(settings: Settings) -> dict[str, Any]:
+    """Returns the judge, its model and its threshold."""
+    judge = {name: settings[name] for name in ("judge", "judge_model", "judge_threshold")}
+    if judge["judge"] != "scenes":
+        return judge
+    # What stands for another judge in the environment or the user's file does not count.
+    return {name: value for name, value in judge.items() if name == "judge" or settings.origin(name).origin == "option"}
 
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
@@ -344,15 +386,23 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     settings = Settings({"compile": description.get("compiled"), **machine, "model": request.model}, video=video)
     if pipeline_of(request.model) is not None:
         _check_task(request.model, settings.preset, len(request.image), request.mask)
+    _check_judge(request, settings)
     _check_model([request], settings.preset)
     outputs = _outputs_again(settings, description, given, VIDEO_FORMATS if video else IMAGE_FORMATS)
     crf = given.settings.get("crf")
     if crf is None and outputs.file_format == description.get("format"):
         crf = description.get("crf")
     crfs, warnings = (int(str(crf)) if crf is not None else None,), _strangers(file, request, given)
-    plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs)
+    facts = _choice_of(file, description, request)
+    plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs, facts=facts)
     _check_outputs(outputs, plan.requests, plan.crfs)
     return plan
+
+
+def _choice_of(file: Path, description: Mapping[str, Any], request: Request) -> dict[str, Any]:
+    """Returns how the request of a file was chosen, if it is made again as it is; no judge is asked."""
+    same = request.to_json() == _request_in(file, description).to_json()
+    return {key: value for key, value in description.items() if key == "choice" and same}
 
 
 def _strangers(file: Path, request: Request, given: Given) -> tuple[str, ...]:
@@ -468,7 +518,22 @@ def _override(request: Request, given: Given) -> Request:
     method, named = resolved(changes.get("method", request.method))
     before = request.parameters if method == request.method else {}
     parameters = {**before, **named, **_parameters_given(given.settings, method)}
-    return replace(request, **{**changes, "method": method}, parameters=method_named(method, parameters).parameters)
+    guidance = method_named(method, parameters)
+    choice = _choice_again(request, changes, given, guidance)
+    return replace(request, **{**changes, "method": method, **choice}, parameters=guidance.parameters)
+
+
+def _choice_again(request: Request, changes: Mapping[str, Any], given: Given, guidance: Method) -> dict[str, Any]:
+    """Returns the fields of a choice for which the options ask; what stands in the environment does not count."""
+    own = {key: value for key, value in given.settings.items() if key in ("best_of", "judge", "judge_model", "judge_threshold")}
+    if (alpha := given.settings.get("alpha")) is not None and is_auto(alpha):
+        own["alpha"] = alpha
+    if not {"alpha", "best_of"} & {*own} and changes.get("keep") != (AUTO,):
+        return {}
+    model = changes.get("model", request.model)
+    settings = Settings({**own, "model": model}, {}, video=request.num_frames is not None)
+    texts = (changes.get(name, getattr(request, name)) for name in ("prompt", "negative", "keep"))
+    return _choice(Texts(*texts), settings, guidance)
 
 
 def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Value]:
@@ -477,7 +542,7 @@ def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Valu
     for owner, one in options.values():
         if owner != method:
             raise _misplaced(owner, one, method)
-    return {one.field: given[key] for key, (_, one) in options.items()}
+    return {one.field: given[key] for key, (_, one) in options.items() if not is_auto(given[key])}
 
 
 def differences(file: Path, plan: Plan) -> list[str]:

@@ -2,15 +2,17 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from vsf_cli.config.strengths import AUTO
 from vsf_cli.errors import MediaError, OutOfMemory
-from vsf_cli.generation.capture import capture, holds_maps, maps_folder, write_capture
-from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result, generate
+from vsf_cli.generation.capture import Capture, capture, holds_maps, maps_folder, write_capture
+from vsf_cli.generation.choosing import make, tried_strip
+from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.loading.fingerprints import identify
 from vsf_cli.loading.hub import is_offline, not_cached
@@ -30,6 +32,9 @@ from vsf_cli.settings.options import IN_NAMES, FileOptions
 from vsf_cli.settings.presets import Preset, Settings, preset_for_model
 from vsf_cli.settings.request import request_options
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 __all__ = [
     "Plan",
     "WrittenFile",
@@ -41,6 +46,7 @@ __all__ = [
     "load_for",
     "note_lost_sound",
     "sidecar_of",
+    "tried_of",
     "weights_of",
     "write_result",
     "write_sidecar",
@@ -85,6 +91,7 @@ class Plan:
         warnings: Warnings to show before the run starts.
         files: The options of what is written for each image or video.
         crfs: The constant rate factor of each video; None means the format's own, and so does an empty tuple.
+        facts: What else is written into the metadata.
         words: The value of the field `words` in the name of each file; empty if nothing was replaced in the prompt.
     """
 
@@ -96,6 +103,7 @@ class Plan:
     files: FileOptions = field(default_factory=FileOptions)
     crfs: tuple[int | None, ...] = ()
     words: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def to_stdout(self) -> bool:
@@ -147,15 +155,15 @@ class Plan:
         pending: Sequence[tuple[int, Request]],
         progress: Progress | None = None,
         encoding: Progress | None = None,
+        tried: Progress | None = None,
     ) -> Iterator[WrittenFile]:
         """Makes the images or videos of `pending`; yields each after it is written, and before the next one starts.
 
-        `progress` is called after each step, and `encoding` after each encoded frame of a video.
+        `progress` is called after each step, `encoding` after each encoded frame of a video, and `tried` after each candidate.
         """
         for number, request in pending:
             with advising(pipe, request):
-                captured = capture(pipe, request, EVERYTHING, progress) if self.files.dump_attn else None
-                result = captured.result if captured else generate(pipe, request, progress)
+                result, captured = self._make(pipe, request, progress, tried)
             result = note_lost_sound(result, self.outputs.file_format)
             format, crf = self.outputs.file_format, self._crf(number)
             description = self.describe(pipe, result, crf)
@@ -177,13 +185,24 @@ class Plan:
                 result = replace(result, notes=(*result.notes, f"{maps_folder(path)} exists, skipped"))
             yield WrittenFile(path, result, description, maps)
 
+    def _make(
+        self, pipe: Any, request: Request, progress: Progress | None, tried: Progress | None
+    ) -> tuple[Result, "Capture | None"]:
+        """Returns the image or video of a request, and its maps if they are wanted."""
+        device, keep_all = self.runtime.device, self.files.keep_all
+        if not self.files.dump_attn:
+            return make(pipe, request, device, progress, tried, keep_all), None
+        chosen = make(pipe, request, device, progress, tried, keep_all) if request.chooses else None
+        captured = capture(pipe, chosen.request if chosen else request, EVERYTHING, progress)
+        return captured.result.chosen_as(chosen), captured
+
     def _maps_folder(self, path: Path) -> Path | None:
         """Returns the folder for the maps of a new file; None if there is one, and what exists is skipped."""
         return self.outputs.free(maps_folder(path), holds_maps)
 
     def describe(self, pipe: Any, result: Result, crf: int | None = None) -> dict[str, Any]:
         """Returns the JSON of the file of a result."""
-        return describe_result(pipe, result, self.outputs.file_format, crf, **self._identity)
+        return describe_result(pipe, result, self.outputs.file_format, crf, **self._identity, **self.facts)
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
@@ -217,6 +236,7 @@ class Plan:
             "slug": slug(request.prompt),
             **{option.key: getattr(request, option.field) for option in request_options() if option.in_name},
             **{setting_name(request.method, name): value for name, value in request.parameters.items()},
+            **({"alpha": AUTO} if request.strengths else {}),
             "words": self.words[number - 1] if self.words else "none",
             "crf": self._crf(number),
         }
@@ -274,6 +294,7 @@ def describe_result(pipe: Any, result: Result, format: str, crf: int | None = No
     # Compiled kernels round differently, so the image may differ in its last bits.
     compiled = {"compiled": True} if compiled_blocks(pipe) else {}
     kept = {"kept_tokens": result.kept_tokens} if result.kept_tokens else {}
+    choice = {"choice": result.choice.to_json()} if result.choice else {}
     counts = {"blocks": result.blocks, "tokens": result.tokens, **kept}
     scheduler = type(pipe.scheduler).__name__
     codec = FORMATS[format].codec
@@ -283,6 +304,7 @@ def describe_result(pipe: Any, result: Result, format: str, crf: int | None = No
         **facts,
         **compiled,
         **encoded,
+        **choice,
         size=list(result.image.size),
         applied={"method": str(result.request.guidance), **counts, "scheduler": scheduler},
         device=str(pipe._execution_device.type),
@@ -321,6 +343,23 @@ def write_result(
         write_bytes(path, _encode(result, metadata, format, crf, progress), replace)
     if files.sidecar:
         write_sidecar(path, description)
+    if files.keep_all and result.choice:
+        _write_strip(tried_of(path), tried_strip(result.choice), replace)
+
+
+def tried_of(path: Path) -> Path:
+    """Returns the path of the strip of all images that a judge chose from, beside a file."""
+    return path.with_name(f"{path.name}-tried.png")
+
+
+def _write_strip(path: Path, image: "Image", replace: bool) -> None:
+    """Writes a strip, under another name if there is such a file that is not to be replaced."""
+    data = encode_image(image, "png", None)
+    names = (path, *(path.with_name(f"{path.stem}-{number}.png") for number in range(2, 1_000_000)))
+    for name in names:
+        with suppress(FileExistsError):
+            write_bytes(name, data, replace)
+            return
 
 
 def sidecar_of(path: Path) -> Path:

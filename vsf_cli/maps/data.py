@@ -11,7 +11,7 @@ from vsf_cli.config.names import check_choice
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import MediaError, RequestError
 from vsf_cli.media.files import write_atomically, write_bytes
-from vsf_cli.methods import Method
+from vsf_cli.methods import METHODS, Method
 from vsf_cli.prompts.tokens import Token
 
 if TYPE_CHECKING:
@@ -100,8 +100,13 @@ def _check_range(name: str, chosen: Sequence[int] | None, maximum: int) -> None:
 
 def check_method(method: Method | type[Method]) -> None:
     """Raises a `RequestError` if a method acts outside of attention."""
-    if method.passes_negative_prompt or method.flips_embedding:
-        raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose vsf, nag, nasa or none")
+    if _acts_outside(method):
+        others = ", ".join(name for name, one in METHODS.items() if not _acts_outside(one))
+        raise RequestError(f"method {method.name} acts outside of attention, and has no maps: choose one of {others}")
+
+
+def _acts_outside(method: Method | type[Method]) -> bool:
+    return method.passes_negative_prompt or method.flips_embedding
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,11 +12,13 @@ from typing import Any
 from vsf_cli.config.names import check_choice, nearest_or_all
 from vsf_cli.config.option import Option
 from vsf_cli.errors import RequestError
+from vsf_cli.methods.angular import Angular
 from vsf_cli.methods.base import Method
 from vsf_cli.methods.cfg import CFG
 from vsf_cli.methods.nag import NAG
 from vsf_cli.methods.nasa import NASA
 from vsf_cli.methods.none import NoGuidance
+from vsf_cli.methods.ong import ONG
 from vsf_cli.methods.tokens import Context, KeyValue, Span, TextGroup
 from vsf_cli.methods.variants import VARIANTS, resolved
 from vsf_cli.methods.vsf import VSF
@@ -27,9 +29,11 @@ __all__ = [
     "METHODS",
     "NAG",
     "NASA",
+    "ONG",
     "VARIANTS",
     "VSF",
     "WEF",
+    "Angular",
     "Context",
     "KeyValue",
     "Method",
@@ -42,7 +46,7 @@ __all__ = [
     "setting_name",
 ]
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (NoGuidance, VSF, NASA, NAG, WEF, CFG)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (NoGuidance, VSF, NASA, NAG, ONG, Angular, WEF, CFG)}
 
 
 @cache

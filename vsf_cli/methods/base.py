@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.methods.tokens import Context, TextGroup
 
-__all__ = ["Method", "norm"]
+__all__ = ["Method"]
 
 
 class Method(ABC):
@@ -151,7 +151,8 @@ class Method(ABC):
             out: Where the outputs are written, with the same shape, not yet initialized; None in cross attention.
         """
         rows = context.image_rows
-        if out is None or self.off or not context.has_parts(query):
+        # `off` comes last: compiled code cannot ask whether a number that is a tensor is infinite.
+        if out is None or not context.has_parts(query) or self.off:
             base = context.attend_base(query)
             return context.write(self.guide(rows(query), rows(base), context), base, out)
         rows(out).copy_(self.guide(rows(query), context.attend_base_in_parts(rows(query)), context))
@@ -235,9 +236,3 @@ def _format(value: Value) -> str:
     if isinstance(value, str):
         return value
     return ("no", "yes")[value] if isinstance(value, bool) else f"{value:g}"
-
-
-def norm(output: "Tensor") -> "Tensor":
-    """Returns the L1 norm of each token over all heads, from shape (B, H, L, D) to (B, 1, L, 1), in float32 or more."""
-    wide = output if output.element_size() > 4 else output.float()
-    return wide.abs().sum((1, 3), keepdim=True).clamp_min(1e-7)

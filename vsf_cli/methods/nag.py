@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from vsf_cli.config.option import option
-from vsf_cli.methods.base import Method, norm
+from vsf_cli.methods.base import Method
+from vsf_cli.methods.vectors import norm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,9 @@ from vsf_cli.config.option import ABLATIONS, KEEP, Need, option
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
 from vsf_cli.methods.at_once import dense_mask, flips
-from vsf_cli.methods.base import Method, norm
+from vsf_cli.methods.base import Method
 from vsf_cli.methods.tokens import KeyValue, Span
+from vsf_cli.methods.vectors import norm, orthogonal_part
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,11 @@ class VSF(Method):
 
     where :math:`O_3` is the attention to K alone, which takes no share. N and K do not see each other.
 
+    Orthogonal VSF (not in the paper) subtracts only the part that is orthogonal to the unguided output, as orthogonal negative
+    guidance (ONG) does; in each head, since each has a share :math:`w` of its own:
+
+    .. math:: z = (1 - w) O_1 - \alpha w \Big( O_2 - \frac{O_2 \cdot O_1}{O_1 \cdot O_1} \, O_1 \Big)
+
     References:
         | VSF: Simple, Efficient, and Effective Negative Guidance in Few-Step Image Generation Models By Value Sign Flip
         | (Guo & Du, 2025), equation 6 and sections 3.2-3.3
@@ -75,10 +81,12 @@ class VSF(Method):
         blend: The weight of the guided output, as in NAG; the unguided one has the rest.
         guided_blocks: The blocks that are guided, from 1, such as "1..4,8", or "all"; in the others the image does not attend
             to the negative prompt.
+        orthogonal: Whether only what is orthogonal to the unguided output is subtracted (not in the paper).
 
     Raises:
         RequestError: If a number is out of its range, `start` is not below `stop`, the blocks cannot be parsed, there is an
-            `attention_mask` without `duplication`, or `guided_blocks`, `tau` or `blend` without an `attention_mask`.
+            `attention_mask` without `duplication`, or `guided_blocks`, `tau`, `blend` or `orthogonal` without an
+            `attention_mask`.
     """
 
     name: ClassVar[str] = "vsf"
@@ -87,7 +95,14 @@ class VSF(Method):
     bare: ClassVar[bool] = True
 
     alpha: float = option(
-        3.0, "--alpha", "--scale", help="VSF's strength.", min=0, sweep=True, columns=("vsf_scale",), search=(0.0, 6.0)
+        3.0,
+        *("--alpha", "--scale"),
+        help="VSF's strength; auto: the least that a judge is content with.",
+        min=0,
+        sweep=True,
+        auto=True,
+        columns=("vsf_scale",),
+        search=(0.0, 6.0),
     )
     beta: float = option(
         0.3,
@@ -130,6 +145,7 @@ class VSF(Method):
     )
     blend: float = option(1.0, "--blend", help="Share of VSF: 1 is all, 0 is none.", min=0, max=1, sweep=True, rare=True)
     guided_blocks: str = option("all", "--guided-blocks", help="Which blocks VSF guides, from 1: 1..4,8.", rare=True)
+    orthogonal: bool = option(False, "--orthogonal", help="Subtract only what is orthogonal to the output.", newer=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,8 +153,8 @@ class VSF(Method):
             raise RequestError("VSF without duplication has no mask: pass --no-duplication with --no-attention-mask")
         if self.start >= self.stop:
             raise RequestError(f"start is {self.start:g} and stop {self.stop:g}, but start must be less than stop")
-        if not self.attention_mask and (self._blocks is not None or self.tau != math.inf or self.blend != 1):
-            raise RequestError("VSF without its mask acts on every row: leave guided_blocks, tau and blend out")
+        if not self.attention_mask and (self._blocks is not None or self._is_limited):
+            raise RequestError("VSF without its mask acts on every row: leave guided_blocks, tau, blend and orthogonal out")
         if self._blocks == ():
             raise RequestError("guided_blocks names no block: write all, or 1..4,8")
 
@@ -298,7 +314,10 @@ class VSF(Method):
         added, added_lse = context.negative.times(-alpha).attend(rows(query))
         if (spared := self._spared(rows(query), context, alpha)) is not None:
             added = added + spared if added.requires_grad or spared.requires_grad else added.add_(spared)
-        image, states = rows(output), (added, rows(lse), added_lse)
+        image = rows(output)
+        if self.orthogonal:
+            added = orthogonal_part(added, image, per_head=True)
+        states = added, rows(lse), added_lse
         if self._is_limited:
             guided = merge_attention_states(image, *states, self.beta, out=torch.empty_like(image))
             return context.write(self._limit(guided, image, context), output, out)
@@ -318,12 +337,12 @@ class VSF(Method):
         return out
 
     def guide(self, query: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
-        return self._limit(self._attend_with_bias(query, context), base, context)
+        return self._limit(self._attend_with_bias(query, context, base), base, context)
 
     @property
     def _is_limited(self) -> bool:
         """Whether the guided output depends on the unguided one."""
-        return self.tau < math.inf or self.blend != 1
+        return self.tau < math.inf or self.blend != 1 or self.orthogonal
 
     def _limit(self, guided: "Tensor", base: "Tensor", context: "Context") -> "Tensor":
         """The guided output, limited and blended as in NAG (equation 5)."""
@@ -333,8 +352,8 @@ class VSF(Method):
         guided = guided if self.blend == 1 else self.blend * guided + (1 - self.blend) * base
         return self.keep_unguided_rows(guided, base, context)
 
-    def _attend_with_bias(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Attention of the image's rows to all keys, in one call."""
+    def _attend_with_bias(self, query: "Tensor", context: "Context", base: "Tensor | None" = None) -> "Tensor":
+        """Attention of the image's rows to all keys, in one call; `base` is their unguided output, if it is known."""
         import torch
 
         from vsf_cli.attention.exact import attention
@@ -342,6 +361,10 @@ class VSF(Method):
         alpha, bias = self.alpha_at(context.progress), self._bias(context, query.dtype)
         keys = context.base.join(context.negative.times(-alpha))
         spared = self._spared(query, context, alpha)
+        if self.orthogonal:
+            assert base is not None
+            flipped = context.negative.times(-alpha).attend(query)[0]
+            spared = orthogonal_part(flipped if spared is None else flipped + spared, base, per_head=True) - flipped
         if spared is None:
             return attention(query, keys.key, keys.value, bias)
         # The share w of the negative prompt is the attention to values that are 1 there, and 0 elsewhere.

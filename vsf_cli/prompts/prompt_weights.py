@@ -11,7 +11,7 @@ The grammar:
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vsf_cli.errors import RequestError
 
@@ -50,6 +50,10 @@ class Weighted:
     def plain(self) -> bool:
         """Whether everything weighs 1."""
         return self.weight == 1 and not self.parts
+
+    def times(self, factor: float) -> "Weighted":
+        """Returns it with all weights times a factor."""
+        return replace(self, weight=factor * self.weight)
 
     def at(self, index: int | None) -> float:
         """The weight of a token whose word starts at a character of the text; None for a token without a word."""

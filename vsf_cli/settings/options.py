@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from vsf_cli.config.option import FILES, MODEL, Option, Value, by_key, option, options_of, run_option
+from vsf_cli.config.option import CHOICE, FILES, MODEL, Option, Value, by_key, option, options_of, run_option
 from vsf_cli.config.ranges import ValueList
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS
@@ -51,6 +51,19 @@ class FileOptions:
     metadata: bool = run_option(True, "--metadata", help="Whether files say how they were made.", panel=FILES)
     sidecar: bool = run_option(False, "--sidecar", off=None, help="Write a JSON file beside each file.", panel=FILES)
     dump_attn: bool = run_option(False, "--dump-attn", off=None, help="Write attention maps beside each file.", panel=FILES)
+    keep_all: bool = run_option(
+        False,
+        "--keep-all",
+        off=None,
+        help="Write a strip of all images that a judge chose from beside each file.",
+        panel=FILES,
+        needs=(CHOICE,),
+    )
+
+    @property
+    def given(self) -> list[Option]:
+        """The options that do not have their default."""
+        return [one for one in options_of(FileOptions) if getattr(self, one.field) != one.default]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,7 @@ import tomli
 
 from vsf_cli.config.names import nearest, nearest_or_all
 from vsf_cli.config.option import Option, Value, as_field, fits, idle, options_of, type_name
+from vsf_cli.config.strengths import is_auto, parse_strengths
 from vsf_cli.errors import PresetError, RequestError
 from vsf_cli.loading.sources import pipeline_of
 from vsf_cli.methods import METHODS, Method, method_named, setting_name
@@ -62,6 +63,8 @@ class Preset(ModelSettings):
         download_bytes: About how much is downloaded; None if nothing is, or it is not known.
         source: Where the settings come from.
         measured: Measured results, if there are any.
+        judge: The name of the judge that chooses between images, where nobody names another.
+        strengths: What `--alpha auto` tries where something has to stay, as in `Request.strengths`.
         keep_neutral: Words of no particular meaning, between commas, which VSF keeps where `--keep` names nothing.
         method: The method's name and its hyper-parameters.
     """
@@ -77,6 +80,8 @@ class Preset(ModelSettings):
     num_inference_steps: int = 28
     source: str = "not stated"
     measured: str = "nothing was measured"
+    judge: str = "vlm"
+    strengths: str = "none,1,1.5,2,3,4,6"
     keep_neutral: str = ""
     method: Mapping[str, Any] = field(default_factory=lambda: {"name": "vsf"})
 
@@ -99,6 +104,16 @@ class Preset(ModelSettings):
         """Returns the preset's method."""
         parameters = dict(self.method)
         return method_named(parameters.pop("name", "vsf"), parameters)
+
+    def strengths_for(self, keeps: bool) -> str:
+        """Returns what `--alpha auto` tries.
+
+        If nothing has to stay, contrasts have no effect, and no guidance need not be tried: it tells what can stay.
+        """
+        strengths = parse_strengths(self.strengths)
+        if not keeps:
+            strengths = tuple(replace(one, contrast=None) for one in strengths if one.alpha is not None)
+        return ",".join(dict.fromkeys(map(str, strengths)))
 
     def neutral(self, negative: Sequence[str]) -> tuple[str, ...]:
         """Returns the neutral words beside negative prompts as one text, without those that a negative prompt names."""
@@ -167,11 +182,21 @@ def _check_effects(preset: Preset, table: Mapping[str, Any], source: str) -> Non
         method = preset.guidance()
     except RequestError as error:
         raise PresetError(f"{source}: {error}") from error
+    _check_strengths(preset, source)
     given = [one for one in method.options() if one.field in preset.method]
     for one, message in idle(given, method):
         raise PresetError(f"{source}: 'method.{one.field}' has no effect: {message}")
     if preset.keep_neutral and not method.keeps:
         raise PresetError(f"{source}: 'keep_neutral' is for VSF, but the method is {method}: leave it out")
+
+
+def _check_strengths(preset: Preset, source: str) -> None:
+    try:
+        strengths = parse_strengths(preset.strengths)
+    except (ValueError, RequestError) as error:
+        raise PresetError(f"{source}: strengths: {error}") from error
+    if all(one.alpha is None for one in strengths):
+        raise PresetError(f"{source}: strengths is '{preset.strengths}', but must have a number, such as none,1,2,4")
 
 
 def _method(method: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -386,7 +411,7 @@ class Settings:
             of_preset = origin.startswith("preset")
             if not of_preset or self.preset.method.get("name", "vsf") == method:
                 for one in METHODS[method].options():
-                    if (value := layer.get(one.key)) is not None:
+                    if (value := layer.get(one.key)) is not None and not (one.auto and is_auto(value)):
                         parameters[one.field] = one.convert(value)
             if of_preset:
                 parameters |= named

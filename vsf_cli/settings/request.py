@@ -15,7 +15,10 @@ from typing import Any, get_args, get_type_hints
 
 from vsf_cli.config.names import counted
 from vsf_cli.config.option import (
+    CHOICE,
     IMAGE,
+    JUDGE,
+    KEEP,
     MODEL,
     NEGATIVE,
     SIZE,
@@ -31,6 +34,7 @@ from vsf_cli.config.option import (
     type_name,
     unlisted,
 )
+from vsf_cli.config.strengths import AUTO, Strength, parse_strengths
 from vsf_cli.config.values import SIDES_OF_CLIPS, check_sides, parse_size
 from vsf_cli.errors import RequestError
 from vsf_cli.loading.loras import Lora
@@ -41,7 +45,7 @@ from vsf_cli.methods import METHODS, VARIANTS, Method, method_named
 from vsf_cli.prompts.prompt_weights import Weighted, parse_weights
 from vsf_cli.prompts.texts import Texts
 
-__all__ = ["ModelSettings", "Request", "public_source", "request_options"]
+__all__ = ["UNCHOSEN", "ModelSettings", "Request", "public_source", "request_options"]
 
 SIZE_OPTION = Option(
     field="size",
@@ -185,6 +189,9 @@ class Request(ModelSettings):
         method: A key of `vsf_cli.methods.METHODS`.
         parameters: The method's hyper-parameters.
         preset: The name of the preset that the settings came from.
+        strengths: The strengths that are tried upwards, such as "none,1,2,4@0.9", by `vsf_cli.config.strengths`; "" for none.
+        best_of: How many seeds are tried, from `seed` on.
+        judge: The name of the judge that chooses between the images, with its model and its threshold; None if nobody does.
 
     Raises:
         RequestError: If a value is not legal.
@@ -217,7 +224,7 @@ class Request(ModelSettings):
     keep: tuple[str, ...] = option(
         (),
         "--keep",
-        help="What must stay, such as bells, legs.",
+        help="What must stay, such as bells, legs; auto: what a judge sees besides.",
         panel=WHAT,
         setting=False,
         in_name=False,
@@ -270,6 +277,55 @@ class Request(ModelSettings):
     )
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
+    strengths: str = unlisted("", newer=True, noise=False)
+    best_of: int = option(
+        1,
+        "--best-of",
+        help="How many seeds may be tried, until the judge is content.",
+        panel=WHAT,
+        min=1,
+        max=100,
+        in_name=False,
+        newer=True,
+        noise=False,
+        label=False,
+        needs=(NEGATIVE,),
+    )
+    judge: str | None = option(
+        None,
+        "--judge",
+        help="Who looks at the images of --alpha auto and --best-of: scenes, vlm, mllm, or clip.",
+        panel=JUDGE,
+        in_name=False,
+        newer=True,
+        noise=False,
+        label=False,
+        needs=(CHOICE,),
+    )
+    judge_model: str | None = option(
+        None,
+        "--judge-model",
+        help="For mllm, a name at the endpoint; for vlm and clip, a hub id or a folder.",
+        panel=JUDGE,
+        in_name=False,
+        newer=True,
+        noise=False,
+        label=False,
+        needs=(CHOICE,),
+    )
+    judge_threshold: float | None = option(
+        None,
+        "--judge-threshold",
+        help="For vlm: the probability above which a thing is absent.",
+        panel=JUDGE,
+        min=0,
+        max=1,
+        in_name=False,
+        newer=True,
+        noise=False,
+        label=False,
+        needs=(CHOICE,),
+    )
 
     def __post_init__(self) -> None:
         for name, kind in _types().items():
@@ -346,6 +402,7 @@ class Request(ModelSettings):
     def _check_method(self) -> None:
         method, steps = self.guidance, self.steps_run
         self._check_kept(method)
+        self._check_choice(method)
         if not (method.weighs_tokens or method.name == "none") and not all(one.plain for one in self.negatives):
             weighted = f"method {method.name} knows no weights of negatives, but one of {', '.join(self.negative)} has one"
             raise RequestError(f"{weighted}: leave it out, or write \\: for a colon")
@@ -360,6 +417,44 @@ class Request(ModelSettings):
     def _check_kept(self, method: Method) -> None:
         if self.keep and not method.keeps and method.name != "none":
             raise RequestError(f"{method} has no use for --keep: leave it out, or pass --method vsf without ablations")
+
+    def _check_choice(self, method: Method) -> None:
+        """Refuses strengths that cannot be tried, and a choice that nobody makes."""
+        try:
+            tried = self.tried_strengths
+        except ValueError as error:
+            raise RequestError(f"strengths: {error}") from error
+        if tried and (method.name != "vsf" or not self.negative):
+            raise RequestError(f"--alpha auto is for VSF and a negative prompt, but the method is {method.name}: leave it out")
+        if any(one.contrast is not None for one in tried) and not self.keep:
+            raise RequestError(f"{self.strengths} has contrasts, which need {KEEP.words}")
+        for one in tried:
+            if one.alpha is not None:
+                method_named(method.name, {**method.parameters, **one.numbers})
+        if not self.keeps_what_is_seen and any(one.text.lower() == AUTO for one in self.kept):
+            raise RequestError(f"--keep is {', '.join(self.keep)}, but auto, by which a judge says what stays, stands alone")
+        if self.chooses and not self.judge:
+            raise RequestError("nobody chooses between the images: name a judge with --judge")
+
+    @property
+    def tried_strengths(self) -> tuple[Strength, ...]:
+        """The strengths that are tried, in their order."""
+        return parse_strengths(self.strengths) if self.strengths else ()
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The hyper-parameters as a person gives them: an alpha that is chosen is `auto`, with what is tried."""
+        return {**self.parameters, **({"alpha": f"{AUTO}:{self.strengths}"} if self.strengths else {})}
+
+    @property
+    def keeps_what_is_seen(self) -> bool:
+        """Whether the judge says what has to stay: what else the image without guidance shows."""
+        return self.keep == (AUTO,)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a judge looks at images, of which one is chosen."""
+        return bool(self.strengths) or self.best_of > 1 or self.keeps_what_is_seen
 
     @cached_property
     def guidance(self) -> Method:
@@ -402,7 +497,10 @@ class Request(ModelSettings):
         plain["loras"] = [_public_lora(lora) for lora in self.loras]
         # Files from before these fields have no such keys.
         schedule = {name: list(levels) for name in ("sigmas", "timesteps") if (levels := plain.pop(name))}
-        return {**plain, **schedule}
+        choice = {name: value for name, default in UNCHOSEN.items() if (value := plain.pop(name)) != default}
+        if self.judge_model:
+            choice["judge_model"] = public_source(self.judge_model)
+        return {**plain, **schedule, **choice}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Request":
@@ -421,6 +519,14 @@ class Request(ModelSettings):
             raise RequestError(f"the request has no '{missing[0]}', and so is not one that vsf wrote")
         values = {key: as_field(types[key], value) for key, value in plain.items()}
         return cls(**{**values, "parameters": _parameters(plain)})
+
+
+UNCHOSEN: Mapping[str, Any] = {
+    one.field: one.default
+    for one in options_of(Request)
+    if one.field in ("strengths", "best_of", "judge", "judge_model", "judge_threshold")
+}
+"""The fields of a choice, as they are where nobody chooses."""
 
 
 @cache

@@ -1,0 +1,468 @@
+"""Chooses between images by a judge: the smallest strength, and the first seed, with which the judge is content.
+
+A judge is content if it sees the object, not the negative prompt, and what has to stay. What the image without guidance does
+not show either need not stay, where that image was tried, too. If the judge is content with no candidate, the one with the
+greatest score is chosen: the sum of the probabilities that the object is there and that the negative prompt is not (0 or 1 from
+a judge without probabilities), of the part of what has to stay that is there, and of the quality.
+"""
+
+import math
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Any
+
+from vsf_cli.config.names import counted
+from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
+from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch
+from vsf_cli.judges import judge_named
+from vsf_cli.judges.judgement import Describes, Judge, Judgement, judge_frames
+from vsf_cli.judges.questions import Record
+from vsf_cli.settings.candidates import candidates_of, seeds_of, unguided
+from vsf_cli.settings.request import Request, public_source
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = [
+    "Answer",
+    "Attempt",
+    "Choice",
+    "Verdicts",
+    "check_choice_of",
+    "choose",
+    "choose_batch",
+    "judge_of",
+    "make",
+    "record_of",
+    "tried_strip",
+]
+
+
+COLUMNS, MIN_SIDE = 6, 200
+"""Of the strip: the most images in a row, and the side below which images are shown at twice their size."""
+ENDPOINT = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+"""The variables on which a judge depends."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A candidate, and what the judge said.
+
+    Arguments:
+        request: The request of the candidate.
+        judgement: The answer; None if the model made no image, but numbers that are none.
+        frames: The image, or the frames of the video, if they are kept.
+    """
+
+    request: Request
+    judgement: Judgement | None
+    frames: "tuple[Image.Image, ...]" = ()
+
+    def score(self, needed: Sequence[str]) -> float:
+        """How good it is where the judge is content with none; `needed` is what has to stay."""
+        if self.judgement is None:
+            return -1.0
+        one, scores = self.judgement, self.judgement.scores or {}
+        kept = sum(thing in (one.kept or ()) for thing in needed) / len(needed) if needed else 0.0
+        return scores.get("object", float(one.positive)) + scores.get("absent", float(one.negative)) + kept + one.quality
+
+    def contents(self, needed: Sequence[str]) -> bool:
+        """Whether the judge is content."""
+        one = self.judgement
+        if one is None or not (one.positive and one.negative):
+            return False
+        return one.kept is None or {*needed} <= {*one.kept}
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values: what the candidate differs in, and the answer."""
+        answer: dict[str, Any] = {"answer": asdict(self.judgement) if self.judgement else None}
+        request = self.request
+        varied = {"seed": request.seed, "method": request.method}
+        numbers = {name: request.parameters[name] for name in ("alpha", "contrast") if name in request.parameters}
+        return {**varied, **numbers, **answer}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried, and what was chosen.
+
+    Arguments:
+        request: The request that was chosen from.
+        judge: The settings of the judge.
+        attempts: The candidates that were judged, in their order.
+        index: The position of the chosen one.
+        content: Whether the judge is content with it.
+        runs: How many images were looked at, in this run or in an earlier one: also those that tell only what has to stay.
+    """
+
+    request: Request
+    judge: Mapping[str, Any]
+    attempts: tuple[Attempt, ...]
+    index: int
+    content: bool
+    runs: int
+
+    @property
+    def chosen(self) -> Attempt:
+        """The chosen candidate."""
+        return self.attempts[self.index]
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns plain values without the path of a local model and the address of an endpoint, which may be private."""
+        judge = {key: value for key, value in self.judge.items() if key != "base_url"}
+        judge |= {"model": public_source(judge["model"])} if "model" in judge else {}
+        asked = self.request.to_json()
+        of_choice: dict[str, Any] = {key: asked[key] for key in ("strengths", "best_of") if key in asked}
+        facts = {**of_choice, "judge": judge, "content": self.content, "runs": self.runs, "chosen": self.index + 1}
+        return {**facts, "tried": [attempt.to_json() for attempt in self.attempts]}
+
+    def label(self, attempt: Attempt) -> str:
+        """Returns what a candidate differs in, as a person reads it."""
+        asked, request = self.request, attempt.request
+        contrasts = any(one.contrast is not None for one in asked.tried_strengths)
+        names = ["alpha"] * bool(asked.strengths) + ["contrast"] * contrasts
+        numbers = [f"{name} {request.guidance.parameters[name]:g}" for name in names if request.method == "vsf"]
+        seeds = [f"seed {request.seed}"] if asked.best_of > 1 else []
+        return ", ".join([*(["no guidance"] if request.method == "none" else numbers), *seeds]) or str(request.guidance)
+
+    @property
+    def summary(self) -> str:
+        """One line for a person."""
+        reason = self.chosen.judgement.reason if self.chosen.judgement else "no image"
+        return f"{self.label(self.chosen)}: {reason}"
+
+
+def tried_strip(choice: Choice) -> "Image.Image":
+    """Returns all images that were judged, or the middle frames of videos, each with its strength and the answer."""
+    from vsf_cli.media.montage import draw_montage
+
+    shown, labels = [], []
+    for number, attempt in enumerate(choice.attempts):
+        if attempt.frames:
+            reason = attempt.judgement.reason if attempt.judgement else ""
+            mark = "chosen: " if number == choice.index else ""
+            shown.append(attempt.frames[len(attempt.frames) // 2])
+            labels.append(f"{mark}{choice.label(attempt)}: {reason}")
+    return draw_montage(shown, labels, min(len(shown), COLUMNS), 2 if max(shown[0].size) < MIN_SIDE else 1)
+
+
+class Verdicts:
+    """The answers of a judge that are known. Here none are; a batch stores them."""
+
+    def known(self, request: Request, record: Record) -> "Answer | None":
+        """Returns the known answer about the image of a request; None if there is none."""
+        return None
+
+    def add(self, request: Request, record: Record, answer: "Answer") -> None:
+        """Stores an answer."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a judge says of an image: its judgement and, if it was asked, what else the image shows."""
+
+    judgement: Judgement
+    things: tuple[str, ...] | None = None
+
+
+def record_of(request: Request) -> Record:
+    """Returns what a judge is asked about the image of a request."""
+    negative = ", ".join(one.text for one in request.negatives)
+    kept = () if request.keeps_what_is_seen else tuple(one.text for one in request.kept)
+    return Record("", request.prompt, negative, keep=kept)
+
+
+def judge_of(request: Request, device: str) -> Judge:
+    """Returns the judge of a request, which runs on a device if it is a model of its own. The last one stays loaded.
+
+    Raises:
+        RequestError: If there is no such judge, or it lacks a package or a key.
+    """
+    own = device if request.judge == "vlm" else None
+    return _judge(request.judge or "", request.judge_model, request.judge_threshold, own, *map(os.environ.get, ENDPOINT))
+
+
+@lru_cache(maxsize=1)
+def _judge(name: str, model: str | None, threshold: float | None, device: str | None, *_: str | None) -> Judge:
+    return judge_named(name, {"model": model, "threshold": threshold, "device": device})
+
+
+def check_choice_of(request: Request, judge: Judge, offline: bool) -> None:
+    """Checks before any work that a judge can choose between the images of a request.
+
+    Raises:
+        VSFError: If it cannot.
+    """
+    if request.keeps_what_is_seen and not isinstance(judge, Describes):
+        raise RequestError(f"judge {judge.name} cannot say what an image shows, as --keep auto needs: name things with --keep")
+    judge.check(record_of(request), offline)
+
+
+def make(
+    pipe: Any,
+    request: Request,
+    device: str,
+    progress: Progress | None = None,
+    tried: Progress | None = None,
+    keep_all: bool = False,
+) -> Result:
+    """Returns the image or video of a request, chosen by its judge if it chooses. The arguments are those of `choose`.
+
+    `device` is that of the judge, if it is a model of its own.
+    """
+    from vsf_cli.models.encoder_cache import caching_encoders
+
+    if not request.chooses:
+        return generate(pipe, request, progress)
+    with caching_encoders(pipe):
+        return choose(pipe, request, judge_of(request, device), progress, tried, keep_all)
+
+
+def choose(
+    pipe: Any,
+    request: Request,
+    judge: Judge,
+    progress: Progress | None = None,
+    tried: Progress | None = None,
+    keep_all: bool = False,
+) -> Result:
+    """Returns the chosen image or video of a request, with its `choice`.
+
+    Arguments:
+        pipe: A pipeline of `vsf_cli.loading.load`.
+        request: A request that chooses: with `strengths`, or a `best_of` above 1, or which keeps "auto".
+        judge: The judge.
+        progress: Called after each step.
+        tried: Called after each candidate with the number of those that were tried, and of all.
+        keep_all: Whether the images of all candidates are kept in the choice.
+
+    Raises:
+        RequestError: If there is nothing to choose between. Other errors are those of `generate` and of the judge.
+    """
+    if not request.chooses:
+        raise RequestError("there is nothing to choose between: give strengths, such as strengths='none,1,2,4', or best_of")
+    check_choice_of(request, judge, offline=False)
+    (result,) = choose_batch(pipe, [request], judge, progress, tried, keep_all=keep_all)
+    return result
+
+
+def choose_batch(
+    pipe: Any,
+    requests: Sequence[Request],
+    judge: Judge,
+    progress: Progress | None = None,
+    tried: Progress | None = None,
+    verdicts: Verdicts | None = None,
+    keep_all: bool = False,
+    size: int = 1,
+) -> list[Result]:
+    """Returns the chosen image or video of each request, with its `choice`.
+
+    The first candidates of all requests are made together in one pass through the model where `can_batch_strengths` allows it,
+    then the next candidates of those requests with whose image the judge is not content, and so on. `size` is the number of
+    images in one pass: where there are fewer requests, candidates are made that may not be needed. The other arguments are
+    those of `choose`.
+    """
+    known = verdicts or Verdicts()
+    searches = [_Search(request, judge, known, keep_all) for request in requests]
+    if tried is not None:
+        tried(0, searches[0].count)
+    while waiting := [search for search in searches if search.wanted is not None]:
+        for group in _passes(waiting):
+            rows = [(search, _wanted(search)) for search in group]
+            rows += _ahead(group, size - len(group))
+            for (search, request), result in zip(rows, _make(pipe, [one for _, one in rows], progress), strict=True):
+                search.ready.append((request, result))
+            for search in group:
+                search.take_ready(tried)
+    return [search.chosen(pipe, progress) for search in searches]
+
+
+def _ahead(searches: "Sequence[_Search]", count: int) -> "list[tuple[_Search, Request]]":
+    """Returns up to `count` candidates that may be wanted next, which run in the pass of those that are wanted now."""
+    if count <= 0:
+        return []
+    first = _wanted(searches[0])
+    rounds = zip_longest(*([(search, one) for one in search.upcoming] for search in searches))
+    rows = (row for turn in rounds for row in turn if row is not None and can_batch_strengths(first, row[1]))
+    return list(islice(rows, count))
+
+
+class _Search:
+    """The search for the image of one request.
+
+    Attributes:
+        wanted: The next request of which an image is wanted; None at the end.
+        upcoming: The candidates after it that have the same seed.
+        ready: Images that are made, with their requests.
+        attempts: The candidates that were judged.
+        count: The most candidates that there are.
+    """
+
+    def __init__(self, request: Request, judge: Judge, verdicts: Verdicts, keep_all: bool) -> None:
+        self._request, self._judge, self._verdicts, self._keep_all = request, judge, verdicts, keep_all
+        self.count = request.best_of * max(1, len(request.tried_strengths))
+        self.attempts: list[Attempt] = []
+        self.wanted: Request | None = None
+        self.upcoming: list[Request] = []
+        self.ready: list[tuple[Request, Result | None]] = []
+        self._record = record_of(request)
+        self._best: tuple[float, int] = (-math.inf, 0)
+        self._content, self._runs, self._seconds = False, 0, 0.0
+        self._image: Result | None = None
+        """The result of the best candidate, if it was made here."""
+        self._walk = self._walked()
+        self._go_on(None)
+
+    def _walked(self) -> Generator[Request, "_Seen", None]:
+        """Yields the requests whose images are to be judged, and takes what was seen."""
+        for seed in seeds_of(self._request):
+            looked = None
+            self._record = record_of(self._request)
+            if self._request.keeps_what_is_seen:
+                looked = (yield unguided(self._request, seed)).with_things_kept()
+                self._record = replace(self._record, keep=looked.things)
+            keep = self._request.keep if looked is None else looked.things
+            needed = self._record.keep
+            self.upcoming = [*candidates_of(self._request, seed, keep)]
+            while self.upcoming:
+                candidate = self.upcoming.pop(0)
+                seen = looked if looked and looked.request == candidate else (yield candidate)
+                if candidate.method == "none" and self._request.strengths and seen.judgement:
+                    # What the image does not show without guidance cannot stay.
+                    needed = needed if seen.judgement.kept is None else seen.judgement.kept
+                if self._add(seen, needed):
+                    return
+
+    def _add(self, seen: "_Seen", needed: Sequence[str]) -> bool:
+        """Adds a candidate; returns whether the judge is content with it."""
+        frames = seen.result.frames if self._keep_all and seen.result else ()
+        attempt = Attempt(seen.request, seen.judgement, frames)
+        self._content = attempt.contents(needed)
+        score = math.inf if self._content else attempt.score(needed)
+        if score > self._best[0]:
+            self._best, self._image = (score, len(self.attempts)), seen.result
+        self.attempts.append(attempt)
+        return self._content
+
+    def _go_on(self, seen: "_Seen | None") -> None:
+        """Goes on to the next request whose answer is not known."""
+        try:
+            self.wanted = next(self._walk) if seen is None else self._walk.send(seen)
+            self._runs += 1
+            while (answer := self._known(self.wanted)) is not None:
+                self.wanted = self._walk.send(_Seen(self.wanted, answer.judgement, answer.things or ()))
+                self._runs += 1
+        except StopIteration:
+            self.wanted = None
+            self.ready.clear()
+
+    def _known(self, request: Request) -> "Answer | None":
+        # All images are wanted where all are kept.
+        return None if self._keep_all else self._answered(request)
+
+    def _answered(self, request: Request) -> "Answer | None":
+        """Returns the known answer about a request's image; None also if another search did not ask what else it shows."""
+        answer = self._verdicts.known(request, self._record)
+        return None if answer and answer.things is None and self._tells_things(request) else answer
+
+    def _tells_things(self, request: Request) -> bool:
+        return self._request.keeps_what_is_seen and request.method == "none" and not request.keep
+
+    def take_ready(self, tried: Progress | None) -> None:
+        """Judges the images that are made and wanted."""
+        while (at := next((index for index, (one, _) in enumerate(self.ready) if one == self.wanted), None)) is not None:
+            self._take(self.ready.pop(at)[1])
+            if tried is not None:
+                tried(len(self.attempts), self.count)
+
+    def _take(self, result: Result | None) -> None:
+        """Judges the image of the wanted request; None means that the model made none."""
+        assert self.wanted is not None
+        request = self.wanted
+        if result is None:
+            self._go_on(_Seen(request, None))
+            return
+        self._seconds += result.seconds
+        if (answer := self._answered(request)) is None:
+            answer = self._ask(result, self._tells_things(request))
+            self._verdicts.add(request, self._record, answer)
+        self._go_on(_Seen(request, answer.judgement, answer.things or (), result))
+
+    def _ask(self, result: Result, tells_things: bool) -> "Answer":
+        """Asks the judge about an image, or a video."""
+        try:
+            judgement = judge_frames(self._judge, result.frames, self._record)
+            return Answer(judgement, _things(self._judge, result, self._record) if tells_things else None)
+        except VSFError as error:
+            # Such as an endpoint that cannot be reached: another time, it may be.
+            raise ModelError(f"judge {self._judge.name}: {error}") if type(error) is VSFError else error from error
+
+    def chosen(self, pipe: Any, progress: Progress | None) -> Result:
+        """Returns the chosen image, which is made again if its answer was known."""
+        _, index = self._best
+        attempt = self.attempts[index]
+        if attempt.judgement is None:
+            raise PictureError(f"none of {counted(len(self.attempts), 'candidate')} is an image: try smaller strengths")
+        result = self._image
+        if result is None:
+            (result,) = generate_batch(pipe, [attempt.request], progress)
+            self._seconds += result.seconds
+        choice = Choice(self._request, self._judge.settings, tuple(self.attempts), index, self._content, self._runs)
+        notes = [*result.notes, *([] if self._content else [_discontent(choice)])]
+        if self._record.keep and attempt.judgement.kept is None:
+            notes.append(f"judge {self._judge.name} cannot tell whether what --keep names stays, and did not choose by it")
+        return replace(result, seconds=self._seconds, choice=choice, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """An image that was judged: its request, the answer, what else it shows, and the result, if it was made here."""
+
+    request: Request
+    judgement: Judgement | None
+    things: tuple[str, ...] = ()
+    result: Result | None = None
+
+    def with_things_kept(self) -> "_Seen":
+        """Returns it with an answer to the question what stayed, which is not asked before the things are known."""
+        return replace(self, judgement=self.judgement and replace(self.judgement, kept=self.things))
+
+
+def _discontent(choice: Choice) -> str:
+    tries = counted(len(choice.attempts), "candidate")
+    return f"judge {choice.judge['name']} is content with none of {tries}, and this is the best of them: {choice.summary}"
+
+
+def _things(judge: Judge, result: Result, record: Record) -> tuple[str, ...]:
+    """Returns what else an image shows, or the middle frame of a video."""
+    assert isinstance(judge, Describes)
+    return judge.things(result.frames[len(result.frames) // 2], record)
+
+
+def _passes(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
+    """Yields the searches whose wanted requests run in one pass."""
+    group: list[_Search] = []
+    for search in searches:
+        if group and not can_batch_strengths(_wanted(group[0]), _wanted(search)):
+            yield group
+            group = []
+        group.append(search)
+    if group:
+        yield group
+
+
+def _wanted(search: _Search) -> Request:
+    assert search.wanted is not None
+    return search.wanted
+
+
+def _make(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> list[Result | None]:
+    """Returns the results of requests that run in one pass; None for one of which the model makes no image."""
+    try:
+        return [*generate_batch(pipe, requests, progress)]
+    except PictureError:
+        return [None] if len(requests) == 1 else [_make(pipe, [request], progress)[0] for request in requests]

@@ -1,0 +1,146 @@
+"""What a judge answers about an image or a video, and answers that are stored so that nobody pays for them twice."""
+
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+
+from vsf_cli.config.names import counted
+from vsf_cli.judges.questions import Record
+from vsf_cli.media.json_lines import append_line, read_lines
+
+__all__ = ["EVEN", "CachedJudge", "Describes", "Judge", "Judgement", "judge_frames"]
+
+MAX_FRAMES = 9
+"""The number of frames of a video that are judged, evenly spaced."""
+EVEN = 0.5
+"""The usual threshold of a probability: above it, the answer is yes."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The answer of a judge about an image.
+
+    Arguments:
+        positive: Whether the main object is shown.
+        negative: Whether the negative prompt is absent.
+        quality: From 0 to 1, independent of what is missing.
+        reason: An explanation for readers.
+        kept: Which of the things that must stay are shown; None if the judge was not asked.
+        scores: The probabilities behind the answers, "object" for `positive` and "absent" for `negative`; None without any.
+    """
+
+    positive: bool
+    negative: bool
+    quality: float
+    reason: str = ""
+    kept: tuple[str, ...] | None = None
+    scores: Mapping[str, float] | None = None
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> "Judgement":
+        """Returns the answer in a line of a file; version 0.1 had no `kept`, and no `scores`."""
+        kept = line.get("kept")
+        answers = {name: line[name] for name in ("positive", "negative", "quality", "reason")}
+        return cls(**answers, kept=None if kept is None else tuple(kept), scores=line.get("scores"))
+
+
+class Judge(Protocol):
+    """Judges images; called from several threads if `workers` is above 1."""
+
+    name: str
+    """The name of the judge, and of the file of its answers."""
+    settings: Mapping[str, Any]
+    """The settings that its answers depend on: with other settings, all images are judged again."""
+    workers: int
+    """The number of images that are judged at a time."""
+    costly: bool
+    """Whether its answers about single frames of a video are worth storing."""
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """Returns the answer about an image.
+
+        Raises:
+            VSFError: If the judge cannot answer.
+        """
+
+    def check(self, record: Record, offline: bool) -> None:
+        """Checks before any work that the judge can answer.
+
+        Raises:
+            VSFError: If a package or the model is missing, or the judge does not know what the record is about.
+        """
+
+
+@runtime_checkable
+class Describes(Protocol):
+    """A judge that can also say what an image shows."""
+
+    def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
+        """Returns what an image shows besides the object and the negative prompt, each thing in a word or two."""
+
+
+def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) -> Judgement:
+    """Returns the answer about an image, or about a video: the majority and the mean quality of its frames.
+
+    A tie is a no.
+    """
+    count = min(len(frames), MAX_FRAMES)
+    indices = sorted({round(number * (len(frames) - 1) / max(1, count - 1)) for number in range(count)})
+    answers = [judge.judge(frames[index], record) for index in indices]
+    if len(answers) == 1:
+        return answers[0]
+    positive, negative = sum(one.positive for one in answers), sum(one.negative for one in answers)
+    shown = Counter(thing for one in answers for thing in one.kept or ())
+    kept = tuple(thing for thing in record.keep if 2 * shown[thing] > len(answers))
+    return Judgement(
+        2 * positive > len(answers),
+        2 * negative > len(answers),
+        sum(one.quality for one in answers) / len(answers),
+        f"of {counted(len(answers), 'frame')} the object is in {positive}, the negative is missing in {negative}",
+        None if any(one.kept is None for one in answers) else kept,
+        _mean_scores([one.scores for one in answers]),
+    )
+
+
+def _mean_scores(scores: Sequence[Mapping[str, float] | None]) -> Mapping[str, float] | None:
+    known = [one for one in scores if one is not None]
+    if len(known) < len(scores):
+        return None
+    return {name: sum(one[name] for one in known) / len(known) for name in known[0]}
+
+
+class CachedJudge:
+    """A judge whose answers about pixels are stored in a file, so that an interrupted run does not pay for them twice."""
+
+    def __init__(self, judge: Judge, path: Path) -> None:
+        self.inner, self.path, self.lock = judge, path, threading.Lock()
+        self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
+        self.known: dict[str, Judgement] = {}
+        for line in read_lines(path):
+            try:
+                key = line.pop("key")
+                self.known[key] = Judgement.read(line)
+            except (TypeError, KeyError, AttributeError):
+                continue
+
+    def check(self, record: Record, offline: bool) -> None:
+        """Checks what the judge does."""
+        self.inner.check(record, offline)
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """Returns the stored answer about the same pixels and questions, or a new one."""
+        questions = record.question_1, record.question_2, *record.keep
+        question = json.dumps([dict(self.settings), *questions, image.size], sort_keys=True)
+        key = hashlib.sha256(question.encode() + image.tobytes()).hexdigest()
+        if key not in self.known:
+            self.known[key] = answer = self.inner.judge(image, record)
+            with self.lock:
+                append_line(self.path, {"key": key, **asdict(answer)})
+        return self.known[key]

@@ -1,0 +1,103 @@
+"""The built-in judge, which knows what is in the scenes of the built-in models."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from vsf_cli.errors import RequestError
+from vsf_cli.judges.judgement import Judgement
+from vsf_cli.judges.questions import Record
+from vsf_cli.prompts.texts import Texts
+from vsf_cli.toy.scenes import OBJECTS, PARTS
+
+if TYPE_CHECKING:
+    from vsf_cli.toy.judge import Judge, Verdict
+
+__all__ = ["ScenesJudge", "scene_of"]
+
+
+def scene_of(record: Record) -> tuple[str, tuple[str, ...]]:
+    """Returns the object that a record is about, and its unwanted parts.
+
+    The object is the record's category; without one, the first word of the prompt that is an object with these parts.
+
+    Raises:
+        RequestError: If the record is about something else.
+    """
+    texts = Texts(record.prompt, keep=(record.negative,)).kept
+    parts = [part for text in texts for part in _parts(text)]
+    named = [record.category.lower()] if record.category else _words(record.prompt)
+    found = [name for name in named if name in OBJECTS and {*parts} <= {*OBJECTS[name]}]
+    if not found or not all(_parts(text) for text in (*texts, *record.keep)):
+        unknown = [text for text in (*texts, *record.keep) if not _parts(text)] or [record.negative]
+        about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
+        which = f"{record.id} is" if record.id else "they are"
+        raise RequestError(
+            f"judge scenes knows the scenes of the built-in models, but {which} about {about}: choose --judge mllm or vlm"
+        )
+    return found[0], tuple(parts)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]+", text.lower())
+
+
+class ScenesJudge:
+    """Judges by `vsf_cli.toy.judge`. A damaged part is not missing; of several unwanted parts, all have to be."""
+
+    name = "scenes"
+    workers = 1
+    costly = False
+
+    @staticmethod
+    def check(record: Record, offline: bool) -> None:
+        """Raises a `RequestError` if a record is not about a scene."""
+        scene_of(record)
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """The name, and the beginning of the SHA-256 of the weights: other weights give other answers."""
+        from vsf_cli.toy.judge import FILE
+
+        return {"name": self.name, "weights": sha256(FILE.read_bytes()).hexdigest()[:12]}
+
+    @cached_property
+    def _judge(self) -> "Judge":
+        from vsf_cli.toy.judge import Judge
+
+        return Judge.load()
+
+    def judge(self, image: Image.Image, record: Record) -> Judgement:
+        """Returns the answer about an image.
+
+        Raises:
+            RequestError: If the record is not about a scene.
+        """
+        thing, parts = scene_of(record)
+        (verdict,) = self._judge.verdicts([image])
+        states = [verdict.state(part) for part in parts]
+        kept = tuple(text for text in record.keep if all(verdict.state(part) == "present" for part in _parts(text)))
+        reason = ", ".join([verdict.object, *(f"{part} {state}" for part, state in zip(parts, states, strict=True))])
+        scores = {"absent": round(min(_absence(verdict, part) for part in parts), 4)}
+        absent = all(state == "absent" for state in states)
+        return Judgement(verdict.object == thing, absent, round(verdict.quality, 4), reason, kept, scores)
+
+    def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
+        """Returns what else an image shows: the object's parts that nobody wants away."""
+        thing, parts = scene_of(record)
+        (verdict,) = self._judge.verdicts([image])
+        return tuple(part for part in OBJECTS[thing] if part not in parts and verdict.state(part) == "present")
+
+
+def _parts(text: str) -> Sequence[str]:
+    return [word for word in _words(text) if word in PARTS]
+
+
+def _absence(verdict: "Verdict", part: str) -> float:
+    from vsf_cli.toy.judge import STATES
+
+    return verdict.parts[part][STATES.index("absent")]

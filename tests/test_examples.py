@@ -61,6 +61,8 @@ def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path / "work")
     shutil.copy(ROOT / "examples" / "prompts.csv", "prompts.csv")
     (tmp_path / "work" / "benchmarks").symlink_to(ROOT / "benchmarks")
+    Path("outputs/tradeoff").mkdir(parents=True)
+    Path("outputs/tradeoff/chosen.toml").write_text('[vsf]\nmethod = "vsf"\n')
     for name in ("photo.jpg", "mask.png", "bike.jpg", "hat.jpg"):
         Image.new("RGB", (96, 96), "white").save(name)
     monkeypatch.setattr(plans, "quiet_libraries", lambda _: None)

@@ -16,7 +16,7 @@ from vsf_cli.__main__ import main
 from vsf_cli.cli import attn_map, compare, error_boundary, interrupts, plans
 from vsf_cli.cli.app import app
 from vsf_cli.errors import MediaError, ModelError, OutOfMemory
-from vsf_cli.generation import run as generation_run
+from vsf_cli.generation import choosing
 from vsf_cli.loading.libraries import _check_address_space, quiet_libraries
 
 BIKE = ["image", "a red bike", "--seed", "1", "--steps", "2"]
@@ -27,8 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to work in, and pictures that no model makes."""
     for module in (compare, plans):
         monkeypatch.setattr(module, "prepare", lambda *_: AnyPipe())
-    for module in (compare, generation_run):
-        monkeypatch.setattr(module, "generate", lambda pipe, request, *_: drawn(pipe, [request])[0])
+    monkeypatch.setattr(choosing, "generate", lambda pipe, request, *_: drawn(pipe, [request])[0])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -17,10 +17,10 @@ from tests.drawn import AnyPipe
 from tests.processes import ROOT
 from tests.screens import Screen, terminal
 from vsf_cli.batch import worker
-from vsf_cli.cli import attn_map, compare, evaluate, plans, running
+from vsf_cli.cli import attn_map, evaluate, plans, running
 from vsf_cli.cli.app import app
 from vsf_cli.cli.console import Console
-from vsf_cli.generation import run
+from vsf_cli.generation import choosing, run
 from vsf_cli.generation.generate import Result
 
 STEPS = 3
@@ -46,8 +46,7 @@ def no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "quiet_libraries", lambda _: None)
     for module in (plans, worker):
         monkeypatch.setattr(module, "load_for", lambda *_: AnyPipe())
-    for module in (run, compare):
-        monkeypatch.setattr(module, "generate", draw)
+    monkeypatch.setattr(choosing, "generate", draw)
     monkeypatch.setattr(
         worker, "generate_batch", lambda pipe, requests, progress: [draw(pipe, one, progress) for one in requests]
     )

@@ -89,7 +89,7 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     with console.progress("steps") as (progress,), advising(pipe, request):
         chosen = make(pipe, request, plan.runtime.device, progress) if request.chooses else None
         captured = capture(pipe, chosen.request if chosen else request, selection, progress)
-        captured = replace(captured, result=captured.result.chosen_as(chosen))
+        captured = replace(captured, result=captured.result.chosen_as(chosen)) if chosen else captured
     description = plan.describe(pipe, captured.result)
     say_applied(captured.result, console)
     say_choice(captured.result, console)

@@ -123,20 +123,25 @@ def batch(
     except TableErrors as error:
         _say_errors(table, error, console)
         raise typer.Exit(error.exit_code) from error
-    check_strict(work.strict, [item.request for item in planned.items])
-    check_runtime(planned.worker.runtime)
+    _check(planned, rows, work)
     _say_notes(notes, rows, console)
     if work.dry_run:
         _say_plan(planned, rows, console, messages.as_json)
         return
-    if work.sheet:
-        from vsf_cli.batch.contact_sheet import check_sheets
-
-        check_sheets(planned.items, rows)
     max_failures = 1 if work.fail_fast else work.max_failures
     carry_out(planned, rows, max_failures, console, messages.as_json, work.sheet)
     if work.strict:
         check_contents(planned)
+
+
+def _check(planned: Batch, rows: Sequence[Row], work: BatchOptions) -> None:
+    """Checks what needs the items."""
+    check_strict(work.strict, [item.request for item in planned.items])
+    check_runtime(planned.worker.runtime)
+    if work.sheet and not work.dry_run:
+        from vsf_cli.batch.contact_sheet import check_sheets
+
+        check_sheets(planned.items, rows)
 
 
 def _say_notes(notes: Sequence[str], rows: Sequence[Row], console: Console) -> None:

@@ -187,9 +187,7 @@ def request_of(
         RequestError: If something is not legal.
     """
     preset = settings.preset
-    if preset.video != video:
-        wanted = "videos: use 'vsf video'" if preset.video else "images: use 'vsf image'"
-        raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
+    _check_kind(preset, video)
     for lora in loras:
         Lora.parse(lora).check()
     prompt, moved = move_negatives(texts.prompt)
@@ -206,11 +204,10 @@ def request_of(
     with _naming_origins(name, settings):
         guidance = _guidance(settings)
         choice = _choice(replace(texts, negative=negative), settings, guidance)
-        spares = settings["model"] == preset.model and guidance.keeps and guidance.contrast != 0 and not choice
         request = Request(
             prompt=prompt.strip(),
             negative=negative,
-            keep=texts.keep or (preset.neutral(negative) if spares else ()),
+            keep=texts.keep or (() if choice else _neutral(negative, settings, guidance)),
             image=images,
             **{name: settings[name] for name in ("model", "mask", "strength")},
             seed=seed,
@@ -223,6 +220,18 @@ def request_of(
     _check_judge(request, settings)
     notes += ["the preset's neutral words are not kept where a judge chooses"] if choice and preset.keep_neutral else []
     return request, notes
+
+
+def _check_kind(preset: Preset, video: bool) -> None:
+    if preset.video != video:
+        wanted = "videos: use 'vsf video'" if preset.video else "images: use 'vsf image'"
+        raise RequestError(f"preset {preset.name} makes {wanted}, or choose another preset")
+
+
+def _neutral(negative: Sequence[str], settings: Settings, guidance: Method) -> tuple[str, ...]:
+    """Returns the words of the preset that are kept where `--keep` names nothing."""
+    spares = settings["model"] == settings.preset.model and guidance.keeps and guidance.contrast != 0
+    return settings.preset.neutral(negative) if spares else ()
 
 
 def _check_judge(request: Request, settings: Settings) -> None:

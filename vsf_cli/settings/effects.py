@@ -23,10 +23,14 @@ def without_effect(given: Iterable[Option], request: Request, preset: Preset | N
     embeds = family is not None and family.embeds_scale
     if one in given and 0 < scale < 1 and not embeds and not uses_cfg(request, family):
         messages[one.key] = f"{one.flag} is {scale:g}, and turns no CFG on: pass more than 1, or leave {one.flag} out"
+    return messages | _of_contrasts(given, request) | _of_folding(given, request, family)
+
+
+def _of_contrasts(given: Iterable[Option], request: Request) -> dict[str, str]:
     own = all(one.alpha is None or one.contrast is not None for one in request.tried_strengths)
-    if request.strengths and own and "contrast" in {one.key for one in given}:
-        messages["contrast"] = "--contrast has no effect where each strength has its own: leave --contrast out"
-    return messages | _of_folding(given, request, family)
+    if not request.strengths or not own or OF_REQUEST["contrast"] not in given:
+        return {}
+    return {"contrast": "--contrast has no effect where each strength has its own: leave --contrast out"}
 
 
 def _of_folding(given: Iterable[Option], request: Request, family: Family | None) -> dict[str, str]:

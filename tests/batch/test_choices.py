@@ -94,8 +94,8 @@ def test_no_image_is_judged_twice_whenever_a_run_ends(made: Maker, monkeypatch: 
 
 
 def test_answers_are_read_once(made: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine, read = verdicts.read_lines, []
-    monkeypatch.setattr(verdicts, "read_lines", lambda path: read.append(path) or genuine(path))
+    genuine, read = verdicts.stored_judgements, []
+    monkeypatch.setattr(verdicts, "stored_judgements", lambda path: read.append(path) or genuine(path))
     judged_by(monkeypatch, Seer(from_two_on))
     batch()
     assert len(read) == 1 and lines(Path("outputs/t/verdicts.jsonl")) == 9

@@ -34,7 +34,7 @@ def draw(_: Any, request: Any, progress: Any = None) -> Result:
     return Result((Image.new("RGB", (32, 32), (request.seed % 256, 0, 0)),) * count, request, 6, 5, 0.1)
 
 
-def capture(pipe: Any, request: Any, _: Any, progress: Any = None) -> Any:
+def capture(pipe: Any, request: Any, _: Any, progress: Any = None, *__: Any) -> Any:
     share, words = torch.zeros(1), lambda: ["wheels"]
     return SimpleNamespace(result=draw(pipe, request, progress), maps=SimpleNamespace(share=share, words=words))
 

@@ -9,7 +9,9 @@ import vsf_cli.generation.choosing as choosing
 from tests.judged import Maker, Seer, from_two_on
 from vsf_cli.config.strengths import Strength, given_strengths, is_auto, parse_strengths
 from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
-from vsf_cli.generation.choosing import Answer, Verdicts, choose, choose_batch, tried_strip
+from vsf_cli.generation.asking import Answer, Verdicts
+from vsf_cli.generation.choice import tried_strip
+from vsf_cli.generation.choosing import choose, choose_batch
 from vsf_cli.generation.generate import generate
 from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.questions import Record

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from vsf_cli.config.strengths import numbers_of_strength
 from vsf_cli.settings.request import UNCHOSEN, Request
 
 __all__ = ["chosen_facts", "chosen_request"]
@@ -14,16 +15,14 @@ def chosen_facts(description: Mapping[str, Any]) -> dict[str, Any]:
     if "choice" not in description:
         return {}
     choice, request = description["choice"], description["request"]
-    numbers = {name: request["parameters"][name] for name in ("alpha", "contrast") if name in request["parameters"]}
     varied = {name: request[name] for name in ("seed", "method", "keep")}
-    return {"content": choice["content"], "runs": choice["runs"], **varied, **numbers}
+    return {"content": choice["content"], "runs": choice["runs"], **varied, **numbers_of_strength(request["parameters"])}
 
 
 def chosen_request(request: Request, facts: Mapping[str, Any]) -> Request:
     """Returns the request that was chosen, by the facts of its choice; without any, the request itself."""
     if not facts:
         return request
-    numbers = {name: facts[name] for name in ("alpha", "contrast") if name in facts}
     varied = {"seed": facts["seed"], "method": facts["method"], "keep": tuple(facts["keep"])}
-    same = facts["method"] == request.method
-    return replace(request, **{**UNCHOSEN, **varied, "parameters": {**request.parameters, **numbers} if same else {}})
+    parameters = {**request.parameters, **numbers_of_strength(facts)} if facts["method"] == request.method else {}
+    return replace(request, **{**UNCHOSEN, **varied, "parameters": parameters})

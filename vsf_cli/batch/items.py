@@ -365,12 +365,9 @@ def _without_newer(request: Request) -> dict[str, Any]:
     plain = request.to_json()
     for values, options in ((plain, options_of(Request)), (plain["parameters"], METHODS[request.method].options())):
         for one in options:
-            if (
-                one.newer
-                and one.field in values
-                and values[one.field] in (one.default, list(one.default) if one.repeatable else None)
-            ):
-                del values[one.field]
+            unset = one.default, list(one.default) if one.repeatable else None
+            if one.newer and values.get(one.field) in unset:
+                values.pop(one.field, None)
     return plain
 
 

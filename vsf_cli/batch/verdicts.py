@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.generation.choosing import Answer, Verdicts
-from vsf_cli.judges.judgement import Judgement
+from vsf_cli.generation.asking import Answer, Verdicts
+from vsf_cli.judges.judgement import stored_judgements
 from vsf_cli.judges.questions import Record
-from vsf_cli.media.json_lines import append_line, read_lines
+from vsf_cli.media.json_lines import append_line
 from vsf_cli.settings.request import Request
 
 __all__ = ["VERDICTS", "AnswerFile", "StoredVerdicts"]
@@ -28,12 +28,9 @@ class AnswerFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._answers: dict[str, Answer] = {}
-        for line in read_lines(path):
-            try:
-                things = line.get("things")
-                self._answers[line["key"]] = Answer(Judgement.read(line), None if things is None else tuple(things))
-            except (AttributeError, KeyError, TypeError):
-                continue
+        for line, judgement in stored_judgements(path):
+            things = line.get("things")
+            self._answers[line["key"]] = Answer(judgement, tuple(things) if isinstance(things, list) else None)
 
     def get(self, key: str) -> Answer | None:
         """Returns an answer; None if it is not known."""

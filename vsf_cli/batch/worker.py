@@ -14,9 +14,10 @@ from vsf_cli.batch.chosen import chosen_facts
 from vsf_cli.batch.items import Item
 from vsf_cli.batch.verdicts import VERDICTS, AnswerFile, StoredVerdicts
 from vsf_cli.errors import EncodingError, MediaError, OutOfMemory, VSFError, is_out_of_memory
+from vsf_cli.generation.asking import judge_of
 from vsf_cli.generation.capture import capture, maps_folder, write_capture
-from vsf_cli.generation.choosing import choose_batch, judge_of
-from vsf_cli.generation.generate import Progress, Result, can_batch, generate_batch
+from vsf_cli.generation.choosing import choose_batch
+from vsf_cli.generation.generate import Progress, Result, generate_batch, passes
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.offload import offload_of
@@ -208,7 +209,7 @@ class Worker:
                 for chunk in self.chunks(items):
                     if hooks.should_stop():
                         return
-                    size = self._pass_size if _makes_ahead(pipe, chunk[0]) else len(chunk)
+                    size = self._pass_size if _makes_ahead(pipe, chunk[0]) else 1
                     yield from self._make_chunk(pipe, chunk, size, hooks.progress, too_large, fallback)
             del pipe
         if not too_large:
@@ -227,15 +228,8 @@ class Worker:
         return 1 if self.dump_attn else self.batch_size
 
     def chunks(self, items: Sequence[Item]) -> Iterator[list[Item]]:
-        """Yields neighbours that can be made in one pass, at most `batch_size` at a time."""
-        chunk: list[Item] = []
-        for item in items:
-            if chunk and (len(chunk) >= self._pass_size or not can_batch(chunk[0].request, item.request)):
-                yield chunk
-                chunk = []
-            chunk.append(item)
-        if chunk:
-            yield chunk
+        """Returns neighbours that can be made in one pass, at most `batch_size` at a time."""
+        return passes(items, lambda item: item.request, most=self._pass_size)
 
     def _make_chunk(
         self,
@@ -246,7 +240,7 @@ class Worker:
         too_large: list[tuple[Item, Failure]],
         fallback: str,
     ) -> Iterator[Outcome]:
-        """Makes items in passes of `size` images at most; adds what does not fit into memory alone to `too_large`.
+        """Makes items in one pass, filled up to `size` images; adds what does not fit into memory alone to `too_large`.
 
         A chunk that does not fit into memory is made without images that may not be needed, and then in two; one that fails
         otherwise is made item by item, so that one item cannot fail the others.
@@ -269,7 +263,7 @@ class Worker:
             base = fallback.partition(" in a batch of ")[0]
             for part in (chunk[start : start + most] for start in range(0, len(chunk), most)):
                 how = f"{base} in a batch of {len(part)}"
-                yield from self._make_chunk(pipe, part, len(part), progress, too_large, how)
+                yield from self._make_chunk(pipe, part, min(size, len(part)), progress, too_large, how)
         elif failure.memory:
             too_large.append((chunk[0], failure))
         else:
@@ -280,10 +274,9 @@ class Worker:
         if not self.dump_attn:
             return results or generate_batch(pipe, [item.request for item in chunk], progress)
         (item,), chosen = chunk, results[0] if results else None
-        captured = capture(pipe, chosen.request if chosen else item.request, EVERYTHING, progress)
-        result = captured.result.chosen_as(chosen)
-        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, result))
-        return [result]
+        captured = capture(pipe, item.request, EVERYTHING, progress, chosen)
+        write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, captured.result))
+        return [captured.result]
 
     def _chosen(self, pipe: Any, chunk: list[Item], size: int, progress: Progress | None) -> list[Result]:
         """Returns the results of items that choose between images; none if they do not."""
@@ -293,8 +286,7 @@ class Worker:
         judge = judge_of(requests[0], self.runtime.device)
         # Items of one chunk run on one model.
         verdicts = StoredVerdicts(self._answers, {**chunk[0].model, "judge": dict(judge.settings)})
-        most = size if _makes_ahead(pipe, chunk[0]) else 1
-        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=most)
+        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=size)
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
         # The commit of a model or a LoRA of the hub is known only after it is loaded.

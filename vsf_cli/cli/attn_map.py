@@ -1,7 +1,6 @@
 """`vsf attn-map`: shows where the negative prompt acts."""
 
 import os
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -88,8 +87,7 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
     pipe = prepare(plan, console)
     with console.progress("steps") as (progress,), advising(pipe, request):
         chosen = make(pipe, request, plan.runtime.device, progress) if request.chooses else None
-        captured = capture(pipe, chosen.request if chosen else request, selection, progress)
-        captured = replace(captured, result=captured.result.chosen_as(chosen)) if chosen else captured
+        captured = capture(pipe, request, selection, progress, chosen)
     description = plan.describe(pipe, captured.result)
     say_applied(captured.result, console)
     say_choice(captured.result, console)

@@ -24,10 +24,10 @@ from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_options
-from vsf_cli.cli.plans import check_strict
+from vsf_cli.cli.plans import check_needs
 from vsf_cli.cli.running import carry_out, check_contents
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import FILES, GUIDANCE, JUDGE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
+from vsf_cli.config.option import CHOICE, FILES, GUIDANCE, JUDGE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.generation.plan import runtime_of
@@ -86,7 +86,12 @@ class BatchOptions:
         needs=(Need("may_fail", "more failures than the first, at which --fail-fast stops: leave --fail-fast out"),),
     )
     strict: bool = run_option(
-        False, "--strict", off=None, help="Exit with 3 if the judge is not content with an image.", panel=JUDGE
+        False,
+        "--strict",
+        off=None,
+        help="Exit with 3 if the judge is not content with an image.",
+        panel=JUDGE,
+        needs=(CHOICE,),
     )
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
@@ -136,7 +141,7 @@ def batch(
 
 def _check(planned: Batch, rows: Sequence[Row], work: BatchOptions) -> None:
     """Checks what needs the items."""
-    check_strict(work.strict, [item.request for item in planned.items])
+    check_needs(work, [item.request for item in planned.items])
     check_runtime(planned.worker.runtime)
     if work.sheet and not work.dry_run:
         from vsf_cli.batch.contact_sheet import check_sheets

@@ -10,8 +10,8 @@ from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
-from vsf_cli.cli.plans import check_strict, read_prompt, run_plan
-from vsf_cli.config.option import FILES, JUDGE, OUTPUT, WHAT, run_option
+from vsf_cli.cli.plans import check_needs, read_prompt, run_plan
+from vsf_cli.config.option import CHOICE, FILES, JUDGE, OUTPUT, WHAT, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import choose_seeds
 from vsf_cli.errors import RequestError
@@ -40,7 +40,12 @@ class SeriesOptions:
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
     )
     strict: bool = run_option(
-        False, "--strict", off=None, help="Exit with 3 if the judge is not content with an image.", panel=JUDGE
+        False,
+        "--strict",
+        off=None,
+        help="Exit with 3 if the judge is not content with an image.",
+        panel=JUDGE,
+        needs=(CHOICE,),
     )
     dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
@@ -88,7 +93,7 @@ def make(
         run_comparison(planned, requests, console, messages.as_json, series.dry_run)
         return
     planned = plan(text, seeds, given, settings, replacements, files=files, video=video, seconds=seconds)
-    check_strict(series.strict, planned.requests)
+    check_needs(series, planned.requests)
     run_plan(planned, console, messages.as_json, series.dry_run, drawn=not given.seeds, strict=series.strict)
 
 

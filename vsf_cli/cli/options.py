@@ -17,11 +17,13 @@ from vsf_cli.config.values import chosen_size, parse_given_seeds
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import method_options
 from vsf_cli.settings.options import OF_REQUEST, SETTINGS, Given
+from vsf_cli.settings.presets import Preset
+from vsf_cli.settings.request import UNCHOSEN
 
 __all__ = ["ConsoleOptions", "DryRun", "Json", "Takes", "command_option", "parsed", "with_options"]
 
-NOT_OF_PRESETS = "best_of", "judge_model", "judge_threshold"
-"""The settings of requests that no preset has."""
+NOT_OF_PRESETS = tuple(name for name in UNCHOSEN if name not in Preset.__dataclass_fields__)
+"""The settings of a choice that no preset has."""
 PRESET = "a small built-in model"
 """What `--preset` is by default, in the help."""
 

@@ -8,10 +8,10 @@ from typing import Any
 from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.interrupts import leaving_at_interrupt
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import CHOICE
+from vsf_cli.config.option import given_of, idle
 from vsf_cli.errors import MediaError, PartlyFailed, RequestError
+from vsf_cli.generation.asking import judge_of
 from vsf_cli.generation.capture import PAGE, maps_folder
-from vsf_cli.generation.choosing import judge_of
 from vsf_cli.generation.generate import Result
 from vsf_cli.generation.run import Plan, WrittenFile, load_for, sidecar_of, write_sidecar
 from vsf_cli.judges.pretrained import is_here
@@ -28,8 +28,8 @@ from vsf_cli.settings.request import Request
 
 __all__ = [
     "announce",
+    "check_needs",
     "check_stdout",
-    "check_strict",
     "destinations",
     "not_content",
     "planned",
@@ -110,10 +110,10 @@ def not_content(count: int, all_of_them: str) -> PartlyFailed:
     return PartlyFailed(f"the judge is not content with {count} of {all_of_them}, and --strict is given: {advice}")
 
 
-def check_strict(strict: bool, requests: Sequence[Request]) -> None:
-    """Refuses --strict where no judge chooses."""
-    if strict and not any(request.chooses for request in requests):
-        raise RequestError(f"--strict is for {CHOICE.words}, or leave --strict out")
+def check_needs(record: Any, requests: Sequence[Request]) -> None:
+    """Refuses given options of a command's record that have no effect on any of the requests."""
+    for _, message in idle(given_of(record), *requests):
+        raise RequestError(message)
 
 
 def check_stdout(plan: Plan, as_json: bool, dry_run: bool) -> None:

@@ -59,12 +59,7 @@ class _Stop:
 
 
 def carry_out(
-    batch: Batch,
-    rows: Sequence[Row],
-    max_failures: int | None,
-    console: Console,
-    as_json: bool,
-    sheet: bool = False,
+    batch: Batch, rows: Sequence[Row], max_failures: int | None, console: Console, as_json: bool, sheet: bool = False
 ) -> None:
     """Runs a batch, and writes its manifest, its gallery and, if `sheet`, its contact sheets.
 

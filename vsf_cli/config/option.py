@@ -39,6 +39,7 @@ __all__ = [
     "by_key",
     "check_bounds",
     "fits",
+    "given_of",
     "idle",
     "option",
     "options_of",
@@ -282,6 +283,12 @@ def idle(options: Iterable[Option], *records: Any) -> Iterator[tuple[Option, str
             if there and not any(there):
                 yield one, f"{one.flag} is for {need.words}, or leave {one.flag} out"
                 break
+
+
+def given_of(record: object) -> list[Option]:
+    """Returns the options of a record that do not have their default."""
+    kind: type = type(record)
+    return [one for one in options_of(kind) if getattr(record, one.field) != one.default]
 
 
 def read_bool(text: str) -> bool:

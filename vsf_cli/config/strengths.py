@@ -1,12 +1,13 @@
 """The value `auto` of `--alpha`: strengths that are tried upwards, until a judge is content with the image."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from vsf_cli.config.ranges import parse_range
 from vsf_cli.errors import RequestError
 
-__all__ = ["AUTO", "Strength", "given_strengths", "is_auto", "parse_strengths"]
+__all__ = ["AUTO", "Strength", "given_strengths", "is_auto", "numbers_of_strength", "parse_strengths"]
 
 AUTO = "auto"
 NONE = "none"
@@ -28,13 +29,17 @@ class Strength:
     @property
     def numbers(self) -> dict[str, float]:
         """The hyper-parameters of VSF that it changes."""
-        numbers = {"alpha": self.alpha, "contrast": self.contrast}
-        return {name: value for name, value in numbers.items() if value is not None}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def __str__(self) -> str:
         if self.alpha is None:
             return NONE
         return f"{self.alpha:.10g}" if self.contrast is None else f"{self.alpha:.10g}@{self.contrast:.10g}"
+
+
+def numbers_of_strength(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns those of some hyper-parameters that a strength changes."""
+    return {name: numbers[name] for name in Strength.__dataclass_fields__ if name in numbers}
 
 
 def is_auto(value: Any) -> bool:

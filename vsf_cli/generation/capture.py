@@ -82,15 +82,19 @@ def _guided_steps(request: Request) -> list[int]:
     return [step + 1 for step in range(steps) if method.acts_at(step / steps)]
 
 
-def capture(pipe: Any, request: Request, selection: Selection, progress: Progress | None = None) -> Capture:
+def capture(
+    pipe: Any, request: Request, selection: Selection, progress: Progress | None = None, chosen: Result | None = None
+) -> Capture:
     """Makes the image or video of a request, with and without guidance, and records what its image tokens attend to.
+
+    If a judge chose from the request before, `chosen` is the result, and it is the chosen image that is recorded.
 
     Raises:
         RequestError: If there is nothing to record, or the selection names a block, head, step or word that does not exist.
     """
     from vsf_cli.models import family_of
 
-    _, (request,) = prepare(pipe, [request])
+    _, (request,) = prepare(pipe, [chosen.request if chosen else request])
     check_capture(request, selection)
     family, method = family_of(pipe), request.guidance
     recorder, notes = _build_recorder(pipe, family, request, selection)
@@ -111,7 +115,7 @@ def capture(pipe: Any, request: Request, selection: Selection, progress: Progres
     own = replace(result.request, drop_frames=request.drop_frames, upscale=request.upscale)
     sound = result.sound and result.sound.after(request.drop_frames / (request.fps or DEFAULT_FPS))
     result = replace(result, request=own, frames=shown, sound=sound, notes=(*result.notes, *notes))
-    return Capture(result, maps, final, unguided, estimates)
+    return Capture(result.chosen_as(chosen) if chosen else result, maps, final, unguided, estimates)
 
 
 def _build_recorder(pipe: Any, family: "Family", request: Request, selection: Selection) -> tuple["Recorder", tuple[str, ...]]:

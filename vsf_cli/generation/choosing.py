@@ -7,198 +7,22 @@ a judge without probabilities), of the part of what has to stay that is there, a
 """
 
 import math
-import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
-from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch
-from vsf_cli.judges import judge_named
+from vsf_cli.generation.asking import Answer, Verdicts, check_choice_of, judge_of, record_of
+from vsf_cli.generation.choice import Attempt, Choice
+from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch, passes
 from vsf_cli.judges.judgement import Describes, Judge, Judgement, judge_frames
 from vsf_cli.judges.questions import Record
 from vsf_cli.settings.candidates import candidates_of, seeds_of, unguided
-from vsf_cli.settings.request import Request, public_source
+from vsf_cli.settings.request import Request
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-__all__ = [
-    "Answer",
-    "Attempt",
-    "Choice",
-    "Verdicts",
-    "check_choice_of",
-    "choose",
-    "choose_batch",
-    "judge_of",
-    "make",
-    "record_of",
-    "tried_strip",
-]
-
-
-COLUMNS, MIN_SIDE = 6, 200
-"""Of the strip: the most images in a row, and the side below which images are shown at twice their size."""
-ENDPOINT = "OPENAI_API_KEY", "OPENAI_BASE_URL"
-"""The variables on which a judge depends."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A candidate, and what the judge said.
-
-    Arguments:
-        request: The request of the candidate.
-        judgement: The answer; None if the model made no image, but numbers that are none.
-        frames: The image, or the frames of the video, if they are kept.
-    """
-
-    request: Request
-    judgement: Judgement | None
-    frames: "tuple[Image.Image, ...]" = ()
-
-    def score(self, needed: Sequence[str]) -> float:
-        """How good it is where the judge is content with none; `needed` is what has to stay."""
-        if self.judgement is None:
-            return -1.0
-        one, scores = self.judgement, self.judgement.scores or {}
-        kept = sum(thing in (one.kept or ()) for thing in needed) / len(needed) if needed else 0.0
-        return scores.get("object", float(one.positive)) + scores.get("absent", float(one.negative)) + kept + one.quality
-
-    def contents(self, needed: Sequence[str]) -> bool:
-        """Whether the judge is content."""
-        one = self.judgement
-        if one is None or not (one.positive and one.negative):
-            return False
-        return one.kept is None or {*needed} <= {*one.kept}
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values: what the candidate differs in, and the answer."""
-        answer: dict[str, Any] = {"answer": asdict(self.judgement) if self.judgement else None}
-        request = self.request
-        varied = {"seed": request.seed, "method": request.method}
-        numbers = {name: request.parameters[name] for name in ("alpha", "contrast") if name in request.parameters}
-        return {**varied, **numbers, **answer}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was tried, and what was chosen.
-
-    Arguments:
-        request: The request that was chosen from.
-        judge: The settings of the judge.
-        attempts: The candidates that were judged, in their order.
-        index: The position of the chosen one.
-        content: Whether the judge is content with it.
-        runs: How many images were looked at, in this run or in an earlier one: also those that tell only what has to stay.
-    """
-
-    request: Request
-    judge: Mapping[str, Any]
-    attempts: tuple[Attempt, ...]
-    index: int
-    content: bool
-    runs: int
-
-    @property
-    def chosen(self) -> Attempt:
-        """The chosen candidate."""
-        return self.attempts[self.index]
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns plain values without the path of a local model and the address of an endpoint, which may be private."""
-        judge = {key: value for key, value in self.judge.items() if key != "base_url"}
-        judge |= {"model": public_source(judge["model"])} if "model" in judge else {}
-        asked = self.request.to_json()
-        of_choice: dict[str, Any] = {key: asked[key] for key in ("strengths", "best_of") if key in asked}
-        facts = {**of_choice, "judge": judge, "content": self.content, "runs": self.runs, "chosen": self.index + 1}
-        return {**facts, "tried": [attempt.to_json() for attempt in self.attempts]}
-
-    def label(self, attempt: Attempt) -> str:
-        """Returns what a candidate differs in, as a person reads it."""
-        asked, request = self.request, attempt.request
-        contrasts = any(one.contrast is not None for one in asked.tried_strengths)
-        names = ["alpha"] * bool(asked.strengths) + ["contrast"] * contrasts
-        numbers = [f"{name} {request.guidance.parameters[name]:g}" for name in names if request.method == "vsf"]
-        seeds = [f"seed {request.seed}"] if asked.best_of > 1 else []
-        return ", ".join([*(["no guidance"] if request.method == "none" else numbers), *seeds]) or str(request.guidance)
-
-    @property
-    def summary(self) -> str:
-        """One line for a person."""
-        reason = self.chosen.judgement.reason if self.chosen.judgement else "no image"
-        return f"{self.label(self.chosen)}: {reason}"
-
-
-def tried_strip(choice: Choice) -> "Image.Image":
-    """Returns all images that were judged, or the middle frames of videos, each with its strength and the answer."""
-    from vsf_cli.media.montage import draw_montage
-
-    shown, labels = [], []
-    for number, attempt in enumerate(choice.attempts):
-        if attempt.frames:
-            reason = attempt.judgement.reason if attempt.judgement else ""
-            mark = "chosen: " if number == choice.index else ""
-            shown.append(attempt.frames[len(attempt.frames) // 2])
-            labels.append(f"{mark}{choice.label(attempt)}: {reason}")
-    return draw_montage(shown, labels, min(len(shown), COLUMNS), 2 if max(shown[0].size) < MIN_SIDE else 1)
-
-
-class Verdicts:
-    """The answers of a judge that are known. Here none are; a batch stores them."""
-
-    def known(self, request: Request, record: Record) -> "Answer | None":
-        """Returns the known answer about the image of a request; None if there is none."""
-        return None
-
-    def add(self, request: Request, record: Record, answer: "Answer") -> None:
-        """Stores an answer."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a judge says of an image: its judgement and, if it was asked, what else the image shows."""
-
-    judgement: Judgement
-    things: tuple[str, ...] | None = None
-
-
-def record_of(request: Request) -> Record:
-    """Returns what a judge is asked about the image of a request."""
-    negative = ", ".join(one.text for one in request.negatives)
-    kept = () if request.keeps_what_is_seen else tuple(one.text for one in request.kept)
-    return Record("", request.prompt, negative, keep=kept)
-
-
-def judge_of(request: Request, device: str) -> Judge:
-    """Returns the judge of a request, which runs on a device if it is a model of its own. The last one stays loaded.
-
-    Raises:
-        RequestError: If there is no such judge, or it lacks a package or a key.
-    """
-    own = device if request.judge == "vlm" else None
-    return _judge(request.judge or "", request.judge_model, request.judge_threshold, own, *map(os.environ.get, ENDPOINT))
-
-
-@lru_cache(maxsize=1)
-def _judge(name: str, model: str | None, threshold: float | None, device: str | None, *_: str | None) -> Judge:
-    return judge_named(name, {"model": model, "threshold": threshold, "device": device})
-
-
-def check_choice_of(request: Request, judge: Judge, offline: bool) -> None:
-    """Checks before any work that a judge can choose between the images of a request.
-
-    Raises:
-        VSFError: If it cannot.
-    """
-    if request.keeps_what_is_seen and not isinstance(judge, Describes):
-        raise RequestError(f"judge {judge.name} cannot say what an image shows, as --keep auto needs: name things with --keep")
-    judge.check(record_of(request), offline)
+__all__ = ["choose", "choose_batch", "make"]
 
 
 def make(
@@ -271,7 +95,7 @@ def choose_batch(
     if tried is not None:
         tried(0, searches[0].count)
     while waiting := [search for search in searches if search.wanted is not None]:
-        for group in _passes(waiting):
+        for group in passes(waiting, _wanted, can_batch_strengths):
             rows = [(search, _wanted(search)) for search in group]
             rows += _ahead(group, size - len(group))
             for (search, request), result in zip(rows, _make(pipe, [one for _, one in rows], progress), strict=True):
@@ -441,18 +265,6 @@ def _things(judge: Judge, result: Result, record: Record) -> tuple[str, ...]:
     """Returns what else an image shows, or the middle frame of a video."""
     assert isinstance(judge, Describes)
     return judge.things(result.frames[len(result.frames) // 2], record)
-
-
-def _passes(searches: Sequence[_Search]) -> Iterator[list[_Search]]:
-    """Yields the searches whose wanted requests run in one pass."""
-    group: list[_Search] = []
-    for search in searches:
-        if group and not can_batch_strengths(_wanted(group[0]), _wanted(search)):
-            yield group
-            group = []
-        group.append(search)
-    if group:
-        yield group
 
 
 def _wanted(search: _Search) -> Request:

@@ -1,12 +1,13 @@
 """Generates the image or video of a request on a loaded pipeline."""
 
 import inspect
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vsf_cli.config.names import counted
 from vsf_cli.errors import OutOfMemory, PictureError, RequestError, is_out_of_memory
@@ -14,7 +15,7 @@ from vsf_cli.generation.limits import check_limits
 from vsf_cli.loading.tasks import pipeline_for
 from vsf_cli.media.inputs import fitted, read_input, read_mask
 from vsf_cli.media.sound import Sound
-from vsf_cli.methods import VSF, Method
+from vsf_cli.methods import VSF, Method, NoGuidance
 from vsf_cli.models.family import call_parameters
 from vsf_cli.prompts.prompt_weights import Weighted
 from vsf_cli.settings.presets import check_scale
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from vsf_cli.generation.choosing import Choice
+    from vsf_cli.generation.choice import Choice
     from vsf_cli.generation.guided import Applied
     from vsf_cli.maps.recorder import Recorder
     from vsf_cli.models import Family
@@ -40,14 +41,14 @@ __all__ = [
     "enlarged",
     "generate",
     "generate_batch",
+    "passes",
     "prepare",
 ]
 
+Entry = TypeVar("Entry")
 DEFAULT_FPS = 16
 DEFAULT_STRENGTH = 0.6
 """How much of an image is redrawn where no mask says what."""
-STRENGTHS = ("alpha", "contrast")
-"""The hyper-parameters of VSF that weights of prompts can stand for."""
 OWN_FIELDS = ("prompt", "negative", "keep", "seed")
 """The fields of requests that may differ between the images of one pass through the model."""
 Progress = Callable[[int, int], None]
@@ -84,10 +85,8 @@ class Result:
         """The image, or the first frame of the video."""
         return self.frames[0]
 
-    def chosen_as(self, other: "Result | None") -> "Result":
+    def chosen_as(self, other: "Result") -> "Result":
         """Returns it with the choice of another result of the same request, its notes and its time."""
-        if other is None:
-            return self
         seconds = self.seconds + other.seconds
         return replace(self, choice=other.choice, seconds=seconds, notes=tuple(dict.fromkeys((*self.notes, *other.notes))))
 
@@ -110,25 +109,38 @@ def generate(pipe: Any, request: Request, progress: Progress | None = None, reco
 
 def can_batch(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch: they differ only in their texts and seeds, and have no image."""
-    shared = [entry.name for entry in fields(Request) if entry.name not in OWN_FIELDS]
-    return not first.image and all(getattr(first, name) == getattr(second, name) for name in shared)
+    return _differ_in(OWN_FIELDS, first, second)
 
 
 def can_batch_strengths(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch where strengths of VSF may differ, and no guidance is one, too."""
-    if first.method == "none" and second.method == "vsf":
-        first, second = second, first
-    return can_batch(first, _as_strong(second, first))
+    methods = first.guidance, second.guidance
+    alike = {replace(method, alpha=1.0, contrast=1.0) for method in methods if isinstance(method, VSF)}
+    strengths = len(alike) == 1 and all(isinstance(method, (VSF, NoGuidance)) for method in methods)
+    return can_batch(first, second) or (strengths and _differ_in((*OWN_FIELDS, "method", "parameters"), first, second))
 
 
-def _as_strong(request: Request, other: Request) -> Request:
-    """Returns a request with the strength of another one that is guided by VSF."""
-    if other.method != "vsf" or request.method not in ("vsf", "none"):
-        return request
-    numbers = {name: other.guidance.parameters[name] for name in STRENGTHS} if request.method == "vsf" else {}
-    before = request.guidance.parameters if request.method == "vsf" else other.guidance.parameters
-    plain = replace(request, method="vsf", parameters={**before, **numbers})
-    return replace(plain, parameters=other.parameters) if plain.guidance == other.guidance else plain
+def passes(
+    entries: Sequence[Entry],
+    request_of: Callable[[Entry], Request],
+    joins: Callable[[Request, Request], bool] = can_batch,
+    most: float = math.inf,
+) -> Iterator[list[Entry]]:
+    """Yields neighbours whose requests can be made in one pass, at most so many at a time."""
+    group: list[Entry] = []
+    for entry in entries:
+        if group and (len(group) >= most or not joins(request_of(group[0]), request_of(entry))):
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
+
+
+def _differ_in(names: Sequence[str], first: Request, second: Request) -> bool:
+    """Returns whether two requests without an image differ in some fields alone."""
+    others = [entry.name for entry in fields(Request) if entry.name not in names]
+    return not first.image and all(getattr(first, name) == getattr(second, name) for name in others)
 
 
 def generate_batch(

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import string
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,7 +18,7 @@ from vsf_cli.media.formats import IMAGE_FORMATS
 from vsf_cli.media.frames import holds_frames
 from vsf_cli.settings.options import IN_NAMES
 
-__all__ = ["EXISTS", "Outputs", "slug"]
+__all__ = ["EXISTS", "Outputs", "numbered", "slug"]
 
 EXISTS = ("suffix", "skip", "overwrite", "error")
 FIELDS = ("slug", "words", "date", "n", "ext", *IN_NAMES)
@@ -156,8 +156,7 @@ class Outputs:
         if self.exists == "error":
             exists = "is the file of several of this run" if path in taken else "exists"
             raise MediaError(f"{path} {exists}: choose --exists suffix, skip or overwrite")
-        candidates = (path.with_name(f"{path.stem}-{count}{path.suffix}") for count in range(2, 1_000_000))
-        return next(candidate for candidate in candidates if not os.path.lexists(candidate) and candidate not in taken)
+        return next(candidate for candidate in numbered(path) if not os.path.lexists(candidate) and candidate not in taken)
 
     def _is_video(self, path: Path) -> bool:
         return self.file_format == "frames" and holds_frames(path)
@@ -173,6 +172,11 @@ class Outputs:
                 write(chosen, self.exists == "overwrite")
                 return chosen
         return None
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """Yields the names that a file may have beside one of its own name: `a-2.png`, `a-3.png` and so on."""
+    return (path.with_name(f"{path.stem}-{count}{path.suffix}") for count in range(2, 1_000_000))
 
 
 def _filled(template: Path, texts: Mapping[str, str]) -> Path:

@@ -12,11 +12,11 @@ from typing import Any
 from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
-from vsf_cli.config.strengths import AUTO, given_strengths, is_auto, parse_strengths
+from vsf_cli.config.strengths import AUTO, is_auto
 from vsf_cli.config.values import SIDES_OF_CLIPS, parse_size, whole_frames
 from vsf_cli.errors import MediaError, RequestError
+from vsf_cli.generation.asking import check_choice_of, judge_of
 from vsf_cli.generation.capture import check_capture
-from vsf_cli.generation.choosing import check_choice_of, judge_of
 from vsf_cli.generation.limits import check_configured
 from vsf_cli.generation.outputs import Outputs, slug
 from vsf_cli.generation.run import Plan, weights_of
@@ -46,10 +46,11 @@ from vsf_cli.prompts.prompt_weights import move_negatives
 from vsf_cli.prompts.replacements import Replacement, found, unfound, variants
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.prompts.vocabulary import check_vocabulary, hints
+from vsf_cli.settings.choice import choice_of
 from vsf_cli.settings.effects import standing_without_effect, without_effect
 from vsf_cli.settings.options import OF_REQUEST, FileOptions, Given
 from vsf_cli.settings.presets import Preset, Settings, check_scale
-from vsf_cli.settings.request import ModelSettings, Request, public_source, request_options
+from vsf_cli.settings.request import UNCHOSEN, ModelSettings, Request, public_source, request_options
 
 __all__ = ["differences", "plan", "plan_again", "prompt_warnings", "rate_note", "request_of", "runtime_of"]
 
@@ -203,7 +204,7 @@ def request_of(
     negative, name = (*texts.negative, *moved), resolved(settings["method"])[0]
     with _naming_origins(name, settings):
         guidance = _guidance(settings)
-        choice = _choice(replace(texts, negative=negative), settings, guidance)
+        choice = choice_of(replace(texts, negative=negative), settings, guidance)
         request = Request(
             prompt=prompt.strip(),
             negative=negative,
@@ -237,37 +238,6 @@ def _neutral(negative: Sequence[str], settings: Settings, guidance: Method) -> t
 def _check_judge(request: Request, settings: Settings) -> None:
     if request.chooses:
         check_choice_of(request, judge_of(request, settings["device"]), bool(settings["offline"]))
-
-
-def _choice(texts: Texts, settings: Settings, guidance: Method) -> dict[str, Any]:
-    """Returns the fields of a request that say what is tried and who chooses; none if nothing is."""
-    if not texts.negative:
-        return {}
-    best_of = settings["best_of"]
-    fields: dict[str, Any] = {"best_of": 1 if best_of is None else best_of}
-    if guidance.name == "vsf" and is_auto(settings["alpha"]):
-        fields["strengths"] = _strengths(settings["alpha"]) or settings.preset.strengths_for(bool(texts.keep))
-    if fields == {"best_of": 1} and texts.keep != (AUTO,):
-        return {}
-    return {**fields, **_judge(settings)}
-
-
-def _strengths(alpha: str) -> str:
-    """Returns the strengths of a value of alpha, written in one way, so that equal ones are one item of a batch."""
-    try:
-        given = given_strengths(alpha)
-        return ",".join(map(str, parse_strengths(given))) if given else ""
-    except ValueError as error:
-        raise RequestError(f"alpha: {error}") from error
-
-
-def _judge(settings: Settings) -> dict[str, Any]:
-    """Returns the judge, its model and its threshold."""
-    judge = {name: settings[name] for name in ("judge", "judge_model", "judge_threshold")}
-    if judge["judge"] != "scenes":
-        return judge
-    # What stands for another judge in the environment or the user's file does not count.
-    return {name: value for name, value in judge.items() if name == "judge" or settings.origin(name).origin == "option"}
 
 
 def _check_task(model: str, preset: Preset, images: int, mask: str | None) -> None:
@@ -384,7 +354,8 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     extra = [OF_REQUEST[key].flag for key in _request_options(given) if key not in ("model", "lora")]
     if extra and not override:
         raise RequestError(f"{file} brings its own settings: leave {', '.join(extra)} out, or give a prompt instead of a file")
-    request = _override(_request_in(file, description), given)
+    before = _request_in(file, description)
+    request = _override(before, given)
     check_scale(request)
     _check_effects([OF_REQUEST[key] for key in given.settings if key in OF_REQUEST], request)
     _check_loras(file, request, given, description.get("lora_hashes", []))
@@ -398,20 +369,20 @@ def plan_again(file: Path, given: Given, *, override: bool = False) -> Plan:
     _check_judge(request, settings)
     _check_model([request], settings.preset)
     outputs = _outputs_again(settings, description, given, VIDEO_FORMATS if video else IMAGE_FORMATS)
-    crf = given.settings.get("crf")
-    if crf is None and outputs.file_format == description.get("format"):
-        crf = description.get("crf")
-    crfs, warnings = (int(str(crf)) if crf is not None else None,), _strangers(file, request, given)
-    facts = _choice_of(file, description, request)
+    crfs, warnings = (_crf_again(outputs, description, given),), _strangers(file, request, given)
+    # How it was chosen, if it is made again as it is; no judge is asked.
+    same = request.to_json() == before.to_json()
+    facts = {key: value for key, value in description.items() if key == "choice" and same}
     plan = Plan((request,), outputs, runtime_of(settings), settings, warnings, crfs=crfs, facts=facts)
     _check_outputs(outputs, plan.requests, plan.crfs)
     return plan
 
 
-def _choice_of(file: Path, description: Mapping[str, Any], request: Request) -> dict[str, Any]:
-    """Returns how the request of a file was chosen, if it is made again as it is; no judge is asked."""
-    same = request.to_json() == _request_in(file, description).to_json()
-    return {key: value for key, value in description.items() if key == "choice" and same}
+def _crf_again(outputs: Outputs, description: Mapping[str, Any], given: Given) -> int | None:
+    """Returns the CRF that is given, or that of the file, whose format stays."""
+    same_format = outputs.file_format == description.get("format")
+    crf = given.settings.get("crf", description.get("crf") if same_format else None)
+    return None if crf is None else int(str(crf))
 
 
 def _strangers(file: Path, request: Request, given: Given) -> tuple[str, ...]:
@@ -534,7 +505,7 @@ def _override(request: Request, given: Given) -> Request:
 
 def _choice_again(request: Request, changes: Mapping[str, Any], given: Given, guidance: Method) -> dict[str, Any]:
     """Returns the fields of a choice for which the options ask; what stands in the environment does not count."""
-    own = {key: value for key, value in given.settings.items() if key in ("best_of", "judge", "judge_model", "judge_threshold")}
+    own = {key: value for key, value in given.settings.items() if key in UNCHOSEN}
     if (alpha := given.settings.get("alpha")) is not None and is_auto(alpha):
         own["alpha"] = alpha
     if not {"alpha", "best_of"} & {*own} and changes.get("keep") != (AUTO,):
@@ -542,7 +513,7 @@ def _choice_again(request: Request, changes: Mapping[str, Any], given: Given, gu
     model = changes.get("model", request.model)
     settings = Settings({**own, "model": model}, {}, video=request.num_frames is not None)
     texts = (changes.get(name, getattr(request, name)) for name in ("prompt", "negative", "keep"))
-    return _choice(Texts(*texts), settings, guidance)
+    return choice_of(Texts(*texts), settings, guidance)
 
 
 def _parameters_given(given: Mapping[str, Value], method: str) -> dict[str, Value]:

@@ -5,15 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.strengths import AUTO
 from vsf_cli.errors import MediaError, OutOfMemory
 from vsf_cli.generation.capture import Capture, capture, holds_maps, maps_folder, write_capture
-from vsf_cli.generation.choosing import make, tried_strip
+from vsf_cli.generation.choice import tried_strip
+from vsf_cli.generation.choosing import make
 from vsf_cli.generation.generate import DEFAULT_FPS, Progress, Request, Result
-from vsf_cli.generation.outputs import Outputs, slug
+from vsf_cli.generation.outputs import Outputs, numbered, slug
 from vsf_cli.loading.fingerprints import identify
 from vsf_cli.loading.hub import is_offline, not_cached
 from vsf_cli.loading.loras import hashes_of
@@ -193,8 +195,8 @@ class Plan:
         if not self.files.dump_attn:
             return make(pipe, request, device, progress, tried, keep_all), None
         chosen = make(pipe, request, device, progress, tried, keep_all) if request.chooses else None
-        captured = capture(pipe, chosen.request if chosen else request, EVERYTHING, progress)
-        return captured.result.chosen_as(chosen), captured
+        captured = capture(pipe, request, EVERYTHING, progress, chosen)
+        return captured.result, captured
 
     def _maps_folder(self, path: Path) -> Path | None:
         """Returns the folder for the maps of a new file; None if there is one, and what exists is skipped."""
@@ -355,8 +357,7 @@ def tried_of(path: Path) -> Path:
 def _write_strip(path: Path, image: "Image", replace: bool) -> None:
     """Writes a strip, under another name if there is such a file that is not to be replaced."""
     data = encode_image(image, "png", None)
-    names = (path, *(path.with_name(f"{path.stem}-{number}.png") for number in range(2, 1_000_000)))
-    for name in names:
+    for name in chain([path], numbered(path)):
         with suppress(FileExistsError):
             write_bytes(name, data, replace)
             return

@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ from vsf_cli.config.names import counted
 from vsf_cli.judges.questions import Record
 from vsf_cli.media.json_lines import append_line, read_lines
 
-__all__ = ["EVEN", "CachedJudge", "Describes", "Judge", "Judgement", "judge_frames"]
+__all__ = ["EVEN", "CachedJudge", "Describes", "Judge", "Judgement", "judge_frames", "stored_judgements"]
 
 MAX_FRAMES = 9
 """The number of frames of a video that are judged, evenly spaced."""
@@ -116,19 +116,23 @@ def _mean_scores(scores: Sequence[Mapping[str, float] | None]) -> Mapping[str, f
     return {name: sum(one[name] for one in known) / len(known) for name in known[0]}
 
 
+def stored_judgements(path: Path) -> Iterator[tuple[Mapping[str, Any], Judgement]]:
+    """Yields the lines of a file of answers, each with its answer; a line without a key, or without an answer, is skipped."""
+    for line in read_lines(path):
+        try:
+            judgement, _ = Judgement.read(line), line["key"]
+        except (AttributeError, KeyError, TypeError):
+            continue
+        yield line, judgement
+
+
 class CachedJudge:
     """A judge whose answers about pixels are stored in a file, so that an interrupted run does not pay for them twice."""
 
     def __init__(self, judge: Judge, path: Path) -> None:
         self.inner, self.path, self.lock = judge, path, threading.Lock()
         self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
-        self.known: dict[str, Judgement] = {}
-        for line in read_lines(path):
-            try:
-                key = line.pop("key")
-                self.known[key] = Judgement.read(line)
-            except (TypeError, KeyError, AttributeError):
-                continue
+        self.known = {line["key"]: judgement for line, judgement in stored_judgements(path)}
 
     def check(self, record: Record, offline: bool) -> None:
         """Checks what the judge does."""

@@ -76,7 +76,7 @@ class VlmJudge:
         """
         check_model(self._model, offline)
         if is_here(self._model):
-            assert self._asking
+            _ = self._asking  # Read now, since it fails if the model cannot be asked.
         elif find_spec("torchvision") is None:
             raise RequestError(f"judge vlm needs torchvision, which is not here: {INSTALL}, or choose --judge mllm or clip")
 

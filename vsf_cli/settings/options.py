@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from vsf_cli.config.option import CHOICE, FILES, MODEL, Option, Value, by_key, option, options_of, run_option
+from vsf_cli.config.option import CHOICE, FILES, MODEL, Option, Value, by_key, given_of, option, options_of, run_option
 from vsf_cli.config.ranges import ValueList
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.formats import CRF_FORMATS, FORMATS
@@ -63,7 +63,7 @@ class FileOptions:
     @property
     def given(self) -> list[Option]:
         """The options that do not have their default."""
-        return [one for one in options_of(FileOptions) if getattr(self, one.field) != one.default]
+        return given_of(self)
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,12 @@ class ModelSettings:
         return f"{self.width}x{self.height}" if self.width and self.height else None
 
 
+def _of_choice(default: Any, *names: str, **details: Any) -> Any:
+    """Returns the field of an option of a choice between images."""
+    shared = {"panel": JUDGE, "in_name": False, "newer": True, "noise": False, "label": False, "needs": (CHOICE,)}
+    return option(default, *names, **{**shared, **details})
+
+
 @dataclass(frozen=True)
 class Request(ModelSettings):
     """All that decides an image or video, as plain values that can be written as JSON.
@@ -278,53 +284,23 @@ class Request(ModelSettings):
     parameters: Mapping[str, Any] = field(default_factory=dict)
     preset: str | None = option(None, "--preset", help="A preset's name, or the path of its file.", panel=MODEL, identity=False)
     strengths: str = unlisted("", newer=True, noise=False)
-    best_of: int = option(
+    best_of: int = _of_choice(
         1,
         "--best-of",
         help="How many seeds may be tried, until the judge is content.",
         panel=WHAT,
         min=1,
         max=100,
-        in_name=False,
-        newer=True,
-        noise=False,
-        label=False,
         needs=(NEGATIVE,),
     )
-    judge: str | None = option(
-        None,
-        "--judge",
-        help="Who looks at the images of --alpha auto and --best-of: scenes, vlm, mllm, or clip.",
-        panel=JUDGE,
-        in_name=False,
-        newer=True,
-        noise=False,
-        label=False,
-        needs=(CHOICE,),
+    judge: str | None = _of_choice(
+        None, "--judge", help="Who looks at the images of --alpha auto and --best-of: scenes, vlm, mllm, or clip."
     )
-    judge_model: str | None = option(
-        None,
-        "--judge-model",
-        help="For mllm, a name at the endpoint; for vlm and clip, a hub id or a folder.",
-        panel=JUDGE,
-        in_name=False,
-        newer=True,
-        noise=False,
-        label=False,
-        needs=(CHOICE,),
+    judge_model: str | None = _of_choice(
+        None, "--judge-model", help="For mllm, a name at the endpoint; for vlm and clip, a hub id or a folder."
     )
-    judge_threshold: float | None = option(
-        None,
-        "--judge-threshold",
-        help="For vlm: the probability above which a thing is absent.",
-        panel=JUDGE,
-        min=0,
-        max=1,
-        in_name=False,
-        newer=True,
-        noise=False,
-        label=False,
-        needs=(CHOICE,),
+    judge_threshold: float | None = _of_choice(
+        None, "--judge-threshold", help="For vlm: the probability above which a thing is absent.", min=0, max=1
     )
 
     def __post_init__(self) -> None:

@@ -1,9 +1,11 @@
-"""Trains the judge on images with known labels."""
+"""Trains the judges on images with known labels."""
 
 import random
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -15,29 +17,55 @@ from torch import Tensor
 from training.labelled_images import UNLABELLED, Artifacts, LabelledImages, damaged_images
 from training.loop import Budget, Checkpoint, autocast, minimize, steps
 from vsf_cli.toy.judge import STATES, Judge
+from vsf_cli.toy.networks import ConvolutionalJudge, TransformerJudge
 from vsf_cli.toy.scenes import PARTS
 
-__all__ = ["accuracy", "train_judge"]
+__all__ = ["RECIPES", "Recipe", "accuracy", "train_judge"]
 
-SCENES = 26_000
 CHUNK = 200
 BATCH = 64
-LABELLED = 12
-"""The number of images of a batch that were labelled by eye."""
 SHIFT = 2
 """Pixels: the largest shift of an image, less than the width of a place."""
 PART_WEIGHT = 4.0
 """The weight of a place that shows a part, since most places show none."""
 
 
-def _examples(artifacts: Artifacts, folder: Path) -> LabelledImages:
+@dataclass(frozen=True)
+class Recipe:
+    """What a judge learns from, and how. No two judges share any of it.
+
+    Arguments:
+        labels: Folders of `docs/labels`: images that were labelled by eye.
+        labelled: The number of such images in a batch.
+        scenes: The number of drawn scenes.
+        seed: Of the first weights and of the drawn scenes.
+        rate: The learning rate.
+    """
+
+    labels: tuple[str, ...]
+    labelled: int
+    scenes: int
+    seed: int
+    rate: float
+
+
+RECIPES: Mapping[type[Judge], Recipe] = MappingProxyType(
+    {
+        ConvolutionalJudge: Recipe(("train-former",), 12, 26_000, 2, 1.5e-3),
+        TransformerJudge: Recipe(("train-a", "train-b", "train-c"), 24, 24_000, 3_000, 1e-3),
+    }
+)
+
+
+def _examples(kind: type[Judge], artifacts: Artifacts, folder: Path) -> LabelledImages:
     """Images of the train split. They are kept in `folder`, since making them takes half an hour."""
-    paths = [folder / "judge-examples" / f"{number:03}.safetensors" for number in range(SCENES // CHUNK)]
+    recipe = RECIPES[kind]
+    paths = [folder / f"{kind.name}-examples" / f"{number:03}.safetensors" for number in range(recipe.scenes // CHUNK)]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(track(paths, "images for the judge", console=Console(stderr=True))):
         if not path.exists():
-            torch.manual_seed(number)
-            images = damaged_images(random.Random(f"judge {number}"), "train", CHUNK, artifacts)
+            torch.manual_seed(recipe.seed + number)
+            images = damaged_images(random.Random(f"{kind.name} {number}"), "train", CHUNK, artifacts)
             save_file(images.packed(), partial_path := path.with_suffix(".partial"))
             partial_path.replace(path)
     return LabelledImages.join([LabelledImages(**load_file(path)) for path in paths])
@@ -64,10 +92,11 @@ def _vary(labelled: LabelledImages) -> LabelledImages:
     return replace(labelled, images=images.gather(1, order[:, :, None, None].expand_as(images)))
 
 
-def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, budget: Budget) -> Judge:
-    """Trains the judge on the train split, or continues from the checkpoint in `folder`.
+def train_judge(kind: type[Judge], artifacts: Artifacts, labelled: LabelledImages, folder: Path, budget: Budget) -> Judge:
+    """Trains a judge on the train split, or continues from the checkpoint in `folder`.
 
     Arguments:
+        kind: The network, which has a recipe.
         artifacts: Adds artifacts to some of the images, so that they look like generated ones.
         labelled: Generated images that were labelled by eye.
         folder: The folder of its checkpoint.
@@ -76,11 +105,12 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, bu
     Returns:
         The judge with averaged weights.
     """
-    torch.manual_seed(2)
-    model = Judge()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.5e-3, weight_decay=0.05)
-    checkpoint = Checkpoint(folder / "judge.safetensors", {"judge": model}, [optimizer], 0.995)
-    examples = None if checkpoint.finished(budget) else _examples(artifacts, folder)
+    recipe = RECIPES[kind]
+    torch.manual_seed(recipe.seed)
+    model = kind()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.05)
+    checkpoint = Checkpoint(folder / f"{kind.name}.safetensors", {"judge": model}, [optimizer], 0.995)
+    examples = None if checkpoint.finished(budget) else _examples(kind, artifacts, folder)
     place_weights = torch.full((1 + 2 * len(PARTS),), PART_WEIGHT)
     place_weights[0] = 1.0
 
@@ -96,9 +126,9 @@ def train_judge(artifacts: Artifacts, labelled: LabelledImages, folder: Path, bu
         )
         return loss, 0.0
 
-    for rng in steps("judge", checkpoint, budget):
+    for rng in steps(kind.name, checkpoint, budget):
         assert examples is not None
-        samples = [examples.sample(rng, BATCH - LABELLED), _vary(labelled.sample(rng, LABELLED))]
+        samples = [examples.sample(rng, BATCH - recipe.labelled), _vary(labelled.sample(rng, recipe.labelled))]
         minimize(checkpoint, partial(loss_of, LabelledImages.join(samples)))
 
     model.load_state_dict(checkpoint.averaged("judge"), strict=False)

@@ -20,7 +20,8 @@ from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.methods import NoGuidance, method_named
 from vsf_cli.settings.presets import load_preset
-from vsf_cli.toy.judge import CARD, STATES, Judge
+from vsf_cli.toy.judge import STATES, Judge
+from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import OBJECTS, Split, pairs
 
 __all__ = ["agreement", "main", "read_labels"]
@@ -116,15 +117,17 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "dev"), default="dev", help="train: for images to learn from")
     parser.add_argument("--every-part", action="store_true", help="label every part of the object, not only the pair's")
     parser.add_argument("--alpha", type=float, nargs="*", default=[], help="strengths of guidance; default: the preset's")
+    parser.add_argument("--judge", choices=tuple(NETWORKS), default="scenes", help="check: who is compared with the labels")
     parser.add_argument("--card", action="store_true", help="write the figures next to the judge's weights")
     options = parser.parse_args()
     if options.action == "make":
         _make(options.folder, options.pictures, options.split, options.every_part, options.alpha)
         return
-    report = agreement(Judge.load(), options.folder)
+    network = NETWORKS[options.judge]
+    report = agreement(network.load(), options.folder)
     print(json.dumps(report))
     if options.card:
-        CARD.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+        network.card().write_text(json.dumps(report, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

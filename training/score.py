@@ -26,7 +26,8 @@ from vsf_cli.loading.pipelines import load
 from vsf_cli.media.metadata import versions
 from vsf_cli.methods import Method, method_named
 from vsf_cli.settings.presets import Preset, load_preset
-from vsf_cli.toy.judge import Judge, read_card
+from vsf_cli.toy.judge import Judge
+from vsf_cli.toy.networks import ConvolutionalJudge
 from vsf_cli.toy.scenes import Split, pairs
 
 __all__ = ["Outcome", "generate_pairs", "main", "score"]
@@ -165,7 +166,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
     images = list(
         track(generated, "images", count, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
     )
-    outcomes = score(Judge.load(), images)
+    outcomes = score(ConvolutionalJudge.load(), images)
     conditions = {
         "model": preset.model,
         "method": str(method),
@@ -180,7 +181,7 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
     }
     names = sorted({(one.object, one.part) for one in outcomes})
     parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in names}
-    return {"conditions": conditions, "judge": read_card(), "rates": _rates(outcomes), "parts": parts}
+    return {"conditions": conditions, "judge": ConvolutionalJudge.read_card(), "rates": _rates(outcomes), "parts": parts}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trains the judge: `python -m training.train_judge --folder FOLDER`.
+"""Trains a judge: `python -m training.train_judge --folder FOLDER`, and with `--judge scenes-2` the second one.
 
 It learns from drawings, from generated images with artifacts of a student, and from images that were labelled by eye. A run
 that was cut off continues by the same command. Prints the judge's accuracy on the dev split as JSON.
@@ -12,19 +12,19 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from training.command import run, say
-from training.judge import accuracy, train_judge
+from training.judge import RECIPES, accuracy, train_judge
 from training.labelled_images import LabelledImages, damaged_images, read_labelled_images, whole_images
 from training.loop import Budget
 from training.model_artifacts import ModelArtifacts
 from training.results import budget
 from vsf_cli.loading.pipelines import load
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
-from vsf_cli.toy.judge import FILE
+from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import sample_scene
 
 __all__ = ["main"]
 
-LABELS = [Path(__file__).parents[1] / "docs" / "labels" / "train-former"]
+LABELS = Path(__file__).parents[1] / "docs" / "labels"
 
 
 def main() -> None:
@@ -32,28 +32,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m training.train_judge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--judge", choices=tuple(NETWORKS), default="scenes")
     parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--steps", type=budget, metavar="BUDGET", default=Budget(5600))
     parser.add_argument("--student", help="the folder of the student's pipeline; default: the package's own")
-    parser.add_argument(
-        "--labels", type=Path, nargs="+", default=LABELS, help="folders of images labelled by eye, to learn from too"
-    )
+    parser.add_argument("--labels", type=Path, nargs="+", help="folders of images labelled by eye; default: the judge's own")
     parser.add_argument("--export", type=Path, help="folder for the judge; that of the package: vsf_cli/toy/weights")
     options = parser.parse_args()
-    if missing := [folder for folder in options.labels if not (folder / "labels.csv").is_file()]:
+    network = NETWORKS[options.judge]
+    folders = options.labels or [LABELS / name for name in RECIPES[network].labels]
+    if missing := [folder for folder in folders if not (folder / "labels.csv").is_file()]:
         parser.error(f"{missing[0]} has no labels.csv: give --labels with folders of docs/labels of the repository")
     options.folder.mkdir(parents=True, exist_ok=True)
 
     say("loading the student and the labelled images")
     preset = load_preset(DEFAULT_PRESET)
     artifacts = ModelArtifacts(load(options.student or preset.model, "float32").components, preset.guidance())
-    labelled = LabelledImages.join([read_labelled_images(folder) for folder in options.labels])
-    judge = train_judge(artifacts, labelled, options.folder, options.steps)
+    labelled = LabelledImages.join([read_labelled_images(folder) for folder in folders])
+    judge = train_judge(network, artifacts, labelled, options.folder, options.steps)
     whole = whole_images([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
     damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts)
     print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, damaged)}))
     if options.export:
-        file = options.export / "judge" / FILE.name
+        file = options.export / network.name / network.file().name
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
 

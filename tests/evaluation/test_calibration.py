@@ -18,7 +18,7 @@ from vsf_cli.evaluation.statistics import wilson_interval
 from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.questions import Record
 from vsf_cli.media.reading import read_frames
-from vsf_cli.toy.judge import Judge
+from vsf_cli.toy.networks import ConvolutionalJudge
 
 CHECK = Path(__file__).parents[2] / "docs" / "labels" / "check"
 ABSENT = (True, True, True, False, False)
@@ -140,7 +140,7 @@ def test_a_table_of_scenes_is_read_as_it_is(tmp_path: Path) -> None:
     done = vsf(str(path), "--json", "--judge", "scenes")
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.stdout)["rows"]
-    judge = Judge.load()
+    judge = ConvolutionalJudge.load()
     states = [judge.verdicts(read_frames(CHECK / row["file"]))[0].state(row["part"]) for row in some]
     agreeing = sum((row["label"] == "absent") == (state == "absent") for row, state in zip(some, states, strict=True))
     assert found["n"] == 6 and found["agreement"] == round(agreeing / 6, 4) and found["threshold"] is not None

@@ -11,7 +11,7 @@ from PIL import Image
 
 from training.corrupt import CORRUPTIONS, erase, patches
 from training.image_autoencoder import pixels
-from training.judge import accuracy
+from training.judge import RECIPES, accuracy
 from training.labelled_images import (
     DAMAGED,
     UNLABELLED,
@@ -21,17 +21,18 @@ from training.labelled_images import (
     whole_images,
 )
 from training.labels import COLUMNS, agreement, read_labels
-from training.train_judge import LABELS as TRAINING_LABELS
+from training.train_judge import LABELS as FOLDER
 from vsf_cli.toy.drawing import SIDE, draw
-from vsf_cli.toy.judge import NOTHING, STATES, Judge, read_card
+from vsf_cli.toy.judge import NOTHING, STATES, Judge
+from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import OBJECTS, PARTS, Part, Scene, sample_part_alone, sample_scene
 
-LABELS = Path(__file__).parents[2] / "docs" / "labels" / "check"
+LABELS = FOLDER / "check"
 
 
-@pytest.fixture(scope="module")
-def judge() -> Judge:
-    return Judge.load()
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS)
+def judge(request: pytest.FixtureRequest) -> Judge:
+    return request.param.load()
 
 
 def some_scenes(count: int) -> list[Scene]:
@@ -131,12 +132,14 @@ def test_the_judge_agrees_with_labels_by_eye(judge: Judge) -> None:
     report = agreement(judge, LABELS)
     # Two readers agree in 0.977, and in 0.986 on whether a part is absent: nobody can ask for more of a judge.
     assert report["agreement"] >= 0.92 and report["absent_agreement"] >= 0.955 and report["absent_precision"] >= 0.9
-    assert report == read_card(), "the card beside the judge is of another judge"
+    assert report == judge.read_card(), "the card beside the judge is of another judge"
 
 
 def test_no_image_is_for_training_and_for_checking() -> None:
     checked = {row["prompt"] for row in read_labels(LABELS)}
-    for folder in TRAINING_LABELS:
+    names = [name for recipe in RECIPES.values() for name in recipe.labels]
+    assert {*RECIPES} == {*NETWORKS.values()} and len({*names}) == len(names), "no two judges learn from the same images"
+    for folder in (FOLDER / name for name in names):
         rows, labelled = read_labels(folder), read_labelled_images(folder)
         assert checked and not checked & {row["prompt"] for row in rows}
         assert labelled.quality.isnan().all() and ((labelled.parts != UNLABELLED).sum() == len(rows))

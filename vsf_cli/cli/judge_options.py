@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vsf_cli.cli.options import Takes
+from vsf_cli.config.names import BUILT_IN_JUDGES
 from vsf_cli.config.option import JUDGE, Need, run_option
 from vsf_cli.judges.judgement import EVEN, Judge
 from vsf_cli.settings.presets import Settings
@@ -20,7 +21,7 @@ class JudgeOptions:
     """The options of the judge."""
 
     name: str = run_option(
-        "scenes", "--judge", help="scenes (for built-in models), mllm, vlm (on this machine), or clip.", panel=JUDGE
+        "scenes", "--judge", help="scenes or scenes-2 (for built-in models), mllm, vlm (on this machine), or clip.", panel=JUDGE
     )
     model: str | None = run_option(
         None,
@@ -55,7 +56,7 @@ class JudgeOptions:
     @property
     def has_models(self) -> bool:
         """Whether the judge is one of several models."""
-        return self.name != "scenes"
+        return self.name not in BUILT_IN_JUDGES
 
     @property
     def is_mllm(self) -> bool:

@@ -7,7 +7,10 @@ from types import MappingProxyType
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["check_choice", "counted", "meant", "nearest", "nearest_or_all"]
+__all__ = ["BUILT_IN_JUDGES", "check_choice", "counted", "meant", "nearest", "nearest_or_all"]
+
+BUILT_IN_JUDGES = ("scenes", "scenes-2")
+"""The judges of the built-in models' scenes, which have no options."""
 
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {

@@ -1,4 +1,4 @@
-"""The built-in judge, which knows what is in the scenes of the built-in models."""
+"""The built-in judges, which know what is in the scenes of the built-in models."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from vsf_cli.toy.scenes import OBJECTS, PARTS
 if TYPE_CHECKING:
     from vsf_cli.toy.judge import Judge, Verdict
 
-__all__ = ["ScenesJudge", "scene_of"]
+__all__ = ["ScenesJudge", "SecondScenesJudge", "scene_of"]
 
 
 def scene_of(record: Record) -> tuple[str, tuple[str, ...]]:
@@ -47,7 +47,7 @@ def _words(text: str) -> list[str]:
 
 
 class ScenesJudge:
-    """Judges by `vsf_cli.toy.judge`. A damaged part is not missing; of several unwanted parts, all have to be."""
+    """Judges by a network of `vsf_cli.toy`. A damaged part is not missing; of several unwanted parts, all have to be."""
 
     name = "scenes"
     workers = 1
@@ -61,15 +61,17 @@ class ScenesJudge:
     @cached_property
     def settings(self) -> Mapping[str, Any]:
         """The name, and the beginning of the SHA-256 of the weights: other weights give other answers."""
-        from vsf_cli.toy.judge import FILE
+        return {"name": self.name, "weights": sha256(self._network.file().read_bytes()).hexdigest()[:12]}
 
-        return {"name": self.name, "weights": sha256(FILE.read_bytes()).hexdigest()[:12]}
+    @property
+    def _network(self) -> "type[Judge]":
+        from vsf_cli.toy.networks import NETWORKS
+
+        return NETWORKS[self.name]
 
     @cached_property
     def _judge(self) -> "Judge":
-        from vsf_cli.toy.judge import Judge
-
-        return Judge.load()
+        return self._network.load()
 
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.
@@ -91,6 +93,12 @@ class ScenesJudge:
         thing, parts = scene_of(record)
         (verdict,) = self._judge.verdicts([image])
         return tuple(part for part in OBJECTS[thing] if part not in parts and verdict.state(part) == "present")
+
+
+class SecondScenesJudge(ScenesJudge):
+    """Another network that learned from other images, for whoever chooses by the first."""
+
+    name = "scenes-2"
 
 
 def _parts(text: str) -> Sequence[str]:

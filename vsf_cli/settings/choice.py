@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vsf_cli.config.names import BUILT_IN_JUDGES
 from vsf_cli.config.strengths import AUTO, given_strengths, is_auto, parse_strengths
 from vsf_cli.errors import RequestError
 from vsf_cli.methods import Method
@@ -40,7 +41,7 @@ def _strengths(alpha: str) -> str:
 def _judge(settings: Settings) -> dict[str, Any]:
     """Returns the judge, its model and its threshold."""
     judge = {name: settings[name] for name in ("judge", "judge_model", "judge_threshold")}
-    if judge["judge"] != "scenes":
+    if judge["judge"] not in BUILT_IN_JUDGES:
         return judge
     # What stands for another judge in the environment or the user's file does not count.
     return {name: value for name, value in judge.items() if name == "judge" or settings.origin(name).origin == "option"}

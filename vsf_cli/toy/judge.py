@@ -1,16 +1,14 @@
-"""The judge: a small network that classifies the object and the parts of an image, and scores its quality."""
+"""Judges: small networks that classify the object and the parts of an image, and score its quality."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from vsf_cli.toy.drawing import SIDE
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
-__all__ = ["CARD", "CELLS", "CLASSES", "FILE", "NOTHING", "STATES", "Judge", "Verdict", "read_card"]
+__all__ = ["CELLS", "CLASSES", "NOTHING", "STATES", "Judge", "Verdict"]
 
 NOTHING = "nothing"
 CLASSES = (*OBJECTS, NOTHING)
@@ -26,17 +24,14 @@ STATES = ("present", "absent", "damaged")
 """The states of a part. A faded, smeared, bent or incomplete part is damaged, and not absent."""
 
 CELLS = 24
-"""The side of the judge's map of parts, in cells."""
+"""The side of a judge's map of parts, in cells."""
 
-FOLDER = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "judge"
-FILE = FOLDER / "model.safetensors"
-CARD = FOLDER / "agreement.json"
-"""The agreement of the judge with human labels, as JSON. `training.labels` writes it."""
+WEIGHTS = Path(str(resources.files("vsf_cli.toy"))) / "weights"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judge's answer for an image.
+    """A judge's answer for an image.
 
     Arguments:
         object: A key of `OBJECTS`, or `NOTHING`.
@@ -53,29 +48,15 @@ class Verdict:
         return STATES[max(range(len(STATES)), key=self.parts[part].__getitem__)]
 
 
-def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.SiLU())
-
-
 class Judge(nn.Module):
-    """A convolutional network from 96 x 96 pixels to logits of objects, of the parts' states and of the quality.
+    """A network from 96 x 96 pixels to logits of objects, of the parts' states and of the quality.
 
     It also classifies each of `CELLS` x `CELLS` cells of the image. Training has a loss for that, since incomplete parts are
     easier to learn from their cells than from a label of the whole image.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        widths = (3, 32, 64, 96, 128)
-        self.down = nn.ModuleList(nn.Sequential(_conv(a, b, 2), _conv(b, b)) for a, b in pairwise(widths))
-        self.up = nn.ModuleList(nn.Conv2d(width, widths[2], 1) for width in widths[2:])
-        self.mix = _conv(widths[2], widths[2])
-        self.places = nn.Conv2d(widths[2], 1 + 2 * len(PARTS), 1)
-        self.hidden = nn.Linear(widths[-1] * (SIDE // 16) ** 2 + 2 * len(PARTS), 192)
-        self.drop = nn.Dropout(0.2)
-        self.objects = nn.Linear(192, len(CLASSES))
-        self.parts = nn.Linear(192 + 2 * len(PARTS), len(PARTS) * len(STATES))
-        self.quality = nn.Linear(192, 1)
+    name: ClassVar[str]
+    """The name of its folder, and of its checkpoint in training."""
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns logits for pixels of -1 to 1, with shape (B, 3, 96, 96).
@@ -83,19 +64,7 @@ class Judge(nn.Module):
         They are of classes (B, classes), of the parts' states (B, parts, states), of the quality (B,), and of the classes of
         each cell (B, 1 + 2 parts, cells, cells): no part, each part whole, each part damaged.
         """
-        levels = []
-        for layer in self.down:
-            images = layer(images)
-            levels.append(images)
-        features: Tensor = self.up[-1](levels[-1])
-        for lateral, level in zip(self.up[-2::-1], levels[-2:0:-1], strict=True):
-            features = F.interpolate(features, scale_factor=2) + lateral(level)
-        places: Tensor = self.places(self.mix(features))
-        probabilities = places.float().softmax(1)[:, 1:].flatten(2)
-        evidence = probabilities.topk(4).values.mean(-1).clamp_min(1e-4).log()
-        hidden = self.drop(F.silu(self.hidden(torch.cat([levels[-1].flatten(1), evidence], dim=1))))
-        parts = self.parts(torch.cat([hidden, evidence], dim=1)).unflatten(-1, (len(PARTS), -1))
-        return self.objects(hidden), parts, self.quality(hidden)[:, 0], places
+        raise NotImplementedError
 
     @torch.no_grad()
     def verdicts(self, images: Sequence[Image.Image]) -> list[Verdict]:
@@ -109,13 +78,23 @@ class Judge(nn.Module):
         ]
 
     @classmethod
+    def file(cls) -> Path:
+        """Returns the file of its weights in the package."""
+        return WEIGHTS / cls.name / "model.safetensors"
+
+    @classmethod
+    def card(cls) -> Path:
+        """Returns the file of its agreement with human labels, as JSON. `training.labels` writes it."""
+        return WEIGHTS / cls.name / "agreement.json"
+
+    @classmethod
     def load(cls) -> Self:
         """Returns the judge in the package."""
         judge = cls()
-        judge.load_state_dict({key: tensor.float() for key, tensor in load_file(FILE).items()})
+        judge.load_state_dict({key: tensor.float() for key, tensor in load_file(cls.file()).items()})
         return judge.eval()
 
-
-def read_card() -> dict[str, Any]:
-    """Returns the agreement of the judge with human labels, by `training.labels.agreement`."""
-    return json.loads(CARD.read_text("utf-8"))
+    @classmethod
+    def read_card(cls) -> dict[str, Any]:
+        """Returns the agreement with human labels, by `training.labels.agreement`."""
+        return json.loads(cls.card().read_text("utf-8"))

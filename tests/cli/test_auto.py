@@ -119,6 +119,12 @@ def test_a_strip_has_what_was_chosen(made: Maker, judge: Seer) -> None:
     assert ["choice" in one for one in compared] == [False, True]
 
 
+def test_a_choice_that_suits_nobody_is_said_once(made: Maker, judge: Seer) -> None:
+    for words in (("image", *BIKE, "--compare", "none,vsf"), ("image", *BIKE)):
+        found = said(*words, "--alpha", "auto:1")
+        assert found.count("content with none of 1 candidate") == 1 and "seer chose" not in found
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

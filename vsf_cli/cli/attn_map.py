@@ -11,7 +11,7 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
-from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied, say_choice
+from vsf_cli.cli.plans import announce, prepare, read_prompt, say_applied, say_notes
 from vsf_cli.config.names import counted
 from vsf_cli.config.option import FILES, WHAT
 from vsf_cli.config.values import choose_seeds, parse_path
@@ -90,9 +90,7 @@ def _run(plan: Plan, selection: Selection, output: str | None, console: Console,
         captured = capture(pipe, request, selection, progress, chosen)
     description = plan.describe(pipe, captured.result)
     say_applied(captured.result, console)
-    say_choice(captured.result, console)
-    for note in captured.result.notes:
-        console.warn(note)
+    say_notes(captured.result, console)
     with console.progress("drawing"):
         written = write_capture(captured, folder, description)
     facts = {"mean_share": round(float(captured.maps.share.mean()), 6), "words": captured.maps.words()}

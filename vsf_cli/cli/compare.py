@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vsf_cli.cli.console import Console, as_line, move_all
-from vsf_cli.cli.plans import announce, check_stdout, destinations, planned, prepare, say_applied, say_choice, say_skipped
+from vsf_cli.cli.plans import announce, check_stdout, destinations, planned, prepare, say_applied, say_notes, say_skipped
 from vsf_cli.config.names import check_choice, counted
 from vsf_cli.errors import RequestError
 from vsf_cli.generation.choosing import make
@@ -151,9 +151,8 @@ def _say_results(results: Sequence[Result], console: Console, first: bool) -> No
     for result in results if first else ():
         say_applied(result, console)
     for result in results:
-        say_choice(result, console)
-        for note in result.notes if result.choice else ():
-            console.warn(note)
+        if result.choice:
+            say_notes(result, console)
     image, request = results[0].image, results[0].request
     facts = f"seed {request.seed}", f"{image.width}x{image.height}", counted(request.num_inference_steps, "step")
     console.info(" · ".join([*facts, *(f"{one.request.guidance.label} {one.seconds:.1f} s" for one in results)]))

@@ -37,8 +37,8 @@ __all__ = [
     "read_prompt",
     "run_plan",
     "say_applied",
-    "say_choice",
     "say_judge",
+    "say_notes",
     "say_offload",
     "say_skipped",
 ]
@@ -229,19 +229,18 @@ def say_applied(result: Result, console: Console) -> None:
     console.info(f"negative {_quoted(request)} · {request.guidance} · {extent}")
 
 
-def say_choice(result: Result, console: Console) -> None:
-    """Writes which candidate a judge chose."""
-    if (choice := result.choice) is not None:
+def say_notes(result: Result, console: Console) -> None:
+    """Writes the notes of a result, and which candidate a judge chose. That it is content with none is one of the notes."""
+    for note in result.notes:
+        console.warn(note)
+    if (choice := result.choice) is not None and choice.content:
         of = f"the judge {choice.judge['name']} chose {choice.summary}"
         console.info(f"{of} · {counted(len(choice.attempts), 'candidate')}, {counted(choice.runs, 'run')}")
 
 
 def _say_written(written: WrittenFile, number: int, plan: Plan, console: Console, as_json: bool, drawn: bool) -> None:
     result, request = written.result, written.result.request
-    for note in result.notes:
-        console.warn(note)
-    if result.choice is None or result.choice.content:
-        say_choice(result, console)
+    say_notes(result, console)
     size = f"{result.image.width}x{result.image.height}"
     frames = [] if len(result.frames) == 1 else [f"{len(result.frames)} frames"]
     facts = [f"seed {request.seed}", size, *frames, *_varied(plan, request, number), _steps(request)]

@@ -1,0 +1,43 @@
+"""The judges of the built-in models' scenes."""
+
+import inspect
+
+import pytest
+import torch
+from PIL import Image
+
+from vsf_cli.config.names import BUILT_IN_JUDGES
+from vsf_cli.errors import RequestError
+from vsf_cli.judges import JUDGES, judge_named
+from vsf_cli.judges.judgement import Describes
+from vsf_cli.judges.questions import Record
+from vsf_cli.toy.judge import CELLS, CLASSES, STATES
+from vsf_cli.toy.networks import NETWORKS
+from vsf_cli.toy.scenes import PARTS
+
+CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car")
+
+
+def test_judges_without_options_are_the_built_in_ones() -> None:
+    without = [name for name, judge in JUDGES.items() if not inspect.signature(judge).parameters]
+    assert tuple(without) == BUILT_IN_JUDGES == tuple(NETWORKS)
+    with pytest.raises(RequestError, match="judge scenes-2 takes no model"):
+        judge_named("scenes-2", {"model": "x"})
+
+
+@pytest.mark.parametrize("name", BUILT_IN_JUDGES)
+def test_a_built_in_judge_answers_and_describes(name: str) -> None:
+    judge, image = judge_named(name, {}), Image.new("RGB", (96, 96))
+    found = judge.judge(image, CAR)
+    assert not found.positive and found.scores is not None and 0 <= found.scores["absent"] <= 1
+    assert isinstance(judge, Describes) and {*judge.things(image, CAR)} <= {"windows", "lights"}
+    assert judge.settings["name"] == name and judge.settings["weights"] != judge_named(
+        next(other for other in BUILT_IN_JUDGES if other != name), {}
+    ).settings.get("weights")
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_networks_answer_about_objects_parts_quality_and_places(network: type) -> None:
+    objects, parts, quality, places = network()(torch.zeros(2, 3, 96, 96))
+    assert objects.shape == (2, len(CLASSES)) and parts.shape == (2, len(PARTS), len(STATES)) and quality.shape == (2,)
+    assert places.shape == (2, 1 + 2 * len(PARTS), CELLS, CELLS)

@@ -1,63 +1,116 @@
 #!/bin/sh
-# Makes every table and figure of docs/results.md again, on the built-in image model.
-# It goes on where it was stopped. Needs the extra: pip install -e ".[sweep]"
-# TRIALS and PARTS are the trials of each method and of each part of VSF, LIMIT the prompts of a trial: TRIALS=30 sh benchmarks/results.sh
+# Measures the built-in models again: makes every table of docs/ about them, and the figures of docs/results.md.
+#
+#     sh benchmarks/results.sh [FOLDER [PART...]]
+#
+# It goes on where it was stopped. Needs the extra: pip install -e ".[sweep]". Without parts, it makes all of them:
+#     methods: the comparison of methods, docs/results.md
+#     auto, auto-clips: docs/auto.md        contrast, contrast-clips, settings: docs/contrast.md
+#     score: docs/embedded-models.md        options: docs/methods.md
+#     localise: docs/maps.md                video, video-settings: docs/video.md
+# TRIALS and PARTS are the trials of each method and of each part of VSF, LIMIT the prompts of a trial.
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-outputs/results}
-trials=${TRIALS:-60}
+[ $# -eq 0 ] || shift
+trials=${TRIALS:-40}
 parts=${PARTS:-16}
 limit=${LIMIT:-48}
-bike="a red bike on a road"
-
-# Table 1
-vsf eval run scenes --method everything -o "$out/table" -q > "$out.log"
-vsf eval judge "$out/table" -q
-vsf eval report "$out/table"
-
-# Figures 8 and 9: the same number of runs for each method, and for each ablation
-vsf eval sweep scenes-dev --method vsf,vsf-whole,vsf-orthogonal,nag-trimmed,nasa-trimmed,ong-trimmed,ong-heads-trimmed,angular-trimmed \
-    --trials "$trials" --limit "$limit" --storage "$out/sweep.db" -q
-vsf eval tradeoff "$out/sweep.db" -o "$out/tradeoff" --quality 0.85
-# The best trial of each method, on the prompts that did not choose it
-vsf eval run scenes --methods-file "$out/tradeoff/chosen.toml" --method all -o "$out/chosen" -q >> "$out.log"
-vsf eval judge "$out/chosen" -q
-vsf eval report "$out/chosen"
-vsf eval sweep scenes-dev --method vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials "$parts" --limit "$limit" \
-    --storage "$out/ablation.db" -q
-vsf eval tradeoff "$out/sweep.db" "$out/ablation.db" --first "$parts" \
-    --method vsf,vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef -o "$out/ablation"
-
-# The layouts with guidance in all steps
-vsf eval run scenes --methods-file benchmarks/layouts.toml --method all -o "$out/layouts" -q >> "$out.log"
-vsf eval judge "$out/layouts" -q
-vsf eval report "$out/layouts"
-
-# Figure 2: CFG forced on the few-step model
-vsf image "$bike" --neg wheels --seed 7 --method none -o "$out/cfg/0.png" --exists skip -q
-vsf image "$bike" --neg wheels --seed 7 --method cfg --guidance 1.5,2,2.8,4,6 -o "$out/cfg/{n}.png" --exists skip -q
-python -m vsf_cli.media.montage "$out/cfg.png" "$out"/cfg/*.png --columns 6 --label guidance_scale
-
-# Figure 5: alpha and beta
-vsf image "$bike" --neg wheels --seed 7 --alpha 0..5/6 --beta 0..2/5 -o "$out/grid/{beta}-{alpha}.png" --exists skip -q
-python -m vsf_cli.media.montage "$out/grid.png" "$out"/grid/*.png --columns 6 --label alpha,beta
-
-# Figure 10: the whole embedding flipped
-vsf image "$bike" --neg wheels --seed 7 --method wef --wef-alpha 0,0.5,1,1.5,2,3 -o "$out/wef/{n}.png" --exists skip -q
-python -m vsf_cli.media.montage "$out/wef.png" "$out"/wef/*.png --columns 6 --label method,alpha
-
-# The pages: results as JSON, figures, and the tables that are made of them
 keep=docs/results
-cp "$out/table/report-scenes.json" $keep/table.json
-cp "$out/layouts/report-scenes.json" $keep/layouts.json
-cp "$out/chosen/report-scenes.json" $keep/chosen.json
-cp "$out/tradeoff/both.json" $keep/best-trials.json
-for figure in positive-negative quality-negative; do
-    cp "$out/tradeoff/$figure.json" $keep/$figure.json
-    cp "$out/ablation/$figure.json" $keep/ablation-$figure.json
-done
-cp "$out/tradeoff/positive-negative.png" docs/images/results-positive.png
-cp "$out/tradeoff/quality-negative.png" docs/images/results-quality.png
-cp "$out/ablation/quality-negative.png" docs/images/results-ablation.png
-for figure in cfg grid wef; do cp "$out/$figure.png" docs/images/results-$figure.png; done
+bike="a red bike on a road"
+clips="clips --preset tiny-wan-causvid --seeds 1"
+
+# evaluate NAME JUDGE WORD...: makes, judges and reports; the report is docs/results/NAME.json
+evaluate() {
+    name=$1 judge=$2
+    shift 2
+    vsf eval run "$@" -o "$out/$name" -q > /dev/null
+    report "$name" "$judge" "$name"
+}
+
+# report NAME JUDGE RESULT: the report of a run by a judge
+report() {
+    vsf eval judge "$out/$1" --judge "$2" -q
+    vsf eval report "$out/$1" --judge "$2" > /dev/null
+    cp "$out/$1/report-$2.json" "$keep/$3.json"
+}
+
+methods() {
+    # Table 1
+    evaluate table scenes scenes --method everything
+
+    # Figures 8 and 9: the same number of runs for each method, and for each ablation
+    vsf eval sweep scenes-dev --method vsf,vsf-whole,vsf-orthogonal,nag-trimmed,nasa-trimmed,ong-trimmed,ong-heads-trimmed,angular-trimmed \
+        --trials "$trials" --limit "$limit" --storage "$out/sweep.db" -q
+    vsf eval tradeoff "$out/sweep.db" -o "$out/tradeoff" --quality 0.85
+    # The best trial of each method, on the prompts that did not choose it
+    evaluate chosen scenes scenes --methods-file "$out/tradeoff/chosen.toml" --method all
+    vsf eval sweep scenes-dev --method vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials "$parts" --limit "$limit" \
+        --storage "$out/ablation.db" -q
+    vsf eval tradeoff "$out/sweep.db" "$out/ablation.db" --first "$parts" \
+        --method vsf,vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef -o "$out/ablation"
+    cp "$out/tradeoff/both.json" $keep/best-trials.json
+    for figure in positive-negative quality-negative; do
+        cp "$out/tradeoff/$figure.json" $keep/$figure.json
+        cp "$out/ablation/$figure.json" $keep/ablation-$figure.json
+    done
+    cp "$out/tradeoff/positive-negative.png" docs/images/results-positive.png
+    cp "$out/tradeoff/quality-negative.png" docs/images/results-quality.png
+    cp "$out/ablation/quality-negative.png" docs/images/results-ablation.png
+
+    # The layouts with guidance in all steps
+    evaluate layouts scenes scenes --methods-file benchmarks/layouts.toml --method all
+
+    # Figure 2: CFG forced on the few-step model
+    vsf image "$bike" --neg wheels --seed 7 --method none -o "$out/cfg/0.png" --exists skip -q
+    vsf image "$bike" --neg wheels --seed 7 --method cfg --guidance 1.5,2,2.8,4,6 -o "$out/cfg/{n}.png" --exists skip -q
+    python -m vsf_cli.media.montage docs/images/results-cfg.png "$out"/cfg/*.png --columns 6 --label guidance_scale
+
+    # Figure 5: alpha and beta
+    vsf image "$bike" --neg wheels --seed 7 --alpha 0..5/6 --beta 0..2/5 -o "$out/grid/{beta}-{alpha}.png" --exists skip -q
+    python -m vsf_cli.media.montage docs/images/results-grid.png "$out"/grid/*.png --columns 6 --label alpha,beta
+
+    # Figure 10: the whole embedding flipped
+    vsf image "$bike" --neg wheels --seed 7 --method wef --wef-alpha 0,0.5,1,1.5,2,3 -o "$out/wef/{n}.png" --exists skip -q
+    python -m vsf_cli.media.montage docs/images/results-wef.png "$out"/wef/*.png --columns 6 --label method,alpha
+}
+
+auto() {
+    evaluate auto scenes scenes-600 --methods-file benchmarks/auto.toml --method all --seeds 1
+    report auto scenes-2 auto-second
+}
+
+auto_clips() {
+    evaluate auto-clips scenes $clips --methods-file benchmarks/auto.toml --method none,vsf,auto
+    report auto-clips scenes-2 auto-clips-second
+}
+
+contrast() { evaluate contrast scenes scenes-600 --methods-file benchmarks/contrast.toml --method all --seeds 1; }
+contrast_clips() { evaluate contrast-clips scenes $clips --method none,vsf,vsf-keep --limit 80; }
+settings() { evaluate settings scenes scenes-dev --methods-file benchmarks/settings.toml --method all --seeds 1; }
+options() { evaluate options scenes scenes-dev --methods-file benchmarks/options.toml --method all --seeds 1; }
+
+score() {
+    # The loop's last line is the only one on stdout.
+    for method in none vsf; do python -m training.score --split test --pairs 600 --method $method --json > "$out/score-$method.json"; done
+    python -c 'import json, sys; print(json.dumps({name: json.load(open(f"{sys.argv[1]}/score-{name}.json")) for name in ("none", "vsf")}, indent=1))' \
+        "$out" > $keep/score.json
+}
+
+localise() { python -m training.localise --scenes 200 --json > $keep/localise.json; }
+
+video() {
+    evaluate video scenes $clips --method none,nag,nag-clips,vsf
+    # The paper's Appendix A.1: frames of a clip by each method
+    for scene in "car:a red car drives on a road:wheels" "cake:a pink cake stands on sand:candles"; do
+        rest=${scene#*:}
+        vsf video "${rest%:*}" --neg "${rest#*:}" --seed 1 --compare none,nag,vsf -o "docs/images/video-${scene%%:*}.png" --exists overwrite -q
+    done
+}
+
+video_settings() { evaluate video-settings scenes clips-dev --preset tiny-wan-causvid --seeds 1 --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
+
+mkdir -p "$out"
+[ $# -gt 0 ] || set -- methods auto auto-clips contrast contrast-clips settings options score localise video video-settings
+for part; do "$(echo "$part" | tr - _)"; done
 python benchmarks/tables.py

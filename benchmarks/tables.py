@@ -25,6 +25,8 @@ from run import RESULTS, ROOT, SUITES
 
 from vsf_cli.bench.report import markdown
 from vsf_cli.models import FAMILIES, Order
+from vsf_cli.toy.judge import STATES
+from vsf_cli.toy.networks import NETWORKS
 
 FOLDERS = (RESULTS, ROOT / "docs" / "results")
 BLOCK = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -164,6 +166,24 @@ def by_eye() -> str:
     return table(head, rows)
 
 
+def judges() -> str:
+    """How far the built-in judges agree with labels by eye, by their cards."""
+    head = ["judge", "agrees", "on absent or not", "precision of absent, guided pictures"]
+    rows = []
+    for name, network in NETWORKS.items():
+        card = network.read_card()
+        rates = (f"{card[rate]:.3f}" for rate in ("agreement", "absent_agreement", "absent_precision"))
+        rows.append([f"`{name}`", *rates])
+    return table(head, rows)
+
+
+def judged_states() -> str:
+    """What the built-in judges call the parts that are present, absent or damaged to the eye."""
+    head = ["label by eye", *(f"`{name}`: {state}" for name in NETWORKS for state in STATES)]
+    cards = [network.read_card()["counts"] for network in NETWORKS.values()]
+    return table(head, ([label, *(str(card[label][state]) for card in cards for state in STATES)] for label in STATES))
+
+
 def chosen(choices: str, report: str) -> str:
     """The best trial of each method's sweep at a quality, and what it gives on the prompts that did not choose it."""
     columns = ["both, on the sweep's prompts", "both, on others", "object right", "part absent", "quality"]
@@ -219,14 +239,12 @@ def parts() -> str:
     return table(["object / part", "pairs", "object right", "part absent", "without guidance"], rows)
 
 
-def settings(name: str) -> str:
-    """The settings that were compared on the dev split."""
-    kinds = {"positive": "object right", "negative": "part absent", "damaged": "part damaged", "both": "both right"}
-    kinds |= {"quality": "quality", "rest": "rest kept", "all": "all three"}
-    runs = result(name)["rows"]
-    shown = [kind for kind in kinds if any(kind in run for run in runs)]
-    rows = ([run["setting"], *(f"{run[kind]:.3f}" if kind in run else "" for kind in shown)] for run in runs)
-    return table(["setting", *(kinds[kind] for kind in shown)], rows)
+def settings(name: str, *arms: str) -> str:
+    """The settings that were compared on a dev split, by a report of `vsf eval`: all of them, or some."""
+    kinds = {"positive": "object right", "negative": "part absent", "both": "both right", "quality": "quality"}
+    kinds |= {"rest": "rest kept", "all": "all three"}
+    rows = [entry(result(name)["rows"], arm) for arm in arms] if arms else result(name)["rows"]
+    return table(["setting", *kinds.values()], ([row["label"], *(f"{row[kind]:.3f}" for kind in kinds)] for row in rows))
 
 
 def localise() -> str:
@@ -404,6 +422,8 @@ TABLES: dict[str, Callable[..., str]] = {
     "eval": evaluation,
     "auto": auto,
     "by-eye": by_eye,
+    "judges": judges,
+    "judged-states": judged_states,
     "chosen": chosen,
     "areas": areas,
     "score": score,

@@ -23,11 +23,11 @@ from vsf_cli.cli.console import Console, as_line
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
 from vsf_cli.cli.image import replacements_of
-from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, with_options
+from vsf_cli.cli.options import ConsoleOptions, ManyOptions, Takes, command_option, with_options
 from vsf_cli.cli.plans import check_needs
 from vsf_cli.cli.running import carry_out, check_contents
 from vsf_cli.config.names import counted
-from vsf_cli.config.option import CHOICE, FILES, GUIDANCE, JUDGE, METHODS, OUTPUT, WHAT, WORK, Need, options_of, run_option
+from vsf_cli.config.option import FILES, GUIDANCE, METHODS, WORK, Need, options_of, run_option
 from vsf_cli.config.values import parse_batch_size, parse_path
 from vsf_cli.errors import ModelError, RequestError
 from vsf_cli.generation.plan import runtime_of
@@ -51,12 +51,9 @@ AUTO_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
-class BatchOptions:
+class BatchOptions(ManyOptions):
     """The options of how the images of a table are made."""
 
-    replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="'wheels=>door,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
-    )
     sheet: bool = run_option(False, "--sheet", off=None, help="Write labelled contact sheets, too.", panel=FILES)
     batch_size: str = run_option(
         "1", "--batch-size", help="Images in one pass through the model, or auto.", panel=WORK, parse=parse_batch_size
@@ -85,15 +82,6 @@ class BatchOptions:
         min=1,
         needs=(Need("may_fail", "more failures than the first, at which --fail-fast stops: leave --fail-fast out"),),
     )
-    strict: bool = run_option(
-        False,
-        "--strict",
-        off=None,
-        help="Exit with 3 if the judge is not content with an image.",
-        panel=JUDGE,
-        needs=(CHOICE,),
-    )
-    dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
     @property
     def on_ray(self) -> bool:

@@ -9,9 +9,9 @@ from vsf_cli.cli.compare import plan_comparison, run_comparison
 from vsf_cli.cli.console import Console
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import Command, command_app
-from vsf_cli.cli.options import ConsoleOptions, Takes, parsed, with_options
+from vsf_cli.cli.options import ConsoleOptions, ManyOptions, Takes, parsed, with_options
 from vsf_cli.cli.plans import check_needs, read_prompt, run_plan
-from vsf_cli.config.option import CHOICE, FILES, JUDGE, OUTPUT, WHAT, run_option
+from vsf_cli.config.option import FILES, WHAT, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import choose_seeds
 from vsf_cli.errors import RequestError
@@ -27,27 +27,15 @@ Prompt = Annotated[str, typer.Argument(help="What you want; - reads stdin, @file
 
 
 @dataclass(frozen=True)
-class SeriesOptions:
+class SeriesOptions(ManyOptions):
     """The options of which images or videos are made of a prompt."""
 
     count: int | None = run_option(
         None, "--seeds", "--count", help="How many to make, with a seed each.", panel=WHAT, min=1, max=MAX_VALUES
     )
-    replacements: tuple[str, ...] = run_option(
-        (), "--sr", help="'wheels=>door,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
-    )
     compare: str | None = run_option(
         None, "--compare", help="Methods on one labelled strip, same seed: none,nag,vsf.", panel=FILES, metavar="METHODS"
     )
-    strict: bool = run_option(
-        False,
-        "--strict",
-        off=None,
-        help="Exit with 3 if the judge is not content with an image.",
-        panel=JUDGE,
-        needs=(CHOICE,),
-    )
-    dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
 
 @app.command(cls=Command, epilog='Example: vsf image "a red bike on a road" --neg wheels --alpha 3')

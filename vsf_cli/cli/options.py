@@ -10,7 +10,20 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 import typer
 
 from vsf_cli.cli.help import NUMBER, NUMBERS, TEXT
-from vsf_cli.config.option import GUIDANCE, OUTPUT, SIZE, Need, Option, check_bounds, idle, options_of, run_option
+from vsf_cli.config.option import (
+    CHOICE,
+    GUIDANCE,
+    JUDGE,
+    OUTPUT,
+    SIZE,
+    WHAT,
+    Need,
+    Option,
+    check_bounds,
+    idle,
+    options_of,
+    run_option,
+)
 from vsf_cli.config.ranges import ValueList, parse_range, split_sweeps
 from vsf_cli.config.strengths import is_auto
 from vsf_cli.config.values import chosen_size, parse_given_seeds
@@ -20,12 +33,30 @@ from vsf_cli.settings.options import OF_REQUEST, SETTINGS, Given
 from vsf_cli.settings.presets import Preset
 from vsf_cli.settings.request import UNCHOSEN
 
-__all__ = ["ConsoleOptions", "DryRun", "Json", "Takes", "command_option", "parsed", "with_options"]
+__all__ = ["ConsoleOptions", "DryRun", "Json", "ManyOptions", "Takes", "command_option", "parsed", "with_options"]
 
 NOT_OF_PRESETS = tuple(name for name in UNCHOSEN if name not in Preset.__dataclass_fields__)
 """The settings of a choice that no preset has."""
 PRESET = "a small built-in model"
 """What `--preset` is by default, in the help."""
+
+
+@dataclass(frozen=True)
+class ManyOptions:
+    """The options of commands that may make many images."""
+
+    replacements: tuple[str, ...] = run_option(
+        (), "--sr", help="'wheels=>door,windows' tries each in place of wheels.", panel=WHAT, metavar="WORDS"
+    )
+    strict: bool = run_option(
+        False,
+        "--strict",
+        off=None,
+        help="Exit with 3 if the judge is not content with an image.",
+        panel=JUDGE,
+        needs=(CHOICE,),
+    )
+    dry_run: bool = run_option(False, "--dry-run", off=None, help="Say what would be done, and stop.", panel=OUTPUT)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.judged import Together
 from vsf_cli.cli.app import app
 from vsf_cli.errors import VSFError
 from vsf_cli.evaluation.calibration import read_labels
@@ -118,6 +119,16 @@ def test_answers_that_cost_are_kept(table: Path, monkeypatch: pytest.MonkeyPatch
     judge.fails = ()
     assert vsf(str(table)).exit_code == 0
     assert sorted(value for value, _ in judge.asked[5:]) == [10, 40]
+
+
+def test_labels_are_judged_several_at_a_time(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The red values 90, 60, 30, 40 and 10 as grey ones.
+    judges = [Together(2, fails=(9,)), Together(2)]
+    for judge, code in zip(judges, (3, 0), strict=True):
+        monkeypatch.setattr("vsf_cli.judges.judge_named", lambda *_, judge=judge: judge)
+        done = vsf(str(table))
+        assert done.exit_code == code and ("1 label not compared" in done.stderr) == (code == 3), done.output
+    assert judges[0].passes == [[27, 18], [9, 12], [9], [12], [3]] and judges[1].passes == [[9]]
 
 
 def test_a_table_of_scenes_is_read_as_it_is(tmp_path: Path) -> None:

@@ -771,6 +771,8 @@ def test_clip_says_which_caption_is_nearer(tmp_path: Path) -> None:
         assert found.positive == (alone > 0.2) and found.negative == (alone > together)
         assert found.quality == pytest.approx(min(1, max(0, alone)), abs=1e-5)
         assert found.reason == f"likeness to the prompt {alone:.3f}, with the negative {together:.3f}"
+        absent, _ = output.logits_per_image[0].softmax(-1).tolist()
+        assert found.scores == pytest.approx({"absent": absent}, abs=1e-4)
         answers.append((found.positive, found.negative))
     assert {positive for positive, _ in answers} == {negative for _, negative in answers} == {False, True}
 
@@ -789,7 +791,8 @@ def test_clip_answers_about_several_images_as_about_each(tmp_path: Path) -> None
     assert [len(part) for part in parts] == [3, 2]
     for (image, record), found in zip(pairs, [one for part in parts for one in part], strict=True):
         wanted = alone.judge(image, record)
-        assert isinstance(found, Judgement) and found == replace(wanted, quality=found.quality)
+        assert isinstance(found, Judgement) and found.scores == pytest.approx(wanted.scores, abs=1e-4)
+        assert found == replace(wanted, scores=found.scores, quality=found.quality)
         assert found.quality == pytest.approx(wanted.quality, abs=1e-5)
 
 

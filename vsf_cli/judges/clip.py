@@ -1,5 +1,6 @@
 """A cheap check by CLIP: which of two captions fits an image better. Much less reliable than a multimodal judge."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -21,8 +22,9 @@ class ClipJudge:
     """Compares an image with its prompt, and with its prompt and the negative together.
 
     The object is shown if the image is similar to the prompt; the negative is missing if the prompt alone fits better than
-    the prompt "with" it. The quality is the similarity to the prompt, from 0 to 1. CLIP hardly understands negation, and does
-    not see small parts: use it to find images that went wrong, not to compare methods. It runs on the CPU.
+    the prompt "with" it. The probability of that is CLIP's own, the softmax of the two captions. The quality is the similarity
+    to the prompt, from 0 to 1. CLIP hardly understands negation, and does not see small parts: use it to find images that went
+    wrong, not to compare methods. It runs on the CPU.
 
     Arguments:
         model: A CLIP model of the hub, or a folder.
@@ -87,7 +89,8 @@ class ClipJudge:
 
 def _answer(alone: float, together: float, scale: float) -> Judgement:
     """Returns the answer by the logits of the captions without and with the negative, which are cosines times a scale."""
+    absent = (1 + math.tanh((alone - together) / 2)) / 2  # The softmax of both.
     alone, together = alone / scale, together / scale
     reason = f"likeness to the prompt {alone:.3f}, with the negative {together:.3f}"
     quality = min(1.0, max(0.0, alone))
-    return Judgement(alone > LIKENESS, alone > together, quality, reason)
+    return Judgement(alone > LIKENESS, alone > together, quality, reason, scores={"absent": round(absent, 6)})

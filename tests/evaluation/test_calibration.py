@@ -11,6 +11,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.clip_model import random_clip
+from tests.judged import Together
 from vsf_cli.cli.app import app
 from vsf_cli.errors import VSFError
 from vsf_cli.evaluation.calibration import read_labels
@@ -118,6 +120,25 @@ def test_answers_that_cost_are_kept(table: Path, monkeypatch: pytest.MonkeyPatch
     judge.fails = ()
     assert vsf(str(table)).exit_code == 0
     assert sorted(value for value, _ in judge.asked[5:]) == [10, 40]
+
+
+def test_labels_are_judged_several_at_a_time(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The red values 90, 60, 30, 40 and 10 as grey ones.
+    judges = [Together(2, fails=(9,)), Together(2)]
+    for judge, code in zip(judges, (3, 0), strict=True):
+        monkeypatch.setattr("vsf_cli.judges.judge_named", lambda *_, judge=judge: judge)
+        done = vsf(str(table))
+        assert done.exit_code == code and ("1 label not compared" in done.stderr) == (code == 3), done.output
+    assert judges[0].passes == [[27, 18], [9, 12], [9], [12], [3]] and judges[1].passes == [[9]]
+
+
+def test_clip_has_a_curve_of_absence(table: Path) -> None:
+    place = random_clip(table.parent / "clip")
+    done = vsf(str(table), "--json", "--judge", "clip", "--judge-model", place, "--judge-batch-size", "2")
+    assert done.exit_code == 0, done.output
+    object_row, absent_row = json.loads(done.stdout)["rows"]
+    assert 0 <= absent_row["roc_area"] <= 1 and absent_row["threshold"] is not None and object_row["roc_area"] is None
+    assert len(Path("outputs/calibrate-clip.jsonl").read_text("utf-8").splitlines()) == 5
 
 
 def test_a_table_of_scenes_is_read_as_it_is(tmp_path: Path) -> None:

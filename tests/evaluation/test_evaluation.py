@@ -20,13 +20,15 @@ import optuna
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPModel, CLIPProcessor
 from typer.testing import CliRunner
 
+from tests.clip_model import random_clip
 from tests.drawn import AnyPipe, drawn
+from tests.judged import Together
 from vsf_cli.batch import worker
 from vsf_cli.cli.app import app
-from vsf_cli.errors import ModelError, RequestError, VSFError
+from vsf_cli.errors import MediaError, ModelError, OutOfMemory, RequestError, VSFError
 from vsf_cli.evaluation import judging
 from vsf_cli.evaluation.choice import best_trial, write_choices
 from vsf_cli.evaluation.judging import judge_all
@@ -40,16 +42,18 @@ from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
 from vsf_cli.generation.run import load_for
 from vsf_cli.judges import judge_named
-from vsf_cli.judges.judgement import CachedJudge, Judgement, judge_frames
+from vsf_cli.judges.frames import judge_frames
+from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.mllm import INSTRUCTIONS, MllmJudge
 from vsf_cli.judges.questions import Record
 from vsf_cli.judges.scenes import ScenesJudge
+from vsf_cli.judges.several import judge_several
+from vsf_cli.judges.stored import CachedJudge
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.methods import resolved
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset, preset_names
-from vsf_cli.toy.image_recipe import build_clip_tokenizer
 from vsf_cli.toy.judge import STATES, Verdict
 from vsf_cli.toy.scenes import OBJECTS, PARTS
 
@@ -698,24 +702,60 @@ def test_an_answer_about_a_frame_is_paid_for_once(tmp_path: Path, monkeypatch: p
     assert list(judge_all(run, Failing())) == []
 
 
-def random_clip(folder: Path) -> str:
-    """A CLIP model with random weights, as it would be on the hub."""
-    torch.manual_seed(3)
-    tokenizer = build_clip_tokenizer(["a red car on a road with wheels", "a person with a hat"] * 50)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    text = CLIPTextConfig(**sizes, **ids, vocab_size=len(tokenizer), max_position_embeddings=77)
-    vision = CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
-    model = CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=8))
-    with torch.no_grad():
-        # Far larger than the default initialisation, so that pictures differ.
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(20)
-    model.save_pretrained(folder)
-    shown = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    CLIPProcessor(shown, tokenizer).save_pretrained(folder)
-    return str(folder)
+@pytest.fixture
+def frames_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Run, dict[Path, list[int]]]:
+    """A run of files whose frames have the values that the test says; what has none cannot be read."""
+    files: dict[Path, list[int]] = {}
+
+    def read(path: Path) -> list[Image.Image]:
+        if not files[path]:
+            raise MediaError(f"{path.name} cannot be read")
+        return [Image.new("L", (4, 4), value) for value in files[path]]
+
+    monkeypatch.setattr(judging, "read_frames", read)
+    monkeypatch.setattr(Run, "samples", lambda self: [Sample(CAR, path.stem, 0, path) for path in files])
+    monkeypatch.setattr(judging, "answer_key", lambda sample: (CAR.id, sample.variant, 0, sample.variant))
+    return Run(tmp_path, load_prompts("scenes-dev").first(1), {}, "tiny-wan-causvid", 1, {}), files
+
+
+def stored(run: Run, name: str = "judgements-together.jsonl") -> list[float]:
+    path = run.folder / name
+    return [json.loads(line)["quality"] for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def test_images_of_a_run_are_judged_several_at_a_time(frames_of: tuple[Run, dict[Path, list[int]]]) -> None:
+    run, files = frames_of
+    files.update({Path(f"{value}.png"): [value] for value in range(7)})
+    judge, moved = Together(3, fails=(4,)), []
+    found = [(sample.variant, error) for sample, error in judge_all(run, judge, lambda *at: moved.append(at))]
+    assert [name for name, _ in found] == [*map(str, range(7))] and moved == [(done, 7) for done in range(1, 8)]
+    assert [(name, str(error)) for name, error in found if error] == [("4", "busy")] and stored(run) == [0, 1, 2, 3, 5, 6]
+    again = Together(3)
+    assert [sample.variant for sample, _ in judge_all(run, again)] == ["4"] and again.passes == [[4]]
+
+
+def test_frames_of_several_videos_are_judged_together(frames_of: tuple[Run, dict[Path, list[int]]]) -> None:
+    run, files = frames_of
+    files.update({Path("a.mp4"): [0, 1, 2], Path("b.mp4"): [2, 3, 4], Path("c.mp4"): [*range(40, 121)], Path("d.png"): [9]})
+    judge = Together(4)
+    assert all(error is None for _, error in judge_all(run, judge))
+    # The frame 2 is in two videos, and of 81 frames nine are judged.
+    assert judge.passes == [[9], [0, 1, 2, 3], [4, 40, 50, 60], [70, 80, 90, 100], [110, 120]]
+    assert sorted(stored(run)) == [1, 3, 9, 80] and len(stored(run, "frames-together.jsonl")) == 14
+
+
+@pytest.mark.parametrize(
+    ("options", "frames", "error"),
+    [({}, [], MediaError), ({"fits": 0}, [1], OutOfMemory), ({"loads": False}, [1], ModelError)],
+)
+def test_what_ends_a_run_keeps_the_answers_of_its_pass(
+    frames_of: tuple[Run, dict[Path, list[int]]], options: dict[str, Any], frames: list[int], error: type[VSFError]
+) -> None:
+    run, files = frames_of
+    files.update({Path("0.png"): [0], Path("1.png"): frames, Path("2.png"): [2]})
+    with pytest.raises(error):
+        list(judge_all(run, Together(3, **options)))
+    assert stored(run) == ([] if options else [0, 2])
 
 
 def test_clip_says_which_caption_is_nearer(tmp_path: Path) -> None:
@@ -734,8 +774,29 @@ def test_clip_says_which_caption_is_nearer(tmp_path: Path) -> None:
         assert found.positive == (alone > 0.2) and found.negative == (alone > together)
         assert found.quality == pytest.approx(min(1, max(0, alone)), abs=1e-5)
         assert found.reason == f"likeness to the prompt {alone:.3f}, with the negative {together:.3f}"
+        absent, _ = output.logits_per_image[0].softmax(-1).tolist()
+        assert found.scores == pytest.approx({"absent": absent}, abs=1e-4)
         answers.append((found.positive, found.negative))
     assert {positive for positive, _ in answers} == {negative for _, negative in answers} == {False, True}
+
+
+def test_clip_answers_about_several_images_as_about_each(tmp_path: Path) -> None:
+    place = random_clip(tmp_path / "clip")
+    judge, alone = judge_named("clip", {"model": place, "batch_size": 3}), judge_named("clip", {"model": place})
+    assert judge.settings == alone.settings
+    chance, negatives = np.random.default_rng(4), ("wheels", "hat", "a person with a hat on a road", "road", "car")
+    images = [
+        Image.fromarray(chance.integers(0, 256, (side, 40, 3)).astype("uint8")).convert(mode)
+        for side, mode in ((40, "RGB"), (60, "L"), (33, "RGB"), (90, "RGBA"), (40, "RGB"))
+    ]
+    pairs = [(image, replace(CAR, negative=negative)) for image, negative in zip(images, negatives, strict=True)]
+    parts = [*judge_several(judge, pairs)]
+    assert [len(part) for part in parts] == [3, 2]
+    for (image, record), found in zip(pairs, [one for part in parts for one in part], strict=True):
+        wanted = alone.judge(image, record)
+        assert isinstance(found, Judgement) and found.scores == pytest.approx(wanted.scores, abs=1e-4)
+        assert found == replace(wanted, scores=found.scores, quality=found.quality)
+        assert found.quality == pytest.approx(wanted.quality, abs=1e-5)
 
 
 def test_a_run_is_judged_by_clip_and_a_missing_model_is_one_line(made: Path, tmp_path: Path) -> None:
@@ -743,7 +804,8 @@ def test_a_run_is_judged_by_clip_and_a_missing_model_is_one_line(made: Path, tmp
     place = random_clip(tmp_path / "clip")
     done = vsf("judge", str(run), "--judge", "clip", "--judge-model", str(tmp_path / "nothing"))
     assert done.exit_code == 4 and len(done.stderr.strip().splitlines()) == 1
-    assert vsf("judge", str(run), "--judge", "clip", "--judge-model", place).exit_code == 0
+    done = vsf("judge", str(run), "--judge", "clip", "--judge-model", place, "--judge-batch-size", "5")
+    assert done.exit_code == 0 and f"{len(Run.read(run).samples())} images judged" in done.stderr
     assert vsf("report", str(run), "--judge", "clip").exit_code == 0
     told = (run / "report-clip.md").read_text("utf-8")
     assert told.startswith("Judge clip clip. ") and str(tmp_path) not in told
@@ -916,6 +978,21 @@ def test_only_the_space_is_blamed_on_the_space(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("vsf_cli.cli.evaluate.load_for", broken)
     done = vsf("sweep", "scenes-dev", "--limit", "2", "--storage", str(tmp_path / "a.db"), "--method", "vsf", "--trials", "1")
     assert isinstance(done.exception, ValueError) and "--space" not in done.output
+
+
+def test_images_of_a_sweep_are_judged_several_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(_: Any, requests: list[Any]) -> list[Any]:
+        return [SimpleNamespace(frames=[Image.new("L", (4, 4), one.seed)]) for one in requests]
+
+    monkeypatch.setattr("vsf_cli.evaluation.sweep.generate_batch", made)
+    (variant,) = choose_variants(load_variants(), "nasa", load_preset("tiny-sd3-turbo"))
+    judge, moved = Together(3), []
+    kept = CachedJudge(judge, tmp_path / "answers.jsonl")
+    prompts = load_prompts("scenes-dev").first(7)
+    search = Sweep(prompts, variant, "tiny-sd3-turbo", kept, SPACE, tmp_path / "a.db", batch_size=5)
+    outcomes = search._outcomes(None, {"nasa_alpha": 0.5}, lambda *at: moved.append(at))
+    assert [quality for _, _, quality in outcomes] == [*range(7)] and moved == [(5, 7), (7, 7)]
+    assert judge.passes == [[0, 1, 2], [3, 4], [5, 6]]
 
 
 def test_what_a_sweep_was_stopped_in_is_tried_again(tmp_path: Path) -> None:

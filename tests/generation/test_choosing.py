@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import vsf_cli.generation.choosing as choosing
-from tests.judged import Maker, Seer, from_two_on
+from tests.judged import Maker, Seer, SeerOfSeveral, from_two_on
 from vsf_cli.config.strengths import Strength, given_strengths, is_auto, parse_strengths
 from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
 from vsf_cli.generation.asking import Answer, Verdicts
@@ -77,6 +77,19 @@ def test_the_best_is_chosen_where_none_does_it(maker: Maker) -> None:
     assert choose(None, request(), Seer(lambda alpha, _: (False, alpha == 4, 0.5))).request.parameters["alpha"] == 4
 
 
+def test_a_probability_of_absence_is_more_than_a_no(maker: Maker) -> None:
+    """As the judge `clip` gives it, of absence alone."""
+
+    class Unsure(Seer):
+        def judge(self, *question: Any) -> Judgement:
+            answer = super().judge(*question)
+            return replace(answer, scores={"absent": {"at 1": 0.1, "at 2": 0.4, "at 4": 0.3}[answer.reason]})
+
+    (note,) = (result := choose(None, request(), Unsure(lambda *_: (True, False, 0.9)))).notes
+    assert result.request.parameters["alpha"] == 2 and "at 2" in note
+    assert choose(None, request(), Seer(lambda *_: (True, False, 0.9))).request.parameters["alpha"] == 1
+
+
 def test_seeds_are_tried_one_after_the_other(maker: Maker) -> None:
     first, second, *_ = seeds_of(request(best_of=3))
     # Seeds in a row share none of those that follow.
@@ -132,6 +145,37 @@ def test_a_pass_that_is_not_full_makes_what_may_be_wanted_next(maker: Maker) -> 
     choose_batch(None, [request(seed=1), request(seed=2)], Seer(lambda alpha, seed: (True, seed == alpha, 0.9)), size=3)
     made = [[(one.seed, one.parameters["alpha"]) for one in group] for group in maker.passes]
     assert made == [[(1, 1), (2, 1), (1, 2)], [(2, 2), (2, 4)]]
+
+
+@pytest.mark.parametrize("keep", [(), ("auto",)])
+def test_images_of_one_round_are_judged_in_one_pass(keep: tuple[str, ...], maker: Maker) -> None:
+    """And only those that are wanted: each search takes its own, and stops where the judge is content."""
+    asked, needed = [request("1,2,4", seed=seed, keep=keep) for seed in (1, 2, 3)], {1: 1, 2: 4, 3: 2}
+    judge = SeerOfSeveral(lambda alpha, seed: (True, alpha >= needed[seed], 0.9), shown=("bell",))
+    results = choose_batch(None, asked, judge, size=9)
+    assert [result.request.parameters["alpha"] for result in results] == [1, 4, 2]
+    looks = [[(0, 1), (0, 2), (0, 3)]] if keep else []
+    assert judge.passes == [*looks, [(1, 1), (1, 2), (1, 3)], [(2, 2), (2, 3)], [(4, 2)]]
+    alone = choose_batch(None, asked, Seer(judge._answer, shown=("bell",)), size=9)
+    assert [one.choice for one in results] == [one.choice for one in alone] and len(maker.passes) == (4 if keep else 2)
+
+
+def test_the_same_question_of_two_searches_is_asked_once(maker: Maker) -> None:
+    judge = SeerOfSeveral(from_two_on)
+    first, second = choose_batch(None, [request("1,2"), request("1,2,4")], judge, verdicts=Known())
+    assert judge.passes == [[(1, 7)], [(2, 7)]] and first.request == second.request
+
+
+def test_answers_before_one_that_fails_are_stored(maker: Maker) -> None:
+    def busy(_: float, seed: int) -> tuple[bool, bool, float]:
+        if seed == 2:
+            raise VSFError("busy")
+        return True, True, 0.9
+
+    verdicts = Known()
+    with pytest.raises(ModelError, match="judge seer: busy"):
+        choose_batch(None, [request(seed=seed) for seed in (1, 2, 3)], Seer(busy), verdicts=verdicts)
+    assert len(verdicts.answers) == 1
 
 
 def test_a_candidate_that_is_no_image_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,7 +36,10 @@ from tests.drawn import AnyPipe
 from tests.judged import Maker
 from vsf_cli.cli.app import app
 from vsf_cli.errors import ModelError, RequestError
+from vsf_cli.judges.frames import judge_frames
+from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.questions import Record
+from vsf_cli.judges.several import judge_several
 from vsf_cli.judges.vlm import CLEAN, VlmJudge
 
 CAR = Record("car", "a red car on a road", "wheels", "Is a car shown?", "Are the wheels missing?", "car", ("lens", "lights"))
@@ -150,6 +154,49 @@ def test_a_batch_of_questions_gives_the_probabilities_of_each_alone(model: str) 
     assert min(found) < 0.4 < 0.6 < max(found), "answers of both kinds"
 
 
+def test_several_images_have_the_answers_of_each_alone(model: str) -> None:
+    """Of several sizes, with questions of several numbers and lengths, which are padded on the left."""
+    keeps = ((), ("lens",), ("the very small lights of a tower behind the trees", "roof", "lens"), ("lights",), ())
+    images = [noise(seed, side).resize((side, height)) for seed, (side, height) in enumerate(SIDES)]
+    pairs = [(image, replace(CAR, keep=keep)) for image, keep in zip(images, keeps, strict=True)]
+    judge, alone = VlmJudge(model, device="cpu", batch_size=4), VlmJudge(model, device="cpu")
+    assert (judge.batch_size, alone.batch_size) == (4, 1) and judge.settings == alone.settings
+    parts = [*judge_several(judge, pairs)]
+    assert [len(part) for part in parts] == [4, 1]
+    for found, (image, record) in zip(chain(*parts), pairs, strict=True):
+        wanted = alone.judge(image, record)
+        assert isinstance(found, Judgement) and found.scores == pytest.approx(wanted.scores, abs=1e-4)
+        assert found.quality == pytest.approx(wanted.quality, abs=1e-4) and found.kept == wanted.kept
+        assert (found.positive, found.negative) == (wanted.positive, wanted.negative)
+    frames = judge_frames(judge, images, CAR)
+    assert frames.scores == pytest.approx(judge_frames(alone, images, CAR).scores, abs=1e-4)
+
+
+SIDES = ((240, 240), (300, 224), (96, 96), (224, 500), (640, 480))
+
+
+def test_passes_are_several_images_on_a_gpu(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vsf_cli.judges.vlm.device_named", lambda _: torch.device("cuda"))
+    assert VlmJudge(model).batch_size == 8 and VlmJudge(model, batch_size=3).batch_size == 3
+
+
+def test_too_many_images_are_halved(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, rows = VlmJudge(model, device="cpu", batch_size=4), []
+    genuine = judge._reader.model.generate
+
+    def small(**inputs: Any) -> Any:
+        rows.append(len(inputs["input_ids"]))
+        if rows[-1] > 6:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return genuine(**inputs)
+
+    monkeypatch.setattr(judge._reader.model, "generate", small)
+    pairs = [(noise(seed), replace(CAR, keep=())) for seed in range(5)]
+    parts = [*judge_several(judge, pairs)]
+    assert [len(part) for part in parts] == [2, 2, 1] and rows == [12, 6, 6, 3] and judge.batch_size == 2
+    assert all(isinstance(one, Judgement) for part in parts for one in part)
+
+
 def test_the_threshold_is_that_of_absence_alone(model: str) -> None:
     image, plain = noise(1), replace(CAR, keep=())
     answer = VlmJudge(model).judge(image, plain)
@@ -206,6 +253,9 @@ def test_a_run_is_judged_and_reported_and_asked_once(model: str, tmp_path: Path,
     [
         (("--judge-threshold", "0.3"), 6, "--judge-threshold is for the judge vlm: add --judge vlm"),
         (("--device", "cpu"), 6, "--device is for the judge vlm: add --judge vlm"),
+        (("--judge-batch-size", "2"), 6, "--judge-batch-size is for the judges vlm and clip: choose one by --judge"),
+        (("--judge", "mllm", "--judge-batch-size", "2"), 6, "--judge-batch-size is for the judges vlm and clip"),
+        (("--judge", "clip", "--judge-batch-size", "0"), 6, "judge_batch_size is 0, but must be at least 1"),
         (("--judge", "vlm", "--judge-threshold", "1.5"), 6, "judge_threshold is 1.5, but must be 0 to 1"),
         (("--judge", "vlm", "--device", "abacus"), 6, "--device is 'abacus', which this machine does not have"),
     ],
@@ -228,10 +278,11 @@ def test_a_sweep_gives_the_judge_its_device(monkeypatch: pytest.MonkeyPatch, tmp
     asked = Mock(side_effect=RequestError("no more"))
     monkeypatch.setattr("vsf_cli.judges.judge_named", asked)
     monkeypatch.chdir(tmp_path)
-    done = vsf("sweep", "scenes-dev", "--judge", "vlm", "--device", "cpu", "--judge-threshold", "0.4", "--method", "vsf")
+    chosen = ("--judge", "vlm", "--device", "cpu", "--judge-threshold", "0.4", "--judge-batch-size", "3")
+    done = vsf("sweep", "scenes-dev", *chosen, "--method", "vsf")
     assert done.exit_code == 6 and "no more" in done.stderr
     name, options = asked.call_args[0]
-    assert (name, options["device"], options["threshold"]) == ("vlm", "cpu", 0.4)
+    assert (name, options["device"], options["threshold"], options["batch_size"]) == ("vlm", "cpu", 0.4, 3)
 
 
 def without_template(folder: Path) -> None:

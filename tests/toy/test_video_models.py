@@ -14,7 +14,8 @@ from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.generate import generate_batch
 from vsf_cli.generation.plan import request_of
 from vsf_cli.judges import judge_named
-from vsf_cli.judges.judgement import Judgement, judge_frames
+from vsf_cli.judges.frames import judge_frames
+from vsf_cli.judges.judgement import Judgement
 from vsf_cli.loading.pipelines import load
 from vsf_cli.loading.sources import source_of, vocabulary_of
 from vsf_cli.prompts.texts import Texts

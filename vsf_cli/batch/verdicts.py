@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vsf_cli.generation.asking import Answer, Verdicts
-from vsf_cli.judges.judgement import stored_judgements
 from vsf_cli.judges.questions import Record
+from vsf_cli.judges.stored import stored_judgements
 from vsf_cli.media.json_lines import append_line
 from vsf_cli.settings.request import Request
 

@@ -1,6 +1,5 @@
 """Makes items: loads each model once, generates the images and writes them."""
 
-import gc
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from vsf_cli.generation.generate import Progress, Result, generate_batch, passes
 from vsf_cli.generation.run import advising, describe_result, load_for, note_lost_sound, weights_of, write_result
 from vsf_cli.loading.loras import hashes_of
 from vsf_cli.loading.offload import offload_of
-from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named
+from vsf_cli.loading.runtime import OFFLOADS, Runtime, device_named, free_memory
 from vsf_cli.maps.data import EVERYTHING
 from vsf_cli.settings.options import FileOptions
 
@@ -314,15 +313,6 @@ def _makes_ahead(pipe: Any, item: Item) -> bool:
 
 def _failed(item: Item, failure: Failure, seconds: float, fallback: str) -> Outcome:
     return Outcome(item, failure.text, seconds, failure.code, fallback)
-
-
-def free_memory() -> None:
-    """Frees memory that is no longer used: a pipeline with hooks is a reference cycle, which only the collector breaks."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def next_offload(runtime: Runtime, used: str | None) -> Runtime | None:

@@ -16,7 +16,8 @@ from vsf_cli.config.values import parse_path
 from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation import calibration
 from vsf_cli.evaluation.report import full_name, rate_text
-from vsf_cli.judges.judgement import CachedJudge, Judge, Judgement
+from vsf_cli.judges.judgement import Judge, Judgement
+from vsf_cli.judges.stored import CachedJudge
 from vsf_cli.media.files import check_writable, encode_json, write_bytes
 from vsf_cli.media.metadata import versions
 

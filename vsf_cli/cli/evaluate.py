@@ -14,7 +14,7 @@ from vsf_cli.cli.calibrate import calibrate
 from vsf_cli.cli.console import Console, as_line, move_all
 from vsf_cli.cli.error_boundary import handle_errors
 from vsf_cli.cli.help import NUMBER, Command, command_app
-from vsf_cli.cli.judge_options import WHICH_JUDGE, JudgeOptions
+from vsf_cli.cli.judge_options import JUDGE_OF_SWEEP, WHICH_JUDGE, JudgeOptions
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.plans import say_offload
 from vsf_cli.cli.running import carry_out
@@ -33,7 +33,7 @@ from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
 from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
 from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
-from vsf_cli.judges.judgement import CachedJudge
+from vsf_cli.judges.stored import CachedJudge
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.runtime import Runtime
 from vsf_cli.media.metadata import versions
@@ -214,7 +214,7 @@ def sweep(
     given: Annotated[Given, OF_SWEEP],
     methods: Annotated[MethodOptions, Takes(without=("limit",))],
     search: SearchOptions,
-    judge: Annotated[JudgeOptions, WHICH_JUDGE],
+    judge: Annotated[JudgeOptions, JUDGE_OF_SWEEP],
     messages: Annotated[ConsoleOptions, Takes(without=("json",))],
     prompts: Annotated[str, typer.Argument(help="A prompt set, as for 'run'.")] = "scenes-dev",
     storage: Annotated[Path, command_option("--storage", help="The SQLite file of the trials, by Optuna.", panel=FILES)] = Path(

@@ -9,11 +9,13 @@ from vsf_cli.config.option import JUDGE, Need, run_option
 from vsf_cli.judges.judgement import EVEN, Judge
 from vsf_cli.settings.presets import Settings
 
-__all__ = ["WHICH_JUDGE", "JudgeOptions"]
+__all__ = ["JUDGE_OF_SWEEP", "WHICH_JUDGE", "JudgeOptions"]
 
 VLM, MLLM = Need("is_vlm", "the judge vlm: add --judge vlm"), Need("is_mllm", "the judge mllm: add --judge mllm")
 MODELS = Need("has_models", "the judges mllm, vlm and clip: choose one by --judge")
+LOCAL = Need("is_local", "the judges vlm and clip: choose one by --judge")
 WHICH_JUDGE = Takes(only=("judge", "judge_model", "base_url", "judge_threshold"))
+JUDGE_OF_SWEEP = Takes(only=(*WHICH_JUDGE.only, "judge_batch_size"))
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,14 @@ class JudgeOptions:
     device: str | None = run_option(
         None, "-d", "--device", help="For vlm: auto, cpu, cuda, cuda:1, mps ...", panel=JUDGE, needs=(VLM,)
     )
+    batch_size: int | None = run_option(
+        None,
+        "--judge-batch-size",
+        help="For vlm and clip: images in one pass through the model; for vlm on a GPU 8 if not given, else 1.",
+        panel=JUDGE,
+        min=1,
+        needs=(LOCAL,),
+    )
     base_url: str | None = run_option(
         None, "--base-url", help="For mllm: URL with OpenAI's protocol.", panel=JUDGE, needs=(MLLM,)
     )
@@ -67,6 +77,11 @@ class JudgeOptions:
     def is_vlm(self) -> bool:
         """Whether the judge runs a model on a device."""
         return self.name == "vlm"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the judge runs a model of one's choice on this machine."""
+        return self.name in ("vlm", "clip")
 
     @property
     def chosen(self) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from typing import Any
 from vsf_cli.batch.records import decode_table, read_records
 from vsf_cli.config.option import read_bool
 from vsf_cli.errors import RequestError
-from vsf_cli.evaluation.judging import in_threads
+from vsf_cli.evaluation.judging import judge_files
 from vsf_cli.evaluation.statistics import best_threshold, rate_of, roc_area
-from vsf_cli.judges.judgement import Judge, Judgement, judge_frames
+from vsf_cli.judges.judgement import Judge, Judgement
 from vsf_cli.judges.questions import Record
-from vsf_cli.media.reading import read_frames
 
 __all__ = ["ANSWERS", "Label", "calibrate", "judge_labels", "read_labels"]
 
@@ -116,14 +115,12 @@ def judge_labels(
     Raises:
         MediaError: If an image cannot be read.
         ModelError: If the model of the judge cannot be loaded.
+        OutOfMemory: If memory does not suffice for a single image.
     """
     answers: dict[int, Judgement] = {}
     failed: list[str] = []
-
-    def ask(index: int) -> None:
-        answers[index] = judge_frames(judge, read_frames(labels[index].path), labels[index].record)
-
-    for index, error in in_threads(judge.workers, ask, range(len(labels)), progress):
+    files = [(one.path, one.record) for one in labels]
+    for index, error in judge_files(judge, files, answers.__setitem__, progress):
         if error is not None:
             failed.append(f"{labels[index].path}: {error}")
     return answers, failed

@@ -1,23 +1,30 @@
-"""Asks a judge about every image of a run. Each answer is written at once, so that no image is judged twice."""
+"""Asks a judge about files, such as all images of a run. Each answer is written at once, so that no image is judged twice."""
 
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-from vsf_cli.errors import MediaError, ModelError, VSFError
+from vsf_cli.errors import MediaError, ModelError, OutOfMemory, VSFError
 from vsf_cli.evaluation.runs import Run, Sample
-from vsf_cli.judges.judgement import CachedJudge, Judge, Judgement, judge_frames
+from vsf_cli.judges.frames import Clip, frames_to_judge, judge_clips
+from vsf_cli.judges.judgement import Judge, Judgement
+from vsf_cli.judges.questions import Record
+from vsf_cli.judges.several import images_per_pass
+from vsf_cli.judges.stored import CachedJudge
 from vsf_cli.media.json_lines import append_line, read_lines
 from vsf_cli.media.reading import read_frames
 
-__all__ = ["Answers", "answer_key", "in_threads", "judge_all"]
+__all__ = ["Answers", "answer_key", "judge_all", "judge_files"]
 
-Item = TypeVar("Item")
 AnswerKey = tuple[str, str, int, str]
+File = tuple[Path, Record]
+"""An image or a video, and what is asked about it."""
+Store = Callable[[int, Judgement], object]
 
 
 def answer_key(sample: Sample) -> AnswerKey:
@@ -84,44 +91,80 @@ def judge_all(
     Raises:
         MediaError: If answers or images cannot be read, or an answer cannot be written.
         ModelError: If the model of the judge cannot be loaded.
+        OutOfMemory: If memory does not suffice for a single image.
     """
     answers = Answers(run, judge.name)
     known = answers.of(judge)
     pending = [(sample, key) for sample in run.samples() if (key := answer_key(sample)) not in known]
     framewise = CachedJudge(judge, run.folder / f"frames-{judge.name}.jsonl") if judge.costly else judge
+    files = [(sample.path, sample.record) for sample, _ in pending]
 
-    def judge_sample(sample: Sample, key: AnswerKey) -> None:
-        frames = read_frames(sample.path)
-        answers.add(judge, key, judge_frames(judge if len(frames) == 1 else framewise, frames, sample.record))
+    def store(index: int, answer: Judgement) -> None:
+        answers.add(judge, pending[index][1], answer)
 
-    for (sample, _), error in in_threads(judge.workers, lambda one: judge_sample(*one), pending, progress):
-        yield sample, error
+    for index, error in judge_files(judge, files, store, progress, framewise):
+        yield pending[index][0], error
 
 
-def in_threads(
-    workers: int,
-    work: Callable[[Item], object],
-    items: Sequence[Item],
+def judge_files(
+    judge: Judge,
+    files: Sequence[File],
+    store: Store,
     progress: Callable[[int, int], object] | None = None,
-) -> Iterator[tuple[Item, VSFError | None]]:
-    """Does the work of a judge for each item in several threads.
+    of_videos: Judge | None = None,
+) -> Iterator[tuple[int, VSFError | None]]:
+    """Judges images and videos, as many at a time as the judge answers about in one pass, in as many threads as it has.
+
+    Arguments:
+        judge: The judge.
+        files: The images and videos, each with what is asked about it.
+        store: Called with the index of a file and its answer as soon as there is one.
+        progress: Called with the number of files that are done, and of all.
+        of_videos: Judges the frames of videos; None means the judge itself.
 
     Yields:
-        Each item that is done, with its error if it failed.
+        The index of each file that is done, with its error if it failed.
 
     Raises:
         MediaError: If a file cannot be read or written.
         ModelError: If the model of the judge cannot be loaded.
+        OutOfMemory: If memory does not suffice for a single image.
     """
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(work, item): item for item in items}
+    size, done = images_per_pass(judge), 0
+    groups = [range(len(files))[start : start + size] for start in range(0, len(files), size)]
+    with ThreadPoolExecutor(judge.workers) as pool:
+        waiting = [pool.submit(_judge_group, judge, of_videos or judge, files, group, store) for group in groups]
         try:
-            for done, future in enumerate(as_completed(waiting), 1):
-                error = future.exception()
-                if error is not None and (not isinstance(error, VSFError) or isinstance(error, (MediaError, ModelError))):
-                    raise error
-                if progress is not None:
-                    progress(done, len(items))
-                yield waiting[future], error
+            for future in as_completed(waiting):
+                for index, error in future.result().items():
+                    if isinstance(error, (MediaError, ModelError, OutOfMemory)):
+                        raise error
+                    done += 1
+                    if progress is not None:
+                        progress(done, len(files))
+                    yield index, error
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _judge_group(
+    judge: Judge, of_videos: Judge, files: Sequence[File], group: Iterable[int], store: Store
+) -> dict[int, VSFError | None]:
+    """Judges some of the files, and returns the error of each by its index, None if there is none."""
+    errors: dict[int, VSFError | None] = {}
+    images: dict[int, Clip] = {}
+    videos: dict[int, Clip] = {}
+    for index in group:
+        path, record = files[index]
+        try:
+            frames = frames_to_judge(read_frames(path))
+        except VSFError as error:
+            errors[index] = error
+            continue
+        (images if len(frames) == 1 else videos)[index] = frames, record
+    for asked, clips in ((judge, images), (of_videos, videos)):
+        for index, outcome in zip(clips, judge_clips(asked, [*clips.values()]), strict=True):
+            errors[index] = outcome if isinstance(outcome, VSFError) else None
+            if not isinstance(outcome, VSFError):
+                store(index, outcome)
+    return errors

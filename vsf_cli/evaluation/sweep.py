@@ -13,8 +13,10 @@ from vsf_cli.evaluation.prompts import PromptSet
 from vsf_cli.evaluation.variants import Variant
 from vsf_cli.generation.generate import Progress, generate_batch
 from vsf_cli.generation.plan import request_of
-from vsf_cli.judges.judgement import Judge, judge_frames
+from vsf_cli.judges.frames import judge_clips
+from vsf_cli.judges.judgement import Judge
 from vsf_cli.judges.questions import Record
+from vsf_cli.judges.several import answer_of
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.settings.options import SETTINGS
 from vsf_cli.settings.presets import Settings, load_preset
@@ -114,8 +116,9 @@ class Sweep:
         for start in range(0, len(records), self.batch_size):
             part = records[start : start + self.batch_size]
             requests = [self.request(record, start + number, chosen) for number, record in enumerate(part)]
-            for record, result in zip(part, generate_batch(pipe, requests), strict=True):
-                answer = judge_frames(self.judge, result.frames, record)
+            results = generate_batch(pipe, requests)
+            clips = [(result.frames, record) for record, result in zip(part, results, strict=True)]
+            for answer in map(answer_of, judge_clips(self.judge, clips)):
                 outcomes.append((answer.positive, answer.negative, answer.quality))
             if progress is not None:
                 progress(len(outcomes), len(records))

@@ -2,8 +2,8 @@
 
 A judge is content if it sees the object, not the negative prompt, and what has to stay. What the image without guidance does
 not show either need not stay, where that image was tried, too. If the judge is content with no candidate, the one with the
-greatest score is chosen: the sum of the probabilities that the object is there and that the negative prompt is not (0 or 1 from
-a judge without probabilities), of the part of what has to stay that is there, and of the quality.
+greatest score is chosen: the sum of the probabilities that the object is there and that the negative prompt is not (0 or 1
+where a judge has no probability), of the part of what has to stay that is there, and of the quality.
 """
 
 import math
@@ -17,8 +17,10 @@ from vsf_cli.errors import ModelError, PictureError, RequestError, VSFError
 from vsf_cli.generation.asking import Answer, Verdicts, check_choice_of, judge_of, record_of
 from vsf_cli.generation.choice import Attempt, Choice
 from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, generate, generate_batch, passes
-from vsf_cli.judges.judgement import Describes, Judge, Judgement, judge_frames
+from vsf_cli.judges.frames import judge_clips
+from vsf_cli.judges.judgement import Describes, Judge, Judgement
 from vsf_cli.judges.questions import Record
+from vsf_cli.judges.several import Outcome, answer_of
 from vsf_cli.settings.candidates import candidates_of, seeds_of, unguided
 from vsf_cli.settings.request import Request
 
@@ -91,7 +93,7 @@ def choose_batch(
     those of `choose`.
     """
     known = verdicts or Verdicts()
-    searches = [_Search(request, judge, known, keep_all) for request in requests]
+    searches = [_Search(request, judge, known, keep_all, tried) for request in requests]
     if tried is not None:
         tried(0, searches[0].count)
     while waiting := [search for search in searches if search.wanted is not None]:
@@ -100,8 +102,7 @@ def choose_batch(
             rows += _ahead(group, size - len(group))
             for (search, request), result in zip(rows, _make(pipe, [one for _, one in rows], progress), strict=True):
                 search.ready.append((request, result))
-            for search in group:
-                search.take_ready(tried)
+            _judge_ready(group, judge)
     return [search.chosen(pipe, progress) for search in searches]
 
 
@@ -115,6 +116,24 @@ def _ahead(searches: "Sequence[_Search]", count: int) -> "list[tuple[_Search, Re
     return list(islice(rows, count))
 
 
+def _judge_ready(searches: "Sequence[_Search]", judge: Judge) -> None:
+    """Judges the images that are made and wanted: those of several searches together, where the judge can."""
+    while rows := _rows_to_judge(searches):
+        clips = [(result.frames, search.question[1]) for search, result in rows]
+        for (search, _), outcome in zip(rows, judge_clips(judge, clips), strict=True):
+            search.take(outcome)
+
+
+def _rows_to_judge(searches: "Sequence[_Search]") -> "list[tuple[_Search, Result]]":
+    """Returns the image that each search is to be told about; of those with the same question, only the first."""
+    rows: list[tuple[_Search, Result]] = []
+    for search in searches:
+        result = search.image_to_judge()
+        if result is not None and all(search.question != other.question for other, _ in rows):
+            rows.append((search, result))
+    return rows
+
+
 class _Search:
     """The search for the image of one request.
 
@@ -126,8 +145,11 @@ class _Search:
         count: The most candidates that there are.
     """
 
-    def __init__(self, request: Request, judge: Judge, verdicts: Verdicts, keep_all: bool) -> None:
+    def __init__(
+        self, request: Request, judge: Judge, verdicts: Verdicts, keep_all: bool, tried: Progress | None = None
+    ) -> None:
         self._request, self._judge, self._verdicts, self._keep_all = request, judge, verdicts, keep_all
+        self._tried = tried
         self.count = request.best_of * max(1, len(request.tried_strengths))
         self.attempts: list[Attempt] = []
         self.wanted: Request | None = None
@@ -196,30 +218,54 @@ class _Search:
     def _tells_things(self, request: Request) -> bool:
         return self._request.keeps_what_is_seen and request.method == "none" and not request.keep
 
-    def take_ready(self, tried: Progress | None) -> None:
-        """Judges the images that are made and wanted."""
-        while (at := next((index for index, (one, _) in enumerate(self.ready) if one == self.wanted), None)) is not None:
-            self._take(self.ready.pop(at)[1])
-            if tried is not None:
-                tried(len(self.attempts), self.count)
+    @property
+    def question(self) -> tuple[Request | None, Record]:
+        """The request of the wanted image, and what the judge is asked about it."""
+        return self.wanted, self._record
 
-    def _take(self, result: Result | None) -> None:
-        """Judges the image of the wanted request; None means that the model made none."""
-        assert self.wanted is not None
-        request = self.wanted
-        if result is None:
-            self._go_on(_Seen(request, None))
-            return
-        self._seconds += result.seconds
-        if (answer := self._answered(request)) is None:
-            answer = self._ask(result, self._tells_things(request))
-            self._verdicts.add(request, self._record, answer)
-        self._go_on(_Seen(request, answer.judgement, answer.things or (), result))
+    def image_to_judge(self) -> Result | None:
+        """Returns the image that is made and wanted and has no answer yet; goes on from those that need none."""
+        while (at := self._place) is not None:
+            request, result = self.ready[at]
+            if result is None:
+                self._go_on_from(at, _Seen(request, None))
+            elif (answer := self._answered(request)) is not None:
+                self._go_on_from(at, _Seen(request, answer.judgement, answer.things or (), result))
+            else:
+                return result
+        return None
 
-    def _ask(self, result: Result, tells_things: bool) -> "Answer":
-        """Asks the judge about an image, or a video."""
+    @property
+    def _place(self) -> int | None:
+        """Where the wanted image stands among those that are made."""
+        return next((index for index, (one, _) in enumerate(self.ready) if one == self.wanted), None)
+
+    def _go_on_from(self, at: int, seen: "_Seen") -> None:
+        """Goes on from an image that is made."""
+        del self.ready[at]
+        self._seconds += seen.result.seconds if seen.result else 0.0
+        self._go_on(seen)
+        if self._tried is not None:
+            self._tried(len(self.attempts), self.count)
+
+    def take(self, outcome: Outcome) -> None:
+        """Takes and stores what the judge says about the image of `image_to_judge`.
+
+        Raises:
+            VSFError: If it cannot say anything.
+        """
+        at = self._place
+        assert at is not None
+        request, result = self.ready[at]
+        assert result is not None
+        answer = self._told(outcome, result, self._tells_things(request))
+        self._verdicts.add(request, self._record, answer)
+        self._go_on_from(at, _Seen(request, answer.judgement, answer.things or (), result))
+
+    def _told(self, outcome: Outcome, result: Result, tells_things: bool) -> "Answer":
+        """Returns the answer about an image, or a video; with what else it shows, which the judge is asked now."""
         try:
-            judgement = judge_frames(self._judge, result.frames, self._record)
+            judgement = answer_of(outcome)
             return Answer(judgement, _things(self._judge, result, self._record) if tells_things else None)
         except VSFError as error:
             # Such as an endpoint that cannot be reached: another time, it may be.

@@ -1,24 +1,15 @@
-"""What a judge answers about an image or a video, and answers that are stored so that nobody pays for them twice."""
+"""What a judge answers about an image, and what a judge is."""
 
-import hashlib
-import json
-import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from vsf_cli.config.names import counted
 from vsf_cli.judges.questions import Record
-from vsf_cli.media.json_lines import append_line, read_lines
 
-__all__ = ["EVEN", "CachedJudge", "Describes", "Judge", "Judgement", "judge_frames", "stored_judgements"]
+__all__ = ["EVEN", "Describes", "Judge", "Judgement"]
 
-MAX_FRAMES = 9
-"""The number of frames of a video that are judged, evenly spaced."""
 EVEN = 0.5
 """The usual threshold of a probability: above it, the answer is yes."""
 
@@ -84,67 +75,3 @@ class Describes(Protocol):
 
     def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
         """Returns what an image shows besides the object and the negative prompt, each thing in a word or two."""
-
-
-def judge_frames(judge: Judge, frames: Sequence[Image.Image], record: Record) -> Judgement:
-    """Returns the answer about an image, or about a video: the majority and the mean quality of its frames.
-
-    A tie is a no.
-    """
-    count = min(len(frames), MAX_FRAMES)
-    indices = sorted({round(number * (len(frames) - 1) / max(1, count - 1)) for number in range(count)})
-    answers = [judge.judge(frames[index], record) for index in indices]
-    if len(answers) == 1:
-        return answers[0]
-    positive, negative = sum(one.positive for one in answers), sum(one.negative for one in answers)
-    shown = Counter(thing for one in answers for thing in one.kept or ())
-    kept = tuple(thing for thing in record.keep if 2 * shown[thing] > len(answers))
-    return Judgement(
-        2 * positive > len(answers),
-        2 * negative > len(answers),
-        sum(one.quality for one in answers) / len(answers),
-        f"of {counted(len(answers), 'frame')} the object is in {positive}, the negative is missing in {negative}",
-        None if any(one.kept is None for one in answers) else kept,
-        _mean_scores([one.scores for one in answers]),
-    )
-
-
-def _mean_scores(scores: Sequence[Mapping[str, float] | None]) -> Mapping[str, float] | None:
-    known = [one for one in scores if one is not None]
-    if len(known) < len(scores):
-        return None
-    return {name: sum(one[name] for one in known) / len(known) for name in known[0]}
-
-
-def stored_judgements(path: Path) -> Iterator[tuple[Mapping[str, Any], Judgement]]:
-    """Yields the lines of a file of answers, each with its answer; a line without a key, or without an answer, is skipped."""
-    for line in read_lines(path):
-        try:
-            judgement, _ = Judgement.read(line), line["key"]
-        except (AttributeError, KeyError, TypeError):
-            continue
-        yield line, judgement
-
-
-class CachedJudge:
-    """A judge whose answers about pixels are stored in a file, so that an interrupted run does not pay for them twice."""
-
-    def __init__(self, judge: Judge, path: Path) -> None:
-        self.inner, self.path, self.lock = judge, path, threading.Lock()
-        self.name, self.settings, self.workers, self.costly = judge.name, judge.settings, judge.workers, judge.costly
-        self.known = {line["key"]: judgement for line, judgement in stored_judgements(path)}
-
-    def check(self, record: Record, offline: bool) -> None:
-        """Checks what the judge does."""
-        self.inner.check(record, offline)
-
-    def judge(self, image: Image.Image, record: Record) -> Judgement:
-        """Returns the stored answer about the same pixels and questions, or a new one."""
-        questions = record.question_1, record.question_2, *record.keep
-        question = json.dumps([dict(self.settings), *questions, image.size], sort_keys=True)
-        key = hashlib.sha256(question.encode() + image.tobytes()).hexdigest()
-        if key not in self.known:
-            self.known[key] = answer = self.inner.judge(image, record)
-            with self.lock:
-                append_line(self.path, {"key": key, **asdict(answer)})
-        return self.known[key]

@@ -1,17 +1,20 @@
 """A small vision-language model on this machine as a judge: it answers by the probabilities of yes and no."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any
 
 from PIL import Image
 
 from vsf_cli.errors import ModelError, RequestError, is_out_of_memory
 from vsf_cli.judges.judgement import EVEN, Judgement
+from vsf_cli.judges.passes import Passes
 from vsf_cli.judges.pretrained import check_model, is_here, reading_model
 from vsf_cli.judges.questions import Record, named_things, question_about, question_about_things
+from vsf_cli.judges.several import Outcome, Pair
 from vsf_cli.loading.runtime import device_named
 
 __all__ = ["VlmJudge"]
@@ -25,8 +28,13 @@ WORDING = 1
 YES, NO = ("yes", "Yes", "YES"), ("no", "No", "NO")
 MAX_TOKENS = 40
 """The length of the answer that names things."""
+ON_GPU = 8
+"""The usual number of images of one pass on a GPU; on a CPU it is 1."""
 MIN_SIDE = 224
 """The least side of an image in pixels: some processors refuse images of a few patches."""
+
+Row = tuple[Image.Image, str]
+"""An image as the model sees it, and a question about it."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,7 @@ class VlmJudge:
         model: A hub id, or a folder.
         threshold: The probability above which the negative is absent; the other answers are yes above 0.5.
         device: "auto", or a device of torch.
+        batch_size: The most images of one pass; None means 8 on a GPU and 1 on a CPU. Each has a row for each question.
 
     Raises:
         ModelError: At the first image, if the model cannot be loaded, or is no vision-language model with a chat template.
@@ -61,11 +70,13 @@ class VlmJudge:
     workers = 1
     costly = True
 
-    def __init__(self, model: str = MODEL, threshold: float = EVEN, device: str = "auto") -> None:
+    def __init__(
+        self, model: str = MODEL, threshold: float = EVEN, device: str = "auto", batch_size: int | None = None
+    ) -> None:
         if device not in ("auto", "cpu"):
             device_named(device)
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "threshold": threshold, "wording": WORDING}
-        self._model, self._threshold, self._device = model, threshold, device
+        self._model, self._threshold, self._device, self._batch_size = model, threshold, device, batch_size
 
     def check(self, record: Record, offline: bool) -> None:
         """Checks before any work what the judge needs: of a model that is on this machine, what it reads images and texts with.
@@ -101,14 +112,42 @@ class VlmJudge:
             yes, no = (_tokens_of(self._model, processor.tokenizer, words) for words in (YES, NO))
         return processor, template, yes, no
 
+    @cached_property
+    def _passes(self) -> Passes:
+        return Passes(self._batch_size or (1 if device_named(self._device).type == "cpu" else ON_GPU))
+
+    @property
+    def batch_size(self) -> int:
+        """The most images of one pass; it gets smaller where memory does not suffice."""
+        return self._passes.size
+
     def judge(self, image: Image.Image, record: Record) -> Judgement:
         """Returns the answer about an image.
 
         Raises:
             ModelError: If the model cannot be used.
         """
-        stay = [question_about(thing, "visible") for thing in record.keep]
-        answers = self._probabilities(image, [record.question_1, record.question_2, CLEAN, *stay])
+        (answer,) = self._answers([(image, record)])
+        return answer
+
+    def judge_several(self, pairs: Sequence[Pair]) -> Iterator[list[Outcome]]:
+        """Yields the outcomes of each pass, which has the questions about several images.
+
+        Raises:
+            ModelError: If the model cannot be loaded.
+        """
+        _ = self._reader  # Loaded now, since that it cannot be loaded is no image's fault.
+        yield from self._passes.made(self._answers, pairs)
+
+    def _answers(self, pairs: Sequence[Pair]) -> list[Judgement]:
+        """Returns the answers about images, whose questions are one batch."""
+        asked = [(_enlarged(image.convert("RGB")), _questions(record)) for image, record in pairs]
+        rest = iter(self._probabilities([(image, text) for image, questions in asked for text in questions]))
+        own = ([*islice(rest, len(questions))] for _, questions in asked)
+        return [self._answer(record, answers) for (_, record), answers in zip(pairs, own, strict=True)]
+
+    def _answer(self, record: Record, answers: Sequence[float]) -> Judgement:
+        """Returns the answer about an image by the probabilities of yes to the questions about it."""
         shown, absent, clean, *stayed = (round(answer, 6) for answer in answers)
         kept = tuple(thing for thing, answer in zip(record.keep, stayed, strict=True) if answer > EVEN)
         names = ("object", "negative absent", "clean", *record.keep)
@@ -123,22 +162,22 @@ class VlmJudge:
         Raises:
             ModelError: If the model cannot be used.
         """
-        answer = self._generate(image, [question_about_things(record)], MAX_TOKENS)
+        answer = self._generate([(_enlarged(image.convert("RGB")), question_about_things(record))], MAX_TOKENS)
         # There is a row of logits for each new token; the question stands before them.
         tokens = answer.sequences[0, -len(answer.logits) :]
         return named_things(self._reader.processor.tokenizer.decode(tokens, skip_special_tokens=True), record)
 
-    def _probabilities(self, image: Image.Image, questions: Sequence[str]) -> list[float]:
-        """Returns the probability of yes, against no, for each question about an image; all questions are one batch."""
+    def _probabilities(self, rows: Sequence[Row]) -> list[float]:
+        """Returns the probability of yes, against no, for each question about an image; all rows are one batch."""
         reader = self._reader
-        logits = self._generate(image, [text + ENDING for text in questions], 1).logits[0].float()
+        logits = self._generate([(image, text + ENDING) for image, text in rows], 1).logits[0].float()
         yes, no = (logits[:, list(tokens)].logsumexp(-1) for tokens in (reader.yes, reader.no))
         return (yes - no).sigmoid().tolist()
 
-    def _generate(self, image: Image.Image, questions: Sequence[str], tokens: int) -> Any:
-        """Returns what the model generates, at most so many tokens, about an image and each of the questions."""
-        reader, shown = self._reader, _enlarged(image.convert("RGB"))
-        contents = [[{"type": "image", "image": shown}, {"type": "text", "text": text}] for text in questions]
+    def _generate(self, rows: Sequence[Row], tokens: int) -> Any:
+        """Returns what the model generates, at most so many tokens, for each row."""
+        reader = self._reader
+        contents = [[{"type": "image", "image": image}, {"type": "text", "text": text}] for image, text in rows]
         try:
             inputs = reader.processor.apply_chat_template(
                 [[{"role": "user", "content": content}] for content in contents],
@@ -159,6 +198,12 @@ class VlmJudge:
                 raise
             text = " ".join(str(error).split())[:200]
             raise ModelError(f"model '{self._model}' cannot be asked about an image: {text or type(error).__name__}") from error
+
+
+def _questions(record: Record) -> list[str]:
+    """Returns what the model is asked about an image: the questions of the record, whether it is clean, and what stayed."""
+    stay = [question_about(thing, "visible") for thing in record.keep]
+    return [record.question_1, record.question_2, CLEAN, *stay]
 
 
 def _processor_of(model: str, source: Mapping[str, Any]) -> Any:

@@ -1,5 +1,6 @@
 """The device, offload, network and dtype of a model."""
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ from vsf_cli.config.names import check_choice
 from vsf_cli.config.option import MODEL, run_option
 from vsf_cli.errors import RequestError
 
-__all__ = ["OFFLOADS", "Runtime", "check_dtype", "check_runtime", "device_named"]
+__all__ = ["OFFLOADS", "Runtime", "check_dtype", "check_runtime", "device_named", "free_memory"]
 
 OFFLOADS = ("auto", "none", "model", "group", "sequential")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -72,3 +73,12 @@ def device_named(name: str) -> Any:
     except (RuntimeError, AssertionError, ImportError) as error:
         raise RequestError(f"--device is '{name}', which this machine does not have: see 'vsf doctor'") from error
     return device
+
+
+def free_memory() -> None:
+    """Frees memory that is no longer used: a pipeline with hooks is a reference cycle, which only the collector breaks."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

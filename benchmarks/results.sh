@@ -8,13 +8,14 @@
 #     auto, auto-clips: docs/auto.md        contrast, contrast-clips, settings: docs/contrast.md
 #     score: docs/embedded-models.md        options: docs/methods.md
 #     localise: docs/maps.md                video, video-settings: docs/video.md
-# TRIALS and PARTS are the trials of each method and of each part of VSF, LIMIT the prompts of a trial.
+# TRIALS and ABLATION_TRIALS are the trials of each method and of each ablation, LIMIT the prompts of a trial. Not made here:
+# docs/results/auto-by-eye.json, which is of labels by eye (docs/labels/auto).
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-outputs/results}
 [ $# -eq 0 ] || shift
 trials=${TRIALS:-40}
-parts=${PARTS:-16}
+ablation_trials=${ABLATION_TRIALS:-16}
 limit=${LIMIT:-48}
 keep=docs/results
 bike="a red bike on a road"
@@ -45,9 +46,9 @@ methods() {
     vsf eval tradeoff "$out/sweep.db" -o "$out/tradeoff" --quality 0.85
     # The best trial of each method, on the prompts that did not choose it
     evaluate chosen scenes scenes --methods-file "$out/tradeoff/chosen.toml" --method all
-    vsf eval sweep scenes-dev --method vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials "$parts" --limit "$limit" \
+    vsf eval sweep scenes-dev --method vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials "$ablation_trials" --limit "$limit" \
         --storage "$out/ablation.db" -q
-    vsf eval tradeoff "$out/sweep.db" "$out/ablation.db" --first "$parts" \
+    vsf eval tradeoff "$out/sweep.db" "$out/ablation.db" --first "$ablation_trials" \
         --method vsf,vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef -o "$out/ablation"
     cp "$out/tradeoff/both.json" $keep/best-trials.json
     for figure in positive-negative quality-negative; do
@@ -90,14 +91,26 @@ contrast_clips() { evaluate contrast-clips scenes $clips --method none,vsf,vsf-k
 settings() { evaluate settings scenes scenes-dev --methods-file benchmarks/settings.toml --method all --seeds 1; }
 options() { evaluate options scenes scenes-dev --methods-file benchmarks/options.toml --method all --seeds 1; }
 
-score() {
-    # The loop's last line is the only one on stdout.
-    for method in none vsf; do python -m training.score --split test --pairs 600 --method $method --json > "$out/score-$method.json"; done
-    python -c 'import json, sys; print(json.dumps({name: json.load(open(f"{sys.argv[1]}/score-{name}.json")) for name in ("none", "vsf")}, indent=1))' \
-        "$out" > $keep/score.json
+# made FILE COMMAND...: the output of a command, unless an earlier run has made it
+made() {
+    file=$1
+    shift
+    [ -s "$file" ] || { "$@" > "$file.partial" && mv "$file.partial" "$file"; }
 }
 
-localise() { python -m training.localise --scenes 200 --json > $keep/localise.json; }
+score() {
+    for method in none vsf; do
+        made "$out/score-$method.json" python -m training.score --split test --pairs 600 --method $method --json
+    done
+    join='import json, sys; print(json.dumps({name: json.load(open(f"{sys.argv[1]}/score-{name}.json")) for name in ("none", "vsf")}, indent=1))'
+    made "$out/score.json" python -c "$join" "$out"
+    cp "$out/score.json" $keep
+}
+
+localise() {
+    made "$out/localise.json" python -m training.localise --scenes 200 --json
+    cp "$out/localise.json" $keep
+}
 
 video() {
     evaluate video scenes $clips --method none,nag,nag-clips,vsf
@@ -110,7 +123,17 @@ video() {
 
 video_settings() { evaluate video-settings scenes clips-dev --preset tiny-wan-causvid --seeds 1 --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
 
+all="methods auto auto-clips contrast contrast-clips settings options score localise video video-settings"
+[ $# -gt 0 ] || set -- $all
+for part in "$@"; do
+    case " $all " in
+    *" $part "*) ;;
+    *) echo "there is no part $part: the parts are $all" >&2 && exit 2 ;;
+    esac
+done
+case " $all " in
+*" $out "*) echo "$out is a part, but the folder comes first: sh benchmarks/results.sh outputs/results $out" >&2 && exit 2 ;;
+esac
 mkdir -p "$out"
-[ $# -gt 0 ] || set -- methods auto auto-clips contrast contrast-clips settings options score localise video video-settings
 for part; do "$(echo "$part" | tr - _)"; done
 python benchmarks/tables.py

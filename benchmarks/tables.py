@@ -152,7 +152,7 @@ def auto(chooser: str, other: str, *arms: str) -> str:
         shares = [spread(mine["both"], mine["both_interval"]), f"{mine['rest']:.3f}", spread(mine["all"], mine["all_interval"])]
         lasts = [f"{mine['quality']:.3f}", f"{own['runs']:.2f}", f"{own['both']:.3f}", f"{own['all']:.3f}"]
         rows.append([mine["label"], *firsts, *shares, *lasts])
-    return table(["method", *rates, "by the chooser: both", "all three"], rows)
+    return table(["method", *rates, "by the chooser: both", "by the chooser: all three"], rows)
 
 
 def by_eye() -> str:

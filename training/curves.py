@@ -16,6 +16,7 @@ STAGES = {
     "student": "distillation",
     "lora": "distillation",
     "judge": "judge",
+    "judge-2": "judge",
 }
 
 

@@ -32,27 +32,31 @@ PART_WEIGHT = 4.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a judge learns from, and how. No two judges share any of it.
+    """What a judge learns from, and for how long. No two judges share an image.
 
     Arguments:
         labels: Folders of `docs/labels`: images that were labelled by eye.
         labelled: The number of such images in a batch.
         scenes: The number of drawn scenes.
-        seed: Of the first weights and of the drawn scenes.
+        seed: Of the first weights.
+        first_scenes: The seed of the first drawn scenes; those that follow count up.
         rate: The learning rate.
+        steps: How long it learns, if nobody says otherwise.
     """
 
     labels: tuple[str, ...]
     labelled: int
     scenes: int
     seed: int
+    first_scenes: int
     rate: float
+    steps: int
 
 
 RECIPES: Mapping[type[Judge], Recipe] = MappingProxyType(
     {
-        ConvolutionalJudge: Recipe(("train-former",), 12, 26_000, 2, 1.5e-3),
-        TransformerJudge: Recipe(("train-a", "train-b", "train-c"), 24, 16_000, 3_000, 1e-3),
+        ConvolutionalJudge: Recipe(("train-former",), 12, 26_000, 2, 0, 1.5e-3, 5600),
+        TransformerJudge: Recipe(("train-a", "train-b", "train-c"), 24, 16_000, 3_000, 3_000, 1e-3, 3200),
     }
 )
 
@@ -64,7 +68,7 @@ def _examples(kind: type[Judge], artifacts: Artifacts, folder: Path) -> Labelled
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(track(paths, "images for the judge", console=Console(stderr=True))):
         if not path.exists():
-            torch.manual_seed(recipe.seed + number)
+            torch.manual_seed(recipe.first_scenes + number)
             images = damaged_images(random.Random(f"{kind.name} {number}"), "train", CHUNK, artifacts)
             save_file(images.packed(), partial_path := path.with_suffix(".partial"))
             partial_path.replace(path)

@@ -7,6 +7,7 @@
     ├── PatchError 6
     ├── ModelError 4
     ├── OutOfMemory 5
+    │   └── JudgeOutOfMemory 5
     ├── PictureError 1
     ├── MediaError 1
     │   ├── EncodingError 1
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 
 __all__ = [
     "EncodingError",
+    "JudgeOutOfMemory",
     "MediaError",
     "ModelError",
     "NoSuchFile",
@@ -82,6 +84,10 @@ class OutOfMemory(VSFError):
     """The device has too little memory."""
 
     exit_code = 5
+
+
+class JudgeOutOfMemory(OutOfMemory):
+    """The device has too little memory for a judge, so that what a pipeline could do with less is no advice."""
 
 
 class PictureError(VSFError):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -94,9 +95,20 @@ def lines(table: str) -> list[str]:
     return table.split("\n\n")[0].strip().split("\n")
 
 
-@pytest.mark.parametrize("name", ["options", "layouts"])
-def test_what_is_measured_is_legal(name: str) -> None:
-    preset = load_preset("tiny-sd3-turbo")
-    for arm in choose_variants(load_variants(FOLDER / f"{name}.toml"), "everything", preset):
-        settings = Settings({"preset": preset.name, **arm.settings})
-        assert request_of(Texts("a car", ("wheels",)), 0, settings, (), False)[0].method == arm.settings["method"]
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
+def test_what_is_measured_is_legal(path: Path) -> None:
+    preset = load_preset("tiny-wan-causvid" if path.stem.startswith("video") else "tiny-sd3-turbo")
+    for arm in choose_variants(load_variants(path), "everything", preset):
+        settings = Settings({"preset": preset.name, **arm.settings}, video=preset.video)
+        assert request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)[0].method == arm.settings["method"]
+
+
+def test_every_part_of_the_results_is_made_and_no_other() -> None:
+    script = (FOLDER / "results.sh").read_text("utf-8")
+    (parts,) = re.findall(r'^all="(.*)"$', script, re.MULTILINE)
+    assert parts and {part.replace("-", "_") for part in parts.split()} <= {*re.findall(r"^(\w+)\(\)", script, re.MULTILINE)}
+    described = script[: script.index("set -eu")]
+    assert all(re.search(rf"\b{part}\b", described) for part in parts.split())
+    for words in (["outputs", "methods", "vidoe"], ["video"], ["outputs", "ls"]):
+        done = subprocess.run(["sh", FOLDER / "results.sh", *words], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout

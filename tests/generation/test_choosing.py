@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import vsf_cli.generation.choosing as choosing
 from tests.judged import Maker, Seer, SeerOfSeveral, from_two_on
@@ -166,7 +167,7 @@ def test_the_same_question_of_two_searches_is_asked_once(maker: Maker) -> None:
     assert judge.passes == [[(1, 7)], [(2, 7)]] and first.request == second.request
 
 
-def test_answers_before_one_that_fails_are_stored(maker: Maker) -> None:
+def test_answers_beside_one_that_fails_are_stored(maker: Maker) -> None:
     def busy(_: float, seed: int) -> tuple[bool, bool, float]:
         if seed == 2:
             raise VSFError("busy")
@@ -175,7 +176,24 @@ def test_answers_before_one_that_fails_are_stored(maker: Maker) -> None:
     verdicts = Known()
     with pytest.raises(ModelError, match="judge seer: busy"):
         choose_batch(None, [request(seed=seed) for seed in (1, 2, 3)], Seer(busy), verdicts=verdicts)
-    assert len(verdicts.answers) == 1
+    assert len(verdicts.answers) == 2
+
+
+def test_answers_of_a_pass_are_stored_before_anything_else_is_asked(maker: Maker) -> None:
+    """What else images show is asked one by one, which takes long and may be stopped."""
+
+    class Stopped(SeerOfSeveral):
+        def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
+            raise KeyboardInterrupt
+
+    verdicts, requests = Known(), [request("none,1", seed=seed, keep=("auto",)) for seed in (1, 2, 3)]
+    with pytest.raises(KeyboardInterrupt):
+        choose_batch(None, requests, Stopped(from_two_on), verdicts=verdicts)
+    assert len(verdicts.answers) == 3
+    judge = SeerOfSeveral(from_two_on, shown=("bell",))
+    choose_batch(None, requests, judge, verdicts=verdicts)
+    assert [answer.things for answer in verdicts.answers.values()] == [*[("bell",)] * 3, *[None] * 3]
+    assert [alpha for alpha, *_ in judge.asked] == [1, 1, 1], "the images without guidance were judged before"
 
 
 def test_a_candidate_that_is_no_image_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:

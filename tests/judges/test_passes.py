@@ -9,13 +9,16 @@ import torch
 from PIL import Image
 
 from tests.judged import Together
-from vsf_cli.errors import ModelError, OutOfMemory, RequestError, VSFError
+from vsf_cli.errors import JudgeOutOfMemory, ModelError, OutOfMemory, RequestError, VSFError
+from vsf_cli.generation.run import advising
+from vsf_cli.judges import judge_named
 from vsf_cli.judges.frames import judge_clips, judge_frames
 from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.passes import Passes
 from vsf_cli.judges.questions import Record
 from vsf_cli.judges.several import Pair, images_per_pass, judge_several
-from vsf_cli.judges.stored import CachedJudge
+from vsf_cli.judges.stored import CachedJudge, stored_judgements
+from vsf_cli.settings.request import Request
 
 CAR = Record("car", "a red car on a road", "wheels")
 
@@ -58,6 +61,48 @@ def test_an_image_that_fails_does_not_fail_its_pass() -> None:
     assert parts == [[0], [1], [VSFError], [3], [4, 5]] and images_per_pass(judge) == 4
 
 
+def test_a_model_that_answers_about_no_image_is_not_asked_about_all() -> None:
+    def refusing(part: Sequence[Pair]) -> list[Judgement]:
+        asked.append(len(part))
+        raise ModelError("it cannot be asked")
+
+    asked: list[int] = []
+    with pytest.raises(ModelError, match="cannot be asked"):
+        list(Passes(2).made(refusing, pictures(*range(9))))
+    assert asked == [2, 1, 1]
+
+
+def test_a_pass_has_one_image_at_least() -> None:
+    for size in (0, -1):
+        with pytest.raises(RequestError, match=f"batch size is {size}, but must be at least 1"):
+            judge_named("clip", {"batch_size": size})
+        with pytest.raises(RequestError, match=f"batch size is {size}"):
+            judge_named("vlm", {"batch_size": size})
+
+
+def test_the_advice_of_a_judge_without_memory_is_its_own() -> None:
+    with pytest.raises(JudgeOutOfMemory, match="smaller --judge-model"), advising(None, Request("a", "b", 1)):
+        judge_frames(Together(1, fits=0), [one for one, _ in pictures(1)], CAR)
+
+
+def test_threads_do_not_ask_twice(tmp_path: Path) -> None:
+    """What another thread has answered meanwhile is not asked about."""
+    judge = Together(1)
+    kept = CachedJudge(judge, tmp_path / "answers.jsonl")
+    one, other = judge_several(kept, pictures(1, 2)), judge_several(kept, pictures(1, 2, 3))
+    assert [values_of(next(part)) for part in (one, other, one)] == [[1], [1, 2], [2]]
+    assert values_of(next(other)) == [3] and judge.passes == [[1], [2], [3]]
+
+
+def test_damaged_answers_are_asked_for_again(tmp_path: Path) -> None:
+    path, judge = tmp_path / "answers.jsonl", Together(4)
+    answer = {"positive": True, "negative": True, "quality": 1.0, "reason": ""}
+    for line in ([], 1, "text", {"key": [1], **answer}, {"key": {}, **answer}, {"key": 1, **answer}, {"key": "a"}):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    assert not CachedJudge(judge, path).known and not list(stored_judgements(path))
+
+
 def test_what_is_a_bug_is_not_hidden() -> None:
     def broken(_: Sequence[Pair]) -> list[Judgement]:
         raise TypeError("no")
@@ -92,8 +137,7 @@ def test_answers_of_a_pass_are_stored_when_it_is_done(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         for part in judge_several(CachedJudge(judge, path), pictures(*range(7))):
             found += part
-            if len(found) in (1, 3):
-                assert len(path.read_text("utf-8").splitlines()) == len(found) + 1
+            assert len(path.read_text("utf-8").splitlines()) == len(found)
     assert len(found) == 4
     with path.open("a", encoding="utf-8") as file:
         file.write('{"key": "torn')
@@ -111,8 +155,8 @@ def test_an_error_is_not_stored(tmp_path: Path) -> None:
     assert values_of([one for part in parts for one in part]) == [0, VSFError, VSFError, 2]
     assert [json.loads(line)["quality"] for line in path.read_text("utf-8").splitlines()] == [0, 2]
     judge = Together(4)
-    assert [values_of([*part]) for part in judge_several(CachedJudge(judge, path), pictures(0, 1, 2))] == [[0], [1], [2]]
-    assert judge.passes == [[1]]
+    again = judge_several(CachedJudge(judge, path), pictures(0, 1, 2))
+    assert values_of([one for part in again for one in part]) == [0, 1, 2] and judge.passes == [[1]]
 
 
 def test_a_model_that_cannot_be_loaded_is_no_error_of_an_image(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """The judges of the built-in models' scenes."""
 
 import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
 
+from vsf_cli.cli.judge_options import JudgeOptions
 from vsf_cli.config.names import BUILT_IN_JUDGES
+from vsf_cli.config.option import by_key, options_of
 from vsf_cli.errors import RequestError
 from vsf_cli.judges import JUDGES, judge_named
 from vsf_cli.judges.judgement import Describes
 from vsf_cli.judges.questions import Record
+from vsf_cli.settings.options import OF_REQUEST
 from vsf_cli.toy.judge import CELLS, CLASSES, STATES
 from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import PARTS
@@ -23,6 +27,13 @@ def test_judges_without_options_are_the_built_in_ones() -> None:
     assert tuple(without) == BUILT_IN_JUDGES == tuple(NETWORKS)
     with pytest.raises(RequestError, match="judge scenes-2 takes no model"):
         judge_named("scenes-2", {"model": "x"})
+    with pytest.raises(RequestError, match="judge scenes-2 knows the scenes"):
+        judge_named("scenes-2", {}).check(replace(CAR, negative="engine"), offline=True)
+
+
+def test_the_help_names_every_judge() -> None:
+    for option in (OF_REQUEST["judge"], by_key(*options_of(JudgeOptions))["name"]):
+        assert {*JUDGES} <= {*option.help.replace(",", " ").split()}
 
 
 @pytest.mark.parametrize("name", BUILT_IN_JUDGES)

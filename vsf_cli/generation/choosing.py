@@ -20,7 +20,6 @@ from vsf_cli.generation.generate import Progress, Result, can_batch_strengths, g
 from vsf_cli.judges.frames import judge_clips
 from vsf_cli.judges.judgement import Describes, Judge, Judgement
 from vsf_cli.judges.questions import Record
-from vsf_cli.judges.several import Outcome, answer_of
 from vsf_cli.settings.candidates import candidates_of, seeds_of, unguided
 from vsf_cli.settings.request import Request
 
@@ -88,9 +87,9 @@ def choose_batch(
     """Returns the chosen image or video of each request, with its `choice`.
 
     The first candidates of all requests are made together in one pass through the model where `can_batch_strengths` allows it,
-    then the next candidates of those requests with whose image the judge is not content, and so on. `size` is the number of
-    images in one pass: where there are fewer requests, candidates are made that may not be needed. The other arguments are
-    those of `choose`.
+    then the next candidates of those requests with whose image the judge is not content, and so on. Where there are fewer
+    requests than `size`, candidates are made that may not be needed, up to `size` in one pass. The other arguments are those of
+    `choose`.
     """
     known = verdicts or Verdicts()
     searches = [_Search(request, judge, known, keep_all, tried) for request in requests]
@@ -119,19 +118,38 @@ def _ahead(searches: "Sequence[_Search]", count: int) -> "list[tuple[_Search, Re
 def _judge_ready(searches: "Sequence[_Search]", judge: Judge) -> None:
     """Judges the images that are made and wanted: those of several searches together, where the judge can."""
     while rows := _rows_to_judge(searches):
-        clips = [(result.frames, search.question[1]) for search, result in rows]
-        for (search, _), outcome in zip(rows, judge_clips(judge, clips), strict=True):
-            search.take(outcome)
+        asked = [(search, result) for search, result in rows if search.judgement is None]
+        errors = []
+        for (search, _), outcome in zip(
+            asked, judge_clips(judge, [(one.frames, search.record) for search, one in asked]), strict=True
+        ):
+            if isinstance(outcome, VSFError):
+                errors.append(outcome)
+            else:
+                search.store(outcome)
+        if errors:
+            raise _of_judge(errors[0], judge)
+        for search, result in rows:
+            search.take(result)
 
 
 def _rows_to_judge(searches: "Sequence[_Search]") -> "list[tuple[_Search, Result]]":
-    """Returns the image that each search is to be told about; of those with the same question, only the first."""
+    """Returns the image of each search that is wanted now; of those with the same question, only the first."""
     rows: list[tuple[_Search, Result]] = []
     for search in searches:
-        result = search.image_to_judge()
-        if result is not None and all(search.question != other.question for other, _ in rows):
+        result = search.wanted_image()
+        if result is not None and all((search.wanted, search.record) != (one.wanted, one.record) for one, _ in rows):
             rows.append((search, result))
     return rows
+
+
+def _of_judge(error: VSFError, judge: Judge) -> VSFError:
+    """Returns the error of a judge: such as an endpoint that cannot be reached, which another time may be."""
+    if type(error) is not VSFError:
+        return error
+    wrapped = ModelError(f"judge {judge.name}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
 
 
 class _Search:
@@ -158,6 +176,8 @@ class _Search:
         self._record = record_of(request)
         self._best: tuple[float, int] = (-math.inf, 0)
         self._content, self._runs, self._seconds = False, 0, 0.0
+        self._judgement: Judgement | None = None
+        """What the judge said of the wanted image."""
         self._image: Result | None = None
         """The result of the best candidate, if it was made here."""
         self._walk = self._walked()
@@ -219,12 +239,19 @@ class _Search:
         return self._request.keeps_what_is_seen and request.method == "none" and not request.keep
 
     @property
-    def question(self) -> tuple[Request | None, Record]:
-        """The request of the wanted image, and what the judge is asked about it."""
-        return self.wanted, self._record
+    def record(self) -> Record:
+        """What the judge is asked about the wanted image."""
+        return self._record
 
-    def image_to_judge(self) -> Result | None:
-        """Returns the image that is made and wanted and has no answer yet; goes on from those that need none."""
+    @property
+    def judgement(self) -> Judgement | None:
+        """What the judge said of the wanted image; None if it was not asked."""
+        assert self.wanted is not None
+        known = None if self._judgement else self._verdicts.known(self.wanted, self._record)
+        return known.judgement if known else self._judgement
+
+    def wanted_image(self) -> Result | None:
+        """Returns the image that is made and wanted and has no whole answer yet; goes on from those that need none."""
         while (at := self._place) is not None:
             request, result = self.ready[at]
             if result is None:
@@ -243,33 +270,34 @@ class _Search:
     def _go_on_from(self, at: int, seen: "_Seen") -> None:
         """Goes on from an image that is made."""
         del self.ready[at]
+        self._judgement = None
         self._seconds += seen.result.seconds if seen.result else 0.0
         self._go_on(seen)
         if self._tried is not None:
             self._tried(len(self.attempts), self.count)
 
-    def take(self, outcome: Outcome) -> None:
-        """Takes and stores what the judge says about the image of `image_to_judge`.
+    def store(self, judgement: Judgement) -> None:
+        """Stores what the judge says of the wanted image."""
+        assert self.wanted is not None
+        self._judgement = judgement
+        self._verdicts.add(self.wanted, self._record, Answer(judgement))
+
+    def take(self, result: Result) -> None:
+        """Goes on from the wanted image, of which the judgement is known; asks what else it shows, where that is kept.
 
         Raises:
-            VSFError: If it cannot say anything.
+            VSFError: If the judge cannot say it.
         """
-        at = self._place
-        assert at is not None
-        request, result = self.ready[at]
-        assert result is not None
-        answer = self._told(outcome, result, self._tells_things(request))
-        self._verdicts.add(request, self._record, answer)
-        self._go_on_from(at, _Seen(request, answer.judgement, answer.things or (), result))
-
-    def _told(self, outcome: Outcome, result: Result, tells_things: bool) -> "Answer":
-        """Returns the answer about an image, or a video; with what else it shows, which the judge is asked now."""
-        try:
-            judgement = answer_of(outcome)
-            return Answer(judgement, _things(self._judge, result, self._record) if tells_things else None)
-        except VSFError as error:
-            # Such as an endpoint that cannot be reached: another time, it may be.
-            raise ModelError(f"judge {self._judge.name}: {error}") if type(error) is VSFError else error from error
+        request, judgement, at = self.wanted, self.judgement, self._place
+        assert request is not None and judgement is not None and at is not None
+        things: tuple[str, ...] = ()
+        if self._tells_things(request):
+            try:
+                things = _things(self._judge, result, self._record)
+            except VSFError as error:
+                raise _of_judge(error, self._judge) from error
+            self._verdicts.add(request, self._record, Answer(judgement, things))
+        self._go_on_from(at, _Seen(request, judgement, things, result))
 
     def chosen(self, pipe: Any, progress: Progress | None) -> Result:
         """Returns the chosen image, which is made again if its answer was known."""

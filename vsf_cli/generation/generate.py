@@ -115,7 +115,7 @@ def can_batch(first: Request, second: Request) -> bool:
 def can_batch_strengths(first: Request, second: Request) -> bool:
     """Returns whether two requests can run in one batch where strengths of VSF may differ, and no guidance is one, too."""
     methods = first.guidance, second.guidance
-    alike = {replace(method, alpha=1.0, contrast=1.0) for method in methods if isinstance(method, VSF)}
+    alike = {_of_strength_one(method) for method in methods if isinstance(method, VSF)}
     strengths = len(alike) == 1 and all(isinstance(method, (VSF, NoGuidance)) for method in methods)
     return can_batch(first, second) or (strengths and _differ_in((*OWN_FIELDS, "method", "parameters"), first, second))
 
@@ -252,8 +252,12 @@ def _shared_method(requests: Sequence[Request]) -> tuple[Method, list[tuple[list
             rows.append(([one.times(method.alpha) for one in negative], own))
         else:
             rows.append(([], []))
-    shared = next(method for method in methods if isinstance(method, VSF))
-    return replace(shared, alpha=1.0, contrast=1.0), rows
+    return _of_strength_one(next(method for method in methods if isinstance(method, VSF))), rows
+
+
+def _of_strength_one(method: VSF) -> VSF:
+    """Returns a method whose strength is in the weights of its prompts."""
+    return replace(method, alpha=1.0, contrast=1.0)
 
 
 def _call(pipe: Any, requests: Sequence[Request], progress: Progress | None) -> dict[str, Any]:

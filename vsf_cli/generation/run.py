@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vsf_cli.config.strengths import AUTO
-from vsf_cli.errors import MediaError, OutOfMemory
+from vsf_cli.errors import JudgeOutOfMemory, MediaError, OutOfMemory
 from vsf_cli.generation.capture import Capture, capture, holds_maps, maps_folder, write_capture
 from vsf_cli.generation.choice import tried_strip
 from vsf_cli.generation.choosing import make
@@ -390,6 +390,8 @@ def advising(pipe: Any, request: Request) -> Iterator[None]:
     """Adds advice to errors about too little memory inside a `with`: what a request does not use yet."""
     try:
         yield
+    except JudgeOutOfMemory:
+        raise  # It has advice of its own.
     except OutOfMemory as error:
         options = {"--dtype bfloat16": request.dtype != "float32", "--vae-tiling": request.vae_tiling}
         used = [option for option, in_use in options.items() if in_use]

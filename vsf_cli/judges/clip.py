@@ -15,6 +15,8 @@ from vsf_cli.judges.several import Outcome, Pair
 
 __all__ = ["ClipJudge"]
 
+VERSION = 2
+"""Of its answers: since the second, they have scores."""
 LIKENESS = 0.2
 """The least cosine at which an image shows its prompt; ViT-B/32 has 0.25 to 0.35 for true captions."""
 
@@ -40,7 +42,7 @@ class ClipJudge:
     costly = True
 
     def __init__(self, model: str = "openai/clip-vit-base-patch32", batch_size: int = 1) -> None:
-        self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "likeness": LIKENESS}
+        self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "likeness": LIKENESS, "version": VERSION}
         self._model, self._passes = model, Passes(batch_size)
 
     def check(self, record: Record, offline: bool) -> None:

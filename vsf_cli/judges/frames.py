@@ -50,7 +50,7 @@ def judge_clips(judge: Judge, clips: Sequence[Clip]) -> Iterator[Outcome]:
     outcomes = chain.from_iterable(judge_several(judge, [*chain(*chosen)]))
     own: Iterator[Outcome] = iter(())
     for pairs, (_, record) in zip(chosen, clips, strict=True):
-        # What follows the frame by which the clip before failed. Behind the last clip, it is not asked for.
+        # Of a clip that failed by a frame, the others are passed over; of the last clip, they are not asked for.
         deque(own, maxlen=0)
         own = islice(outcomes, len(pairs))
         yield _of_frames(own, record)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from vsf_cli.config.names import counted
-from vsf_cli.errors import OutOfMemory, VSFError, is_out_of_memory
+from vsf_cli.errors import JudgeOutOfMemory, ModelError, OutOfMemory, RequestError, VSFError, is_out_of_memory
 from vsf_cli.judges.judgement import Judgement
 from vsf_cli.judges.several import Outcome, Pair
 from vsf_cli.loading.runtime import free_memory
@@ -21,9 +21,14 @@ class Passes:
 
     Arguments:
         size: The most images of one pass.
+
+    Raises:
+        RequestError: If that is none.
     """
 
     def __init__(self, size: int) -> None:
+        if size < 1:
+            raise RequestError(f"the judge's batch size is {size}, but must be at least 1")
         self.size = size
 
     def made(self, ask: Ask, pairs: Sequence[Pair]) -> Iterator[list[Outcome]]:
@@ -32,6 +37,9 @@ class Passes:
         Arguments:
             ask: Returns the answers of one pass.
             pairs: The images, each with what is asked about it.
+
+        Raises:
+            ModelError: If the model cannot answer about any image of a pass.
         """
         waiting = [*pairs]
         while part := waiting[: self.size]:
@@ -42,7 +50,10 @@ class Passes:
             if isinstance(found, list) or len(part) == 1:
                 yield _outcomes(found)
             else:
-                yield from (_outcomes(_tried(ask, [pair])) for pair in part)
+                alone = [_tried(ask, [pair]) for pair in part]
+                if all(isinstance(one, ModelError) for one in alone):
+                    raise found
+                yield from map(_outcomes, alone)
             del waiting[: len(part)]
 
 
@@ -53,7 +64,7 @@ def _tried(ask: Ask, part: Sequence[Pair]) -> list[Judgement] | VSFError:
     except Exception as error:
         if is_out_of_memory(error):
             images = counted(len(part), "image")
-            failure: VSFError = OutOfMemory(
+            failure: VSFError = JudgeOutOfMemory(
                 f"out of memory for the judge with {images}: end other programs, or choose a smaller --judge-model"
             )
         elif isinstance(error, VSFError):

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["ScenesJudge", "SecondScenesJudge", "scene_of"]
 
 
-def scene_of(record: Record) -> tuple[str, tuple[str, ...]]:
+def scene_of(record: Record, judge: str = "scenes") -> tuple[str, tuple[str, ...]]:
     """Returns the object that a record is about, and its unwanted parts.
 
-    The object is the record's category; without one, the first word of the prompt that is an object with these parts.
+    The object is the record's category; without one, the first word of the prompt that is an object with these parts. `judge`
+    is the name of who asks.
 
     Raises:
         RequestError: If the record is about something else.
@@ -37,7 +38,7 @@ def scene_of(record: Record) -> tuple[str, tuple[str, ...]]:
         about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
         which = f"{record.id} is" if record.id else "they are"
         raise RequestError(
-            f"judge scenes knows the scenes of the built-in models, but {which} about {about}: choose --judge mllm or vlm"
+            f"judge {judge} knows the scenes of the built-in models, but {which} about {about}: choose --judge mllm or vlm"
         )
     return found[0], tuple(parts)
 
@@ -53,10 +54,9 @@ class ScenesJudge:
     workers = 1
     costly = False
 
-    @staticmethod
-    def check(record: Record, offline: bool) -> None:
+    def check(self, record: Record, offline: bool) -> None:
         """Raises a `RequestError` if a record is not about a scene."""
-        scene_of(record)
+        scene_of(record, self.name)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -79,7 +79,7 @@ class ScenesJudge:
         Raises:
             RequestError: If the record is not about a scene.
         """
-        thing, parts = scene_of(record)
+        thing, parts = scene_of(record, self.name)
         (verdict,) = self._judge.verdicts([image])
         states = [verdict.state(part) for part in parts]
         kept = tuple(text for text in record.keep if all(verdict.state(part) == "present" for part in _parts(text)))
@@ -90,13 +90,13 @@ class ScenesJudge:
 
     def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
         """Returns what else an image shows: the object's parts that nobody wants away."""
-        thing, parts = scene_of(record)
+        thing, parts = scene_of(record, self.name)
         (verdict,) = self._judge.verdicts([image])
         return tuple(part for part in OBJECTS[thing] if part not in parts and verdict.state(part) == "present")
 
 
 class SecondScenesJudge(ScenesJudge):
-    """Another network that learned from other images, for whoever chooses by the first."""
+    """Judges by another network, which learned from other images: it tells how good what the first judge chose is."""
 
     name = "scenes-2"
 

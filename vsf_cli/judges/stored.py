@@ -3,8 +3,10 @@
 import hashlib
 import json
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ def stored_judgements(path: Path) -> Iterator[tuple[Mapping[str, Any], Judgement
     """Yields the lines of a file of answers, each with its answer; a line without a key, or without an answer, is skipped."""
     for line in read_lines(path):
         try:
-            judgement, _ = Judgement.read(line), line["key"]
-        except (AttributeError, KeyError, TypeError):
+            judgement, key = Judgement.read(line), line["key"]
+        except (KeyError, TypeError):
             continue
-        yield line, judgement
+        if isinstance(key, str):
+            yield line, judgement
 
 
 class CachedJudge:
@@ -55,27 +58,34 @@ class CachedJudge:
         return answer_of(outcome)
 
     def judge_several(self, pairs: Sequence[Pair]) -> Iterator[list[Outcome]]:
-        """Yields the stored answer about each image, or a new one; all answers of a pass are stored before one is yielded."""
-        keys = [self._key(image, record) for image, record in pairs]
-        new = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self.known}
-        waiting, passes = iter(new), judge_several(self.inner, [*new.values()])
-        failed: dict[str, VSFError] = {}
-        for key in keys:
-            while key not in self.known and key not in failed:
-                for outcome in next(passes):
-                    self._take(next(waiting), outcome, failed)
-            yield [failed[key] if key in failed else self.known[key]]
+        """Yields the stored answers about images, and new ones of as many as the judge takes in one pass."""
+        keyed = deque((self._key(image, record), (image, record)) for image, record in pairs)
+        while keyed:
+            keys: list[str] = []
+            new: dict[str, Pair] = {}
+            while keyed and (keyed[0][0] in {*self.known, *new} or len(new) < self.batch_size):
+                key, pair = keyed.popleft()
+                keys.append(key)
+                if key not in self.known:
+                    new[key] = pair
+            failed = self._ask(new)
+            yield [failed[key] if key in failed else self.known[key] for key in keys]
+
+    def _ask(self, new: Mapping[str, Pair]) -> dict[str, VSFError]:
+        """Asks about images, stores the answers of each pass together when it is done, and returns the errors."""
+        waiting, failed = iter(new), dict[str, VSFError]()
+        for outcomes in judge_several(self.inner, [*new.values()]) if new else ():
+            answered = dict(zip(islice(waiting, len(outcomes)), outcomes, strict=True))
+            failed |= {key: outcome for key, outcome in answered.items() if isinstance(outcome, VSFError)}
+            self._store({key: outcome for key, outcome in answered.items() if isinstance(outcome, Judgement)})
+        return failed
 
     def _key(self, image: Image.Image, record: Record) -> str:
         questions = record.question_1, record.question_2, *record.keep
         question = json.dumps([dict(self.settings), *questions, image.size], sort_keys=True)
         return hashlib.sha256(question.encode() + image.tobytes()).hexdigest()
 
-    def _take(self, key: str, outcome: Outcome, failed: dict[str, VSFError]) -> None:
-        """Stores a new answer, or adds an error to those that failed."""
-        if isinstance(outcome, VSFError):
-            failed[key] = outcome
-            return
-        self.known[key] = outcome
+    def _store(self, answers: Mapping[str, Judgement]) -> None:
+        self.known |= answers
         with self.lock:
-            append_line(self.path, {"key": key, **asdict(outcome)})
+            append_line(self.path, *({"key": key, **asdict(answer)} for key, answer in answers.items()))

@@ -76,7 +76,8 @@ class VlmJudge:
         if device not in ("auto", "cpu"):
             device_named(device)
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "threshold": threshold, "wording": WORDING}
-        self._model, self._threshold, self._device, self._batch_size = model, threshold, device, batch_size
+        self._model, self._threshold, self._device = model, threshold, device
+        self._given = None if batch_size is None else Passes(batch_size)
 
     def check(self, record: Record, offline: bool) -> None:
         """Checks before any work what the judge needs: of a model that is on this machine, what it reads images and texts with.
@@ -114,7 +115,7 @@ class VlmJudge:
 
     @cached_property
     def _passes(self) -> Passes:
-        return Passes(self._batch_size or (1 if device_named(self._device).type == "cpu" else ON_GPU))
+        return self._given or Passes(1 if device_named(self._device).type == "cpu" else ON_GPU)
 
     @property
     def batch_size(self) -> int:

@@ -11,28 +11,31 @@ from vsf_cli.errors import MediaError
 __all__ = ["append_line", "read_lines"]
 
 
-def read_lines(path: Path) -> Iterator[Any]:
-    """Yields the lines of a JSON lines file; incomplete lines are skipped."""
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the objects of a JSON lines file; what is incomplete or none is skipped."""
     try:
         text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}") from error
     for line in text.split("\n"):
         try:
-            yield json.loads(line)
-        except ValueError:
+            content = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(content, dict):
+            yield content
 
 
-def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends a line of JSON to a file whose last line may be incomplete, and waits until it is on the disk."""
+def append_line(path: Path, *lines: Mapping[str, Any]) -> None:
+    """Appends lines of JSON to a file whose last line may be incomplete, and waits until they are on the disk."""
+    added = "".join(json.dumps(dict(line), ensure_ascii=False) + "\n" for line in lines).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - 1))
             incomplete = file.read() not in (b"", b"\n")
-            file.write(b"\n" * incomplete + json.dumps(dict(line), ensure_ascii=False).encode() + b"\n")
+            file.write(b"\n" * (incomplete and bool(lines)) + added)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:

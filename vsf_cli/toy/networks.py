@@ -1,4 +1,4 @@
-"""The networks of the two built-in judges, which have nothing in common but their questions.
+"""The networks of the two built-in judges, which have no weight in common.
 
 A judge that chooses among images is content with its own mistakes, too; the other one tells how many there are.
 """
@@ -68,13 +68,15 @@ class TransformerJudge(Judge):
         self.stem = nn.Sequential(
             nn.Conv2d(3, 32, 5, 2, 2), nn.SiLU(), nn.Conv2d(32, 64, 3, 2, 1), nn.SiLU(), nn.Conv2d(64, self.width, 3, 2, 1)
         )
-        self.positions = nn.Parameter(0.02 * torch.randn((SIDE // 8) ** 2, self.width))
+        side = SIDE // 8
+        self.positions = nn.Parameter(0.02 * torch.randn(side**2, self.width))
         self.questions = nn.Parameter(0.02 * torch.randn(2 + len(PARTS), self.width))
         layer = nn.TransformerEncoderLayer(
             self.width, self.heads, 3 * self.width, 0.0, "gelu", batch_first=True, norm_first=True
         )
         self.blocks = nn.TransformerEncoder(layer, self.depth, nn.LayerNorm(self.width), enable_nested_tensor=False)
-        self.places = nn.Sequential(nn.Linear(self.width, 4 * (1 + 2 * len(PARTS))), nn.Unflatten(1, (SIDE // 8, SIDE // 8)))
+        logits = (CELLS // side) ** 2 * (1 + 2 * len(PARTS))
+        self.places = nn.Sequential(nn.Linear(self.width, logits), nn.Unflatten(1, (side, side)))
         self.objects = nn.Linear(self.width, len(CLASSES))
         self.quality = nn.Linear(self.width, 1)
         self.parts = nn.Linear(self.width, len(STATES))

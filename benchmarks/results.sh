@@ -14,7 +14,7 @@ set -eu
 cd "$(dirname "$0")/.."
 out=${1:-outputs/results}
 [ $# -eq 0 ] || shift
-trials=${TRIALS:-40}
+trials=${TRIALS:-30}
 ablation_trials=${ABLATION_TRIALS:-16}
 limit=${LIMIT:-48}
 keep=docs/results
@@ -43,7 +43,7 @@ methods() {
     # Figures 8 and 9: the same number of runs for each method, and for each ablation
     vsf eval sweep scenes-dev --method vsf,vsf-whole,vsf-orthogonal,nag-trimmed,nasa-trimmed,ong-trimmed,ong-heads-trimmed,angular-trimmed \
         --trials "$trials" --limit "$limit" --storage "$out/sweep.db" -q
-    vsf eval tradeoff "$out/sweep.db" -o "$out/tradeoff" --quality 0.85
+    vsf eval tradeoff "$out/sweep.db" --first "$trials" -o "$out/tradeoff" --quality 0.85
     # The best trial of each method, on the prompts that did not choose it
     evaluate chosen scenes scenes --methods-file "$out/tradeoff/chosen.toml" --method all
     vsf eval sweep scenes-dev --method vsf-no-bias,vsf-no-mask,vsf-flip-alone,vsf-reference,wef --trials "$ablation_trials" --limit "$limit" \

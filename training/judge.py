@@ -56,7 +56,7 @@ class Recipe:
 RECIPES: Mapping[type[Judge], Recipe] = MappingProxyType(
     {
         ConvolutionalJudge: Recipe(("train-former",), 12, 26_000, 2, 0, 1.5e-3, 5600),
-        TransformerJudge: Recipe(("train-a", "train-b", "train-c"), 24, 16_000, 3_000, 3_000, 1e-3, 3200),
+        TransformerJudge: Recipe(("train-a", "train-b", "train-c"), 24, 16_000, 3_000, 3_000, 1e-3, 4500),
     }
 )
 

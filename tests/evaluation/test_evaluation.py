@@ -177,14 +177,14 @@ def test_all_takes_the_variants_of_the_preset() -> None:
     variants = load_variants()
     ours = {variant.name for variant in choose_variants(variants, "all", load_preset("tiny-sd3-turbo"))}
     assert {"none", "vsf", "nag", "nag++", "nasa", "wef", "cfg", "cfg-forced", "vsf-reference"} <= ours
-    assert not ours & {"vsf-whole", "nag-tuned"}
+    assert not ours & {"vsf-whole", "nag-flux"}
     everything = {variant.name for variant in choose_variants(variants, "everything", load_preset("tiny-sd3-turbo"))}
     possible = {
         variant.name
         for variant in variants
         if (not variant.presets or "tiny-sd3-turbo" in variant.presets) and variant.family != "wan"
     }
-    assert ours | {"vsf-whole", "nag-tuned", "vsf-no-mask"} <= everything == possible
+    assert ours | {"vsf-whole", "nag-flux", "vsf-no-mask"} <= everything == possible
     assert "cfg-clips" not in possible and "cfg-clips" in {
         variant.name for variant in choose_variants(variants, "everything", load_preset("tiny-wan-causvid"))
     }
@@ -214,7 +214,7 @@ def test_an_arm_of_a_family_is_for_its_presets_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('family = "sd3"\nmodel = "owner/name"\n', "utf-8")
     everything = {variant.name for variant in choose_variants(load_variants(), "everything", load_preset(str(path)))}
-    assert "vsf-no-mask" in everything and not everything & {"nag-clips", "cfg", "cfg-large", "nag-tuned"}
+    assert "vsf-no-mask" in everything and not everything & {"nag-clips", "cfg", "cfg-large"}
     path.write_text('[mine]\nmethod = "vsf"\nfamily = "pixart"', "utf-8")
     with pytest.raises(RequestError, match=r"mine\.family is 'pixart', but families are sd3, flux"):
         load_variants(path)

@@ -166,6 +166,23 @@ def by_eye() -> str:
     return table(head, rows)
 
 
+def clips_by_eye() -> str:
+    """What a reader sees in clips, and what the judges see there."""
+    head = [
+        "method",
+        "clips",
+        "object right",
+        "part absent",
+        "part damaged",
+        "both",
+        "both, by `scenes`",
+        "both, by `scenes-2`",
+    ]
+    kinds = ("positive", "negative", "damaged", "both", "chooser_both", "second_both")
+    rows = result("auto-clips-by-eye")["rows"]
+    return table(head, ([row["label"], str(row["clips"]), *(f"{row[kind]:.2f}" for kind in kinds)] for row in rows))
+
+
 def judges() -> str:
     """How far the built-in judges agree with labels by eye, by their cards."""
     head = ["judge", "agrees", "on absent or not", "precision of absent, guided pictures"]
@@ -426,6 +443,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "eval": evaluation,
     "auto": auto,
     "by-eye": by_eye,
+    "clips-by-eye": clips_by_eye,
     "judges": judges,
     "judged-states": judged_states,
     "chosen": chosen,

@@ -63,7 +63,7 @@ class CachedJudge:
         while keyed:
             keys: list[str] = []
             new: dict[str, Pair] = {}
-            while keyed and (keyed[0][0] in {*self.known, *new} or len(new) < self.batch_size):
+            while keyed and (keyed[0][0] in self.known or keyed[0][0] in new or len(new) < self.batch_size):
                 key, pair = keyed.popleft()
                 keys.append(key)
                 if key not in self.known:

@@ -9,7 +9,7 @@
 #     score: docs/embedded-models.md        options: docs/methods.md
 #     localise: docs/maps.md                video, video-settings: docs/video.md
 # TRIALS and ABLATION_TRIALS are the trials of each method and of each ablation, LIMIT the prompts of a trial. Not made here:
-# docs/results/auto-by-eye.json, which is of labels by eye (docs/labels/auto).
+# auto-by-eye.json and auto-clips-by-eye.json of docs/results, which are of labels by eye (docs/labels).
 set -eu
 cd "$(dirname "$0")/.."
 out=${1:-outputs/results}
@@ -19,7 +19,7 @@ ablation_trials=${ABLATION_TRIALS:-16}
 limit=${LIMIT:-48}
 keep=docs/results
 bike="a red bike on a road"
-clips="clips --preset tiny-wan-causvid --seeds 1"
+of_clips="--preset tiny-wan-causvid --seeds 1"
 
 # evaluate NAME JUDGE WORD...: makes, judges and reports; the report is docs/results/NAME.json
 evaluate() {
@@ -82,12 +82,12 @@ auto() {
 }
 
 auto_clips() {
-    evaluate auto-clips scenes $clips --methods-file benchmarks/auto.toml --method none,vsf,auto
+    evaluate auto-clips scenes clips $of_clips --methods-file benchmarks/auto.toml --method none,vsf,auto
     report auto-clips scenes-2 auto-clips-second
 }
 
 contrast() { evaluate contrast scenes scenes-600 --methods-file benchmarks/contrast.toml --method all --seeds 1; }
-contrast_clips() { evaluate contrast-clips scenes $clips --method none,vsf,vsf-keep --limit 80; }
+contrast_clips() { evaluate contrast-clips scenes clips $of_clips --method none,vsf,vsf-keep --limit 80; }
 settings() { evaluate settings scenes scenes-dev --methods-file benchmarks/settings.toml --method all --seeds 1; }
 options() { evaluate options scenes scenes-dev --methods-file benchmarks/options.toml --method all --seeds 1; }
 
@@ -113,7 +113,7 @@ localise() {
 }
 
 video() {
-    evaluate video scenes $clips --method none,nag,nag-clips,vsf
+    evaluate video scenes clips $of_clips --method none,nag,nag-clips,vsf
     # The paper's Appendix A.1: frames of a clip by each method
     for scene in "car:a red car drives on a road:wheels" "cake:a pink cake stands on sand:candles"; do
         rest=${scene#*:}
@@ -121,7 +121,7 @@ video() {
     done
 }
 
-video_settings() { evaluate video-settings scenes clips-dev --preset tiny-wan-causvid --seeds 1 --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
+video_settings() { evaluate video-settings scenes clips-dev $of_clips --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
 
 all="methods auto auto-clips contrast contrast-clips settings options score localise video video-settings"
 [ $# -gt 0 ] || set -- $all

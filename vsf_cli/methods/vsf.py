@@ -93,6 +93,8 @@ class VSF(Method):
     label: ClassVar[str] = "VSF"
     weighs_tokens: ClassVar[bool] = True
     bare: ClassVar[bool] = True
+    _has_finite_beta: ClassVar[bool] = False
+    """Of a method on a device. An infinite beta leaves the unguided output to the bit, by the way without a mask."""
 
     alpha: float = option(
         3.0,
@@ -194,6 +196,7 @@ class VSF(Method):
         from vsf_cli.attention.exact import KERNEL_DEVICES, scalar
 
         other = copy.copy(self)
+        object.__setattr__(other, "_has_finite_beta", self.beta < math.inf)
         for name in ("alpha", "beta", "contrast"):
             # Where no kernel returns a log-sum-exp, a bias of 0 needs no mask, and must be known to be 0.
             if name != "beta" or self.beta != 0 or device.type in KERNEL_DEVICES:
@@ -236,9 +239,9 @@ class VSF(Method):
         if not self._is_at_once(query, context) or not context.is_short or context.mask is not None:
             return None
         assert context.whole is not None
-        flipped = context.negative.times(-self.alpha_at(context.progress))
-        key = torch.cat([context.whole.key, flipped.key], dim=2)
-        value = torch.cat([context.whole.value, flipped.value], dim=2)
+        flipped = -self.alpha_at(context.progress) * context.negative.weighted_value
+        key = torch.cat([context.whole.key, context.negative.key], dim=2)
+        value = torch.cat([context.whole.value, flipped], dim=2)
         mask = context.shared.get("mask")
         if mask is None or mask.shape[2:] != (query.shape[2], key.shape[2]):
             mask = context.shared["mask"] = dense_mask(context, base, grouped, self.beta)
@@ -251,8 +254,7 @@ class VSF(Method):
         if query.device.type != "cpu" or torch.compiler.is_compiling() or context.whole is None:
             return False
         plain = self.attention_mask and not self._is_limited and context.kept is None and context.negative.mask is None
-        # An infinite beta leaves the unguided output to the bit, by the other way.
-        return plain and isinstance(self.beta, torch.Tensor) and bool(self.beta < math.inf)
+        return plain and self._has_finite_beta
 
     def _attend_flipped(self, query: "Tensor", context: "Context") -> "Tensor":
         """Cross attention to all keys at once, the values of the negative prompt flipped, with a bias for each key."""

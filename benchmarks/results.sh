@@ -3,8 +3,9 @@
 #
 #     sh benchmarks/results.sh [FOLDER [PART...]]
 #
-# It goes on where it was stopped. Needs the extra: pip install -e ".[sweep]". Without parts, it makes all of them:
-#     methods: the comparison of methods, docs/results.md
+# It goes on where it was stopped, and makes JOBS parts at a time, two by default, with a thread each: digits depend on the
+# number of threads. Needs the extra: pip install -e ".[sweep]". Without parts, it makes all of them:
+#     table, search: the comparison of methods, docs/results.md
 #     auto, auto-clips: docs/auto.md        contrast, contrast-clips, settings: docs/contrast.md
 #     score: docs/embedded-models.md        options: docs/methods.md
 #     localise: docs/maps.md                video, video-settings: docs/video.md
@@ -12,8 +13,10 @@
 # auto-by-eye.json and auto-clips-by-eye.json of docs/results, which are of labels by eye (docs/labels).
 set -eu
 cd "$(dirname "$0")/.."
-out=${1:-outputs/results}
-[ $# -eq 0 ] || shift
+if [ "${1:-}" != --part ]; then
+    out=${1:-outputs/results}
+    [ $# -eq 0 ] || shift
+fi
 trials=${TRIALS:-30}
 ablation_trials=${ABLATION_TRIALS:-16}
 limit=${LIMIT:-48}
@@ -36,10 +39,7 @@ report() {
     cp "$out/$1/report-$2.json" "$keep/$3.json"
 }
 
-methods() {
-    # Table 1
-    evaluate table scenes scenes --method everything
-
+search() {
     # Figures 8 and 9: the same number of runs for each method, and for each ablation
     vsf eval sweep scenes-dev --method vsf,vsf-whole,vsf-orthogonal,nag-trimmed,nasa-trimmed,ong-trimmed,ong-heads-trimmed,angular-trimmed \
         --trials "$trials" --limit "$limit" --storage "$out/sweep.db" -q
@@ -58,6 +58,11 @@ methods() {
     cp "$out/tradeoff/positive-negative.png" docs/images/results-positive.png
     cp "$out/tradeoff/quality-negative.png" docs/images/results-quality.png
     cp "$out/ablation/quality-negative.png" docs/images/results-ablation.png
+}
+
+table() {
+    # Table 1
+    evaluate table scenes scenes --method everything
 
     # The layouts with guidance in all steps
     evaluate layouts scenes scenes --methods-file benchmarks/layouts.toml --method all
@@ -82,12 +87,11 @@ auto() {
 }
 
 auto_clips() {
-    evaluate auto-clips scenes clips $of_clips --methods-file benchmarks/auto.toml --method none,vsf,auto
-    report auto-clips scenes-2 auto-clips-second
+    evaluate auto-clips scenes-video clips $of_clips --methods-file benchmarks/auto.toml --method none,vsf,auto
 }
 
 contrast() { evaluate contrast scenes scenes-600 --methods-file benchmarks/contrast.toml --method all --seeds 1; }
-contrast_clips() { evaluate contrast-clips scenes clips $of_clips --method none,vsf,vsf-keep --limit 80; }
+contrast_clips() { evaluate contrast-clips scenes-video clips $of_clips --method none,vsf,vsf-keep --limit 80; }
 settings() { evaluate settings scenes scenes-dev --methods-file benchmarks/settings.toml --method all --seeds 1; }
 options() { evaluate options scenes scenes-dev --methods-file benchmarks/options.toml --method all --seeds 1; }
 
@@ -113,7 +117,7 @@ localise() {
 }
 
 video() {
-    evaluate video scenes clips $of_clips --method none,nag,nag-clips,vsf
+    evaluate video scenes-video clips $of_clips --method none,nag,nag-clips,vsf
     # The paper's Appendix A.1: frames of a clip by each method
     for scene in "car:a red car drives on a road:wheels" "cake:a pink cake stands on sand:candles"; do
         rest=${scene#*:}
@@ -121,9 +125,13 @@ video() {
     done
 }
 
-video_settings() { evaluate video-settings scenes clips-dev $of_clips --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
+video_settings() { evaluate video-settings scenes-video clips-dev $of_clips --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
 
-all="methods auto auto-clips contrast contrast-clips settings options score localise video video-settings"
+if [ "${1:-}" = --part ]; then
+    "$(echo "$2" | tr - _)"
+    exit
+fi
+all="table search auto auto-clips contrast contrast-clips settings options score localise video video-settings"
 [ $# -gt 0 ] || set -- $all
 for part in "$@"; do
     case " $all " in
@@ -135,5 +143,6 @@ case " $all " in
 *" $out "*) echo "$out is a part, but the folder comes first: sh benchmarks/results.sh outputs/results $out" >&2 && exit 2 ;;
 esac
 mkdir -p "$out"
-for part; do "$(echo "$part" | tr - _)"; done
+export out OMP_NUM_THREADS=1
+printf '%s\n' "$@" | xargs -n 1 -P "${JOBS:-2}" sh benchmarks/results.sh --part
 python benchmarks/tables.py

@@ -23,7 +23,9 @@ from typing import Any
 
 from run import RESULTS, ROOT, SUITES
 
+from training.labels import read_labels
 from vsf_cli.bench.report import markdown
+from vsf_cli.evaluation.statistics import wilson_interval
 from vsf_cli.models import FAMILIES, Order
 from vsf_cli.toy.judge import STATES
 from vsf_cli.toy.networks import NETWORKS
@@ -167,37 +169,47 @@ def by_eye() -> str:
 
 
 def clips_by_eye() -> str:
-    """What a reader sees in clips, and what the judges see there."""
-    head = [
-        "method",
-        "clips",
-        "object right",
-        "part absent",
-        "part damaged",
-        "both",
-        "both, by `scenes`",
-        "both, by `scenes-2`",
-    ]
-    kinds = ("positive", "negative", "damaged", "both", "chooser_both", "second_both")
-    rows = result("auto-clips-by-eye")["rows"]
-    return table(head, ([row["label"], str(row["clips"]), *(f"{row[kind]:.2f}" for kind in kinds)] for row in rows))
+    """What two readers see in clips, and what the judge sees that chose some of them."""
+    rates = {"positive": "object right", "negative": "part absent", "damaged": "part damaged", "both": "both"}
+    readers = {"first": "a reader", "second": "another reader"}
+    head = ["method", "clips", *(f"{rate}, by {name}" for rate in rates.values() for name in readers.values())]
+    rows = []
+    for row in result("auto-clips-by-eye")["rows"]:
+        shown = [f"{row[f'{reader}_{rate}']:.3f}" for rate in rates for reader in readers]
+        rows.append([row["label"], str(row["clips"]), *shown, f"{row['chooser_both']:.3f}", f"{row['runs']:.2f}"])
+    return table([*head, "both, by the judge that chose", "runs"], rows)
+
+
+def strengths_by_eye() -> str:
+    """What readers see in clips at each strength, by their labels."""
+    seen: dict[float, list[tuple[bool, str]]] = {}
+    for row in read_labels(ROOT / "docs" / "labels" / "train-video"):
+        if row["part"] == row["unwanted"]:
+            seen.setdefault(float(row["alpha"]), []).append((row["shown"] == "yes", row["label"]))
+    rows = []
+    for alpha, clips in sorted(seen.items()):
+        count, both = len(clips), sum(shown and label == "absent" for shown, label in clips)
+        sums = [sum(shown for shown, _ in clips), *(sum(label == state for _, label in clips) for state in STATES[1:])]
+        shares = [*(f"{number / count:.2f}" for number in sums), spread(both / count, wilson_interval(both, count))]
+        rows.append([f"{alpha:g}" if alpha else "none", str(count), *shares])
+    return table(["alpha", "videos", "object right", "part absent", "part damaged", "both"], rows)
 
 
 def judges() -> str:
-    """How far the built-in judges agree with labels by eye, by their cards."""
-    head = ["judge", "agrees", "on absent or not", "precision of absent, guided pictures"]
+    """How far the built-in judges agree with labels by eye, by their cards, and two readers with each other."""
+    head = ["judge", "labels", "agrees", "on absent or not", "precision of absent, guided", "readers agree", "on absent or not"]
+    kinds = ("agreement", "absent_agreement", "absent_precision", "readers_agreement", "readers_absent_agreement")
     rows = []
     for name, network in NETWORKS.items():
         card = network.read_card()
-        rates = (f"{card[rate]:.3f}" for rate in ("agreement", "absent_agreement", "absent_precision"))
-        rows.append([f"`{name}`", *rates])
+        rows.append([f"`{name}`", str(card["labels"]), *(f"{card[kind]:.3f}" for kind in kinds)])
     return table(head, rows)
 
 
-def judged_states() -> str:
-    """What the built-in judges call the parts that are present, absent or damaged to the eye."""
-    head = ["label by eye", *(f"`{name}`: {state}" for name in NETWORKS for state in STATES)]
-    cards = [network.read_card()["counts"] for network in NETWORKS.values()]
+def judged_states(*names: str) -> str:
+    """What built-in judges call the parts that are present, absent or damaged to the eye."""
+    head = ["label by eye", *(f"`{name}`: {state}" for name in names for state in STATES)]
+    cards = [NETWORKS[name].read_card()["counts"] for name in names]
     return table(head, ([label, *(str(card[label][state]) for card in cards for state in STATES)] for label in STATES))
 
 
@@ -444,6 +456,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "auto": auto,
     "by-eye": by_eye,
     "clips-by-eye": clips_by_eye,
+    "strengths-by-eye": strengths_by_eye,
     "judges": judges,
     "judged-states": judged_states,
     "chosen": chosen,

@@ -17,7 +17,7 @@ from torch import Tensor
 from training.labelled_images import UNLABELLED, Artifacts, LabelledImages, damaged_images
 from training.loop import Budget, Checkpoint, autocast, minimize, steps
 from vsf_cli.toy.judge import STATES, Judge
-from vsf_cli.toy.networks import ConvolutionalJudge, TransformerJudge
+from vsf_cli.toy.networks import ConvolutionalJudge, TransformerJudge, VideoJudge
 from vsf_cli.toy.scenes import PARTS
 
 __all__ = ["RECIPES", "Recipe", "accuracy", "train_judge"]
@@ -42,6 +42,8 @@ class Recipe:
         first_scenes: The seed of the first drawn scenes; those that follow count up.
         rate: The learning rate.
         steps: How long it learns, if nobody says otherwise.
+        start: The judge in the package whose weights it starts from.
+        video: Whether it learns from frames of videos.
     """
 
     labels: tuple[str, ...]
@@ -51,12 +53,15 @@ class Recipe:
     first_scenes: int
     rate: float
     steps: int
+    start: type[Judge] | None = None
+    video: bool = False
 
 
 RECIPES: Mapping[type[Judge], Recipe] = MappingProxyType(
     {
         ConvolutionalJudge: Recipe(("train-former",), 12, 26_000, 2, 0, 1.5e-3, 5600),
         TransformerJudge: Recipe(("train-a", "train-b", "train-c"), 24, 16_000, 3_000, 3_000, 1e-3, 4500),
+        VideoJudge: Recipe(("train-video",), 40, 4_800, 5_000, 5_000, 5e-4, 1000, ConvolutionalJudge, video=True),
     }
 )
 
@@ -69,7 +74,7 @@ def _examples(kind: type[Judge], artifacts: Artifacts, folder: Path) -> Labelled
     for number, path in enumerate(track(paths, "images for the judge", console=Console(stderr=True))):
         if not path.exists():
             torch.manual_seed(recipe.first_scenes + number)
-            images = damaged_images(random.Random(f"{kind.name} {number}"), "train", CHUNK, artifacts)
+            images = damaged_images(random.Random(f"{kind.name} {number}"), "train", CHUNK, artifacts, recipe.video)
             save_file(images.packed(), partial_path := path.with_suffix(".partial"))
             partial_path.replace(path)
     return LabelledImages.join([LabelledImages(**load_file(path)) for path in paths])
@@ -101,7 +106,7 @@ def train_judge(kind: type[Judge], artifacts: Artifacts, labelled: LabelledImage
 
     Arguments:
         kind: The network, which has a recipe.
-        artifacts: Adds artifacts to some of the images, so that they look like generated ones.
+        artifacts: Adds artifacts to some of the drawn images, so that they look like generated ones.
         labelled: Generated images that were labelled by eye.
         folder: The folder of its checkpoint.
         budget: The length of the training.
@@ -112,6 +117,8 @@ def train_judge(kind: type[Judge], artifacts: Artifacts, labelled: LabelledImage
     recipe = RECIPES[kind]
     torch.manual_seed(recipe.seed)
     model = kind()
+    if recipe.start:
+        model.load_state_dict(recipe.start.load().state_dict())
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.05)
     checkpoint = Checkpoint(folder / f"{kind.name}.safetensors", {"judge": model}, [optimizer], 0.995)
     examples = None if checkpoint.finished(budget) else _examples(kind, artifacts, folder)

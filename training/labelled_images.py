@@ -13,11 +13,12 @@ from torch import Tensor
 
 from training.corrupt import CORRUPTIONS, blur, erase, expose_twice, half_plane, patches, warp
 from training.image_autoencoder import pixels
-from training.labels import read_labels
+from training.labels import read_labels, read_pictures
 from training.loop import render
 from vsf_cli.toy.drawing import SIDE, draw, part_map
 from vsf_cli.toy.judge import CELLS, CLASSES, NOTHING, STATES
 from vsf_cli.toy.scenes import OBJECTS, PARTS, Part, Scene, Split, sample_part_alone, sample_scene
+from vsf_cli.toy.video_scenes import sample_video
 
 __all__ = [
     "ABSENT",
@@ -130,36 +131,44 @@ def _state(scene: Scene, part: str) -> int:
 def read_labelled_images(folder: Path) -> LabelledImages:
     """Generated images that were labelled by eye, as `read_labels` reads them. Several rows may belong to one image.
 
-    The object of unguided images is that of their prompt; guidance may have spoilt it in the others. Quality and places have
-    no labels.
+    The object is the one that was seen, if the table has a column `shown`. Otherwise that of unguided images is that of their
+    prompt; guidance may have spoilt it in the others. Quality and places have no labels. The frames of a video are images.
     """
     rows = read_labels(folder)
     files = sorted({row["file"] for row in rows})
-    images = np.stack([np.asarray(Image.open(folder / file).convert("RGB")) for file in files])
+    frames = [read_pictures(folder / file) for file in files]
     objects, parts = torch.full((len(files),), UNLABELLED), torch.full((len(files), len(PARTS)), UNLABELLED)
     for row in rows:
         index = files.index(row["file"])
         parts[index, PARTS.index(row["part"])] = STATES.index(row["label"])
-        if row["method"] == "none":
-            objects[index] = CLASSES.index(row["object"])
-    nan, places = torch.full((len(files),), torch.nan), torch.full((len(files), CELLS, CELLS), UNKNOWN, dtype=torch.uint8)
-    return LabelledImages(pixels(images), objects, parts, nan, places)
+        if shown := row.get("shown", "yes" if row["method"] == "none" else ""):
+            objects[index] = CLASSES.index(row["object"] if shown == "yes" else NOTHING)
+    counts = torch.tensor([len(each) for each in frames])
+    images = pixels(np.stack([frame for each in frames for frame in each]))
+    nan, places = torch.full((len(images),), torch.nan), torch.full((len(images), CELLS, CELLS), UNKNOWN, dtype=torch.uint8)
+    return LabelledImages(images, objects.repeat_interleave(counts), parts.repeat_interleave(counts, 0), nan, places)
 
 
 Artifacts = Callable[[random.Random, list[Scene], LabelledImages], None]
 """Adds the artifacts of a model to some of the images, in place. The scenes list the parts that are whole."""
 
 
-def damaged_images(rng: random.Random, split: Split, count: int, artifacts: Artifacts | None = None) -> LabelledImages:
-    """Images of a split: many are damaged by a known amount, and some have the artifacts of a model."""
-    scenes = [sample_part_alone(rng) if rng.random() < ALONE else sample_scene(rng, split, PART_ABSENT) for _ in range(count)]
+def damaged_images(
+    rng: random.Random, split: Split, count: int, artifacts: Artifacts | None = None, video: bool = False
+) -> LabelledImages:
+    """Images of a split: many are damaged by a known amount, and some have the artifacts of a model.
+
+    With `video`, they are frames of videos, of a smaller size.
+    """
+    sample = sample_video if video else sample_scene
+    scenes = [sample_part_alone(rng) if rng.random() < ALONE else sample(rng, split, PART_ABSENT) for _ in range(count)]
     labelled = whole_images(scenes)
     labelled.quality[[scene.color is None for scene in scenes]] = torch.nan
     whole = _corrupt_parts(rng, scenes, labelled)
     if artifacts is not None:
         artifacts(rng, whole, labelled)
     _replace_by_nothing(rng, scenes, labelled)
-    _reduce(labelled)
+    _reduce(labelled, 1.0 if video else REDUCED)
     _corrupt(labelled)
     return labelled
 
@@ -254,9 +263,9 @@ def _replace_by_nothing(rng: random.Random, scenes: list[Scene], labelled: Label
         labelled.objects[index], labelled.parts[index], labelled.quality[index] = CLASSES.index(NOTHING), UNLABELLED, 0.0
 
 
-def _reduce(labelled: LabelledImages) -> None:
+def _reduce(labelled: LabelledImages, fraction: float) -> None:
     """Reduces some images and enlarges them again, in place, so that the judge also learns frames of small videos."""
-    which = torch.rand(len(labelled.images)) < REDUCED
+    which = torch.rand(len(labelled.images)) < fraction
     small = F.interpolate(labelled.images[which], size=REDUCED_SIDE, mode="bilinear", antialias=True)
     labelled.images[which] = F.interpolate(small, size=SIDE, mode="bilinear")
 

@@ -1,59 +1,76 @@
 """Compares the judge with labels by eye: `python -m training.labels make FOLDER`, then `check FOLDER`.
 
 `make` writes images of pairs, half unguided and half guided, with a table. A person then writes `present`, `absent` or
-`damaged` for the part into it, before seeing the judge's answer. `check` compares, and with `--card` writes the figures next to
-the judge's weights: every table of the judge states them. The judge learns from drawings, and from images of the train split
-that were labelled in the same way.
+`damaged` for the part into it, before seeing the judge's answer; of videos, also whether the object is `shown`: `yes` or `no`.
+`check` compares, and with `--card` writes the figures next to the judge's weights: every table of the judge states them. The
+judge learns from drawings, and from images of the train split that were labelled in the same way.
 """
 
 import argparse
 import csv
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from training.command import run
 from training.score import generate_pairs
 from vsf_cli.loading.pipelines import load
 from vsf_cli.methods import NoGuidance, method_named
-from vsf_cli.settings.presets import load_preset
-from vsf_cli.toy.judge import STATES, Judge
+from vsf_cli.settings.presets import DEFAULT_PRESET, Preset, load_preset
+from vsf_cli.toy.drawing import SIDE
+from vsf_cli.toy.judge import STATES, Judge, Verdict
 from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import OBJECTS, Split, pairs
+from vsf_cli.toy.video_scenes import video_pairs
 
-__all__ = ["agreement", "main", "read_labels"]
+__all__ = ["agreement", "beside", "main", "read_labels", "read_pictures"]
 
 TABLE = "labels.csv"
 COLUMNS = ("file", "method", "prompt", "object", "part", "label")
+FRAMES, QUALITY = 5, 90
+"""The frames of a video that are kept, and the quality of their WebP file."""
 
 
-def _make(folder: Path, count: int, split: Split, every_part: bool, strengths: Sequence[float]) -> None:
+def _make(folder: Path, preset: Preset, count: int, split: Split, every_part: bool, strengths: Sequence[float]) -> None:
     """Writes `count` images of pairs, and the table to fill in: for the pair's part, or for every part of the object.
 
-    The images are unguided and guided in turn, at each of `strengths`; without any, at that of the preset.
+    The images are unguided and guided in turn, at each of `strengths`; without any, at that of the preset. Five frames of a
+    video stand beside each other in one image.
     """
-    preset = load_preset("tiny-sd3-turbo")
-    pipe = load(preset.model, preset.dtype)
+    pipe = load(preset.model, preset.dtype, loras=preset.loras)
     own = preset.guidance()
     guidances = [method_named(own.name, {**own.parameters, "alpha": alpha}) for alpha in strengths] or [own]
     methods = [("none", NoGuidance()), *(("vsf", guidance) for guidance in guidances)]
-    triples = pairs(split, count)
+    triples = video_pairs(split, count) if preset.video else pairs(split, count)
     folder.mkdir(parents=True, exist_ok=True)
 
     rows = []
     for offset, (name, method) in enumerate(methods):
         chosen = triples[offset :: len(methods)]
-        for number, ((prompt, thing, part), image) in enumerate(
+        for number, ((prompt, thing, part), made) in enumerate(
             generate_pairs(pipe, preset, chosen, method, preset.guidance_scale)
         ):
-            file = f"{len(methods) * number + offset:03}.png"
-            image.save(folder / file)
-            rows += [(file, name, prompt, thing, label_part, "") for label_part in (OBJECTS[thing] if every_part else (part,))]
+            file = f"{len(methods) * number + offset:03}.{'webp' if preset.video else 'png'}"
+            (beside(made) if preset.video else made).save(folder / file, quality=QUALITY)
+            parts = OBJECTS[thing] if every_part else (part,)
+            rows += [(file, name, prompt, thing, label_part, *[""] * (1 + preset.video)) for label_part in parts]
+    columns = (*COLUMNS, *(["shown"] if preset.video else []))
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as table:
-        csv.writer(table).writerows([COLUMNS, *sorted(rows)])
+        csv.writer(table).writerows([columns, *sorted(rows)])
+
+
+def beside(frames: Sequence[Image.Image]) -> Image.Image:
+    """`FRAMES` frames of a video, evenly spaced, beside each other."""
+    chosen = [frames[round(number * (len(frames) - 1) / (FRAMES - 1))] for number in range(FRAMES)]
+    strip = Image.new("RGB", (FRAMES * chosen[0].width, chosen[0].height))
+    for number, frame in enumerate(chosen):
+        strip.paste(frame, (number * frame.width, 0))
+    return strip
 
 
 def read_labels(folder: Path) -> list[dict[str, str]]:
@@ -72,6 +89,22 @@ def read_labels(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def read_pictures(path: Path) -> list[np.ndarray]:
+    """The pixels of an image, or of the frames of a video that stand beside each other in a file, as a judge sees them.
+
+    Each has the shape (side, side, 3).
+    """
+    image = Image.open(path).convert("RGB")
+    size = image.height
+    frames = [image.crop((left, 0, left + size, size)) for left in range(0, image.width, size)]
+    return [np.asarray(frame.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for frame in frames]
+
+
+def _state(verdicts: Sequence[Verdict], part: str) -> str:
+    """The state of a part in most frames."""
+    return Counter(verdict.state(part) for verdict in verdicts).most_common(1)[0][0]
+
+
 def agreement(judge: Judge, folder: Path) -> dict[str, Any]:
     """The agreement of the judge with the labels.
 
@@ -82,8 +115,9 @@ def agreement(judge: Judge, folder: Path) -> dict[str, Any]:
         reader, also `readers_agreement` and `readers_absent_agreement` of the two readers.
     """
     rows = read_labels(folder)
-    verdicts = judge.verdicts([Image.open(folder / row["file"]) for row in rows])
-    judged = [verdict.state(row["part"]) for verdict, row in zip(verdicts, rows, strict=True)]
+    files = {row["file"]: [Image.fromarray(one) for one in read_pictures(folder / row["file"])] for row in rows}
+    verdicts = {file: judge.verdicts(frames) for file, frames in files.items()}
+    judged = [_state(verdicts[row["file"]], row["part"]) for row in rows]
     both = list(zip((row["label"] for row in rows), judged, strict=True))
     guided = [row["method"] != "none" for row in rows]
     gone = [label for (label, state), known in zip(both, guided, strict=True) if known and state == "absent"]
@@ -113,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.labels", description=__doc__)
     parser.add_argument("action", choices=("make", "check"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--preset", default=DEFAULT_PRESET, help="make: the model, for videos tiny-wan-causvid")
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--split", choices=("train", "dev"), default="dev", help="train: for images to learn from")
     parser.add_argument("--every-part", action="store_true", help="label every part of the object, not only the pair's")
@@ -121,7 +156,7 @@ def main() -> None:
     parser.add_argument("--card", action="store_true", help="write the figures next to the judge's weights")
     options = parser.parse_args()
     if options.action == "make":
-        _make(options.folder, options.pictures, options.split, options.every_part, options.alpha)
+        _make(options.folder, load_preset(options.preset), options.pictures, options.split, options.every_part, options.alpha)
         return
     network = NETWORKS[options.judge]
     report = agreement(network.load(), options.folder)

@@ -1,4 +1,4 @@
-"""Adds the artifacts of the models to images: the autoencoder's, and those of the student's last steps, guided and not.
+"""Adds the artifacts of the models to images: the autoencoders', and those of the student's last steps, guided and not.
 
 A judge that was trained on drawings alone takes a soft edge for damage, and traces of guidance for parts.
 """
@@ -7,7 +7,8 @@ import random
 from typing import Any
 
 import torch
-from diffusers import StableDiffusion3Img2ImgPipeline
+import torch.nn.functional as F
+from diffusers import AutoencoderKLWan, StableDiffusion3Img2ImgPipeline
 from torch import Tensor
 
 from training.labelled_images import ABSENT, LabelledImages
@@ -15,8 +16,9 @@ from vsf_cli.generation.guided import guided
 from vsf_cli.methods import Method
 from vsf_cli.toy.image_recipe import TEXT_LENGTH
 from vsf_cli.toy.scenes import PARTS, Scene, caption
+from vsf_cli.toy.video_scenes import SIDE
 
-__all__ = ["ModelArtifacts"]
+__all__ = ["FrameArtifacts", "ModelArtifacts"]
 
 BY_AUTOENCODER, BY_STUDENT = 0.3, 0.35
 """The fractions of images that go through each model."""
@@ -24,6 +26,9 @@ GUIDED = 0.5
 LAST_STEPS = (1, 2, 3)
 """The numbers of the student's last steps that are run. More would repair damage, or remove small parts."""
 BATCH = 35
+FRAMES_BY_AUTOENCODER = 0.6
+MOMENTS = 5
+"""Two latent frames: in the second, as in nearly all of a video, one latent stands for four frames."""
 
 
 class ModelArtifacts:
@@ -76,6 +81,26 @@ class ModelArtifacts:
                 output_type="pt",
             ).images
         return images.clamp(0, 1) * 2 - 1
+
+
+class FrameArtifacts:
+    """Sends images, as frames of videos that stand still, through the autoencoder of the video model."""
+
+    def __init__(self, vae: AutoencoderKLWan) -> None:
+        self.vae = vae
+
+    @torch.no_grad()
+    def __call__(self, rng: random.Random, scenes: list[Scene], labelled: LabelledImages) -> None:
+        """Adds artifacts to some of the images, in place, with noise of up to half a standard deviation in the latents."""
+        chosen = [index for index in range(len(scenes)) if rng.random() < FRAMES_BY_AUTOENCODER]
+        for part in torch.tensor(chosen).split(BATCH):
+            side = labelled.images.shape[-1]
+            frames = F.interpolate(labelled.images[part], size=SIDE, mode="bilinear", antialias=True)
+            latents = self.vae.encode(frames[:, :, None].repeat(1, 1, MOMENTS, 1, 1)).latent_dist.mean
+            spread = latents.new_tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1)
+            noise = torch.randn_like(latents) * torch.rand(len(part), 1, 1, 1, 1) / 2
+            decoded = self.vae.decode(latents + spread * noise).sample.clamp(-1, 1)
+            labelled.images[part] = F.interpolate(decoded[:, :, rng.randrange(1, MOMENTS)], size=side, mode="bilinear")
 
 
 def _absent(rng: random.Random, states: Tensor) -> str:

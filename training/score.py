@@ -54,16 +54,17 @@ class Outcome:
 
 def generate_pairs(
     pipe: Any, preset: Preset, triples: Sequence[tuple[str, str, str]], method: Method, guidance_scale: float
-) -> Iterator[tuple[tuple[str, str, str], Image.Image]]:
-    """Generates the image of each pair, in batches with a different negative prompt in each row.
+) -> Iterator[tuple[tuple[str, str, str], Any]]:
+    """Generates the image or video of each pair, in batches with a different negative prompt in each row.
 
     Yields:
-        The pair and its image."""
+        The pair and its image, or the frames of its video."""
+    length = {"num_frames": preset.num_frames} if preset.video else {}
     for start in range(0, len(triples), BATCH):
         batch = triples[start : start + BATCH]
         negatives = [part for _, _, part in batch]
         with guided(pipe, negatives if method.guides_attention else "", method, preset.max_sequence_length):
-            images = pipe(
+            outputs = pipe(
                 [prompt for prompt, _, _ in batch],
                 num_inference_steps=preset.num_inference_steps,
                 guidance_scale=guidance_scale,
@@ -71,9 +72,12 @@ def generate_pairs(
                 width=preset.width,
                 height=preset.height,
                 generator=[torch.Generator().manual_seed(start + row) for row in range(len(batch))],
+                output_type="pil",
+                return_dict=False,
                 **({"negative_prompt": negatives} if method.passes_negative_prompt else {}),
-            ).images
-        yield from zip(batch, images, strict=True)
+                **length,
+            )[0]
+        yield from zip(batch, outputs, strict=True)
 
 
 def score(judge: Judge, images: Sequence[tuple[tuple[str, str, str], Image.Image]]) -> list[Outcome]:

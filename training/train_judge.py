@@ -1,4 +1,4 @@
-"""Trains a judge: `python -m training.train_judge --folder FOLDER`, and with `--judge scenes-2` the second one.
+"""Trains a judge: `python -m training.train_judge --folder FOLDER`, and with `--judge scenes-2` or `scenes-video` another.
 
 It learns from drawings, from generated images with artifacts of a student, and from images that were labelled by eye. A run
 that was cut off continues by the same command. Prints the judge's accuracy on the dev split as JSON.
@@ -15,12 +15,13 @@ from training.command import run, say
 from training.judge import RECIPES, accuracy, train_judge
 from training.labelled_images import LabelledImages, damaged_images, read_labelled_images, whole_images
 from training.loop import Budget
-from training.model_artifacts import ModelArtifacts
+from training.model_artifacts import FrameArtifacts, ModelArtifacts
 from training.results import budget
 from vsf_cli.loading.pipelines import load
 from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
 from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import sample_scene
+from vsf_cli.toy.video_scenes import sample_video
 
 __all__ = ["main"]
 
@@ -46,17 +47,23 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
 
     say("loading the student and the labelled images")
-    preset = load_preset(DEFAULT_PRESET)
-    artifacts = ModelArtifacts(load(options.student or preset.model, "float32").components, preset.guidance())
+    video = RECIPES[network].video
+    artifacts = FrameArtifacts(load("builtin:tiny-wan", "float32").vae) if video else _artifacts(options.student)
     labelled = LabelledImages.join([read_labelled_images(folder) for folder in folders])
     judge = train_judge(network, artifacts, labelled, options.folder, options.steps or Budget(RECIPES[network].steps))
-    whole = whole_images([sample_scene(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
-    damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts)
+    sample = sample_video if video else sample_scene
+    whole = whole_images([sample(random.Random(f"judge {index}"), "dev", 0.5) for index in range(1000)])
+    damaged = damaged_images(random.Random("judge"), "dev", 1000, artifacts, video)
     print(json.dumps({"whole renders, dev split": accuracy(judge, whole), "damaged ones": accuracy(judge, damaged)}))
     if options.export:
         file = options.export / network.name / network.file().name
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: tensor.bfloat16().contiguous() for key, tensor in judge.state_dict().items()}, file)
+
+
+def _artifacts(student: str | None) -> ModelArtifacts:
+    preset = load_preset(DEFAULT_PRESET)
+    return ModelArtifacts(load(student or preset.model, "float32").components, preset.guidance())
 
 
 if __name__ == "__main__":

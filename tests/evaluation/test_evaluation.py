@@ -224,18 +224,21 @@ def test_a_preset_is_taken_from_its_file(tmp_path: Path) -> None:
     """In every step, and its place is told to nobody."""
     text = (Path(__file__).parents[2] / "presets" / "tiny-sd3-turbo.toml").read_text("utf-8")
     path, folder = tmp_path / "mine.toml", tmp_path / "run"
-    path.write_text(text.replace("num_inference_steps = 8", "num_inference_steps = 2"), "utf-8")
+    text = text.replace("num_inference_steps = 8", "num_inference_steps = 2")
+    path.write_text(text.replace('judge = "scenes"', 'judge = "scenes-2"'), "utf-8")
     options = ("--limit", "1", "--method", "vsf", "--preset", str(path))
     done = vsf("run", "scenes-dev", *options, "--seeds", "1", "-o", str(folder))
     assert done.exit_code == 0, done.output
     kept = (folder / "run.json").read_text("utf-8")
     assert json.loads(kept)["preset"] == "mine" and json.loads(kept)["settings"]["steps"] == 2 and str(tmp_path) not in kept
     assert vsf("judge", str(folder)).exit_code == 0 and vsf("report", str(folder)).exit_code == 0
+    assert {path.name for path in folder.glob("judgements-*")} == {"judgements-scenes-2.jsonl"}, "its judge, too"
 
     storage = tmp_path / "sweep.db"
     done = vsf("sweep", "scenes-dev", *options, "--trials", "1", "--storage", str(storage))
     assert done.exit_code == 0, done.output
-    assert studies_of(storage)["vsf"][0]["preset"] == "mine"
+    facts, _ = studies_of(storage)["vsf"]
+    assert facts["preset"] == "mine" and facts["judge"]["name"] == "scenes-2"
 
 
 def test_variants_share_their_noise_and_prompts_do_not() -> None:

@@ -125,7 +125,7 @@ def _make(
     items, notes = items_of(prompts.name, rows, settings, Given(own))
     first = items[0].request
     facts = {"steps": first.num_inference_steps, "dtype": first.dtype, "batch size": batch_size}
-    conditions = {"settings": {**facts, **own}, "versions": versions()}
+    conditions = {"settings": {**facts, **own}, "judge": chosen.preset.judge, "versions": versions()}
     run = Run(folder, prompts, {variant.name: variant for variant in chosen.variants}, chosen.preset.name, seeds, conditions)
     run.write()
     for note in notes:
@@ -146,7 +146,9 @@ def _make(
 def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOptions, Takes(without=("json",))]) -> None:
     """Ask a judge about the images of a run; earlier answers are kept."""
     console = Console(messages.quiet, messages.verbose)
-    run, built = Run.read(folder), judge.judge()
+    run = Run.read(folder)
+    judge = judge.or_of(run.judge)
+    built = judge.judge()
     failed: list[str] = []
     done = 0
     with console.progress("judged") as (progress,):
@@ -173,7 +175,9 @@ def report(
 ) -> None:
     """Write a run's tables and a page of its images."""
     console = Console(messages.quiet)
-    rows, path, missing = write_report(Run.read(folder), judge.name, judge.chosen)
+    run = Run.read(folder)
+    judge = judge.or_of(run.judge)
+    rows, path, missing = write_report(run, str(judge.name), judge.chosen)
     if missing:
         console.warn(f"{counted(missing, 'image')} not judged, and not in the table: run 'vsf eval judge {folder}' again")
     if messages.as_json:
@@ -226,6 +230,7 @@ def sweep(
     check_choice("--sampler", search.sampler, SAMPLERS)
     console, space = Console(messages.quiet, messages.verbose), parsed("--space", lambda: parse_space(search.space))
     chosen = _choose(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
+    judge = judge.or_of(chosen.preset.judge)
     built = judge.judge(given.settings.get("device"))
     if built.costly:
         built = CachedJudge(built, storage.with_suffix(f".{judge.name}.jsonl"))

@@ -1,6 +1,6 @@
 """The options of a judge, which several commands of `vsf eval` take."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vsf_cli.cli.options import Takes
@@ -22,8 +22,12 @@ JUDGE_OF_SWEEP = Takes(only=(*WHICH_JUDGE.only, "judge_batch_size"))
 class JudgeOptions:
     """The options of the judge."""
 
-    name: str = run_option(
-        "scenes", "--judge", help="scenes or scenes-2 (for built-in models), mllm, vlm (on this machine), or clip.", panel=JUDGE
+    name: str | None = run_option(
+        None,
+        "--judge",
+        help="scenes, scenes-2 or scenes-video (for built-in models), mllm, vlm (on this machine), or clip; the preset's if"
+        " not given.",
+        panel=JUDGE,
     )
     model: str | None = run_option(
         None,
@@ -63,10 +67,14 @@ class JudgeOptions:
         None, "--timeout", help="For mllm: seconds until a request is given up.", panel=JUDGE, min=0.1, needs=(MLLM,)
     )
 
+    def or_of(self, name: str) -> "JudgeOptions":
+        """Returns the options with the judge of a preset, if none is given."""
+        return self if self.name else replace(self, name=name)
+
     @property
     def has_models(self) -> bool:
         """Whether the judge is one of several models."""
-        return self.name not in BUILT_IN_JUDGES
+        return self.name is not None and self.name not in BUILT_IN_JUDGES
 
     @property
     def is_mllm(self) -> bool:
@@ -107,4 +115,4 @@ class JudgeOptions:
         options = {name: value for name, value in asdict(self).items() if name != "name"}
         if self.is_vlm:
             options["device"] = self.device or device or Settings({}, video=False)["device"]
-        return judge_named(self.name, options)
+        return judge_named(str(self.name), options)

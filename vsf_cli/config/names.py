@@ -9,7 +9,7 @@ from vsf_cli.errors import RequestError
 
 __all__ = ["BUILT_IN_JUDGES", "check_choice", "counted", "meant", "nearest", "nearest_or_all"]
 
-BUILT_IN_JUDGES = ("scenes", "scenes-2")
+BUILT_IN_JUDGES = ("scenes", "scenes-2", "scenes-video")
 """The judges of the built-in models' scenes, which have no options."""
 
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -42,7 +42,7 @@ class Run:
         variants: The variants that are compared, by name.
         preset: The name of the preset.
         seeds: The number of images of each prompt and variant.
-        conditions: The other `settings`, and the `versions` of packages.
+        conditions: The other `settings`, the `judge` of the preset, and the `versions` of packages.
     """
 
     folder: Path
@@ -68,7 +68,8 @@ class Run:
             self._check_same(known, facts, variants)
             variants = {**known["arms"], **variants}
         write_bytes(self.folder / PROMPTS, self.prompts.to_jsonl().encode())
-        written = {**facts, "versions": dict(self.conditions["versions"]), "arms": variants}
+        noted = {"judge": self.judge, "versions": dict(self.conditions["versions"])}
+        written = {**facts, **noted, "arms": variants}
         write_bytes(path, json.dumps(written, indent=2, ensure_ascii=False).encode())
 
     def _check_same(self, known: Mapping[str, Any], facts: Mapping[str, Any], variants: Mapping[str, Any]) -> None:
@@ -106,6 +107,11 @@ class Run:
     def image_folder(self) -> Path:
         """The folder of the images, a run of `vsf batch`."""
         return self.folder / IMAGES
+
+    @property
+    def judge(self) -> str:
+        """The name of its preset's judge; `scenes` in runs of version 0.1.0, which did not note it."""
+        return str(self.conditions.get("judge", "scenes"))
 
     def samples(self) -> list[Sample]:
         """Returns the images that were made, by the run's table, without those that failed.

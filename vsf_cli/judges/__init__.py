@@ -10,12 +10,12 @@ from vsf_cli.errors import RequestError
 from vsf_cli.judges.clip import ClipJudge
 from vsf_cli.judges.judgement import Judge
 from vsf_cli.judges.mllm import MllmJudge
-from vsf_cli.judges.scenes import ScenesJudge, SecondScenesJudge
+from vsf_cli.judges.scenes import ScenesJudge, SecondScenesJudge, VideoScenesJudge
 from vsf_cli.judges.vlm import VlmJudge
 
 __all__ = ["JUDGES", "judge_named"]
 
-_CLASSES: tuple[Any, ...] = (ScenesJudge, SecondScenesJudge, MllmJudge, VlmJudge, ClipJudge)
+_CLASSES: tuple[Any, ...] = (ScenesJudge, SecondScenesJudge, VideoScenesJudge, MllmJudge, VlmJudge, ClipJudge)
 JUDGES: Mapping[str, Callable[..., Judge]] = MappingProxyType({judge.name: judge for judge in _CLASSES})
 
 

@@ -1,7 +1,7 @@
 """The built-in judges, which know what is in the scenes of the built-in models."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -17,30 +17,7 @@ from vsf_cli.toy.scenes import OBJECTS, PARTS
 if TYPE_CHECKING:
     from vsf_cli.toy.judge import Judge, Verdict
 
-__all__ = ["ScenesJudge", "SecondScenesJudge", "scene_of"]
-
-
-def scene_of(record: Record, judge: str = "scenes") -> tuple[str, tuple[str, ...]]:
-    """Returns the object that a record is about, and its unwanted parts.
-
-    The object is the record's category; without one, the first word of the prompt that is an object with these parts. `judge`
-    is the name of who asks.
-
-    Raises:
-        RequestError: If the record is about something else.
-    """
-    texts = Texts(record.prompt, keep=(record.negative,)).kept
-    parts = [part for text in texts for part in _parts(text)]
-    named = [record.category.lower()] if record.category else _words(record.prompt)
-    found = [name for name in named if name in OBJECTS and {*parts} <= {*OBJECTS[name]}]
-    if not found or not all(_parts(text) for text in (*texts, *record.keep)):
-        unknown = [text for text in (*texts, *record.keep) if not _parts(text)] or [record.negative]
-        about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
-        which = f"{record.id} is" if record.id else "they are"
-        raise RequestError(
-            f"judge {judge} knows the scenes of the built-in models, but {which} about {about}: choose --judge mllm or vlm"
-        )
-    return found[0], tuple(parts)
+__all__ = ["ScenesJudge", "SecondScenesJudge", "VideoScenesJudge"]
 
 
 def _words(text: str) -> list[str]:
@@ -51,12 +28,36 @@ class ScenesJudge:
     """Judges by a network of `vsf_cli.toy`. A damaged part is not missing; of several unwanted parts, all have to be."""
 
     name = "scenes"
+    knows = "the scenes of the built-in models"
     workers = 1
     costly = False
 
     def check(self, record: Record, offline: bool) -> None:
         """Raises a `RequestError` if a record is not about a scene."""
-        scene_of(record, self.name)
+        self._scene_of(record)
+
+    @property
+    def _known(self) -> Collection[str]:
+        return OBJECTS
+
+    def _scene_of(self, record: Record) -> tuple[str, tuple[str, ...]]:
+        """Returns the object that a record is about, and its unwanted parts.
+
+        The object is the record's category; without one, the first word of the prompt that is an object with these parts.
+
+        Raises:
+            RequestError: If the record is about something else.
+        """
+        texts = Texts(record.prompt, keep=(record.negative,)).kept
+        parts = [part for text in texts for part in _parts(text)]
+        named = [record.category.lower()] if record.category else _words(record.prompt)
+        found = [name for name in named if name in self._known and {*parts} <= {*OBJECTS[name]}]
+        if not found or not all(_parts(text) for text in (*texts, *record.keep)):
+            unknown = [text for text in (*texts, *record.keep) if not _parts(text)] or [record.negative]
+            about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
+            which = f"{record.id} is" if record.id else "they are"
+            raise RequestError(f"judge {self.name} knows {self.knows}, but {which} about {about}: choose --judge mllm or vlm")
+        return found[0], tuple(parts)
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -79,7 +80,7 @@ class ScenesJudge:
         Raises:
             RequestError: If the record is not about a scene.
         """
-        thing, parts = scene_of(record, self.name)
+        thing, parts = self._scene_of(record)
         (verdict,) = self._judge.verdicts([image])
         states = [verdict.state(part) for part in parts]
         kept = tuple(text for text in record.keep if all(verdict.state(part) == "present" for part in _parts(text)))
@@ -90,7 +91,7 @@ class ScenesJudge:
 
     def things(self, image: Image.Image, record: Record) -> tuple[str, ...]:
         """Returns what else an image shows: the object's parts that nobody wants away."""
-        thing, parts = scene_of(record, self.name)
+        thing, parts = self._scene_of(record)
         (verdict,) = self._judge.verdicts([image])
         return tuple(part for part in OBJECTS[thing] if part not in parts and verdict.state(part) == "present")
 
@@ -99,6 +100,19 @@ class SecondScenesJudge(ScenesJudge):
     """Judges by another network, which learned from other images: it tells how good what the first judge chose is."""
 
     name = "scenes-2"
+
+
+class VideoScenesJudge(ScenesJudge):
+    """Judges by a network that learned from frames of the built-in video model, which are soft, and knows its objects."""
+
+    name = "scenes-video"
+    knows = "the objects of the built-in video model"
+
+    @property
+    def _known(self) -> Collection[str]:
+        from vsf_cli.toy.video_scenes import VERBS
+
+        return VERBS
 
 
 def _parts(text: str) -> Sequence[str]:

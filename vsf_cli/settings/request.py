@@ -294,7 +294,9 @@ class Request(ModelSettings):
         needs=(NEGATIVE,),
     )
     judge: str | None = _of_choice(
-        None, "--judge", help="Who looks at the images of --alpha auto and --best-of: scenes, scenes-2, vlm, mllm, or clip."
+        None,
+        "--judge",
+        help="Who looks at the images of --alpha auto and --best-of: scenes, scenes-2, scenes-video, vlm, mllm, or clip.",
     )
     judge_model: str | None = _of_choice(
         None, "--judge-model", help="For mllm, a name at the endpoint; for vlm and clip, a hub id or a folder."

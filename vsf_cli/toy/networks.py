@@ -1,6 +1,7 @@
-"""The networks of the two built-in judges, which have no weight in common.
+"""The networks of the built-in judges.
 
-A judge that chooses among images is content with its own mistakes, too; the other one tells how many there are.
+A judge that chooses among images is content with its own mistakes, too. `scenes-2` has no weight in common with `scenes`, and
+tells how many there are.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from vsf_cli.toy.drawing import SIDE
 from vsf_cli.toy.judge import CELLS, CLASSES, STATES, Judge
 from vsf_cli.toy.scenes import PARTS
 
-__all__ = ["NETWORKS", "ConvolutionalJudge", "TransformerJudge"]
+__all__ = ["NETWORKS", "ConvolutionalJudge", "TransformerJudge", "VideoJudge"]
 
 
 def _conv(before: int, after: int, stride: int = 1) -> nn.Sequential:
@@ -57,6 +58,12 @@ class ConvolutionalJudge(Judge):
         return self.objects(hidden), parts, self.quality(hidden)[:, 0], places
 
 
+class VideoJudge(ConvolutionalJudge):
+    """The judge `scenes-video`: the network of `scenes`, which went on learning from frames of videos."""
+
+    name = "judge-video"
+
+
 class TransformerJudge(Judge):
     """The judge `scenes-2`: a transformer over 12 x 12 places, with a token of its own for each question."""
 
@@ -90,5 +97,7 @@ class TransformerJudge(Judge):
         return self.objects(thing), self.parts(torch.stack(parts, dim=1)), self.quality(quality)[:, 0], cells
 
 
-NETWORKS: Mapping[str, type[Judge]] = MappingProxyType({"scenes": ConvolutionalJudge, "scenes-2": TransformerJudge})
+NETWORKS: Mapping[str, type[Judge]] = MappingProxyType(
+    {"scenes": ConvolutionalJudge, "scenes-2": TransformerJudge, "scenes-video": VideoJudge}
+)
 """The networks by the names of the judges."""

@@ -48,10 +48,10 @@ unguided model would leave out half of the unnamed parts.
 PREPOSITIONS = frozenset({"on", "over", "at", "under"})
 
 
-def sample_video(rng: random.Random, split: Split = "train") -> Scene:
-    """Samples the first frame of a video of a split."""
+def sample_video(rng: random.Random, split: Split = "train", absent: float = PART_ABSENT) -> Scene:
+    """Samples the first frame of a video of a split, in which each part is missing with the probability `absent`."""
     while True:
-        scene = sample_scene(rng, split, PART_ABSENT)
+        scene = sample_scene(rng, split, absent)
         if scene.object in VERBS:
             return replace(scene, scale=0.8 * scene.scale)
 

@@ -3,8 +3,8 @@
 #
 #     sh benchmarks/results.sh [FOLDER [PART...]]
 #
-# It goes on where it was stopped, and makes JOBS parts at a time, two by default, with a thread each: digits depend on the
-# number of threads. Needs the extra: pip install -e ".[sweep]". Without parts, it makes all of them:
+# It goes on where it was stopped. RESULTS_JOBS parts are made at a time, two by default, with a thread each: digits depend on
+# the number of threads. Needs the extra: pip install -e ".[sweep]". Without parts, it makes all of them:
 #     table, search: the comparison of methods, docs/results.md
 #     auto, auto-clips: docs/auto.md        contrast, contrast-clips, settings: docs/contrast.md
 #     score: docs/embedded-models.md        options: docs/methods.md
@@ -128,6 +128,7 @@ video() {
 video_settings() { evaluate video-settings scenes-video clips-dev $of_clips --limit 100 --methods-file benchmarks/video-settings.toml --method all; }
 
 if [ "${1:-}" = --part ]; then
+    trap '[ $? -eq 0 ] || echo "part $2 failed: run the same command again, it goes on" >&2' EXIT
     "$(echo "$2" | tr - _)"
     exit
 fi
@@ -144,5 +145,5 @@ case " $all " in
 esac
 mkdir -p "$out"
 export out OMP_NUM_THREADS=1
-printf '%s\n' "$@" | xargs -n 1 -P "${JOBS:-2}" sh benchmarks/results.sh --part
+printf '%s\n' "$@" | awk '!made[$0]++' | xargs -n 1 -P "${RESULTS_JOBS:-2}" sh benchmarks/results.sh --part
 python benchmarks/tables.py

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -172,12 +173,11 @@ def clips_by_eye() -> str:
     """What two readers see in clips, and what the judge sees that chose some of them."""
     rates = {"positive": "object right", "negative": "part absent", "damaged": "part damaged", "both": "both"}
     readers = {"first": "a reader", "second": "another reader"}
-    head = ["method", "clips", *(f"{rate}, by {name}" for rate in rates.values() for name in readers.values())]
     rows = []
-    for row in result("auto-clips-by-eye")["rows"]:
-        shown = [f"{row[f'{reader}_{rate}']:.3f}" for rate in rates for reader in readers]
-        rows.append([row["label"], str(row["clips"]), *shown, f"{row['chooser_both']:.3f}", f"{row['runs']:.2f}"])
-    return table([*head, "both, by the judge that chose", "runs"], rows)
+    for row, (reader, name) in product(result("auto-clips-by-eye")["rows"], readers.items()):
+        shown = [f"{row[f'{reader}_{rate}']:.3f}" for rate in rates]
+        rows.append([row["label"], f"{row['runs']:.2f}", name, *shown, f"{row['chooser_both']:.3f}"])
+    return table(["method", "runs", "by", *rates.values(), "both, by the judge that chose"], rows)
 
 
 def strengths_by_eye() -> str:
@@ -197,7 +197,8 @@ def strengths_by_eye() -> str:
 
 def judges() -> str:
     """How far the built-in judges agree with labels by eye, by their cards, and two readers with each other."""
-    head = ["judge", "labels", "agrees", "on absent or not", "precision of absent, guided", "readers agree", "on absent or not"]
+    head = ["judge", "labels", "judge agrees", "on absent or not", "precision of absent, guided"]
+    head += ["readers agree", "readers on absent or not"]
     kinds = ("agreement", "absent_agreement", "absent_precision", "readers_agreement", "readers_absent_agreement")
     rows = []
     for name, network in NETWORKS.items():

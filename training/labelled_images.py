@@ -132,7 +132,8 @@ def read_labelled_images(folder: Path) -> LabelledImages:
     """Generated images that were labelled by eye, as `read_labels` reads them. Several rows may belong to one image.
 
     The object is the one that was seen, if the table has a column `shown`. Otherwise that of unguided images is that of their
-    prompt; guidance may have spoilt it in the others. Quality and places have no labels. The frames of a video are images.
+    prompt; guidance may have spoilt it in the others. Quality and places have no labels. Each frame of a video is an image with
+    the labels of the video. Images are bytes.
     """
     rows = read_labels(folder)
     files = sorted({row["file"] for row in rows})
@@ -144,7 +145,7 @@ def read_labelled_images(folder: Path) -> LabelledImages:
         if shown := row.get("shown", "yes" if row["method"] == "none" else ""):
             objects[index] = CLASSES.index(row["object"] if shown == "yes" else NOTHING)
     counts = torch.tensor([len(each) for each in frames])
-    images = pixels(np.stack([frame for each in frames for frame in each]))
+    images = torch.from_numpy(np.stack([frame for each in frames for frame in each])).permute(0, 3, 1, 2)
     nan, places = torch.full((len(images),), torch.nan), torch.full((len(images), CELLS, CELLS), UNKNOWN, dtype=torch.uint8)
     return LabelledImages(images, objects.repeat_interleave(counts), parts.repeat_interleave(counts, 0), nan, places)
 

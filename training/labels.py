@@ -19,6 +19,7 @@ from PIL import Image
 
 from training.command import run
 from training.score import generate_pairs
+from vsf_cli.judges.frames import frames_to_judge
 from vsf_cli.loading.pipelines import load
 from vsf_cli.methods import NoGuidance, method_named
 from vsf_cli.settings.presets import DEFAULT_PRESET, Preset, load_preset
@@ -32,6 +33,7 @@ __all__ = ["agreement", "beside", "main", "read_labels", "read_pictures"]
 
 TABLE = "labels.csv"
 COLUMNS = ("file", "method", "prompt", "object", "part", "label")
+VIDEO_COLUMNS = ("shown", "alpha", "unwanted")
 FRAMES, QUALITY = 5, 90
 """The frames of a video that are kept, and the quality of their WebP file."""
 
@@ -58,15 +60,16 @@ def _make(folder: Path, preset: Preset, count: int, split: Split, every_part: bo
             file = f"{len(methods) * number + offset:03}.{'webp' if preset.video else 'png'}"
             (beside(made) if preset.video else made).save(folder / file, quality=QUALITY)
             parts = OBJECTS[thing] if every_part else (part,)
-            rows += [(file, name, prompt, thing, label_part, *[""] * (1 + preset.video)) for label_part in parts]
-    columns = (*COLUMNS, *(["shown"] if preset.video else []))
+            of_video: tuple[Any, ...] = ("", method.parameters.get("alpha", 0), part) if preset.video else ()
+            rows += [(file, name, prompt, thing, label_part, "", *of_video) for label_part in parts]
+    columns = (*COLUMNS, *(VIDEO_COLUMNS if preset.video else ()))
     with (folder / TABLE).open("w", encoding="utf-8", newline="") as table:
         csv.writer(table).writerows([columns, *sorted(rows)])
 
 
 def beside(frames: Sequence[Image.Image]) -> Image.Image:
     """`FRAMES` frames of a video, evenly spaced, beside each other."""
-    chosen = [frames[round(number * (len(frames) - 1) / (FRAMES - 1))] for number in range(FRAMES)]
+    chosen = frames_to_judge(frames, FRAMES)
     strip = Image.new("RGB", (FRAMES * chosen[0].width, chosen[0].height))
     for number, frame in enumerate(chosen):
         strip.paste(frame, (number * frame.width, 0))
@@ -93,15 +96,20 @@ def read_pictures(path: Path) -> list[np.ndarray]:
     """The pixels of an image, or of the frames of a video that stand beside each other in a file, as a judge sees them.
 
     Each has the shape (side, side, 3).
+
+    Raises:
+        ValueError: If the file holds no row of squares.
     """
     image = Image.open(path).convert("RGB")
     size = image.height
+    if image.width % size:
+        raise ValueError(f"{path} has {image.width} x {size} pixels, but must be a square, or squares beside each other")
     frames = [image.crop((left, 0, left + size, size)) for left in range(0, image.width, size)]
     return [np.asarray(frame.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for frame in frames]
 
 
 def _state(verdicts: Sequence[Verdict], part: str) -> str:
-    """The state of a part in most frames."""
+    """The state of a part in most frames; of states in equally many, the one that was seen first."""
     return Counter(verdict.state(part) for verdict in verdicts).most_common(1)[0][0]
 
 

@@ -27,6 +27,7 @@ LAST_STEPS = (1, 2, 3)
 """The numbers of the student's last steps that are run. More would repair damage, or remove small parts."""
 BATCH = 35
 FRAMES_BY_AUTOENCODER = 0.6
+"""The fraction of frames that go through the autoencoder."""
 MOMENTS = 5
 """Two latent frames: in the second, as in nearly all of a video, one latent stands for four frames."""
 
@@ -84,7 +85,11 @@ class ModelArtifacts:
 
 
 class FrameArtifacts:
-    """Sends images, as frames of videos that stand still, through the autoencoder of the video model."""
+    """Sends images, as frames of videos that stand still, through the autoencoder of the video model.
+
+    Arguments:
+        vae: The autoencoder.
+    """
 
     def __init__(self, vae: AutoencoderKLWan) -> None:
         self.vae = vae
@@ -92,15 +97,15 @@ class FrameArtifacts:
     @torch.no_grad()
     def __call__(self, rng: random.Random, scenes: list[Scene], labelled: LabelledImages) -> None:
         """Adds artifacts to some of the images, in place, with noise of up to half a standard deviation in the latents."""
-        chosen = [index for index in range(len(scenes)) if rng.random() < FRAMES_BY_AUTOENCODER]
-        for part in torch.tensor(chosen).split(BATCH):
+        chosen = torch.tensor([rng.random() < FRAMES_BY_AUTOENCODER for _ in scenes]).nonzero()[:, 0]
+        for batch in chosen.split(BATCH):
             side = labelled.images.shape[-1]
-            frames = F.interpolate(labelled.images[part], size=SIDE, mode="bilinear", antialias=True)
+            frames = F.interpolate(labelled.images[batch], size=SIDE, mode="bilinear", antialias=True)  # [B, 3, SIDE, SIDE]
             latents = self.vae.encode(frames[:, :, None].repeat(1, 1, MOMENTS, 1, 1)).latent_dist.mean
             spread = latents.new_tensor(self.vae.config.latents_std).view(1, -1, 1, 1, 1)
-            noise = torch.randn_like(latents) * torch.rand(len(part), 1, 1, 1, 1) / 2
+            noise = torch.randn_like(latents) * torch.rand(len(batch), 1, 1, 1, 1) / 2
             decoded = self.vae.decode(latents + spread * noise).sample.clamp(-1, 1)
-            labelled.images[part] = F.interpolate(decoded[:, :, rng.randrange(1, MOMENTS)], size=side, mode="bilinear")
+            labelled.images[batch] = F.interpolate(decoded[:, :, rng.randrange(1, MOMENTS)], size=side, mode="bilinear")
 
 
 def _absent(rng: random.Random, states: Tensor) -> str:

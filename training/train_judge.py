@@ -44,10 +44,12 @@ def main() -> None:
     folders = options.labels or [LABELS / name for name in RECIPES[network].labels]
     if missing := [folder for folder in folders if not (folder / "labels.csv").is_file()]:
         parser.error(f"{missing[0]} has no labels.csv: give --labels with folders of docs/labels of the repository")
+    video = RECIPES[network].video
+    if video and options.student:
+        parser.error(f"--student is for images, but {options.judge} learns from frames of videos: leave it out")
     options.folder.mkdir(parents=True, exist_ok=True)
 
-    say("loading the student and the labelled images")
-    video = RECIPES[network].video
+    say("loading the models and the labelled images")
     artifacts = FrameArtifacts(load("builtin:tiny-wan", "float32").vae) if video else _artifacts(options.student)
     labelled = LabelledImages.join([read_labelled_images(folder) for folder in folders])
     judge = train_judge(network, artifacts, labelled, options.folder, options.steps or Budget(RECIPES[network].steps))

@@ -16,6 +16,7 @@ from vsf_cli.judges import JUDGES, judge_named
 from vsf_cli.judges.judgement import Describes
 from vsf_cli.judges.questions import Record
 from vsf_cli.settings.options import OF_REQUEST
+from vsf_cli.settings.presets import load_preset, preset_names
 from vsf_cli.toy.judge import CELLS, CLASSES, STATES
 from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import PARTS
@@ -30,6 +31,23 @@ def test_judges_without_options_are_the_built_in_ones() -> None:
         judge_named("scenes-2", {"model": "x"})
     with pytest.raises(RequestError, match="judge scenes-2 knows the scenes"):
         judge_named("scenes-2", {}).check(replace(CAR, negative="engine"), offline=True)
+
+
+def test_the_judge_of_videos_knows_the_objects_of_videos_alone() -> None:
+    judge = judge_named("scenes-video", {})
+    judge.check(CAR, offline=True)
+    house = replace(CAR, prompt="a red house on a road", negative="roof", category="house")
+    with pytest.raises(RequestError, match="knows the objects of the built-in video model, but car is about roof of 'house'"):
+        judge.check(house, offline=True)
+    judge_named("scenes", {}).check(house, offline=True)
+
+
+def test_videos_of_built_in_models_are_judged_by_the_judge_of_videos() -> None:
+    chosen = {name: preset for name in preset_names() if (preset := load_preset(name)).model.startswith("builtin:")}
+    assert len(chosen) >= 4
+    assert {name: preset.judge for name, preset in chosen.items()} == {
+        name: "scenes-video" if preset.video else "scenes" for name, preset in chosen.items()
+    }
 
 
 def test_the_help_names_every_judge() -> None:

@@ -41,7 +41,7 @@ def calibrate(
     console, target = Console(messages.quiet), parse_path(output) if output else None
     if target is not None:
         check_writable(target)
-    known, built = calibration.read_labels(labels), judge.or_of("scenes").judge()
+    known, built = calibration.read_labels(labels), judge.with_default("scenes").judge()
     rows = calibration.calibrate(known, _answers(known, built, console))
     report = {"labels": labels.name, "judge": full_name(built.name, built.settings), "versions": versions(), "rows": rows}
     if messages.as_json:

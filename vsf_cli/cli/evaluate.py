@@ -147,7 +147,7 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
     """Ask a judge about the images of a run; earlier answers are kept."""
     console = Console(messages.quiet, messages.verbose)
     run = Run.read(folder)
-    judge = judge.or_of(run.judge)
+    judge = judge.with_default(run.judge)
     built = judge.judge()
     failed: list[str] = []
     done = 0
@@ -176,7 +176,7 @@ def report(
     """Write a run's tables and a page of its images."""
     console = Console(messages.quiet)
     run = Run.read(folder)
-    judge = judge.or_of(run.judge)
+    judge = judge.with_default(run.judge)
     rows, path, missing = write_report(run, str(judge.name), judge.chosen)
     if missing:
         console.warn(f"{counted(missing, 'image')} not judged, and not in the table: run 'vsf eval judge {folder}' again")
@@ -230,7 +230,7 @@ def sweep(
     check_choice("--sampler", search.sampler, SAMPLERS)
     console, space = Console(messages.quiet, messages.verbose), parsed("--space", lambda: parse_space(search.space))
     chosen = _choose(load_prompts(prompts).first(limit), given, search.method, methods.methods_file)
-    judge = judge.or_of(chosen.preset.judge)
+    judge = judge.with_default(chosen.preset.judge)
     built = judge.judge(given.settings.get("device"))
     if built.costly:
         built = CachedJudge(built, storage.with_suffix(f".{judge.name}.jsonl"))

@@ -25,8 +25,8 @@ class JudgeOptions:
     name: str | None = run_option(
         None,
         "--judge",
-        help="scenes, scenes-2 or scenes-video (for built-in models), mllm, vlm (on this machine), or clip; the preset's if"
-        " not given.",
+        help=f"{', '.join(BUILT_IN_JUDGES)} (for built-in models), mllm, vlm (on this machine), or clip. If not given, that of"
+        " the preset, or scenes where there is none.",
         panel=JUDGE,
     )
     model: str | None = run_option(
@@ -67,8 +67,8 @@ class JudgeOptions:
         None, "--timeout", help="For mllm: seconds until a request is given up.", panel=JUDGE, min=0.1, needs=(MLLM,)
     )
 
-    def or_of(self, name: str) -> "JudgeOptions":
-        """Returns the options with the judge of a preset, if none is given."""
+    def with_default(self, name: str) -> "JudgeOptions":
+        """Returns the options with a judge, if none is given."""
         return self if self.name else replace(self, name=name)
 
     @property

@@ -20,9 +20,9 @@ MAX_FRAMES = 9
 """The number of frames of a video that are judged, evenly spaced."""
 
 
-def frames_to_judge(frames: Sequence[Image.Image]) -> list[Image.Image]:
-    """Returns the frames of a video that are judged, evenly spaced."""
-    count = min(len(frames), MAX_FRAMES)
+def frames_to_judge(frames: Sequence[Image.Image], most: int = MAX_FRAMES) -> list[Image.Image]:
+    """Returns the frames of a video that are judged, at most so many, evenly spaced."""
+    count = min(len(frames), most)
     indices = sorted({round(number * (len(frames) - 1) / max(1, count - 1)) for number in range(count)})
     return [frames[index] for index in indices]
 

@@ -29,6 +29,7 @@ class ScenesJudge:
 
     name = "scenes"
     knows = "the scenes of the built-in models"
+    instead = "mllm or vlm"
     workers = 1
     costly = False
 
@@ -56,7 +57,9 @@ class ScenesJudge:
             unknown = [text for text in (*texts, *record.keep) if not _parts(text)] or [record.negative]
             about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
             which = f"{record.id} is" if record.id else "they are"
-            raise RequestError(f"judge {self.name} knows {self.knows}, but {which} about {about}: choose --judge mllm or vlm")
+            raise RequestError(
+                f"judge {self.name} knows {self.knows}, but {which} about {about}: choose --judge {self.instead}"
+            )
         return found[0], tuple(parts)
 
     @cached_property
@@ -107,6 +110,7 @@ class VideoScenesJudge(ScenesJudge):
 
     name = "scenes-video"
     knows = "the objects of the built-in video model"
+    instead = "scenes, mllm or vlm"
 
     @property
     def _known(self) -> Collection[str]:

@@ -94,7 +94,7 @@ class VSF(Method):
     weighs_tokens: ClassVar[bool] = True
     bare: ClassVar[bool] = True
     _has_finite_beta: ClassVar[bool] = False
-    """Of a method on a device. An infinite beta leaves the unguided output to the bit, by the way without a mask."""
+    """Whether beta is finite, so that one call over all keys serves; `on` sets it, and no block asks the device for it."""
 
     alpha: float = option(
         3.0,

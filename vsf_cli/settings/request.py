@@ -13,7 +13,7 @@ from itertools import pairwise
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from vsf_cli.config.names import counted
+from vsf_cli.config.names import BUILT_IN_JUDGES, counted
 from vsf_cli.config.option import (
     CHOICE,
     IMAGE,
@@ -296,7 +296,7 @@ class Request(ModelSettings):
     judge: str | None = _of_choice(
         None,
         "--judge",
-        help="Who looks at the images of --alpha auto and --best-of: scenes, scenes-2, scenes-video, vlm, mllm, or clip.",
+        help=f"Who looks at the images of --alpha auto and --best-of: {', '.join(BUILT_IN_JUDGES)}, vlm, mllm, or clip.",
     )
     judge_model: str | None = _of_choice(
         None, "--judge-model", help="For mllm, a name at the endpoint; for vlm and clip, a hub id or a folder."

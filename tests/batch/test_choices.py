@@ -181,10 +181,10 @@ def test_a_pass_shrinks_until_it_fits_into_memory(monkeypatch: pytest.MonkeyPatc
 def test_the_table_makes_the_chosen_images_again_without_a_judge(
     columns: str, cells: str, options: tuple[str, ...], made: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Seer(lambda alpha, seed: (True, alpha >= 2 or "tree" in made.passes[-1][-1].prompt, 0.9), shown=("bells", "legs"))
+    judge = Seer(lambda alpha, seed: (True, alpha >= 2 or "boat" in made.passes[-1][-1].prompt, 0.9), shown=("bells", "legs"))
     judged_by(monkeypatch, judge)
     monkeypatch.setenv("OPENAI_API_KEY", "k")
-    batch(*options, table=f"prompt,neg,{columns}\na red bike on a road,wheels,{cells}\na green tree on a road,leaves,{cells}\n")
+    batch(*options, table=f"prompt,neg,{columns}\na red bike on a road,wheels,{cells}\na green boat on a road,sail,{cells}\n")
     # A journal that was lost is made anew from the files.
     Path("outputs/t/manifest.jsonl").unlink()
     batch(*options, table=Path("t.csv").read_text("utf-8"))
@@ -208,7 +208,11 @@ def test_strict_counts_the_images_of_earlier_runs(made: Maker, monkeypatch: pyte
         ("prompt,neg\na red bike,wheels\n", ("--strict",), "--strict is for a choice between images"),
         ("prompt,neg\na red bike,wheels\n", ("--keep-all",), "--keep-all is for a choice between images"),
         ("prompt,neg\na red bike,wheels\n", ("--judge", "scenes"), "--judge is for a choice between images"),
-        ("prompt,neg,alpha\na red bike,sun,auto\n", (), "judge scenes knows the scenes of the built-in models"),
+        (
+            "prompt,neg,alpha\na red bike,sun,auto\n",
+            (),
+            "judge scenes knows wheels, basket, flag of a bike, but not sun: choose --judge mllm or vlm",
+        ),
         ("prompt,neg,alpha\na red bike,wheels,auto:x\n", (), "column alpha: 'x' is no strength"),
         ("prompt,neg,alpha,method\na red bike,wheels,auto,nag\n", (), "is VSF's"),
         ("prompt,neg,alpha,judge\na red bike,wheels,auto,nobody\n", (), "--judge is 'nobody'"),

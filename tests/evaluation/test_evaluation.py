@@ -602,13 +602,13 @@ def test_mllm_gives_up_with_one_line(endpoint: Endpoint) -> None:
     with pytest.raises(VSFError, match=r"gave 3 answers .* such as '<html>\\nbusy</html>'"):
         MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
     endpoint.plan = [401]
-    with pytest.raises(VSFError, match="asked about car seer failed: Error code: 401"):
+    with pytest.raises(VSFError, match=r"127\.0\.0\.1 was asked about car seer, and failed: Error code: 401"):
         MllmJudge("seer", endpoint.url).judge(Image.new("RGB", (4, 4)), CAR)
 
 
 def test_mllm_gives_up_when_its_retries_are_spent(endpoint: Endpoint) -> None:
     endpoint.plan = [503, 429, 500, 500]
-    with pytest.raises(VSFError, match="asked about car seer failed: Error code: 500") as raised:
+    with pytest.raises(VSFError, match=r"127\.0\.0\.1 was asked about car seer, and failed: Error code: 500") as raised:
         MllmJudge("seer", endpoint.url, retries=2).judge(Image.new("RGB", (4, 4)), CAR)
     assert len(endpoint.asked) == 3 and "\n" not in str(raised.value)
 
@@ -686,6 +686,8 @@ def test_an_answer_about_a_frame_is_paid_for_once(tmp_path: Path, monkeypatch: p
     class Failing:
         name, workers, costly, settings = "failing", 1, True, MappingProxyType({"name": "failing"})
         asked: ClassVar[list[int]] = []
+
+        def check(self, record: Record, offline: bool) -> None: ...
 
         def judge(self, image: Image.Image, record: Record) -> Judgement:
             self.asked.append(image.getpixel((0, 0)))  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, made_by: Maker) -> Maker:
         ("1,1.5", [(1.0, None), (1.5, None)]),
         ("none, 2@0.9", [(None, None), (2.0, 0.9)]),
         ("1..2/3@1", [(1.0, 1.0), (1.5, 1.0), (2.0, 1.0)]),
+        ("4,2@0.9,none,2", [(None, None), (2.0, 0.9), (2.0, None), (4.0, None)]),
     ],
 )
 def test_strengths_are_numbers_ranges_and_none(text: str, strengths: list[Any]) -> None:
@@ -288,6 +289,20 @@ def test_the_choice_is_plain_values_and_a_strip(maker: Maker) -> None:
 def test_a_choice_that_cannot_be_made_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         request(**{"strengths": "1,2", **options})
+
+
+def test_what_is_lost_is_said(maker: Maker) -> None:
+    judge = Seer(lambda alpha, seed: (True, alpha >= 2, 0.9), shown=("bells",))
+    result = choose(None, request(strengths="none,1,2,6", keep=("bells", "legs")), judge)
+    assert result.choice is not None and result.choice.content, "legs are not shown without guidance either"
+    without = choose(None, request(strengths="2,6", keep=("bells", "legs")), judge)
+    assert without.choice is not None and without.choice.summary == "alpha 2: at 2, legs lost"
+    assert without.choice.to_json()["tried"][1]["lost"] == ["bells", "legs"] and "legs lost" in without.notes[-1]
+
+
+def test_a_judge_that_sees_nothing_to_keep_is_told_of(maker: Maker) -> None:
+    (note,) = choose(None, request(strengths="2", keep=("auto",)), Seer(from_two_on)).notes
+    assert note == "judge seer sees nothing else without guidance, so that --keep auto keeps nothing"
 
 
 def test_nothing_to_choose_between_is_said() -> None:

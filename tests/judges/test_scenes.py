@@ -9,14 +9,16 @@ import torch
 from PIL import Image
 
 from vsf_cli.cli.judge_options import JudgeOptions
-from vsf_cli.config.names import BUILT_IN_JUDGES
+from vsf_cli.config.names import BUILT_IN_JUDGES, of_other_kind
 from vsf_cli.config.option import by_key, options_of
 from vsf_cli.errors import RequestError
+from vsf_cli.generation.plan import request_of
 from vsf_cli.judges import JUDGES, judge_named
 from vsf_cli.judges.judgement import Describes
 from vsf_cli.judges.questions import Record
+from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.options import OF_REQUEST
-from vsf_cli.settings.presets import load_preset, preset_names
+from vsf_cli.settings.presets import Settings, load_preset, preset_names
 from vsf_cli.toy.judge import CELLS, CLASSES, STATES
 from vsf_cli.toy.networks import NETWORKS
 from vsf_cli.toy.scenes import PARTS
@@ -29,7 +31,7 @@ def test_judges_without_options_are_the_built_in_ones() -> None:
     assert tuple(without) == BUILT_IN_JUDGES == tuple(NETWORKS)
     with pytest.raises(RequestError, match="judge scenes-2 takes no model"):
         judge_named("scenes-2", {"model": "x"})
-    with pytest.raises(RequestError, match="judge scenes-2 knows the scenes"):
+    with pytest.raises(RequestError, match="judge scenes-2 knows wheels, windows, lights of a car, but not engine"):
         judge_named("scenes-2", {}).check(replace(CAR, negative="engine"), offline=True)
 
 
@@ -37,9 +39,25 @@ def test_the_judge_of_videos_knows_the_objects_of_videos_alone() -> None:
     judge = judge_named("scenes-video", {})
     judge.check(CAR, offline=True)
     house = replace(CAR, prompt="a red house on a road", negative="roof", category="house")
-    with pytest.raises(RequestError, match="knows the objects of the built-in video model, but car is about roof of 'house'"):
+    with pytest.raises(
+        RequestError, match=r"knows a car, bike, boat, .*, but 'house' names none of them: choose --judge scenes, mllm"
+    ):
         judge.check(house, offline=True)
     judge_named("scenes", {}).check(house, offline=True)
+
+
+@pytest.mark.parametrize(("name", "video"), [("scenes", True), ("scenes-2", True), ("scenes-video", False)])
+def test_a_judge_of_the_other_kind_is_warned_of(name: str, video: bool) -> None:
+    note = of_other_kind(name, video)
+    assert note.startswith(f"judge {name} learned from ") and not of_other_kind(name, not video)
+    settings = Settings({"alpha": "auto", "judge": name}, video=video)
+    assert note in request_of(Texts("a red car on a road", ("wheels",)), 0, settings, (), video)[1]
+    assert not of_other_kind("vlm", video)
+
+
+def test_what_stays_must_be_a_part_of_the_object() -> None:
+    with pytest.raises(RequestError, match="car: judge scenes knows wheels, windows, lights of a car, but not flag, spokes: "):
+        judge_named("scenes", {}).check(replace(CAR, keep=("flag", "lights", "spokes")), offline=True)
 
 
 def test_videos_of_built_in_models_are_judged_by_the_judge_of_videos() -> None:

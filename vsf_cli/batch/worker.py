@@ -39,11 +39,13 @@ class RunHooks:
         should_stop: Called before each pass through a model; once it returns True, no other pass starts.
         on_load: Called with the first item of each model before the model is loaded, in this process.
         progress: Called after every step, in this process.
+        tried: Called after every candidate of a choice, in this process.
     """
 
     should_stop: Callable[[], bool] = lambda: False
     on_load: Callable[[Item], Any] = field(default=lambda _: None)
     progress: Progress | None = None
+    tried: Progress | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +211,7 @@ class Worker:
                     if hooks.should_stop():
                         return
                     size = self._pass_size if _makes_ahead(pipe, chunk[0]) else 1
-                    yield from self._make_chunk(pipe, chunk, size, hooks.progress, too_large, fallback)
+                    yield from self._make_chunk(pipe, chunk, size, hooks, too_large, fallback)
             del pipe
         if not too_large:
             return
@@ -235,7 +237,7 @@ class Worker:
         pipe: Any,
         chunk: list[Item],
         size: int,
-        progress: Progress | None,
+        hooks: RunHooks,
         too_large: list[tuple[Item, Failure]],
         fallback: str,
     ) -> Iterator[Outcome]:
@@ -247,7 +249,7 @@ class Worker:
         started = time.monotonic()
         try:
             with advising(pipe, chunk[0].request):
-                results, failure = self._results(pipe, chunk, size, progress), None
+                results, failure = self._results(pipe, chunk, size, hooks), None
         except Exception as error:
             results, failure = [], Failure.of(error)
         # Outside of `except`, where the error and all that its traceback holds would still be alive.
@@ -262,22 +264,22 @@ class Worker:
             base = fallback.partition(" in a batch of ")[0]
             for part in (chunk[start : start + most] for start in range(0, len(chunk), most)):
                 how = f"{base} in a batch of {len(part)}"
-                yield from self._make_chunk(pipe, part, min(size, len(part)), progress, too_large, how)
+                yield from self._make_chunk(pipe, part, min(size, len(part)), hooks, too_large, how)
         elif failure.memory:
             too_large.append((chunk[0], failure))
         else:
             yield _failed(chunk[0], failure, time.monotonic() - started, fallback.strip())
 
-    def _results(self, pipe: Any, chunk: list[Item], size: int, progress: Progress | None) -> list[Result]:
-        results = self._chosen(pipe, chunk, size, progress)
+    def _results(self, pipe: Any, chunk: list[Item], size: int, hooks: RunHooks) -> list[Result]:
+        results = self._chosen(pipe, chunk, size, hooks)
         if not self.dump_attn:
-            return results or generate_batch(pipe, [item.request for item in chunk], progress)
+            return results or generate_batch(pipe, [item.request for item in chunk], hooks.progress)
         (item,), chosen = chunk, results[0] if results else None
-        captured = capture(pipe, item.request, EVERYTHING, progress, chosen)
+        captured = capture(pipe, item.request, EVERYTHING, hooks.progress, chosen)
         write_capture(captured, maps_folder(self.folder / item.name), self._metadata(pipe, item, captured.result))
         return [captured.result]
 
-    def _chosen(self, pipe: Any, chunk: list[Item], size: int, progress: Progress | None) -> list[Result]:
+    def _chosen(self, pipe: Any, chunk: list[Item], size: int, hooks: RunHooks) -> list[Result]:
         """Returns the results of items that choose between images; none if they do not."""
         requests = [item.request for item in chunk]
         if not requests[0].chooses:
@@ -285,7 +287,8 @@ class Worker:
         judge = judge_of(requests[0], self.runtime.device)
         # Items of one chunk run on one model.
         verdicts = StoredVerdicts(self._answers, {**chunk[0].model, "judge": dict(judge.settings)})
-        return choose_batch(pipe, requests, judge, progress, verdicts=verdicts, keep_all=self.keep_all, size=size)
+        calls = hooks.progress, hooks.tried
+        return choose_batch(pipe, requests, judge, *calls, verdicts=verdicts, keep_all=self.keep_all, size=size)
 
     def _metadata(self, pipe: Any, item: Item, result: Result) -> dict[str, Any]:
         # The commit of a model or a LoRA of the hub is known only after it is loaded.

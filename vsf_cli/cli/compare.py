@@ -127,13 +127,13 @@ def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as
     _say_keep(requests, console)
     pipe = prepare(plan, console)
     count = len(pending) * len(requests)
-    with console.progress(f"{plan.noun}s", "steps") as (whole, steps):
+    with console.progress(f"{plan.noun}s", "steps", "tries") as (whole, steps, tried):
         move_all([whole], 0, count)
         for index, (number, strip) in enumerate(pending):
             results: list[Result] = []
             for request in requests:
                 with advising(pipe, request):
-                    results.append(make(pipe, replace(request, seed=strip.seed), plan.runtime.device, steps))
+                    results.append(make(pipe, replace(request, seed=strip.seed), plan.runtime.device, steps, tried))
                 move_all([whole], index * len(requests) + len(results), count)
             _say_results(results, console, first=index == 0)
             _write_strip(plan, pipe, results, plan.path(strip, number), console, as_json)

@@ -18,7 +18,7 @@ from vsf_cli.cli.judge_options import JUDGE_OF_SWEEP, WHICH_JUDGE, JudgeOptions
 from vsf_cli.cli.options import ConsoleOptions, Takes, command_option, parsed, with_options
 from vsf_cli.cli.plans import say_offload
 from vsf_cli.cli.running import carry_out
-from vsf_cli.config.names import check_choice, counted
+from vsf_cli.config.names import VIDEO_JUDGE, check_choice, counted, of_other_kind
 from vsf_cli.config.option import FILES, GUIDANCE, WHAT, WORK, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
@@ -148,6 +148,8 @@ def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOption
     console = Console(messages.quiet, messages.verbose)
     run = Run.read(folder)
     judge = judge.with_default(run.judge)
+    if note := of_other_kind(str(judge.name), run.judge == VIDEO_JUDGE):
+        console.warn(note)
     built = judge.judge()
     failed: list[str] = []
     done = 0
@@ -179,7 +181,8 @@ def report(
     judge = judge.with_default(run.judge)
     rows, path, missing = write_report(run, str(judge.name), judge.chosen)
     if missing:
-        console.warn(f"{counted(missing, 'image')} not judged, and not in the table: run 'vsf eval judge {folder}' again")
+        again = f"vsf eval judge {folder} {judge.words}"
+        console.warn(f"{counted(missing, 'image')} not judged, and not in the table: run '{again}' again")
     if messages.as_json:
         console.data(as_line(rows))
     else:

@@ -112,9 +112,10 @@ def _choice(choice: Mapping[str, Any]) -> str:
 
 
 def _attempt(attempt: Mapping[str, Any]) -> str:
-    varied = [f"{key} {value}" for key, value in attempt.items() if key != "answer"]
+    varied = [f"{key} {value}" for key, value in attempt.items() if key not in ("answer", "lost")]
     answer = attempt.get("answer") or {}
-    return f"{', '.join(varied)}: {answer.get('reason', 'no image')}"
+    lost = [f"{thing} lost" for thing in attempt.get("lost", [])]
+    return f"{', '.join(varied)}: {', '.join([answer.get('reason', 'no image'), *lost])}"
 
 
 def _say_values(values: Mapping[str, Any]) -> None:

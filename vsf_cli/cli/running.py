@@ -171,8 +171,8 @@ def _outcomes(
     if done := list(states.values()).count("done"):
         console.info(f"{done} of {counted(len(states), batch.noun)} done already")
     with (
-        console.progress(f"{batch.noun}s", "steps") as (whole, steps),
-        closing(batch.run(left, RunHooks(stop, on_load, steps))) as outcomes,
+        console.progress(f"{batch.noun}s", "steps", "tries") as (whole, steps, tried),
+        closing(batch.run(left, RunHooks(stop, on_load, steps, tried))) as outcomes,
     ):
         move_all([whole], 0, len(left))
         for number, outcome in enumerate(outcomes, 1):

@@ -7,10 +7,20 @@ from types import MappingProxyType
 
 from vsf_cli.errors import RequestError
 
-__all__ = ["BUILT_IN_JUDGES", "check_choice", "counted", "meant", "nearest", "nearest_or_all"]
+__all__ = [
+    "BUILT_IN_JUDGES",
+    "VIDEO_JUDGE",
+    "check_choice",
+    "counted",
+    "meant",
+    "nearest",
+    "nearest_or_all",
+    "of_other_kind",
+]
 
 BUILT_IN_JUDGES = ("scenes", "scenes-2", "scenes-video")
 """The judges of the built-in models' scenes, which have no options."""
+VIDEO_JUDGE = "scenes-video"
 
 MEANINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -126,3 +136,11 @@ def check_choice(flag: str, value: str, legal: Collection[str]) -> None:
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun, such as "1 image" or "2 images"."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def of_other_kind(judge: str, video: bool) -> str:
+    """Returns a warning if a built-in judge of images is asked about videos, or that of videos about images; else ""."""
+    if judge not in BUILT_IN_JUDGES or (judge == VIDEO_JUDGE) == video:
+        return ""
+    learned, asked, other = ("images", "videos", VIDEO_JUDGE) if video else ("videos", "images", "scenes")
+    return f"judge {judge} learned from {learned} and is asked about {asked}, which --judge {other} knows better"

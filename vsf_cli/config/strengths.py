@@ -1,5 +1,6 @@
 """The value `auto` of `--alpha`: strengths that are tried upwards, until a judge is content with the image."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -44,7 +45,7 @@ def numbers_of_strength(numbers: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_auto(value: Any) -> bool:
     """Returns whether the value of an option is `auto`, perhaps with strengths."""
-    return isinstance(value, str) and value.partition(":")[0].strip() == AUTO
+    return isinstance(value, str) and value.partition(":")[0].strip().lower() == AUTO
 
 
 def given_strengths(text: str) -> str:
@@ -60,7 +61,7 @@ def given_strengths(text: str) -> str:
 
 
 def parse_strengths(text: str) -> tuple[Strength, ...]:
-    """Returns the strengths of a text such as "none,1,2,4@0.9", in its order.
+    """Returns the strengths of a text such as "none,1,2,4@0.9", the smallest first.
 
     "none" is no guidance, what follows "@" is the contrast, and numbers may be the ranges of `parse_range`.
 
@@ -83,4 +84,4 @@ def parse_strengths(text: str) -> tuple[Strength, ...]:
         raise RequestError(f"auto would try {len(strengths)} strengths, but {MAX_STRENGTHS} is the most: name fewer")
     if len(set(strengths)) < len(strengths):
         raise ValueError(f"'{text.strip()}' names a strength twice")
-    return tuple(strengths)
+    return tuple(sorted(strengths, key=lambda one: -math.inf if one.alpha is None else one.alpha))

@@ -90,12 +90,15 @@ def judge_all(
 
     Raises:
         MediaError: If answers or images cannot be read, or an answer cannot be written.
+        RequestError: If the judge cannot answer about one of them.
         ModelError: If the model of the judge cannot be loaded.
         OutOfMemory: If memory does not suffice for a single image.
     """
     answers = Answers(run, judge.name)
     known = answers.of(judge)
     pending = [(sample, key) for sample in run.samples() if (key := answer_key(sample)) not in known]
+    for record in {sample.record.id: sample.record for sample, _ in pending}.values():
+        judge.check(record, offline=False)
     framewise = CachedJudge(judge, run.folder / f"frames-{judge.name}.jsonl") if judge.costly else judge
     files = [(sample.path, sample.record) for sample, _ in pending]
 

@@ -1,6 +1,6 @@
 """What a judge chose between, what it said, and the strip that shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,30 +25,44 @@ class Attempt:
         request: The request of the candidate.
         judgement: The answer; None if the model made no image, but numbers that are none.
         frames: The image, or the frames of the video, if they are kept.
+        needed: What has to stay.
     """
 
     request: Request
     judgement: Judgement | None
     frames: "tuple[Image.Image, ...]" = ()
+    needed: tuple[str, ...] = ()
 
-    def score(self, needed: Sequence[str]) -> float:
-        """How good it is where the judge is content with none; `needed` is what has to stay."""
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What has to stay and did not; nothing if the judge cannot tell."""
+        if self.judgement is None or self.judgement.kept is None:
+            return ()
+        return tuple(thing for thing in self.needed if thing not in self.judgement.kept)
+
+    @property
+    def score(self) -> float:
+        """How good it is where the judge is content with none."""
         if self.judgement is None:
             return -1.0
         one, scores = self.judgement, self.judgement.scores or {}
-        kept = sum(thing in (one.kept or ()) for thing in needed) / len(needed) if needed else 0.0
+        kept = sum(thing in (one.kept or ()) for thing in self.needed) / len(self.needed) if self.needed else 0.0
         return scores.get("object", float(one.positive)) + scores.get("absent", float(one.negative)) + kept + one.quality
 
-    def contents(self, needed: Sequence[str]) -> bool:
+    @property
+    def is_good(self) -> bool:
         """Whether the judge is content."""
-        one = self.judgement
-        if one is None or not (one.positive and one.negative):
-            return False
-        return one.kept is None or {*needed} <= {*one.kept}
+        return self.judgement is not None and self.judgement.positive and self.judgement.negative and not self.lost
+
+    @property
+    def reason(self) -> str:
+        """What the judge said, as a person reads it."""
+        return ", ".join([self.judgement.reason if self.judgement else "no image", *(f"{thing} lost" for thing in self.lost)])
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain values: what the candidate differs in, and the answer."""
         answer: dict[str, Any] = {"answer": asdict(self.judgement) if self.judgement else None}
+        answer |= {"lost": list(self.lost)} if self.lost else {}
         request = self.request
         return {"seed": request.seed, "method": request.method, **numbers_of_strength(request.parameters), **answer}
 
@@ -99,8 +113,7 @@ class Choice:
     @property
     def summary(self) -> str:
         """One line for a person."""
-        reason = self.chosen.judgement.reason if self.chosen.judgement else "no image"
-        return f"{self.label(self.chosen)}: {reason}"
+        return f"{self.label(self.chosen)}: {self.chosen.reason}"
 
 
 def tried_strip(choice: Choice) -> "Image.Image":
@@ -110,8 +123,7 @@ def tried_strip(choice: Choice) -> "Image.Image":
     shown, labels = [], []
     for number, attempt in enumerate(choice.attempts):
         if attempt.frames:
-            reason = attempt.judgement.reason if attempt.judgement else ""
             mark = "chosen: " if number == choice.index else ""
             shown.append(attempt.frames[len(attempt.frames) // 2])
-            labels.append(f"{mark}{choice.label(attempt)}: {reason}")
+            labels.append(f"{mark}{choice.label(attempt)}: {attempt.reason}")
     return draw_montage(shown, labels, min(len(shown), COLUMNS), 2 if max(shown[0].size) < MIN_SIDE else 1)

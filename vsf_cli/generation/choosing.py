@@ -206,9 +206,9 @@ class _Search:
     def _add(self, seen: "_Seen", needed: Sequence[str]) -> bool:
         """Adds a candidate; returns whether the judge is content with it."""
         frames = seen.result.frames if self._keep_all and seen.result else ()
-        attempt = Attempt(seen.request, seen.judgement, frames)
-        self._content = attempt.contents(needed)
-        score = math.inf if self._content else attempt.score(needed)
+        attempt = Attempt(seen.request, seen.judgement, frames, tuple(needed))
+        self._content = attempt.is_good
+        score = math.inf if self._content else attempt.score
         if score > self._best[0]:
             self._best, self._image = (score, len(self.attempts)), seen.result
         self.attempts.append(attempt)
@@ -311,6 +311,8 @@ class _Search:
             self._seconds += result.seconds
         choice = Choice(self._request, self._judge.settings, tuple(self.attempts), index, self._content, self._runs)
         notes = [*result.notes, *([] if self._content else [_discontent(choice)])]
+        if self._request.keeps_what_is_seen and not self._record.keep:
+            notes.append(f"judge {self._judge.name} sees nothing else without guidance, so that --keep auto keeps nothing")
         if self._record.keep and attempt.judgement.kept is None:
             notes.append(f"judge {self._judge.name} cannot tell whether what --keep names stays, and did not choose by it")
         return replace(result, seconds=self._seconds, choice=choice, notes=tuple(notes))

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from vsf_cli.config.names import check_choice
+from vsf_cli.config.names import check_choice, of_other_kind
 from vsf_cli.config.option import Option, Value, options_of
 from vsf_cli.config.ranges import MAX_VALUES, combinations
 from vsf_cli.config.strengths import AUTO, is_auto
@@ -205,6 +205,7 @@ def request_of(
     with _naming_origins(name, settings):
         guidance = _guidance(settings)
         choice = choice_of(replace(texts, negative=negative), settings, guidance)
+        notes += [note] if (note := of_other_kind(choice.get("judge", ""), video)) else []
         request = Request(
             prompt=prompt.strip(),
             negative=negative,

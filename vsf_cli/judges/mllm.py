@@ -122,7 +122,7 @@ class MllmJudge:
         key = os.environ.get(KEY) or ("none" if base_url else None)
         if key is None:
             raise RequestError(
-                f"judge mllm needs a key in {KEY}, or an endpoint of your own in OPENAI_BASE_URL or by --base-url"
+                f"judge mllm needs a key: set {KEY}, or OPENAI_BASE_URL for an endpoint of your own that needs none"
             )
         self.settings: Mapping[str, Any] = {"name": self.name, "model": model, "base_url": base_url, "instructions": 1}
         self.workers = workers
@@ -151,7 +151,7 @@ class MllmJudge:
             except ValueError:
                 continue
             except self._errors.OpenAIError as error:
-                raise VSFError(f"asked {label} failed: {' '.join(str(error).split())[:200]}") from error
+                raise self._failed(label, error) from error
             return Judgement(answer.answer_1, answer.answer_2, answer.quality, answer.reasoning, answer.answer_3)
         raise VSFError(f"asked {label} gave {MAX_ATTEMPTS} answers that are not what was asked for, such as {text[:100]!r}")
 
@@ -164,8 +164,12 @@ class MllmJudge:
         try:
             reply = self._send(image, question_about_things(record), "You look at one generated picture.")
         except self._errors.OpenAIError as error:
-            raise VSFError(f"asked what a picture shows {self._model} failed: {' '.join(str(error).split())[:200]}") from error
+            raise self._failed(f"what else a picture shows, {self._model}", error) from error
         return named_things(_content(reply), record)
+
+    def _failed(self, label: str, error: Exception) -> VSFError:
+        message = " ".join(str(error).split()).rstrip(".")[:200]
+        return VSFError(f"{self._client.base_url.host} was asked {label}, and failed: {message}")
 
     def _ask(self, image: Image.Image, record: Record) -> str:
         """Returns the unparsed reply of the endpoint to the questions of a record."""

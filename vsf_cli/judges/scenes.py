@@ -28,7 +28,6 @@ class ScenesJudge:
     """Judges by a network of `vsf_cli.toy`. A damaged part is not missing; of several unwanted parts, all have to be."""
 
     name = "scenes"
-    knows = "the scenes of the built-in models"
     instead = "mllm or vlm"
     workers = 1
     costly = False
@@ -50,17 +49,18 @@ class ScenesJudge:
             RequestError: If the record is about something else.
         """
         texts = Texts(record.prompt, keep=(record.negative,)).kept
-        parts = [part for text in texts for part in _parts(text)]
         named = [record.category.lower()] if record.category else _words(record.prompt)
-        found = [name for name in named if name in self._known and {*parts} <= {*OBJECTS[name]}]
-        if not found or not all(_parts(text) for text in (*texts, *record.keep)):
-            unknown = [text for text in (*texts, *record.keep) if not _parts(text)] or [record.negative]
-            about = f"{', '.join(unknown)} of '{record.category or record.prompt}'"
-            which = f"{record.id} is" if record.id else "they are"
-            raise RequestError(
-                f"judge {self.name} knows {self.knows}, but {which} about {about}: choose --judge {self.instead}"
-            )
-        return found[0], tuple(parts)
+        things = [name for name in named if name in self._known]
+        for thing in things:
+            if not _strange((*texts, *record.keep), thing):
+                return thing, tuple(part for text in texts for part in _parts(text))
+        about = f"{record.id}: " if record.id else ""
+        if things:
+            parts = ", ".join(OBJECTS[things[0]])
+            what = f"knows {parts} of a {things[0]}, but not {', '.join(_strange((*texts, *record.keep), things[0]))}"
+        else:
+            what = f"knows a {', '.join(self._known)}, but '{record.category or record.prompt}' names none of them"
+        raise RequestError(f"{about}judge {self.name} {what}: choose --judge {self.instead}")
 
     @cached_property
     def settings(self) -> Mapping[str, Any]:
@@ -109,7 +109,6 @@ class VideoScenesJudge(ScenesJudge):
     """Judges by a network that learned from frames of the built-in video model, which are soft, and knows its objects."""
 
     name = "scenes-video"
-    knows = "the objects of the built-in video model"
     instead = "scenes, mllm or vlm"
 
     @property
@@ -121,6 +120,11 @@ class VideoScenesJudge(ScenesJudge):
 
 def _parts(text: str) -> Sequence[str]:
     return [word for word in _words(text) if word in PARTS]
+
+
+def _strange(texts: Sequence[str], thing: str) -> list[str]:
+    """Returns the texts that name no part of a thing, or a part that it cannot have."""
+    return [text for text in texts if not _parts(text) or not {*_parts(text)} <= {*OBJECTS[thing]}]
 
 
 def _absence(verdict: "Verdict", part: str) -> float:

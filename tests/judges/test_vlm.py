@@ -353,8 +353,9 @@ def test_what_is_no_such_model_is_one_line(model: str, tmp_path: Path, damage: A
 
 
 def test_a_model_that_is_not_here_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        VlmJudge(str(tmp_path / "nothing")).judge(noise(0), CAR)
+    for asked in (VlmJudge(str(tmp_path / "nothing")).judge, lambda _, car: VlmJudge("./nothing").check(car, offline=True)):
+        with pytest.raises(ModelError, match=r"nothing' is neither a folder on this machine nor a hub id such as owner/name"):
+            asked(noise(0), CAR)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"^model 'Qwen/Qwen3-VL-2B-Instruct' is not in the cache"):
         VlmJudge().judge(noise(0), CAR)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from vsf_cli.errors import ModelError
 from vsf_cli.loading.hub import as_model_error, is_offline, not_cached, stays_offline
 from vsf_cli.loading.libraries import quiet_libraries
 from vsf_cli.loading.sources import cached_file
@@ -22,17 +23,20 @@ def check_model(model: str, offline: bool) -> None:
     """
     if is_here(model):
         return
-    with as_model_error(model, offline):
-        _check_name(model)
+    _check_name(model)
     if is_offline(offline):
         raise not_cached(model, offline)
 
 
 def _check_name(model: str) -> None:
-    """Raises a `ValueError` if a model has no name of the hub."""
+    """Raises a `ModelError` if a model has no name of the hub."""
     from huggingface_hub.utils._validators import validate_repo_id
 
-    validate_repo_id(model)
+    try:
+        validate_repo_id(model)
+    except ValueError as error:
+        where = "is neither a folder on this machine nor a hub id such as owner/name"
+        raise ModelError(f"model '{model}' {where}: give one of these by --judge-model") from error
 
 
 def is_here(model: str) -> bool:
@@ -53,7 +57,7 @@ def reading_model(model: str) -> Iterator[dict[str, Any]]:
         ModelError: If the model cannot be read inside the `with`, or is not in the cache and the hub cannot be reached.
     """
     quiet_libraries(verbose=False)
+    if not os.path.isdir(model):
+        _check_name(model)
     with as_model_error(model, False):
-        if not os.path.isdir(model):
-            _check_name(model)
         yield {"local_files_only": os.path.isdir(model) or stays_offline(model, is_here(model), False)}

@@ -258,12 +258,17 @@ def test_variants_share_their_noise_and_prompts_do_not() -> None:
         ("vsf = 3", "must be a table"),
         ("[vsf]\nsearch = { alpha = 3 }", "vsf.search is {'alpha': 3}, but must be a table"),
         ("[vsf", "cannot be read as TOML"),
+        (
+            '[own]\nmethod = "vsf"\nalpha = "auto:"',
+            "error: method own: alpha: '' is no strength: write auto, or auto:none,1,2,4@0.9",
+        ),
+        ('[own]\nmethod = "vsf"\nalpha = -1', "error: method own: alpha"),
     ],
 )
 def test_a_bad_methods_file_is_one_line(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "arms.toml"
     path.write_text(text, "utf-8")
-    done = vsf("run", "scenes-dev", "--methods-file", str(path), "-o", str(tmp_path / "run"))
+    done = vsf("run", "scenes-dev", "--methods-file", str(path), "--method", "all", "-o", str(tmp_path / "run"))
     assert done.exit_code == 6 and said in done.stderr
 
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, ClassVar
-from unittest.mock import Mock
+from unittest.mock import Mock, patch
 
 import numpy as np
 import optuna
@@ -36,7 +36,7 @@ from vsf_cli.evaluation.prompts import BUILT_IN, load_prompts
 from vsf_cli.evaluation.report import Judged, tabulate, with_rest
 from vsf_cli.evaluation.runs import Run, Sample, rows_of
 from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
-from vsf_cli.evaluation.sweep import Sweep, Trial, studies_of
+from vsf_cli.evaluation.sweep import SAMPLERS, Sweep, Trial, studies_of
 from vsf_cli.evaluation.tradeoff import front, hypervolume, tradeoff
 from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
@@ -1003,6 +1003,34 @@ def test_images_of_a_sweep_are_judged_several_at_a_time(tmp_path: Path, monkeypa
     outcomes = search._outcomes(None, {"nasa_alpha": 0.5}, lambda *at: moved.append(at))
     assert [quality for _, _, quality in outcomes] == [*range(7)] and moved == [(5, 7), (7, 7)]
     assert judge.passes == [[0, 1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "nsga2"])
+def test_a_stopped_sweep_tries_what_an_undisturbed_one_tries(sampler: str, tmp_path: Path) -> None:
+    space = {"alpha": (0.0, 6.0), "beta": (0.0, 2.0)}
+
+    def search(file: str) -> Sweep:
+        prompts, (variant,) = load_prompts("scenes-dev"), choose_variants(load_variants(), "vsf", load_preset("tiny-sd3-turbo"))
+        return Sweep(prompts, variant, "tiny-sd3-turbo", ScenesJudge(), space, tmp_path / file)
+
+    def tried(file: str, *counts: int) -> list[Mapping[str, float]]:
+        with patch.object(
+            Sweep, "_outcomes", lambda self, pipe, chosen, progress: [(True, chosen["alpha"] > 3, chosen["beta"])]
+        ):
+            return [trial.settings for count in counts for trial in search(file).run(None, count, sampler, 5)]
+
+    whole = tried("whole.db", 14)
+    assert len({tuple(one.values()) for one in whole}) == 14
+    assert tried("stopped.db", 3, 4, 14) == whole
+
+    def stops(self: Sweep, pipe: Any, chosen: Mapping[str, float], progress: Any) -> Any:
+        raise KeyboardInterrupt
+
+    first = tried("broken.db", 2)
+    with patch.object(Sweep, "_outcomes", stops), pytest.raises(KeyboardInterrupt):
+        list(search("broken.db").run(None, 14, sampler, 5))
+    broken = [*first, *tried("broken.db", 6, 14)]
+    assert broken[:10] == whole[:10] and (sampler != "random" or broken == whole)
 
 
 def test_what_a_sweep_was_stopped_in_is_tried_again(tmp_path: Path) -> None:

@@ -183,9 +183,31 @@ def _study(sweep: Sweep, sampler: str, seed: int) -> Any:
     if known is not None and known != json.loads(json.dumps(facts)):
         raise RequestError(f"{sweep.storage} has another sweep of '{name}': choose another file with --storage")
     study.set_user_attr("vsf", facts)
-    # A sampler starts again in each run: with the same seed it would propose the same settings.
-    study.sampler = getattr(optuna.samplers, SAMPLERS[sampler])(seed=seed + len(study.trials))
+    study.sampler = _sampler(study, sweep.space, sampler, seed)
     return study
+
+
+def _sampler(study: Any, space: Mapping[str, tuple[float, float]], name: str, seed: int) -> Any:
+    """Returns a sampler that goes on as if the sweep had not been stopped: it has proposed the known trials once more.
+
+    That of NSGA-II cannot do that for another study: it goes on otherwise, and does not propose the same again.
+    """
+    optuna = _optuna()
+    kind = getattr(optuna.samplers, SAMPLERS[name])
+    if name == "nsga2":
+        return kind(seed=seed + len(study.trials))
+    sampler = kind(seed=seed)
+    again = optuna.create_study(directions=study.directions, sampler=sampler)
+    values = {tuple(trial.params.items()): trial.values for trial in _finished(study)}
+    for known in study.trials:
+        # A trial that was tried again had been proposed before.
+        if known.params.keys() == space.keys() and "fixed_params" not in known.system_attrs:
+            trial = again.ask()
+            for setting, (low, high) in space.items():
+                trial.suggest_float(setting, low, high)
+            found = values.get(tuple(known.params.items()))
+            again.tell(trial, found, state=None if found else optuna.trial.TrialState.FAIL)
+    return sampler
 
 
 def _facts(sweep: Sweep) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vsf_cli.config.names import VIDEO_JUDGE, check_choice, counted, of_other_ki
 from vsf_cli.config.option import FILES, GUIDANCE, WHAT, WORK, run_option
 from vsf_cli.config.ranges import MAX_VALUES
 from vsf_cli.config.values import parse_path
-from vsf_cli.errors import PartlyFailed, RequestError
+from vsf_cli.errors import PartlyFailed
 from vsf_cli.evaluation.choice import CHOSEN, write_choices
 from vsf_cli.evaluation.judging import judge_all
 from vsf_cli.evaluation.prompts import BUILT_IN, PromptSet, load_prompts
@@ -30,8 +30,8 @@ from vsf_cli.evaluation.report import NAMES, rate_text, shown_kinds, write_repor
 from vsf_cli.evaluation.runs import Run, rows_of
 from vsf_cli.evaluation.sweep import SAMPLERS, Study, Sweep, Trial, parse_space, space_of
 from vsf_cli.evaluation.tradeoff import comparable, write_tradeoff
-from vsf_cli.evaluation.variants import Variant, choose_variants, load_variants
-from vsf_cli.generation.plan import request_of, runtime_of
+from vsf_cli.evaluation.variants import Variant, check_variants, choose_variants, load_variants
+from vsf_cli.generation.plan import runtime_of
 from vsf_cli.generation.run import load_for
 from vsf_cli.judges.stored import CachedJudge
 from vsf_cli.loading.libraries import quiet_libraries
@@ -121,7 +121,7 @@ def _make(
     prompts = chosen.prompts
     own = {key: value for key, value in given.settings.items() if key not in (*MACHINE, "preset")}
     settings = {**given.settings, "preset": chosen.preset_source}
-    _check_variants(chosen, settings)
+    check_variants(chosen.variants, prompts.records[0], settings, chosen.preset.video)
     rows = rows_of(prompts, chosen.variants, seeds)
     items, notes = items_of(prompts.name, rows, settings, Given(own))
     first = items[0].request
@@ -141,14 +141,13 @@ def _make(
     carry_out(batch, rows, None, console, as_json)
 
 
-def _check_variants(chosen: _Comparison, settings: Mapping[str, Any]) -> None:
-    """Raises a `RequestError` that names a method whose settings are not legal, and not the prompts that it would run on."""
-    video, record = chosen.preset.video, chosen.prompts.records[0]
-    for variant in chosen.variants:
-        try:
-            request_of(variant.texts(record), 0, Settings({**settings, **variant.settings}, video=video), (), video)
-        except RequestError as error:
-            raise RequestError(f"method {variant.name}: {error}") from error
+def _opened(folder: Path, judge: JudgeOptions, console: Console) -> tuple[Run, JudgeOptions]:
+    """Returns a run and its judge: that of the preset, if none is given."""
+    run = Run.read(folder)
+    judge = judge.with_default(run.judge)
+    if note := of_other_kind(str(judge.name), run.judge == VIDEO_JUDGE):
+        console.warn(note)
+    return run, judge
 
 
 @app.command(cls=Command, epilog="Example: vsf eval judge outputs/eval-scenes-tiny-sd3-turbo")
@@ -157,10 +156,7 @@ def _check_variants(chosen: _Comparison, settings: Mapping[str, Any]) -> None:
 def judge(folder: Folder, judge: JudgeOptions, messages: Annotated[ConsoleOptions, Takes(without=("json",))]) -> None:
     """Ask a judge about the images of a run; earlier answers are kept."""
     console = Console(messages.quiet, messages.verbose)
-    run = Run.read(folder)
-    judge = judge.with_default(run.judge)
-    if note := of_other_kind(str(judge.name), run.judge == VIDEO_JUDGE):
-        console.warn(note)
+    run, judge = _opened(folder, judge, console)
     built = judge.judge()
     failed: list[str] = []
     done = 0
@@ -188,8 +184,7 @@ def report(
 ) -> None:
     """Write a run's tables and a page of its images."""
     console = Console(messages.quiet)
-    run = Run.read(folder)
-    judge = judge.with_default(run.judge)
+    run, judge = _opened(folder, judge, console)
     rows, path, missing = write_report(run, str(judge.name), judge.chosen)
     if missing:
         again = f"vsf eval judge {folder} {judge.words}"

@@ -10,14 +10,15 @@ import tomli
 
 from vsf_cli.config.names import nearest, nearest_or_all
 from vsf_cli.errors import RequestError
+from vsf_cli.generation.plan import request_of
 from vsf_cli.judges.questions import Record
 from vsf_cli.methods import METHODS, resolved
 from vsf_cli.models import FAMILIES
 from vsf_cli.prompts.texts import Texts, decode_text
 from vsf_cli.settings.options import SETTINGS
-from vsf_cli.settings.presets import Preset
+from vsf_cli.settings.presets import Preset, Settings
 
-__all__ = ["BASELINE", "Variant", "choose_variants", "load_variants"]
+__all__ = ["BASELINE", "Variant", "check_variants", "choose_variants", "load_variants"]
 
 BASELINE = "vsf"
 """The name of the variant that all others are tested against."""
@@ -120,3 +121,16 @@ def choose_variants(variants: Sequence[Variant], names: str, preset: Preset) -> 
     if not chosen:
         raise RequestError(f"--method names nothing: write all, or some of {', '.join(fitting)}")
     return chosen
+
+
+def check_variants(variants: Sequence[Variant], record: Record, settings: Mapping[str, Any], video: bool) -> None:
+    """Checks the settings of variants by what each would make of a record, so that an error is not one of the prompts.
+
+    Raises:
+        RequestError: If one is not legal; it names the variant.
+    """
+    for variant in variants:
+        try:
+            request_of(variant.texts(record), 0, Settings({**settings, **variant.settings}, video=video), (), video)
+        except RequestError as error:
+            raise RequestError(f"method {variant.name}: {error}") from error

@@ -311,7 +311,7 @@ class _Search:
             self._seconds += result.seconds
         choice = Choice(self._request, self._judge.settings, tuple(self.attempts), index, self._content, self._runs)
         notes = [*result.notes, *([] if self._content else [_discontent(choice)])]
-        if self._request.keeps_what_is_seen and not self._record.keep:
+        if self._request.keeps_what_is_seen and not attempt.needed:
             notes.append(f"judge {self._judge.name} sees nothing else without guidance, so that --keep auto keeps nothing")
         if self._record.keep and attempt.judgement.kept is None:
             notes.append(f"judge {self._judge.name} cannot tell whether what --keep names stays, and did not choose by it")

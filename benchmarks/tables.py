@@ -274,11 +274,7 @@ def settings(name: str, *arms: str) -> str:
     kinds = {"positive": "object right", "negative": "part absent", "both": "both right", "quality": "quality"}
     kinds |= {"rest": "rest kept", "all": "all three"}
     rows = [entry(result(name)["rows"], arm) for arm in arms] if arms else result(name)["rows"]
-    shown = [kind for kind in kinds if any(row.get(kind) is not None for row in rows)]
-    cells = ([f"{row[kind]:.3f}" if row.get(kind) is not None else "" for kind in shown] for row in rows)
-    return table(
-        ["setting", *(kinds[kind] for kind in shown)], ([row["label"], *rates] for row, rates in zip(rows, cells, strict=True))
-    )
+    return table(["setting", *kinds.values()], ([row["label"], *(f"{row[kind]:.3f}" for kind in kinds)] for row in rows))
 
 
 def localise() -> str:

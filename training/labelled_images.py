@@ -145,7 +145,7 @@ def read_labelled_images(folder: Path) -> LabelledImages:
         if shown := row.get("shown", "yes" if row["method"] == "none" else ""):
             objects[index] = CLASSES.index(row["object"] if shown == "yes" else NOTHING)
     counts = torch.tensor([len(each) for each in frames])
-    images = torch.from_numpy(np.stack([frame for each in frames for frame in each])).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.stack([np.asarray(frame) for each in frames for frame in each])).permute(0, 3, 1, 2)
     nan, places = torch.full((len(images),), torch.nan), torch.full((len(images), CELLS, CELLS), UNKNOWN, dtype=torch.uint8)
     return LabelledImages(images, objects.repeat_interleave(counts), parts.repeat_interleave(counts, 0), nan, places)
 

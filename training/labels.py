@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from training.command import run
@@ -92,10 +91,8 @@ def read_labels(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def read_pictures(path: Path) -> list[np.ndarray]:
-    """The pixels of an image, or of the frames of a video that stand beside each other in a file, as a judge sees them.
-
-    Each has the shape (side, side, 3).
+def read_pictures(path: Path) -> list[Image.Image]:
+    """An image, or the frames of a video that stand beside each other in a file, in the size in which a judge sees them.
 
     Raises:
         ValueError: If the file holds no row of squares.
@@ -105,7 +102,7 @@ def read_pictures(path: Path) -> list[np.ndarray]:
     if image.width % size:
         raise ValueError(f"{path} has {image.width} x {size} pixels, but must be a square, or squares beside each other")
     frames = [image.crop((left, 0, left + size, size)) for left in range(0, image.width, size)]
-    return [np.asarray(frame.resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for frame in frames]
+    return [frame.resize((SIDE, SIDE), Image.Resampling.BILINEAR) for frame in frames]
 
 
 def _state(verdicts: Sequence[Verdict], part: str) -> str:
@@ -123,8 +120,7 @@ def agreement(judge: Judge, folder: Path) -> dict[str, Any]:
         reader, also `readers_agreement` and `readers_absent_agreement` of the two readers.
     """
     rows = read_labels(folder)
-    files = {row["file"]: [Image.fromarray(one) for one in read_pictures(folder / row["file"])] for row in rows}
-    verdicts = {file: judge.verdicts(frames) for file, frames in files.items()}
+    verdicts = {file: judge.verdicts(read_pictures(folder / file)) for file in {row["file"] for row in rows}}
     judged = [_state(verdicts[row["file"]], row["part"]) for row in rows]
     both = list(zip((row["label"] for row in rows), judged, strict=True))
     guided = [row["method"] != "none" for row in rows]

@@ -207,7 +207,7 @@ def test_an_unknown_label_is_refused(tmp_path: Path) -> None:
 def test_frames_of_a_video_stand_beside_each_other(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (64, 64), (15 * number, 0, 0)) for number in range(17)]
     beside(frames).save(tmp_path / "000.webp", lossless=True)
-    read = read_pictures(tmp_path / "000.webp")
+    read = [np.asarray(frame) for frame in read_pictures(tmp_path / "000.webp")]
     assert [pixels.shape for pixels in read] == [(SIDE, SIDE, 3)] * FRAMES
     assert [int(pixels[..., 0].mean()) for pixels in read] == [0, 60, 120, 180, 240]
     assert [int(pixels[..., 0].std()) for pixels in read] == [0] * FRAMES

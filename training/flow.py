@@ -21,7 +21,7 @@ from training.muon import optimizers_for
 from training.regions import RegionHeads
 from vsf_cli.toy.scenes import Scene
 
-__all__ = ["FlowModel", "Settings", "TrainedModel", "rehearse", "sample", "train"]
+__all__ = ["DECAY", "STUDENT_EMPTY_CAPTIONS", "FlowModel", "Settings", "TrainedModel", "column", "rehearse", "sample", "train"]
 
 EMPTY_CAPTIONS, STUDENT_EMPTY_CAPTIONS = 0.1, 0.05
 REGION_WEIGHT = 0.2
@@ -133,7 +133,8 @@ class FlowModel(ABC):
         return student, student
 
 
-def _column(values: Tensor, like: Tensor) -> Tensor:
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Values with shape (B,) in the shape (B, 1, ...) of another tensor's axes."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -171,7 +172,7 @@ def train_base(
         indices, tokens = indices[: len(latents)], tuple(part[: len(latents)] for part in tokens)
         sigma, noise = torch.randn(len(latents), device=device).sigmoid(), torch.randn_like(latents)
         sigma = model.shift * sigma / (1 + (model.shift - 1) * sigma)
-        noised = torch.lerp(latents, noise, _column(sigma, latents))
+        noised = torch.lerp(latents, noise, column(sigma, latents))
         with autocast(device):
             text = encoders(*tokens)
         velocity = model.predict(transformer, noised, sigma, text, model.attended(tokens))
@@ -221,7 +222,7 @@ def train_student(
         step = torch.randint(len(grid) - 1, (len(latents),), device=device)
         with torch.no_grad():
             text = encoders(*tokens)
-            noised = torch.lerp(latents, torch.randn_like(latents), _column(grid[step], latents))
+            noised = torch.lerp(latents, torch.randn_like(latents), column(grid[step], latents))
             target = teacher(noised, grid[step], grid[step + 1], text)
         velocity = model.predict(student, noised, grid[step], text, model.attended(tokens))
         return F.mse_loss(velocity, target), 0.0
@@ -250,8 +251,8 @@ class _Teacher:
             doubled = latents.repeat(2, *[1] * (latents.ndim - 1))
             unconditional, conditional = self.model.predict(self.base, doubled, sigma.repeat(2), both).chunk(2)
             velocity = unconditional + TEACHER_GUIDANCE * (conditional - unconditional)
-            latents = latents + _column(length, latents) * velocity
-        return (latents - noised) / _column(end - start, noised)
+            latents = latents + column(length, latents) * velocity
+        return (latents - noised) / column(end - start, noised)
 
 
 @torch.no_grad()

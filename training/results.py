@@ -111,5 +111,6 @@ def export_pipeline(pipe: DiffusionPipeline, path: Path, vocabulary: list[str]) 
     pipe.to("cpu", torch.bfloat16).save_pretrained(path, safe_serialization=True)
     for file in path.rglob("*.json"):
         # diffusers notes the folder that a part was loaded from.
-        file.write_text("".join(line for line in file.open() if '"_name_or_path"' not in line), "utf-8")
+        lines = file.read_text("utf-8").splitlines(keepends=True)
+        file.write_text("".join(line for line in lines if '"_name_or_path"' not in line), "utf-8")
     (path / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")

@@ -40,7 +40,7 @@ from training.results import (
 from vsf_cli.toy.image_recipe import build_scheduler, build_student_scheduler
 from vsf_cli.toy.scenes import caption, sample_scene, vocabulary
 
-__all__ = ["main"]
+__all__ = ["captions_of_samples", "encoder_of", "main"]
 
 SHIPPED = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "tiny-sd3"
 SAMPLES, COLUMNS = 64, 8
@@ -67,7 +67,9 @@ def _autoencoder(options: argparse.Namespace, device: torch.device) -> Autoencod
     return AutoencoderKL.from_pretrained(SHIPPED / "vae", torch_dtype=torch.float32).to(device).eval()
 
 
-def _encoder(vae: AutoencoderKL) -> Any:
+def encoder_of(vae: AutoencoderKL) -> Any:
+    """A function from drawn images to their normalised latents."""
+
     @torch.no_grad()
     def encode(images: np.ndarray) -> Tensor:
         with autocast(vae.device):
@@ -76,7 +78,8 @@ def _encoder(vae: AutoencoderKL) -> Any:
     return encode
 
 
-def _captions() -> list[str]:
+def captions_of_samples() -> list[str]:
+    """The captions of the sample image."""
     rng = random.Random(5)
     return ["a red bike on a road"] * COLUMNS + [caption(sample_scene(rng, "dev"), rng) for _ in range(SAMPLES - COLUMNS)]
 
@@ -87,7 +90,7 @@ def _write(model: FlowModel, trained: TrainedModel, vae: AutoencoderKL, settings
     base = prefixed(transformer=trained.base, encoders=trained.encoders)
     write_weights(results / f"{model.name}-base.safetensors", base)
     write_weights(results / f"{model.name}-student.safetensors", prefixed(transformer=trained.student))
-    captions = _captions()
+    captions = captions_of_samples()
     latents = sample(model, trained.student, trained.encoders, captions, settings.device)
     images = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
     sample_sheet(images, COLUMNS).save(results / f"{model.name}-samples.png")
@@ -127,7 +130,7 @@ def main() -> None:
     tokenizers = load_tokenizers(folder if options.autoencoder else SHIPPED)
     models = [IMAGE_MODELS[name](tokenizers, options.heads) for name in names]
 
-    encode, deadline = _encoder(vae), started + options.deadline
+    encode, deadline = encoder_of(vae), started + options.deadline
     if not options.no_rehearsal:
         few = Examples.encode(IMAGE_DRAWING, CHUNK, encode, folder / "few.safetensors").to(device)
         for model in models:

@@ -252,6 +252,16 @@ def score() -> str:
     return table(["method", "object right", "part absent", "part damaged", "both right", "quality"], rows)
 
 
+def compared(name: str) -> str:
+    """The same of several methods."""
+    rows = []
+    for row in result(name)["rows"]:
+        chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
+        rows.append([row["label"], *scored(row), chance])
+    kinds = ["object right", "part absent", "part damaged", "both", "quality", "p of both against VSF"]
+    return table(["method", *kinds], rows)
+
+
 def scored(rates: Mapping[str, Any]) -> list[str]:
     """The cells of a run of the benchmark."""
     shares = [spread(rates[kind], rates[f"{kind}_interval"]) for kind in ("positive", "negative")]
@@ -277,9 +287,9 @@ def settings(name: str, *arms: str) -> str:
     return table(["setting", *kinds.values()], ([row["label"], *(f"{row[kind]:.3f}" for kind in kinds)] for row in rows))
 
 
-def localise() -> str:
+def localise(name: str = "localise") -> str:
     """How well each kind of map finds a part: the area under the ROC curve, and how often the greatest value is on it."""
-    scores = result("localise")["scores"]
+    scores = result(name)["scores"]
     heads = {
         "share": "`share`",
         "negative": "`logits`, as negative",
@@ -459,6 +469,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "chosen": chosen,
     "areas": areas,
     "score": score,
+    "compared": compared,
     "parts": parts,
     "settings": settings,
     "contrast": contrast,

@@ -97,10 +97,10 @@ class FlowModel(ABC):
         """Token ids (and masks) of captions, each with shape (B, length)."""
 
     @abstractmethod
-    def predict(
+    def velocity(
         self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
     ) -> Tensor:
-        """The predicted velocity in float32, with the shape of the latents.
+        """The predicted velocity, with the shape of the latents.
 
         Arguments:
             transformer: The transformer.
@@ -109,6 +109,13 @@ class FlowModel(ABC):
             text: Prompt embeddings.
             attended: Which tokens of the text are keys, with shape (B, text); None means all.
         """
+
+    def predict(
+        self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
+    ) -> Tensor:
+        """The same in float32, computed in bfloat16 where that is fast."""
+        with autocast(latents.device):
+            return self.velocity(transformer, latents, sigma, text, attended).float()
 
     @abstractmethod
     def blocks(self, transformer: nn.Module) -> list[nn.Module]:

@@ -14,7 +14,6 @@ from transformers import CLIPTokenizer, PreTrainedTokenizerFast
 from training.attention import FluxTrainingProcessor, SD3TrainingProcessor
 from training.examples import Drawing
 from training.flow import FlowModel
-from training.loop import autocast
 from training.regions import Regions
 from vsf_cli.toy.drawing import draw
 from vsf_cli.toy.image_recipe import (
@@ -161,17 +160,18 @@ class SD3Model(_ImageModel):
     def region_block(self, transformer: nn.Module) -> nn.Module:
         return self.blocks(transformer)[3]
 
-    def predict(
+    def velocity(
         self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
     ) -> Tensor:
         options = {}
         if attended is not None:
             images = attended.new_ones(len(latents), IMAGE_TOKENS)
             options = {"attention_mask": torch.cat([images, attended], dim=1)}
-        with autocast(latents.device):
-            pooled = torch.zeros(len(latents), WIDTH, device=latents.device)
-            velocity = transformer(latents, text, pooled, sigma * 1000, joint_attention_kwargs=options, return_dict=False)[0]
-        return velocity.float()
+        pooled = torch.zeros(len(latents), WIDTH, device=latents.device)
+        velocity: Tensor = transformer(latents, text, pooled, sigma * 1000, joint_attention_kwargs=options, return_dict=False)[
+            0
+        ]
+        return velocity
 
 
 class FluxModel(_ImageModel):
@@ -216,7 +216,7 @@ class FluxModel(_ImageModel):
     def region_block(self, transformer: nn.Module) -> nn.Module:
         return self.blocks(transformer)[3]
 
-    def predict(
+    def velocity(
         self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
     ) -> Tensor:
         options, device = {}, latents.device
@@ -226,18 +226,17 @@ class FluxModel(_ImageModel):
         positions = torch.zeros(IMAGE_TOKENS_SIDE, IMAGE_TOKENS_SIDE, 3, device=device)
         positions[..., 1] = torch.arange(IMAGE_TOKENS_SIDE, device=device)[:, None]
         positions[..., 2] = torch.arange(IMAGE_TOKENS_SIDE, device=device)
-        with autocast(device):
-            velocity = transformer(
-                hidden_states=_pack(latents),
-                encoder_hidden_states=text,
-                pooled_projections=torch.zeros(len(latents), WIDTH, device=device),
-                timestep=sigma,
-                img_ids=positions.view(-1, 3),
-                txt_ids=torch.zeros(text.shape[1], 3, device=device),
-                joint_attention_kwargs=options,
-                return_dict=False,
-            )[0]
-        return _unpack(velocity.float())
+        velocity = transformer(
+            hidden_states=_pack(latents),
+            encoder_hidden_states=text,
+            pooled_projections=torch.zeros(len(latents), WIDTH, device=device),
+            timestep=sigma,
+            img_ids=positions.view(-1, 3),
+            txt_ids=torch.zeros(text.shape[1], 3, device=device),
+            joint_attention_kwargs=options,
+            return_dict=False,
+        )[0]
+        return _unpack(velocity)
 
 
 def _pack(latents: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Measures how well attention maps find a part: `python -m training.localise`.
 
-The regions of a drawn scene's parts are known. The scene is noised to each sigma of the student's steps, and the model makes
+The regions of a drawn scene's parts are known. The scene is noised to each sigma of the model's steps, and the model makes
 one step without guidance. The maps of the part's word are compared with the part's region: the weight `w` that a negative
 prompt of that word would have, the word's logits as a negative, its logits as a word of the positive prompt, and random
 numbers.
@@ -21,7 +21,9 @@ from rich.progress import track
 from torch import Tensor
 
 from training.command import run, say
+from training.flow import FlowModel
 from training.image_autoencoder import normalised_latents, pixels
+from training.image_flow import IMAGE_MODELS
 from training.loop import render
 from vsf_cli.generation.guided import guided
 from vsf_cli.loading.pipelines import load
@@ -32,6 +34,7 @@ from vsf_cli.methods import NoGuidance
 from vsf_cli.models import family_of
 from vsf_cli.settings.presets import Preset, load_preset
 from vsf_cli.toy.drawing import part_map
+from vsf_cli.toy.image_recipe import IMAGE_TOKENS_SIDE
 from vsf_cli.toy.scenes import OBJECTS, Scene, Split, plain_prompt, sample_scene
 
 __all__ = ["Question", "area", "localise", "main", "sample_questions"]
@@ -93,6 +96,11 @@ def _points(values: np.ndarray, region: np.ndarray) -> float:
     return float(region.ravel()[values.argmax()])
 
 
+def _trained_model(pipe: Any) -> FlowModel:
+    """The model of a pipeline as the trainer sees it."""
+    return IMAGE_MODELS[family_of(pipe).name]((pipe.tokenizer, pipe.tokenizer_2), pipe.transformer.config.num_attention_heads)
+
+
 @torch.no_grad()
 def _record(pipe: Any, preset: Preset, question: Question, prompt: str, latents: Tensor, noise: Tensor) -> Maps:
     """The maps of one question, each step from the true scene at that step's noise."""
@@ -101,18 +109,17 @@ def _record(pipe: Any, preset: Preset, question: Question, prompt: str, latents:
     tokens = family.tokens(pipe, prompt, [question.part], special, preset.max_sequence_length)
     recorder = Recorder(NoGuidance(), Selection(words=(question.part,)).tokens(tokens))
     recorder.special_tokens = special
-    text, _, pooled, _ = pipe.encode_prompt(
-        prompt, None, None, do_classifier_free_guidance=False, max_sequence_length=preset.max_sequence_length
-    )
+    others = [None] * sum(name.startswith("text_encoder_") for name in pipe.components)
+    text = pipe.encode_prompt(prompt, *others, max_sequence_length=preset.max_sequence_length)[0]
+    model = _trained_model(pipe)
     with recorder.recording(pipe), guided(pipe, question.part, recorder):
-        for sigma in pipe.scheduler.sigmas[:-1]:
-            pipe.transformer(torch.lerp(latents, noise, sigma), text, pooled, (sigma * 1000)[None])
+        for sigma in model.grid[:-1]:
+            model.velocity(pipe.transformer, torch.lerp(latents, noise, sigma), sigma[None], text)
     return recorder.maps()
 
 
 def localise(pipe: Any, preset: Preset, questions: list[Question]) -> Iterator[dict[str, np.ndarray]]:
     """The maps of each question, by name, with the axes (step, block, row, column)."""
-    pipe.scheduler.set_timesteps(preset.num_inference_steps)
     chance = np.random.default_rng(0)
     for number, question in enumerate(questions):
         with torch.no_grad():
@@ -137,8 +144,7 @@ def _scores(values: np.ndarray, region: np.ndarray) -> tuple[float, float]:
 def measure(preset: Preset, split: Split, count: int) -> dict[str, Any]:
     """The area under the ROC curve and the pointing accuracy of each map, per step (mean of blocks) and per block."""
     pipe = load(preset.model, preset.dtype)
-    side = pipe.transformer.config.sample_size // pipe.transformer.config.patch_size
-    questions = sample_questions(split, count, side)
+    questions = sample_questions(split, count, IMAGE_TOKENS_SIDE)
     rows: dict[str, list[dict[str, list[tuple[float, float]]]]] = {name: [] for name in MAPS}
     bar = track(
         localise(pipe, preset, questions),
@@ -161,7 +167,7 @@ def measure(preset: Preset, split: Split, count: int) -> dict[str, Any]:
         "model": preset.model,
         "split": split,
         "scenes": count,
-        "sigmas": [round(float(sigma), 4) for sigma in pipe.scheduler.sigmas[:-1]],
+        "sigmas": [round(float(sigma), 4) for sigma in _trained_model(pipe).grid[:-1]],
         "region": f"tokens covered by {COVERED:g} or more; mean {np.mean([one.region.mean() for one in questions]):.3f} of all",
         "dtype": preset.dtype,
         **versions(),

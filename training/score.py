@@ -2,15 +2,16 @@
 
 Each pair is a prompt and a part of its object that the prompt does not name; the part is the negative prompt. The judge decides
 whether the object is right (positive) and whether the part is absent (negative; a damaged part is not absent), and scores the
-quality of the image from 0 to 1. The seed is the number of the pair.
+quality of the image from 0 to 1. The seed is the number of the pair. With --methods-file, the methods of a file are compared.
 """
 
 import argparse
 import json
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,19 +21,24 @@ from rich.progress import track
 
 from training.command import run, say
 from vsf_cli.errors import VSFError
-from vsf_cli.evaluation.statistics import wilson_interval
+from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
+from vsf_cli.evaluation.variants import BASELINE, choose_variants, load_variants
 from vsf_cli.generation.guided import guided
+from vsf_cli.generation.plan import request_of
 from vsf_cli.loading.pipelines import load
 from vsf_cli.media.metadata import versions
 from vsf_cli.methods import Method, method_named
-from vsf_cli.settings.presets import Preset, load_preset
+from vsf_cli.prompts.texts import Texts
+from vsf_cli.settings.presets import Preset, Settings, load_preset
 from vsf_cli.toy.judge import Judge
 from vsf_cli.toy.networks import ConvolutionalJudge
 from vsf_cli.toy.scenes import Split, pairs
 
-__all__ = ["Outcome", "generate_pairs", "main", "score"]
+__all__ = ["Outcome", "compare", "generate_pairs", "main", "score"]
 
 BATCH = 20
+NUMBERS = ("alpha", "beta", "special_tokens", "start", "stop")
+"""The options that are settings of the method."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,11 @@ class Outcome:
     def part_absent(self) -> bool:
         """Whether the part is absent. A damaged part is not."""
         return self.state == "absent"
+
+    @property
+    def both(self) -> bool:
+        """Whether the object is right and the part absent."""
+        return self.object_right and self.part_absent
 
 
 def generate_pairs(
@@ -92,7 +103,7 @@ def score(judge: Judge, images: Sequence[tuple[tuple[str, str, str], Image.Image
 def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     count = len(outcomes)
     positive, negative = sum(one.object_right for one in outcomes), sum(one.part_absent for one in outcomes)
-    both = sum(one.object_right and one.part_absent for one in outcomes)
+    both = sum(one.both for one in outcomes)
     return {
         "pairs": count,
         "positive": positive / count,
@@ -105,10 +116,11 @@ def _rates(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _print_table(report: dict[str, Any], parts: dict[str, dict[str, Any]]) -> None:
+def _print_table(report: dict[str, Any]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(", ".join(f"{key} {value}" for key, value in report["conditions"].items()))
-    for name, rates in {"all": report["rates"], **parts}.items():
+    rows = {row["label"]: row for row in report["rows"]} if "rows" in report else {"all": report["rates"], **report["parts"]}
+    for name, rates in rows.items():
         positive, negative = rates["positive_interval"], rates["negative_interval"]
         console.print(
             f"{name:22} {rates['pairs']:4} pairs   object right {rates['positive']:.3f} [{positive[0]:.2f}, {positive[1]:.2f}]"
@@ -130,6 +142,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="report test once for each released model")
     parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--method", help="default: that of the preset")
+    parser.add_argument("--methods-file", type=Path, help="a TOML file of methods, as for 'vsf eval run', which are compared")
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--beta", type=float)
     parser.add_argument("--special-tokens", action=argparse.BooleanOptionalAction, help="default: that of the preset")
@@ -140,40 +153,52 @@ def main() -> None:
     options = parser.parse_args()
     if options.pairs < 1:
         parser.exit(6, f"error: --pairs is {options.pairs}, but it must be at least 1\n")
+    if options.methods_file and (given := [name for name in NUMBERS if getattr(options, name) is not None]):
+        parser.exit(6, f"error: --methods-file has the numbers of its methods: leave out --{given[0].replace('_', '-')}\n")
 
-    preset = load_preset(options.preset)
-    own = preset.guidance()
-    options_given = {
-        key: value
-        for key in ("alpha", "beta", "special_tokens", "start", "stop")
-        if (value := getattr(options, key)) is not None
-    }
-    name = options.method or own.name
-    method = method_named(name, {**(own.parameters if name == own.name else {}), **options_given})
+    preset, split = load_preset(options.preset), options.split
     guidance = preset.guidance_scale if options.guidance is None else options.guidance
-    split: Split = options.split
     say(f"making and judging {options.pairs} pairs of the {split} split")
     try:
-        report = measure(preset, method, guidance, split, options.pairs)
+        if options.methods_file:
+            report = compare(preset, _methods_of(options, preset), guidance, split, options.pairs)
+        else:
+            report = measure(preset, _method_of(options, preset), guidance, split, options.pairs)
     except (VSFError, ValueError) as error:
         parser.exit(getattr(error, "exit_code", 6), f"error: {error}\n")
     if options.json:
         print(json.dumps(report))
         return
-    _print_table(report, report["parts"])
+    _print_table(report)
 
 
-def measure(preset: Preset, method: Method, guidance_scale: float, split: Split, count: int) -> dict[str, Any]:
-    """Scores a method on a preset: rates with their conditions, over all pairs and for each object and part."""
-    pipe = load(preset.model, preset.dtype)
+def _method_of(options: argparse.Namespace, preset: Preset) -> Method:
+    """The method of the options; what they leave open is the preset's, if the method is."""
+    own = preset.guidance()
+    name = options.method or own.name
+    given = {key: value for key in NUMBERS if (value := getattr(options, key)) is not None}
+    return method_named(name, {**(own.parameters if name == own.name else {}), **given})
+
+
+def _methods_of(options: argparse.Namespace, preset: Preset) -> dict[str, tuple[str, Method]]:
+    """The methods of a file by their names, each with its label."""
+    methods = {}
+    for variant in choose_variants(load_variants(options.methods_file), options.method or "all", preset):
+        settings = Settings({"preset": options.preset, **variant.settings})
+        request, _ = request_of(Texts("a bike", ("wheels",)), 0, settings, (), preset.video)
+        methods[variant.name] = variant.label, request.guidance
+    return methods
+
+
+def _outcomes(pipe: Any, preset: Preset, method: Method, guidance_scale: float, split: Split, count: int) -> list[Outcome]:
     generated = generate_pairs(pipe, preset, pairs(split, count), method, guidance_scale)
-    images = list(
-        track(generated, "images", count, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-    )
-    outcomes = score(ConvolutionalJudge.load(), images)
-    conditions = {
-        "model": preset.model,
-        "method": str(method),
+    console = Console(stderr=True)
+    images = list(track(generated, "images", count, console=console, transient=True, disable=not sys.stderr.isatty()))
+    return score(ConvolutionalJudge.load(), images)
+
+
+def _conditions(pipe: Any, preset: Preset, guidance_scale: float, split: Split, count: int) -> dict[str, Any]:
+    return {
         "split": split,
         "pairs": count,
         "seeds": f"0..{count - 1}",
@@ -183,9 +208,33 @@ def measure(preset: Preset, method: Method, guidance_scale: float, split: Split,
         "device": f"{pipe._execution_device.type} {platform.machine()}",
         **versions(),
     }
+
+
+def measure(preset: Preset, method: Method, guidance_scale: float, split: Split, count: int) -> dict[str, Any]:
+    """Scores a method on a preset: rates with their conditions, over all pairs and for each object and part."""
+    pipe = load(preset.model, preset.dtype)
+    outcomes = _outcomes(pipe, preset, method, guidance_scale, split, count)
+    conditions = {"model": preset.model, "method": str(method), **_conditions(pipe, preset, guidance_scale, split, count)}
     names = sorted({(one.object, one.part) for one in outcomes})
     parts = {f"{a}/{b}": _rates([one for one in outcomes if (one.object, one.part) == (a, b)]) for a, b in names}
     return {"conditions": conditions, "judge": ConvolutionalJudge.read_card(), "rates": _rates(outcomes), "parts": parts}
+
+
+def compare(
+    preset: Preset, methods: Mapping[str, tuple[str, Method]], guidance_scale: float, split: Split, count: int
+) -> dict[str, Any]:
+    """Scores several methods: a row of rates each, with McNemar's test of both conditions against the method "vsf"."""
+    pipe = load(preset.model, preset.dtype)
+    outcomes = {name: _outcomes(pipe, preset, method, guidance_scale, split, count) for name, (_, method) in methods.items()}
+    rows = []
+    for name, (label, method) in methods.items():
+        row = {"arm": name, "label": label, "method": str(method), **_rates(outcomes[name]), "both_p": None}
+        if BASELINE in outcomes and name != BASELINE:
+            ours, theirs = ([one.both for one in outcomes[each]] for each in (BASELINE, name))
+            row["both_p"] = mcnemar(ours, theirs)
+        rows.append(row)
+    conditions = {"model": preset.model, **_conditions(pipe, preset, guidance_scale, split, count)}
+    return {"conditions": conditions, "judge": ConvolutionalJudge.read_card(), "rows": rows}
 
 
 if __name__ == "__main__":

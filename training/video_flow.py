@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerFast
 from training.attention import WanTrainingProcessor
 from training.examples import Drawing
 from training.flow import FlowModel
-from training.loop import autocast
 from training.regions import Regions
 from vsf_cli.toy.image_recipe import build_t5_tokenizer
 from vsf_cli.toy.scenes import Scene
@@ -136,12 +135,11 @@ class WanModel(FlowModel):
     def region_block(self, transformer: nn.Module) -> nn.Module:
         return self.blocks(transformer)[3]
 
-    def predict(
+    def velocity(
         self, transformer: nn.Module, latents: Tensor, sigma: Tensor, text: Tensor, attended: Tensor | None = None
     ) -> Tensor:
-        with autocast(latents.device):
-            velocity: Tensor = transformer(latents, sigma * 1000, text, return_dict=False)[0]
-        return velocity.float()
+        velocity: Tensor = transformer(latents, sigma * 1000, text, return_dict=False)[0]
+        return velocity
 
     def cut(self, latents: Tensor, step: int, progress: float) -> Tensor:
         """The first latent frame of all samples, which encodes the first frame alone; or all frames of fewer samples."""

@@ -14,7 +14,7 @@ from vsf_cli.loading.pipelines import load
 from vsf_cli.media.formats import write_image
 from vsf_cli.media.montage import draw_montage
 from vsf_cli.methods import NoGuidance
-from vsf_cli.settings.presets import DEFAULT_PRESET, load_preset
+from vsf_cli.settings.presets import DEFAULT_PRESET, Preset, load_preset
 from vsf_cli.toy.scenes import OBJECTS, pairs
 
 __all__ = ["main", "wall"]
@@ -24,9 +24,8 @@ POOL = 600
 """The number of pairs among which the first of each object are taken."""
 
 
-def wall() -> Image.Image:
+def wall(preset: Preset) -> Image.Image:
     """An image with a row for each object: every pair without guidance, then with the preset's."""
-    preset = load_preset(DEFAULT_PRESET)
     pipe = load(preset.model, preset.dtype)
     candidates = pairs("test", POOL)
     triples = [triple for name in OBJECTS for triple in [each for each in candidates if each[1] == name][:PAIRS]]
@@ -43,7 +42,9 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m training.wall", description=__doc__)
     parser.add_argument("image", type=Path)
-    write_image(parser.parse_args().image, wall(), "png", None)
+    parser.add_argument("--preset", default=DEFAULT_PRESET)
+    options = parser.parse_args()
+    write_image(options.image, wall(load_preset(options.preset)), "png", None)
 
 
 if __name__ == "__main__":

@@ -274,6 +274,18 @@ def test_the_negatives_rows_are_those_of_a_prompt_alone(tiny: Tiny, negative: Te
     torch.testing.assert_close(own, texts[0], atol=1e-12, rtol=0)
 
 
+def test_calls_of_several_sizes_inside_one_with() -> None:
+    tiny = TINY["sd3"]
+    model, negative, wide = tiny.model(), tiny.text(1, NEGATIVES), tiny.call()
+    wide["hidden_states"] = torch.cat([wide["hidden_states"]] * 2, dim=-1)
+    calls = [tiny.call(), tiny.call(2), wide, tiny.call()]
+    with guided(model, negative_prompt_embeds=negative):
+        together = [output(model, call) for call in calls]
+    for call, found in zip(calls, together, strict=True):
+        with guided(model, negative_prompt_embeds=negative):
+            assert torch.equal(output(model, call), found)
+
+
 class Counting(VSF):
     """VSF that counts its calls."""
 

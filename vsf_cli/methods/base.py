@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context, TextGroup
+    from vsf_cli.methods.tokens import Context, TextGroup, Whole
 
 __all__ = ["Method"]
 
@@ -159,13 +159,12 @@ class Method(ABC):
         context.write_unguided(query, out)
         return out
 
-    def attend_whole(self, query: "Tensor", context: "Context", base: Span, grouped: Span) -> "Tensor | None":
-        """Returns the attention of all rows of joint attention at once; None if that is not the way.
+    def attend_whole(self, query: "Tensor", whole: "Whole") -> "Tensor | None":
+        """Returns the attention of all rows of joint attention without a mask at once; None if that is not the way.
 
         Arguments:
             query: The queries of all rows, with shape (B, H, rows, D).
-            context: The keys and values.
-            base, grouped: The positions of image and positive prompt, and of all groups.
+            whole: The keys and values of all rows.
         """
         return None
 

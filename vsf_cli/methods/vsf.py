@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vsf_cli.attention.fused import FewKeys, Strengths
-    from vsf_cli.methods.tokens import Context
+    from vsf_cli.methods.tokens import Context, Whole
 
 __all__ = ["VSF"]
 
@@ -222,7 +222,7 @@ class VSF(Method):
             return self._attend_everything(query, context, out)
         if context.image is None and (few := self._fused_keys(query, context.whole, context)) is not None:
             return self._attend_few_keys(query, context, few)
-        if context.image is None and self._is_at_once(query, context):
+        if context.image is None and self._is_flipped_at_once(query, context):
             return self._attend_flipped(query, context)
         if context.mask is None and has_lse(query, context.base.key, context.backend):
             return self._attend_in_parts(query, context, out)
@@ -230,31 +230,41 @@ class VSF(Method):
             return super().attend(query, context, out)
         return self._attend_at_once(query, context, out)
 
-    def attend_whole(self, query: "Tensor", context: "Context", base: Span, grouped: Span) -> "Tensor | None":
+    def attend_whole(self, query: "Tensor", whole: "Whole") -> "Tensor | None":
         """One call with a dense mask, where that is the least work: a short sequence on a CPU."""
         import torch
 
         from vsf_cli.attention.exact import attention
 
-        if not self._is_at_once(query, context) or not context.is_short or context.mask is not None:
+        key, value = whole.keys.key, whole.keys.value
+        if len(whole.groups) > 1 or not whole.is_short or not self._is_at_once(query):
             return None
-        assert context.whole is not None
-        flipped = -self.alpha_at(context.progress) * context.negative.weighted_value
-        key = torch.cat([context.whole.key, context.negative.key], dim=2)
-        value = torch.cat([context.whole.value, flipped], dim=2)
-        mask = context.shared.get("mask")
-        if mask is None or mask.shape[2:] != (query.shape[2], key.shape[2]):
-            mask = context.shared["mask"] = dense_mask(context, base, grouped, self.beta)
-        return attention(query, key, value, mask)
+        (negative,) = whole.groups
+        if (size := ("whole", key.dtype, *key.shape)) not in whole.sized:
+            context = whole.context()
+            weights = context.negative.weights
+            weights = None if weights is None else weights[:, None, :, None].to(value)
+            whole.sized[size] = dense_mask(context, whole.base, negative, self.beta), weights
+        mask, weights = whole.sized[size]
+        if "flip" not in whole.shared:
+            whole.shared["flip"] = -self.alpha_at(whole.progress)
+        own = negative.of(value)
+        flipped = whole.shared["flip"] * (own if weights is None else own * weights)
+        keys = torch.cat([key, negative.of(key)], dim=2)
+        return attention(query, keys, torch.cat([value, flipped], dim=2), mask)
 
-    def _is_at_once(self, query: "Tensor", context: "Context") -> bool:
+    def _is_at_once(self, query: "Tensor") -> bool:
         """Whether one call over all keys is less work than two that are merged: on a CPU, where a bias costs nothing."""
         import torch
 
-        if query.device.type != "cpu" or torch.compiler.is_compiling() or context.whole is None:
+        if query.device.type != "cpu" or torch.compiler.is_compiling():
             return False
-        plain = self.attention_mask and not self._is_limited and context.kept is None and context.negative.mask is None
-        return plain and self._has_finite_beta
+        return self.attention_mask and not self._is_limited and self._has_finite_beta
+
+    def _is_flipped_at_once(self, query: "Tensor", context: "Context") -> bool:
+        """The same of cross attention."""
+        plain = context.whole is not None and context.kept is None and context.negative.mask is None
+        return plain and self._is_at_once(query)
 
     def _attend_flipped(self, query: "Tensor", context: "Context") -> "Tensor":
         """Cross attention to all keys at once, the values of the negative prompt flipped, with a bias for each key."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from vsf_cli.attention.exact import attention
 from vsf_cli.errors import PatchError
-from vsf_cli.methods import Context, KeyValue, Method, TextGroup
+from vsf_cli.methods import Context, KeyValue, Method, TextGroup, Whole
 from vsf_cli.methods.tokens import Span, joined_span, key_mask
 from vsf_cli.models.checkpointing import check_checkpoints
 from vsf_cli.models.family import Order
@@ -77,14 +78,19 @@ def guided_attention(
             return None
         _check_options(dropout_p, is_causal, attention_kwargs)
         query, key, value = _prepare(query, key, value, scale)
-        rows = _Rows.of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
+        rows = _rows_of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
         mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
-        context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
+        keys = KeyValue(key, value)
+        make_context = partial(_context, state, rows, keys, mask, state.backend(backend), has_grid)
+        if guides and order is not Order.CROSS and mask is None and state.bias is None:
+            known = state.progress, state.shared, state.sized
+            whole = Whole(keys, rows.queries, rows.groups, *known, make_context)
+            if (output := state.method.attend_whole(query, whole)) is not None:
+                return output
+        context = make_context()
         attend_rows = state.method.attend if guides else state.method.attend_unguided
         if order is Order.CROSS:
             return attend_rows(query, context)  # The output of the large call takes the result.
-        if guides and (whole := state.method.attend_whole(query, context, rows.queries, rows.grouped)) is not None:
-            return whole
         out = _empty_output(query, value)
         attend_rows(rows.queries.of(query), context, rows.queries.of(out))
         _attend_groups(state.method, context, None if drops_text else rows.grouped.of(query), rows.grouped.of(out))
@@ -225,6 +231,14 @@ class _Rows:
             return cls(rows, rows, Span(positives, end), Span(0, positives), _spans(0, groups), reference)
         rows = Span(0, base)
         return cls(rows, rows, Span(0, images), Span(images, base), _spans(base, groups))
+
+
+def _rows_of(*sizes: Any) -> _Rows:
+    """Returns the positions, of which the attentions of a call have the same: they are made once."""
+    return _Rows.of(*sizes) if torch.compiler.is_compiling() else _known_rows(*sizes)
+
+
+_known_rows = lru_cache(maxsize=64)(_Rows.of)
 
 
 def _spans(start: int, lengths: Sequence[int]) -> tuple[Span, ...]:

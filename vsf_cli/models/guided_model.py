@@ -4,7 +4,7 @@ import inspect
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -181,6 +181,7 @@ class _GuidedCall:
     def __post_init__(self) -> None:
         model = unwrap(self.model)
         self._paths = {name: module for name, module in model.named_modules() if module in self.twins}
+        self._places = _places_of(model, self._paths)
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         """Returns the hooks before and after the model's `forward`."""
@@ -270,10 +271,17 @@ class _GuidedCall:
                 "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
                 " it, and leave perturbed attention guidance out"
             )
-        if replaced := [path for path, module in self._paths.items() if _at(unwrap(self.model), path) is not module]:
-            raise PatchError(f"{replaced[0]} was replaced inside the `with`, and is not guided: change the model before it")
+        if any(parent._modules.get(name) is not module for parent, name, module in self._places):
+            raise PatchError(
+                f"{self._replaced()} was replaced inside the `with`, and is not guided: change the model before it"
+            )
         if caller is not None:
             self._check_caller(caller, variables)
+
+    def _replaced(self) -> str:
+        """Returns the path of the first guided attention that is no longer in its place."""
+        model = unwrap(self.model)
+        return next(path for path, module in self._paths.items() if _at(model, path) is not module)
 
     def _check_caller(self, caller: Any, variables: Mapping[str, Any]) -> None:
         """Raises an error if a pipeline is not the guided one, or has classifier-free guidance or a negative prompt, too."""
@@ -301,6 +309,17 @@ class _GuidedCall:
                 stacklevel=2,
             )
             self.padded_length = None  # Once is enough.
+
+
+def _places_of(model: nn.Module, paths: Iterable[str]) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Returns the modules on the way to paths, each with its parent and its name there."""
+    places = {}
+    for path in paths:
+        parent, way = model, ""
+        for name in path.split("."):
+            way, module = f"{way}.{name}", parent.get_submodule(name)
+            places[way], parent = (parent, name, module), module
+    return list(places.values())
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:

@@ -108,6 +108,7 @@ class GuidanceState:
         default_backend: The attention backend of diffusers for processors without one of their own.
         bias: What folded padding adds to the logits of the positive prompt's keys, with shape (1, 1, 1, P); None: nothing.
         shared: What the method makes once for all attentions of the call.
+        sized: What it makes once for all calls of one size.
         gradients: Whether the call is differentiated, so that no part of it may run again unseen.
     """
 
@@ -121,7 +122,8 @@ class GuidanceState:
         self.guided_steps = self.unguided_steps = 0
         self.default_backend: str | None = None
         self.bias: Tensor | None = None
-        self.shared: dict[Any, Tensor] = {}
+        self.shared: dict[Any, Any] = {}
+        self.sized: dict[Any, Any] = {}
         self.gradients = False
         self._device: torch.device | None = None
 
@@ -146,9 +148,11 @@ class GuidanceState:
         longest = [max(one.lengths) for one in groups]
         # Copies but the last count as part of the positive prompt.
         positives = text.shape[1] + (self.method.copies - 1) * sum(longest[:1])
-        self.counts = torch.empty(references, positives, *longest, 0, device=device)
-        for axis in range(2 + len(longest)):
-            torch._dynamo.maybe_mark_dynamic(self.counts, axis)
+        sizes = references, positives, *longest
+        if self.counts is None or self.counts.device != device or self.counts.shape[:-1] != sizes:
+            self.counts = torch.empty(*sizes, 0, device=device)
+            for axis in range(len(sizes)):
+                torch._dynamo.maybe_mark_dynamic(self.counts, axis)
         self.default_backend = _active_backend()
 
     def backend(self, chosen: Any) -> str | None:

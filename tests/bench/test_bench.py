@@ -113,10 +113,15 @@ def test_random_weights_at_the_width_of_the_real_model(bench: Any, tmp_path: Pat
         len(row["samples"]) == 2 and row["peak_times"] == row["peak_bytes"] / none["peak_bytes"] for row in report["methods"]
     )
     assert none["times"]["step"] == {"median": 1.0, "low": 1.0, "high": 1.0} and cfg["times"]["step"]["median"] > 1
+    assert none["times"]["step_cpu"] == none["times"]["step"] and cfg["times"]["step_cpu"]["median"] > 1
     assert all(row["flops"] == row["flops_analytic"] > 0 and row["tensor_bytes"] > 0 for row in report["methods"])
     assert json.loads(Path(files["output"]).read_text("utf-8")) == report
     assert Path(files["plot"]).read_bytes().startswith(b"\x89PNG")
-    assert "| VSF with bias | " in markdown(report) and "1 of 30 layers" in markdown(report)
+    assert (
+        "CPU time x none" in markdown(report)
+        and "| VSF with bias | " in markdown(report)
+        and "1 of 30 layers" in markdown(report)
+    )
 
 
 def test_a_real_pipeline_is_timed_by_stages(bench: Any) -> None:
@@ -125,7 +130,7 @@ def test_a_real_pipeline_is_timed_by_stages(bench: Any) -> None:
     for row in report["methods"]:
         seconds = {stage: spread["median"] for stage, spread in row["seconds"].items()}
         assert all(seconds[stage] > 0 for stage in STAGES)
-        assert seconds["step"] * 2 == pytest.approx(seconds["denoiser"])
+        assert seconds["step"] * 2 == pytest.approx(seconds["denoiser"]) and 0 < seconds["step_cpu"] * 2 < seconds["cpu"]
         # Medians of two rounds are means, which add up.
         assert sum(seconds[stage] for stage in STAGES) == pytest.approx(seconds["total"])
     assert report["methods"][1]["tokens"] == 5

@@ -127,7 +127,7 @@ def _timed_step(model: RandomModel, method: BenchMethod, device: torch.device) -
     with prepared(model, method) as step:
         started, used = clock(device), time.process_time()
         step()
-        return {"step": clock(device) - started, "cpu": time.process_time() - used}
+        return {"step": clock(device) - started, "step_cpu": time.process_time() - used}
 
 
 def _shape_in_tokens(pipe: Any, family: Family, config: dict[str, Any], request: Request) -> Shape:

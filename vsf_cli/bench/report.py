@@ -18,11 +18,12 @@ from vsf_cli.media.metadata import versions
 
 __all__ = ["build_report", "chart", "columns", "conditions", "describe_conditions", "machine", "markdown"]
 
-SCHEMA = 2
+SCHEMA = 3
 
 COLUMNS = {
     "step": "s/step",
     "times": "time x none (quartiles)",
+    "cpu_times": "CPU time x none (quartiles)",
     "total": "s in all",
     "text": "text s",
     "vae": "VAE s",
@@ -56,12 +57,13 @@ def build_report(rows: Sequence[Row], device: torch.device, measured: Mapping[st
     """Returns the report of a benchmark as JSON; `measured` has its shape and settings."""
     baseline = next(row for row in rows if row.method.name == UNGUIDED)
     head = {"schema": SCHEMA, **conditions(device), **measured}
-    return {**head, "methods": [_report_row(row, baseline) for row in rows]}
+    # Beside another device, CPU time is that of its calls alone.
+    compared = ("step", "total", "cpu", *(("step_cpu",) if device.type == "cpu" else ()))
+    return {**head, "methods": [_report_row(row, baseline, compared) for row in rows]}
 
 
-def _report_row(row: Row, baseline: Row) -> dict[str, Any]:
+def _report_row(row: Row, baseline: Row, compared: Sequence[str]) -> dict[str, Any]:
     stages = list(row.samples[0]) if row.samples else []
-    compared = [stage for stage in ("step", "total", "cpu") if stage in stages]
     parameters = row.method.implementation.parameters.items()
     return {
         "name": row.method.name,
@@ -70,7 +72,7 @@ def _report_row(row: Row, baseline: Row) -> dict[str, Any]:
         "tokens": row.tokens,
         "samples": [dict(sample) for sample in row.samples],
         "seconds": {stage: spread([sample[stage] for sample in row.samples]).to_json() for stage in stages},
-        "times": {stage: ratios(row.samples, baseline.samples, stage).to_json() for stage in compared},
+        "times": {stage: ratios(row.samples, baseline.samples, stage).to_json() for stage in compared if stage in stages},
         "flops": row.costs.flops,
         "flops_analytic": row.analytic,
         "flops_times": row.costs.flops / baseline.costs.flops,
@@ -95,9 +97,9 @@ def columns(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     measured = {name: _seconds(row["seconds"][name]["median"]) for name in COLUMNS if name in row["seconds"]}
-    if "step" in row["times"]:
-        times = row["times"]["step"]
-        measured["times"] = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
+    for name, stage in {"times": "step", "cpu_times": "step_cpu"}.items():
+        if times := row["times"].get(stage):
+            measured[name] = f"{times['median']:.3f} ({times['low']:.3f}-{times['high']:.3f})"
     if row["peak_bytes"] is not None:
         measured["memory"] = f"{row['peak_bytes'] / 1e6:.0f} ({row['peak_times']:.3f})"
     return {

@@ -27,7 +27,7 @@ CFG_SCALE = 4.0
 
 
 def time_request(pipe: Any, request: Request, method: BenchMethod) -> Sample:
-    """Makes an image or video, and returns its seconds: in all, of each stage, of one step, and of the process's CPU time."""
+    """Makes an image or video, and returns its seconds, in all and by stage, and its CPU time, in all and of a step."""
     device = pipe._execution_device
     started, cpu = clock(device), time.process_time()
     with _stages_timed(pipe) as seconds:
@@ -37,7 +37,9 @@ def time_request(pipe: Any, request: Request, method: BenchMethod) -> Sample:
     ended = clock(device)
     seconds |= {"writing": ended - generated, "total": ended - started, "cpu": time.process_time() - cpu}
     seconds["other"] = generated - started - sum(seconds[stage] for stage in ("text", "denoiser", "vae"))
-    return {**seconds, "step": seconds["denoiser"] / request.num_inference_steps}
+    steps = request.num_inference_steps
+    of_step = {"step": seconds["denoiser"] / steps, "step_cpu": seconds.pop("denoiser_cpu") / steps}
+    return {**seconds, **of_step}
 
 
 def _generate(pipe: Any, request: Request, bench_method: BenchMethod) -> Any:
@@ -76,15 +78,18 @@ def _stages(pipe: Any) -> Mapping[str, list[Any]]:
 @contextmanager
 def _stages_timed(pipe: Any) -> Iterator[dict[str, float]]:
     """Adds up the seconds of the calls of each stage's modules inside a `with`; yields them by stage."""
-    device, seconds = pipe._execution_device, dict.fromkeys(("text", "denoiser", "vae"), 0.0)
-    started: list[float] = []
+    device, seconds = pipe._execution_device, dict.fromkeys(("text", "denoiser", "vae", "denoiser_cpu"), 0.0)
+    started: list[tuple[float, float]] = []
 
     def begin(*_: Any) -> None:
-        started.append(clock(device))
+        started.append((clock(device), time.process_time()))
 
     def end_of(stage: str) -> Callable[..., None]:
         def end(*_: Any) -> None:
-            seconds[stage] += clock(device) - started.pop()
+            began, used = started.pop()
+            seconds[stage] += clock(device) - began
+            if stage == "denoiser":
+                seconds["denoiser_cpu"] += time.process_time() - used
 
         return end
 

@@ -68,6 +68,23 @@ def test_modules_that_are_replaced_inside_are_refused(model: Any, path: str) -> 
         output(model, CALL)
 
 
+def test_a_block_that_is_moved_into_another_list_stays_guided(model: Any) -> None:
+    with guided(model, negative_prompt_embeds=NEGATIVE):
+        before = output(model, CALL)
+        model.transformer_blocks = torch.nn.ModuleList(list(model.transformer_blocks))
+        assert torch.equal(output(model, CALL), before)
+
+
+def test_what_is_made_in_inference_mode_does_not_outlive_it(model: Any) -> None:
+    text = CALL["encoder_hidden_states"].clone().requires_grad_()
+    with guided(model, negative_prompt_embeds=NEGATIVE):
+        with torch.inference_mode():
+            output(model, CALL)
+        with torch.enable_grad():
+            model(**{**CALL, "encoder_hidden_states": text}, return_dict=False)[0].sum().backward()
+    assert text.grad is not None and text.grad.abs().sum() > 0
+
+
 def test_processors_that_were_kept_inside_are_stock_ones_afterwards(model: Any) -> None:
     stock = output(model, CALL)
     with guided(model, negative_prompt_embeds=NEGATIVE):

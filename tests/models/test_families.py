@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, ltx2_streams
+from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, drawn, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, tokens
@@ -276,9 +276,12 @@ def test_the_negatives_rows_are_those_of_a_prompt_alone(tiny: Tiny, negative: Te
 
 def test_calls_of_several_sizes_inside_one_with() -> None:
     tiny = TINY["sd3"]
-    model, negative, wide = tiny.model(), tiny.text(1, NEGATIVES), tiny.call()
+    model, negative, wide, wider = tiny.model(), tiny.text(1, NEGATIVES), tiny.call(), tiny.call()
     wide["hidden_states"] = torch.cat([wide["hidden_states"]] * 2, dim=-1)
-    calls = [tiny.call(), tiny.call(2), wide, tiny.call()]
+    # As many tokens in all as the first: 2 more of the image, 2 less of the text.
+    wider["hidden_states"] = drawn(1, 4, 4, 18)
+    wider["encoder_hidden_states"] = wider["encoder_hidden_states"][:, :-2]
+    calls = [tiny.call(), tiny.call(2), wide, wider, tiny.call()]
     with guided(model, negative_prompt_embeds=negative):
         together = [output(model, call) for call in calls]
     for call, found in zip(calls, together, strict=True):

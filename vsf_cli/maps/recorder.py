@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vsf_cli.attention.exact import attention_with_lse, masked_attention_with_lse
 from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
-from vsf_cli.methods import Context, Method, Whole
+from vsf_cli.methods import Context, JointTokens, Method
 from vsf_cli.models import family_of
 from vsf_cli.models.guided_model import bind_call
 from vsf_cli.models.patching import followed
@@ -142,10 +142,10 @@ class Recorder(Method):
         self._count(query, context)
         return output
 
-    def attend_whole(self, query: Tensor, whole: Whole) -> Tensor | None:
-        output = self._running.attend_whole(query, whole)
+    def attend_whole(self, query: Tensor, tokens: JointTokens) -> Tensor | None:
+        output = self._running.attend_whole(query, tokens)
         if output is not None:
-            self._count(whole.base.of(query), whole.context())
+            self._count(tokens.base.of(query), tokens.make_context())
         return output
 
     def attend_unguided(self, query: Tensor, context: Context, out: Tensor | None = None) -> Tensor:

@@ -19,7 +19,7 @@ from vsf_cli.methods.nag import NAG
 from vsf_cli.methods.nasa import NASA
 from vsf_cli.methods.none import NoGuidance
 from vsf_cli.methods.ong import ONG
-from vsf_cli.methods.tokens import Context, KeyValue, Span, TextGroup, Whole
+from vsf_cli.methods.tokens import Context, JointTokens, KeyValue, Span, TextGroup
 from vsf_cli.methods.variants import VARIANTS, resolved
 from vsf_cli.methods.vsf import VSF
 from vsf_cli.methods.wef import WEF
@@ -35,12 +35,12 @@ __all__ = [
     "WEF",
     "Angular",
     "Context",
+    "JointTokens",
     "KeyValue",
     "Method",
     "NoGuidance",
     "Span",
     "TextGroup",
-    "Whole",
     "method_named",
     "method_options",
     "resolved",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context, TextGroup, Whole
+    from vsf_cli.methods.tokens import Context, JointTokens, TextGroup
 
 __all__ = ["Method"]
 
@@ -159,12 +159,12 @@ class Method(ABC):
         context.write_unguided(query, out)
         return out
 
-    def attend_whole(self, query: "Tensor", whole: "Whole") -> "Tensor | None":
-        """Returns the attention of all rows of joint attention without a mask at once; None if that is not the way.
+    def attend_whole(self, query: "Tensor", tokens: "JointTokens") -> "Tensor | None":
+        """Returns the attention of all rows by one call; None if the method takes the tokens apart.
 
         Arguments:
             query: The queries of all rows, with shape (B, H, rows, D).
-            whole: The keys and values of all rows.
+            tokens: The keys and values of all rows.
         """
         return None
 

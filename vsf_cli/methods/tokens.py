@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from vsf_cli.attention.fused import FewKeys
 
-__all__ = ["Context", "KeyValue", "Span", "TextGroup", "Whole", "joined_span", "key_mask"]
+__all__ = ["Context", "JointTokens", "KeyValue", "Span", "TextGroup", "joined_span", "key_mask"]
 
 
 SHORT = 512
@@ -308,15 +308,18 @@ class Context:
 
 
 @dataclass
-class Whole:
-    """All tokens of a joint attention without a mask. Taking them apart takes a quarter of the time of a short one.
+class JointTokens:
+    """All tokens of a joint attention in which the model has no mask.
+
+    A context of them takes as long to make as a quarter of the attention to 200 tokens.
 
     Arguments:
         keys: The keys and values.
         base, groups: The positions of image and positive prompt, and of each group.
         progress: The fraction of all steps before this one.
-        shared, sized: What a method makes once for all attentions of a call, and for all calls of one size.
-        context: Takes them apart.
+        shared: What a method makes once for all attentions of a call.
+        sized: What it makes once for all calls with these sizes of prompts.
+        make_context: Returns a new context.
     """
 
     keys: KeyValue
@@ -325,11 +328,11 @@ class Whole:
     progress: "float | Tensor"
     shared: dict[Any, Any]
     sized: dict[Any, Any]
-    context: "Callable[[], Context]"
+    make_context: "Callable[[], Context]"
 
     @property
-    def is_short(self) -> bool:
-        """Whether the sequence is so short that calls take longer than their work, on a CPU."""
+    def are_few(self) -> bool:
+        """Whether there are at most `SHORT` tokens."""
         return self.keys.key.shape[2] <= SHORT
 
 

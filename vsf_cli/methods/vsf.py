@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vsf_cli.attention.fused import FewKeys, Strengths
-    from vsf_cli.methods.tokens import Context, Whole
+    from vsf_cli.methods.tokens import Context, JointTokens
 
 __all__ = ["VSF"]
 
@@ -222,7 +222,7 @@ class VSF(Method):
             return self._attend_everything(query, context, out)
         if context.image is None and (few := self._fused_keys(query, context.whole, context)) is not None:
             return self._attend_few_keys(query, context, few)
-        if context.image is None and self._is_flipped_at_once(query, context):
+        if context.image is None and self._crosses_at_once(query, context):
             return self._attend_flipped(query, context)
         if context.mask is None and has_lse(query, context.base.key, context.backend):
             return self._attend_in_parts(query, context, out)
@@ -230,26 +230,27 @@ class VSF(Method):
             return super().attend(query, context, out)
         return self._attend_at_once(query, context, out)
 
-    def attend_whole(self, query: "Tensor", whole: "Whole") -> "Tensor | None":
+    def attend_whole(self, query: "Tensor", tokens: "JointTokens") -> "Tensor | None":
         """One call with a dense mask, where that is the least work: a short sequence on a CPU."""
         import torch
 
         from vsf_cli.attention.exact import attention
 
-        key, value = whole.keys.key, whole.keys.value
-        if len(whole.groups) > 1 or not whole.is_short or not self._is_at_once(query):
+        if not self._is_at_once(query) or len(tokens.groups) > 1 or not tokens.are_few:
             return None
-        (negative,) = whole.groups
-        if (size := ("whole", key.dtype, *key.shape)) not in whole.sized:
-            context = whole.context()
+        key, value, (negative,) = tokens.keys.key, tokens.keys.value, tokens.groups
+        # A tensor of inference mode is of no use outside of it.
+        size = "whole", torch.is_inference_mode_enabled(), key.dtype, *key.shape
+        if size not in tokens.sized:
+            context = tokens.make_context()
             weights = context.negative.weights
             weights = None if weights is None else weights[:, None, :, None].to(value)
-            whole.sized[size] = dense_mask(context, whole.base, negative, self.beta), weights
-        mask, weights = whole.sized[size]
-        if "flip" not in whole.shared:
-            whole.shared["flip"] = -self.alpha_at(whole.progress)
+            tokens.sized[size] = dense_mask(context, tokens.base, negative, self.beta), weights
+        mask, weights = tokens.sized[size]
+        if "minus alpha" not in tokens.shared:
+            tokens.shared["minus alpha"] = -self.alpha_at(tokens.progress)
         own = negative.of(value)
-        flipped = whole.shared["flip"] * (own if weights is None else own * weights)
+        flipped = tokens.shared["minus alpha"] * (own if weights is None else own * weights)
         keys = torch.cat([key, negative.of(key)], dim=2)
         return attention(query, keys, torch.cat([value, flipped], dim=2), mask)
 
@@ -261,8 +262,8 @@ class VSF(Method):
             return False
         return self.attention_mask and not self._is_limited and self._has_finite_beta
 
-    def _is_flipped_at_once(self, query: "Tensor", context: "Context") -> bool:
-        """The same of cross attention."""
+    def _crosses_at_once(self, query: "Tensor", context: "Context") -> bool:
+        """Whether one call over all keys is the least work in cross attention."""
         plain = context.whole is not None and context.kept is None and context.negative.mask is None
         return plain and self._is_at_once(query)
 

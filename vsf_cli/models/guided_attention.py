@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsf_cli.attention.exact import attention
 from vsf_cli.errors import PatchError
-from vsf_cli.methods import Context, KeyValue, Method, TextGroup, Whole
+from vsf_cli.methods import Context, JointTokens, KeyValue, Method, TextGroup
 from vsf_cli.methods.tokens import Span, joined_span, key_mask
 from vsf_cli.models.checkpointing import check_checkpoints
 from vsf_cli.models.family import Order
@@ -83,9 +83,9 @@ def guided_attention(
         keys = KeyValue(key, value)
         make_context = partial(_context, state, rows, keys, mask, state.backend(backend), has_grid)
         if guides and order is not Order.CROSS and mask is None and state.bias is None:
-            known = state.progress, state.shared, state.sized
-            whole = Whole(keys, rows.queries, rows.groups, *known, make_context)
-            if (output := state.method.attend_whole(query, whole)) is not None:
+            once = state.progress, state.shared, state.sized
+            tokens = JointTokens(keys, rows.queries, rows.groups, *once, make_context)
+            if (output := state.method.attend_whole(query, tokens)) is not None:
                 return output
         context = make_context()
         attend_rows = state.method.attend if guides else state.method.attend_unguided
@@ -233,9 +233,9 @@ class _Rows:
         return cls(rows, rows, Span(0, images), Span(images, base), _spans(base, groups))
 
 
-def _rows_of(*sizes: Any) -> _Rows:
-    """Returns the positions, of which the attentions of a call have the same: they are made once."""
-    return _Rows.of(*sizes) if torch.compiler.is_compiling() else _known_rows(*sizes)
+def _rows_of(order: Order, *sizes: int) -> _Rows:
+    """Returns the positions; they are made once for all attentions of one size."""
+    return _Rows.of(order, *sizes) if torch.compiler.is_compiling() else _known_rows(order, *sizes)
 
 
 _known_rows = lru_cache(maxsize=64)(_Rows.of)

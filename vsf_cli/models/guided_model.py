@@ -181,7 +181,7 @@ class _GuidedCall:
     def __post_init__(self) -> None:
         model = unwrap(self.model)
         self._paths = {name: module for name, module in model.named_modules() if module in self.twins}
-        self._places = _places_of(model, self._paths)
+        self._modules = _modules_on(self._paths, model)
 
     def hooks(self) -> tuple[Callable[..., Any], Callable[..., None]]:
         """Returns the hooks before and after the model's `forward`."""
@@ -271,17 +271,17 @@ class _GuidedCall:
                 "attention processors were set inside the `with`, so that the negative prompt would be lost: set them before"
                 " it, and leave perturbed attention guidance out"
             )
-        if any(parent._modules.get(name) is not module for parent, name, module in self._places):
-            raise PatchError(
-                f"{self._replaced()} was replaced inside the `with`, and is not guided: change the model before it"
-            )
+        if path := self._replaced():
+            raise PatchError(f"{path} was replaced inside the `with`, and is not guided: change the model before it")
         if caller is not None:
             self._check_caller(caller, variables)
 
     def _replaced(self) -> str:
-        """Returns the path of the first guided attention that is no longer in its place."""
+        """Returns the path of the first guided attention that another module has; empty if there is none."""
+        if all(parent._modules.get(name) is module for parent, name, module in self._modules):
+            return ""
         model = unwrap(self.model)
-        return next(path for path, module in self._paths.items() if _at(model, path) is not module)
+        return next((path for path, module in self._paths.items() if _at(model, path) is not module), "")
 
     def _check_caller(self, caller: Any, variables: Mapping[str, Any]) -> None:
         """Raises an error if a pipeline is not the guided one, or has classifier-free guidance or a negative prompt, too."""
@@ -311,15 +311,15 @@ class _GuidedCall:
             self.padded_length = None  # Once is enough.
 
 
-def _places_of(model: nn.Module, paths: Iterable[str]) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Returns the modules on the way to paths, each with its parent and its name there."""
-    places = {}
+def _modules_on(paths: Iterable[str], model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Returns the modules on paths of a model, each behind its parent and its name there."""
+    modules = {}
     for path in paths:
-        parent, way = model, ""
+        parent, prefix = model, ""
         for name in path.split("."):
-            way, module = f"{way}.{name}", parent.get_submodule(name)
-            places[way], parent = (parent, name, module), module
-    return list(places.values())
+            prefix, module = f"{prefix}.{name}", parent.get_submodule(name)
+            modules[prefix], parent = (parent, name, module), module
+    return list(modules.values())
 
 
 def _at(model: nn.Module, path: str) -> nn.Module | None:

@@ -108,7 +108,7 @@ class GuidanceState:
         default_backend: The attention backend of diffusers for processors without one of their own.
         bias: What folded padding adds to the logits of the positive prompt's keys, with shape (1, 1, 1, P); None: nothing.
         shared: What the method makes once for all attentions of the call.
-        sized: What it makes once for all calls of one size.
+        sized: What it makes once for all calls with these sizes of prompts.
         gradients: Whether the call is differentiated, so that no part of it may run again unseen.
     """
 
@@ -150,7 +150,7 @@ class GuidanceState:
         positives = text.shape[1] + (self.method.copies - 1) * sum(longest[:1])
         sizes = references, positives, *longest
         if self.counts is None or self.counts.device != device or self.counts.shape[:-1] != sizes:
-            self.counts = torch.empty(*sizes, 0, device=device)
+            self.counts, self.sized = torch.empty(*sizes, 0, device=device), {}
             for axis in range(len(sizes)):
                 torch._dynamo.maybe_mark_dynamic(self.counts, axis)
         self.default_backend = _active_backend()

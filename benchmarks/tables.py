@@ -111,8 +111,12 @@ def evaluation(name: str, *arms: str) -> str:
 def evaluated(row: Mapping[str, Any]) -> list[str]:
     """The cells of a method in a report of `vsf eval`."""
     shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("positive", "negative")]
-    chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
-    return [row["label"], *shares, f"{row['both']:.3f}", f"{row['quality']:.3f}", chance]
+    return [row["label"], *shares, f"{row['both']:.3f}", f"{row['quality']:.3f}", p_value(row["both_p"])]
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with one digit; empty for what is tested against."""
+    return "" if value is None else f"{value:.1g}"
 
 
 def families() -> str:
@@ -140,9 +144,8 @@ def contrast(name: str, *arms: str) -> str:
     rows = []
     for row in (entry(result(name)["rows"], arm) for arm in arms):
         shares = [spread(row[kind], row[f"{kind}_interval"]) for kind in ("both", "rest", "all")]
-        chance = "" if row["all_p"] is None else f"{row['all_p']:.1g}"
         rates = [f"{row[kind]:.3f}" for kind in ("positive", "negative")]
-        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], chance])
+        rows.append([row["label"], *rates, shares[0], f"{row['quality']:.3f}", *shares[1:], p_value(row["all_p"])])
     return table(head, rows)
 
 
@@ -253,11 +256,8 @@ def score() -> str:
 
 
 def compared(name: str) -> str:
-    """The same of several methods."""
-    rows = []
-    for row in result(name)["rows"]:
-        chance = "" if row["both_p"] is None else f"{row['both_p']:.1g}"
-        rows.append([row["label"], *scored(row), chance])
+    """Methods that `training.score` compared."""
+    rows = [[row["label"], *scored(row), p_value(row["both_p"])] for row in result(name)["rows"]]
     kinds = ["object right", "part absent", "part damaged", "both", "quality", "p of both against VSF"]
     return table(["method", *kinds], rows)
 

@@ -14,6 +14,7 @@ STAGES = {
     "autoencoder": "reconstruction",
     "base": "flow matching",
     "student": "distillation",
+    "distilled": "distillation",
     "lora": "distillation",
     "judge": "judge",
     "judge-2": "judge",

@@ -31,7 +31,7 @@ from vsf_cli.toy.image_recipe import (
 )
 from vsf_cli.toy.scenes import Scene, caption, sample_part_alone, sample_scene
 
-__all__ = ["IMAGE_DRAWING", "IMAGE_MODELS", "FluxModel", "SD3Model", "load_tokenizers"]
+__all__ = ["IMAGE_DRAWING", "IMAGE_MODELS", "FluxModel", "SD3Model", "load_tokenizers", "special_ids"]
 
 PART_ALONE = 0.12
 WORDS_ALONE = 0.5
@@ -67,14 +67,18 @@ def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, PreTrainedTokenizerFas
     return CLIPTokenizer.from_pretrained(paths[0]), PreTrainedTokenizerFast.from_pretrained(paths[1])
 
 
+def special_ids(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """The special tokens of CLIP, as its text encoder's configuration takes them."""
+    return {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+
+
 class SD3Encoders(nn.Module):
     """Two CLIP encoders and T5, joined as `StableDiffusion3Pipeline` joins them."""
 
     def __init__(self, clip_tokenizer: CLIPTokenizer, t5_tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
-        special = {name: getattr(clip_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        self.clip = build_clip(len(clip_tokenizer), **special)
-        self.clip_2 = build_clip(len(clip_tokenizer), **special)
+        self.clip = build_clip(len(clip_tokenizer), **special_ids(clip_tokenizer))
+        self.clip_2 = build_clip(len(clip_tokenizer), **special_ids(clip_tokenizer))
         self.t5 = build_t5(len(t5_tokenizer))
 
     def forward(self, clip_ids: Tensor, t5_ids: Tensor) -> Tensor:

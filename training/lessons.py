@@ -4,6 +4,7 @@ Flow matching learns the mean of all scenes that fit a caption from samples that
 mean already, so that a small model comes far on a CPU.
 """
 
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +21,7 @@ from training.command import say
 from training.examples import Examples, caption_batches
 from training.flow import STUDENT_EMPTY_CAPTIONS, FlowModel, Settings, column
 from training.loop import autocast
+from vsf_cli.errors import RequestError
 
 __all__ = ["Lessons", "Teacher"]
 
@@ -52,8 +55,16 @@ class Teacher:
         own = self.model.grid
         substeps = max(1, (len(own) - 1) // (len(grid) - 1))
         if len(own[::substeps]) != len(grid) or not torch.allclose(own[::substeps], grid):
-            raise ValueError(f"the sigmas {grid.tolist()} are not some of the teacher's, {own.tolist()}")
+            raise ValueError(f"the sigmas are {grid.tolist()}, but must be every {substeps}. of the teacher's {own.tolist()}")
         return own.unfold(0, substeps + 1, substeps)
+
+    def fingerprint(self) -> str:
+        """The SHA-256 of its weights."""
+        digest = hashlib.sha256()
+        for module in (self.transformer, self.encoders):
+            for tensor in module.state_dict().values():
+                digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def velocity(self, noised: Tensor, path: Tensor, tokens: tuple[Tensor, ...]) -> Tensor:
@@ -85,7 +96,7 @@ class Lessons:
     velocity: Tensor
 
     @classmethod
-    def of(cls, teacher: Teacher, grid: Tensor, examples: Examples, count: int, folder: Path, settings: Settings) -> "Lessons":
+    def of(cls, teacher: Teacher, grid: Tensor, examples: Examples, count: int, settings: Settings) -> "Lessons":
         """Writes lessons into files of a folder, of which those that are there already stay.
 
         Arguments:
@@ -93,18 +104,23 @@ class Lessons:
             grid: The sigmas of the model that learns, from 1 to 0.
             examples: The scenes.
             count: The number of lessons, rounded up to whole files.
-            folder: The folder.
-            settings: The device, the workers that make captions, and whether the teacher's blocks are compiled.
+            settings: The folder, the device, the workers that make captions, and whether the teacher's blocks are compiled.
+
+        Raises:
+            RequestError: If there are lessons of another teacher, of other sigmas or of other scenes.
         """
         prepare(teacher.model.blocks(teacher.transformer), teacher.model.processor, "fused", settings.compiled)
-        files = [folder / f"lessons-{number:03}.safetensors" for number in range(-(-count // CHUNK))]
+        files = [settings.folder / f"lessons-{number:03}.safetensors" for number in range(-(-count // CHUNK))]
+        facts = {"teacher": teacher.fingerprint(), "sigmas": str(grid.tolist()), "scenes": str(len(examples.scenes))}
+        for file in filter(Path.exists, files):
+            _check_facts(file, facts)
         for number, file in enumerate(files):
             if not file.exists():
                 say(f"lesson {number * CHUNK} of {len(files) * CHUNK}")
                 batches = islice(_batches(teacher, number, grid, examples, settings), CHUNK // BATCH)
                 columns = [torch.cat(tensors).cpu() for tensors in zip(*batches, strict=True)]
                 partial = file.with_suffix(".partial")
-                save_file(dict(zip(cls.names(), columns, strict=True)), partial)
+                save_file(dict(zip(cls.names(), columns, strict=True)), partial, facts)
                 partial.replace(file)
         stored = [load_file(file) for file in files]
         return cls(*(torch.cat([each[name] for each in stored]) for name in cls.names()))
@@ -120,10 +136,18 @@ class Lessons:
         return tuple(getattr(self, name)[rows].to(device) for name in self.names())
 
 
+def _check_facts(file: Path, facts: dict[str, str]) -> None:
+    with safe_open(file, "pt") as opened:
+        found = opened.metadata() or {}
+    for name, value in facts.items():
+        if found.get(name) != value:
+            raise RequestError(f"{file} has lessons with {name} {found.get(name)}, but not {value}: give another --folder")
+
+
 def _batches(
     teacher: Teacher, number: int, grid: Tensor, examples: Examples, settings: Settings
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Makes batches of lessons without end. They depend on the number of their file alone."""
+    """Makes batches of lessons without end, with random numbers of their own for each file."""
     device, paths = settings.device, teacher.paths(grid)
     captions = caption_batches(
         f"lessons {number}", teacher.model, examples.scenes, BATCH, STUDENT_EMPTY_CAPTIONS, 0, settings.workers, device

@@ -23,8 +23,10 @@ from torch import Tensor
 from training.command import run, say
 from training.flow import FlowModel
 from training.image_autoencoder import normalised_latents, pixels
-from training.image_flow import IMAGE_MODELS
+from training.image_flow import IMAGE_MODELS, load_tokenizers
 from training.loop import render
+from training.train_images import SHIPPED
+from vsf_cli.errors import RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.loading.pipelines import load
 from vsf_cli.maps.data import Maps, Selection
@@ -96,13 +98,10 @@ def _points(values: np.ndarray, region: np.ndarray) -> float:
     return float(region.ravel()[values.argmax()])
 
 
-def _trained_model(pipe: Any) -> FlowModel:
-    """The model of a pipeline as the trainer sees it."""
-    return IMAGE_MODELS[family_of(pipe).name]((pipe.tokenizer, pipe.tokenizer_2), pipe.transformer.config.num_attention_heads)
-
-
 @torch.no_grad()
-def _record(pipe: Any, preset: Preset, question: Question, prompt: str, latents: Tensor, noise: Tensor) -> Maps:
+def _record(
+    pipe: Any, model: FlowModel, preset: Preset, question: Question, prompt: str, latents: Tensor, noise: Tensor
+) -> Maps:
     """The maps of one question, each step from the true scene at that step's noise."""
     family = family_of(pipe)
     special = bool(preset.method.get("special_tokens", True))
@@ -111,22 +110,23 @@ def _record(pipe: Any, preset: Preset, question: Question, prompt: str, latents:
     recorder.special_tokens = special
     others = [None] * sum(name.startswith("text_encoder_") for name in pipe.components)
     text = pipe.encode_prompt(prompt, *others, max_sequence_length=preset.max_sequence_length)[0]
-    model = _trained_model(pipe)
     with recorder.recording(pipe), guided(pipe, question.part, recorder):
-        for sigma in model.grid[:-1]:
+        for sigma in pipe.scheduler.sigmas[:-1]:
             model.velocity(pipe.transformer, torch.lerp(latents, noise, sigma), sigma[None], text)
     return recorder.maps()
 
 
 def localise(pipe: Any, preset: Preset, questions: list[Question]) -> Iterator[dict[str, np.ndarray]]:
     """The maps of each question, by name, with the axes (step, block, row, column)."""
+    model = IMAGE_MODELS[family_of(pipe).name](load_tokenizers(SHIPPED), pipe.transformer.config.num_attention_heads)
+    _set_sigmas(pipe, preset.num_inference_steps)
     chance = np.random.default_rng(0)
     for number, question in enumerate(questions):
         with torch.no_grad():
             latents = normalised_latents(pipe.vae, pixels(render([question.scene])))
         noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(number))
-        plain = _record(pipe, preset, question, question.prompt, latents, noise)
-        naming = _record(pipe, preset, question, question.naming, latents, noise)
+        plain = _record(pipe, model, preset, question, question.prompt, latents, noise)
+        naming = _record(pipe, model, preset, question, question.naming, latents, noise)
         maps = {
             "share": plain.share,
             "negative": plain.word(question.part),
@@ -137,12 +137,27 @@ def localise(pipe: Any, preset: Preset, questions: list[Question]) -> Iterator[d
         }
 
 
+def _set_sigmas(pipe: Any, steps: int) -> None:
+    """Sets the sigmas of a run, as the pipeline does."""
+    if family_of(pipe).name == "flux":
+        pipe.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / steps, steps).tolist())
+    else:
+        pipe.scheduler.set_timesteps(steps)
+
+
 def _scores(values: np.ndarray, region: np.ndarray) -> tuple[float, float]:
     return area(values, region), _points(values, region)
 
 
 def measure(preset: Preset, split: Split, count: int) -> dict[str, Any]:
-    """The area under the ROC curve and the pointing accuracy of each map, per step (mean of blocks) and per block."""
+    """The area under the ROC curve and the pointing accuracy of each map, per step (mean of blocks) and per block.
+
+    Raises:
+        RequestError: If the preset is not of an image model with drawn scenes.
+    """
+    if preset.family not in IMAGE_MODELS:
+        known = " and ".join(IMAGE_MODELS)
+        raise RequestError(f"preset {preset.name} is of family {preset.family}, but maps are measured of {known}")
     pipe = load(preset.model, preset.dtype)
     questions = sample_questions(split, count, IMAGE_TOKENS_SIDE)
     rows: dict[str, list[dict[str, list[tuple[float, float]]]]] = {name: [] for name in MAPS}
@@ -167,7 +182,7 @@ def measure(preset: Preset, split: Split, count: int) -> dict[str, Any]:
         "model": preset.model,
         "split": split,
         "scenes": count,
-        "sigmas": [round(float(sigma), 4) for sigma in _trained_model(pipe).grid[:-1]],
+        "sigmas": [round(float(sigma), 4) for sigma in pipe.scheduler.sigmas[:-1]],
         "region": f"tokens covered by {COVERED:g} or more; mean {np.mean([one.region.mean() for one in questions]):.3f} of all",
         "dtype": preset.dtype,
         **versions(),

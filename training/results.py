@@ -23,7 +23,9 @@ from vsf_cli.bench.report import conditions
 
 __all__ = [
     "add_training_options",
+    "budget",
     "export_pipeline",
+    "positive",
     "prefixed",
     "sample_sheet",
     "settings_from",
@@ -32,8 +34,8 @@ __all__ = [
 ]
 
 
-def add_training_options(parser: ArgumentParser) -> None:
-    """Adds the options that images and videos share."""
+def add_training_options(parser: ArgumentParser, rehearses: bool = True) -> None:
+    """Adds the options that all trainings share; `rehearses` says whether this one tries its stages first."""
     parser.add_argument("--folder", type=Path, required=True, help="folder of the checkpoints")
     parser.add_argument("--results", type=Path, help="folder of weights, report and samples; default: that of --folder")
     parser.add_argument("--export", type=Path, help="folder for pipelines; those of the package are in vsf_cli/toy/weights")
@@ -43,8 +45,9 @@ def add_training_options(parser: ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2), help="processes that draw scenes")
     parser.add_argument("--attention", choices=list(ATTENTIONS), help="default: fused on cuda, written on the cpu")
     parser.add_argument("--no-compile", action="store_true", help="do not compile the blocks")
-    parser.add_argument("--no-rehearsal", action="store_true", help="do not try three steps of each stage first")
-    parser.add_argument("--rate", type=float, default=1.0, help="a factor of the base model's learning rates")
+    if rehearses:
+        parser.add_argument("--no-rehearsal", action="store_true", help="do not try three steps of each stage first")
+    parser.add_argument("--rate", type=float, default=1.0, help="a factor of the learning rates, but for a student's")
     parser.add_argument("--deadline", type=float, default=float("inf"), help="seconds after which budgets of seconds end")
 
 
@@ -60,7 +63,7 @@ def settings_from(options: Namespace, folder: Path) -> Settings:
         device,
         folder,
         options.batch,
-        options.student_batch,
+        getattr(options, "student_batch", 0),
         options.micro,
         options.workers,
         options.attention or ("fused" if device.type == "cuda" else "written"),
@@ -77,6 +80,15 @@ def budget(text: str) -> Budget:
         return Budget.parse(text)
     except ValueError as error:
         raise ArgumentTypeError(f"'{text}' is not a budget: give steps (9000) or seconds (220s)") from error
+
+
+def positive(text: str) -> int:
+    """The number of an option that is at least 1."""
+    from argparse import ArgumentTypeError
+
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is not a number of 1 or more")
+    return int(text)
 
 
 def prefixed(**modules: nn.Module) -> dict[str, Tensor]:

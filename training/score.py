@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.progress import track
 
 from training.command import run, say
-from vsf_cli.errors import VSFError
+from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.variants import BASELINE, choose_variants, load_variants
 from vsf_cli.generation.guided import guided
 from vsf_cli.generation.plan import request_of
 from vsf_cli.loading.pipelines import load
 from vsf_cli.media.metadata import versions
-from vsf_cli.methods import Method, method_named
+from vsf_cli.methods import Method, method_named, method_options
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Preset, Settings, load_preset
 from vsf_cli.toy.judge import Judge
@@ -181,11 +181,22 @@ def _method_of(options: argparse.Namespace, preset: Preset) -> Method:
 
 
 def _methods_of(options: argparse.Namespace, preset: Preset) -> dict[str, tuple[str, Method]]:
-    """The methods of a file by their names, each with its label."""
+    """The methods of a file by their names, each with its label.
+
+    Raises:
+        RequestError: If one has more than a method and its numbers.
+    """
     methods = {}
     for variant in choose_variants(load_variants(options.methods_file), options.method or "all", preset):
-        settings = Settings({"preset": options.preset, **variant.settings})
+        settings = Settings({"preset": options.preset, **variant.settings}, {})
         request, _ = request_of(Texts("a bike", ("wheels",)), 0, settings, (), preset.video)
+        others = [key for key in variant.settings if key != "method" and key not in method_options()]
+        told = [name for name in ("keeps", "names_kept") if getattr(variant, name)]
+        chosen = ["alpha"] if request.chooses else []
+        if more := [*others, *told, *chosen]:
+            raise RequestError(
+                f"{options.methods_file}: {variant.name}.{more[0]} is not a number of a method: compare it by 'vsf eval run'"
+            )
         methods[variant.name] = variant.label, request.guidance
     return methods
 

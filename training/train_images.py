@@ -31,6 +31,7 @@ from training.results import (
     add_training_options,
     budget,
     export_pipeline,
+    positive,
     prefixed,
     sample_sheet,
     settings_from,
@@ -55,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder", type=budget, metavar="BUDGET", help="train it and the tokenizers too")
     parser.add_argument("--base", type=budget, metavar="BUDGET", default=Budget(9000))
     parser.add_argument("--student", type=budget, metavar="BUDGET", default=Budget(600))
-    parser.add_argument("--scenes", type=int, default=40_000)
-    parser.add_argument("--batch", type=int, default=1024, help="samples of a step of the base model")
-    parser.add_argument("--student-batch", type=int, default=512)
+    parser.add_argument("--scenes", type=positive, default=40_000)
+    parser.add_argument("--batch", type=positive, default=1024, help="samples of a step of the base model")
+    parser.add_argument("--student-batch", type=positive, default=512)
     return parser
 
 

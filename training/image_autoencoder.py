@@ -13,7 +13,7 @@ from training.loop import Budget, Checkpoint, autocast, minimize, render, steps
 from vsf_cli.toy.image_recipe import build_autoencoder
 from vsf_cli.toy.scenes import sample_part_alone, sample_scene
 
-__all__ = ["normalised_latents", "pixels", "reconstruction_loss", "scale_penalty", "train_autoencoder"]
+__all__ = ["normalised_latents", "pixels", "reconstruction_loss", "scale_penalty", "silence", "train_autoencoder"]
 
 SCENES = 16_000
 CROP = 64
@@ -56,6 +56,13 @@ def _crops(images: np.ndarray, rng: random.Random) -> Tensor:
     return pixels(np.stack(chosen))
 
 
+@torch.no_grad()
+def silence(model: AutoencoderKL) -> None:
+    """Makes the encoder's distribution a point: its variance is not trained, and would be noise in an image that is edited."""
+    for parameter, value in ((model.encoder.conv_out.weight, 0.0), (model.encoder.conv_out.bias, -30.0)):
+        parameter[parameter.shape[0] // 2 :] = value
+
+
 def train_autoencoder(folder: Path, budget: Budget, device: torch.device) -> AutoencoderKL:
     """Trains the autoencoder, or continues from the checkpoint in `folder`.
 
@@ -84,6 +91,7 @@ def train_autoencoder(folder: Path, budget: Budget, device: torch.device) -> Aut
 
     model.load_state_dict(checkpoint.averaged("vae"), strict=False)
     model.eval()
+    silence(model)
     with torch.no_grad():
         batches = [pixels(images[start : start + 64]).to(device) for start in range(0, MEASURED, 64)]
         latents = torch.cat([model.encode(batch).latent_dist.mean for batch in batches])

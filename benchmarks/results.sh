@@ -9,6 +9,7 @@
 #     auto, auto-clips: docs/auto.md        contrast, contrast-clips, settings: docs/contrast.md
 #     score: docs/embedded-models.md        options: docs/methods.md
 #     localise: docs/maps.md                video, video-settings: docs/video.md
+#     flux: docs/flux.md
 # TRIALS and ABLATION_TRIALS are the trials of each method and of each ablation, LIMIT the prompts of a trial. Not made here:
 # auto-by-eye.json and auto-clips-by-eye.json of docs/results, which are of labels by eye (docs/labels).
 set -eu
@@ -116,6 +117,22 @@ localise() {
     cp "$out/localise.json" $keep
 }
 
+flux() {
+    flux="--preset tiny-flux-schnell"
+    vsf eval sweep scenes-dev $flux --methods-file benchmarks/flux.toml --method vsf,vsf-double,vsf-single,public-code,nag,nag-trimmed \
+        --trials "$trials" --limit "$limit" --storage "$out/flux.db" -q
+    vsf eval tradeoff "$out/flux.db" --first "$trials" -o "$out/flux-tradeoff" --quality 0.8
+    cp "$out/flux-tradeoff/both.json" $keep/flux-trials.json
+    compare="python -m training.score $flux --split test --pairs 600 --json --methods-file"
+    made "$out/flux.json" $compare benchmarks/flux.toml
+    # Another search chooses other numbers.
+    cmp -s "$out/flux-tradeoff/chosen.toml" "$out/flux-chosen.toml" || rm -f "$out/flux-searched.json"
+    cp "$out/flux-tradeoff/chosen.toml" "$out/flux-chosen.toml"
+    made "$out/flux-searched.json" $compare "$out/flux-chosen.toml"
+    made "$out/localise-flux.json" python -m training.localise $flux --scenes 200 --json
+    cp "$out/flux.json" "$out/flux-searched.json" "$out/localise-flux.json" $keep
+}
+
 video() {
     evaluate video scenes-video clips $of_clips --method none,nag,nag-clips,vsf
     # The paper's Appendix A.1: frames of a clip by each method
@@ -132,7 +149,7 @@ if [ "${1:-}" = --part ]; then
     "$(echo "$2" | tr - _)"
     exit
 fi
-all="table search auto auto-clips contrast contrast-clips settings options score localise video video-settings"
+all="table search auto auto-clips contrast contrast-clips settings options score localise flux video video-settings"
 [ $# -gt 0 ] || set -- $all
 for part in "$@"; do
     case " $all " in

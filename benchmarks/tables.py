@@ -183,6 +183,29 @@ def clips_by_eye() -> str:
     return table(["method", "runs", "by", *rates.values(), "both, by the judge that chose"], rows)
 
 
+def flux_by_eye() -> str:
+    """What two readers see in images of the small Flux, unguided and guided."""
+    labels = read_labels(ROOT / "docs" / "labels" / "check-flux")
+    rows = []
+    for (method, title), (reader, shown) in product(
+        {"none": "none", "vsf": "VSF in all blocks"}.items(), {"label": "shown", "second": "shown_second"}.items()
+    ):
+        seen = [(row[shown] == "yes", row[reader]) for row in labels if row["method"] == method]
+        count, both = len(seen), sum(right and state == "absent" for right, state in seen)
+        sums = [sum(right for right, _ in seen), *(sum(state == one for _, state in seen) for one in STATES[1:])]
+        name = "a reader" if reader == "label" else "another reader"
+        rows.append(
+            [
+                title,
+                name,
+                str(count),
+                *(f"{number / count:.2f}" for number in sums),
+                spread(both / count, wilson_interval(both, count)),
+            ]
+        )
+    return table(["method", "by", "images", "object right", "part absent", "part damaged", "both"], rows)
+
+
 def strengths_by_eye() -> str:
     """What readers see in clips at each strength, by their labels."""
     seen: dict[float, list[tuple[bool, str]]] = {}
@@ -464,6 +487,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "by-eye": by_eye,
     "clips-by-eye": clips_by_eye,
     "strengths-by-eye": strengths_by_eye,
+    "flux-by-eye": flux_by_eye,
     "judges": judges,
     "judged-states": judged_states,
     "chosen": chosen,

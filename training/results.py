@@ -122,7 +122,7 @@ def export_pipeline(pipe: DiffusionPipeline, path: Path, vocabulary: list[str]) 
     shutil.rmtree(path, ignore_errors=True)
     pipe.to("cpu", torch.bfloat16).save_pretrained(path, safe_serialization=True)
     for file in path.rglob("*.json"):
-        # diffusers notes the folder that a part was loaded from.
-        lines = file.read_text("utf-8").splitlines(keepends=True)
-        file.write_text("".join(line for line in lines if '"_name_or_path"' not in line), "utf-8")
+        # diffusers notes the folder that a part was loaded from, and newer versions of transformers a name of their own.
+        lines = (line for line in file.read_text("utf-8").splitlines(keepends=True) if '"_name_or_path"' not in line)
+        file.write_text("".join(lines).replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'), "utf-8")
     (path / "vocabulary.txt").write_text("\n".join(vocabulary) + "\n", "utf-8")

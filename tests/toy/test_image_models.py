@@ -1,5 +1,7 @@
+import json
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +39,7 @@ MEGABYTE = 1e6
         ("tiny-sd3/tokenizer_3", "T5"),
         ("tiny-wan/tokenizer", "T5"),
         ("tiny-sd3-turbo/tokenizer", "CLIP"),
+        ("tiny-flux-schnell/tokenizer_2", "T5"),
     ],
 )
 def test_words_are_the_same_in_any_case_and_between_any_signs(folder: str, kind: str) -> None:
@@ -118,21 +121,44 @@ def test_pairs_are_fixed_and_do_not_name_their_part() -> None:
         pairs("dev", 100_000)
 
 
-@pytest.mark.parametrize("name", ["tiny-sd3", "tiny-sd3-turbo"])
-def test_the_embedded_models_are_small_and_of_the_real_classes(name: str) -> None:
+SD3 = {
+    "transformer": "SD3Transformer2DModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModelWithProjection",
+    "text_encoder_3": "T5EncoderModel",
+}
+FLUX = {
+    "transformer": "FluxTransformer2DModel",
+    "vae": "AutoencoderKL",
+    "text_encoder": "CLIPTextModel",
+    "text_encoder_2": "T5EncoderModel",
+}
+
+
+@pytest.mark.parametrize(("name", "parts"), [("tiny-sd3", SD3), ("tiny-sd3-turbo", SD3), ("tiny-flux-schnell", FLUX)])
+def test_the_embedded_models_are_small_and_of_the_real_classes(name: str, parts: dict[str, str]) -> None:
     folder = source_of(f"builtin:{name}").folder
     assert folder is not None
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
     assert sum(path.stat().st_size for path in files) < 20 * MEGABYTE
     pipe = load(f"builtin:{name}", "float32")
-    assert {part: type(getattr(pipe, part)).__name__ for part in ("transformer", "vae", "text_encoder", "text_encoder_3")} == {
-        "transformer": "SD3Transformer2DModel",
-        "vae": "AutoencoderKL",
-        "text_encoder": "CLIPTextModelWithProjection",
-        "text_encoder_3": "T5EncoderModel",
-    }
+    assert {part: type(getattr(pipe, part)).__name__ for part in parts} == parts
     assert vocabulary_of(f"builtin:{name}") == set(vocabulary())
+
+
+@pytest.mark.parametrize("name", ["tiny-sd3", "tiny-sd3-turbo", "tiny-flux-schnell"])
+def test_an_image_that_is_edited_gets_no_noise_of_the_autoencoder(name: str) -> None:
+    """Pipelines draw from the encoder's distribution, and what a mask keeps is decoded as it was drawn."""
+    vae = load(f"builtin:{name}", "float32").vae
+    with torch.no_grad():
+        latents = vae.encode(torch.rand(1, 3, 96, 96) * 2 - 1).latent_dist
+    assert latents.std.max() < 1e-6 and latents.mean.std() > 0.1
+
+
+def test_all_weights_together_are_below_60_megabytes() -> None:
+    files = [path for path in builtin_path("").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60 * MEGABYTE
 
 
 def test_the_steps_of_the_default_preset_are_all_of_use() -> None:
@@ -147,13 +173,45 @@ def test_every_known_word_is_one_token_of_each_encoder() -> None:
         assert len(pipe.tokenizer(word).input_ids) == 3 and len(pipe.tokenizer_3(word).input_ids) == 2, word
 
 
-def test_guidance_removes_parts_and_keeps_objects() -> None:
-    preset = load_preset("tiny-sd3-turbo")
+@pytest.mark.parametrize("name", ["tiny-sd3-turbo", "tiny-flux-schnell"])
+def test_guidance_removes_parts_and_keeps_objects(name: str) -> None:
+    preset = load_preset(name)
     plain = measure(preset, NoGuidance(), 0.0, "dev", 20)["rates"]
     guided = measure(preset, preset.guidance(), 0.0, "dev", 20)["rates"]
     assert plain["positive"] >= 0.9
     assert guided["positive"] >= 0.85
     assert guided["negative"] >= 0.55 >= plain["negative"] + 0.2
+
+
+def test_methods_of_a_file_are_compared_on_the_same_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "methods.toml").write_text(
+        '[none]\nlabel = "nothing"\nmethod = "none"\n[vsf]\nmethod = "vsf"\n[off]\nmethod = "vsf"\nbeta = inf\n'
+    )
+    arguments = ["score", "--pairs", "20", "--methods-file", str(tmp_path / "methods.toml")]
+    monkeypatch.setattr("sys.argv", [*arguments, "--json"])
+    main()
+    report = json.loads(capsys.readouterr().out)
+    none, vsf, off = report["rows"]
+    preset = load_preset("tiny-sd3-turbo")
+    rates = measure(preset, preset.guidance(), 0.0, "dev", 20)["rates"]
+    assert {key: vsf[key] for key in rates} == {key: list(one) if isinstance(one, tuple) else one for key, one in rates.items()}
+    assert none["label"] == "nothing" and {key: none[key] for key in rates} == {key: off[key] for key in rates}
+    assert vsf["both_p"] is None and none["both_p"] == off["both_p"] < 0.05 and vsf["negative"] > none["negative"]
+
+    refused = {
+        "--alpha": "leave out --alpha",
+        "keeps = true": "vsf.keeps is not a number",
+        "steps = 2": "vsf.steps is not a number",
+    }
+    refused['alpha = "auto"'] = "vsf.alpha is not a number of a method: compare it by 'vsf eval run'"
+    for wrong, message in refused.items():
+        (tmp_path / "methods.toml").write_text(f"[vsf]\nmethod = 'vsf'\n{wrong if '=' in wrong else ''}\n")
+        monkeypatch.setattr("sys.argv", arguments if "=" in wrong else [*arguments, wrong, "3"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 6 and message in capsys.readouterr().err
 
 
 def test_a_score_of_no_pairs_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

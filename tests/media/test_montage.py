@@ -58,6 +58,7 @@ def test_labels_come_from_metadata() -> None:
     assert label_of(metadata, "alpha,seed,negative") == "alpha 2.5, seed 7, against wheels"
     assert label_of(describe(Request("a bike", "owner/name", 7).to_json()), "alpha") == "no guidance"
     assert label_of(None, "alpha") == "?"
+    assert label_of(None, "") == label_of(metadata, "") == ""
     request = {**Request("a bike", "owner/name", 7).to_json(), "guidance_scale": 2.0}
     kept = describe({**request, "negative": ["wheels"], "keep": ["a hat", "a flag"]})
     assert label_of(kept, "method,negative,keep") == "VSF, against wheels, keeping a hat, a flag"

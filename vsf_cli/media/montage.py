@@ -161,6 +161,8 @@ def shorten(text: str, width: int, measure: Callable[[str], float] = text_width)
 
 def label_of(description: dict[str, Any] | None, field: str) -> str:
     """Returns the label of an image: fields of its request or hyper-parameters of its method, joined by commas."""
+    if not field:
+        return ""
     if "," in field:
         return ", ".join(filter(None, (label_of(description, name.strip()) for name in field.split(","))))
     if description is None:
@@ -195,7 +197,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=5)
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument(
-        "--label", default="alpha", help="alpha, beta, seed, method, prompt, negative, ..., or several: alpha,beta"
+        "--label", default="alpha", help="alpha, beta, seed, method, prompt, negative, ..., several: alpha,beta, or none: ''"
     )
     options = parser.parse_args()
     if options.columns < 1 or options.scale < 1:

@@ -32,8 +32,8 @@ make "$car" $flux --neg wheels --seed 1..8 -o "$out/flux/all-{seed}.png"
 make "$car" $flux --neg wheels --guided-blocks 1..2 --seed 1..8 -o "$out/flux/double-{seed}.png"
 make "$car" $flux --neg wheels --guided-blocks 1..2 --reference-layout --alpha 3.5 --beta 0 --stop 1 --seed 1..8 -o "$out/flux/public-{seed}.png"
 make "$car" $flux --neg wheels --method nag-flux --seed 1..8 -o "$out/flux/nag-{seed}.png"
-montage flux-strip "$out"/flux/{none,all,double,public,nag}-{1..8}.png --columns 8 --scale 1 --label method,guided_blocks,reference_layout
+montage flux-strip "$out"/flux/{none,all,double,public,nag}-{1..8}.png --columns 8 --scale 1 --label seed
 for blocks in 1..2 3..7; do
     vsf attn-map "$car" $flux --neg wheels --seed 1 --blocks $blocks -o "$out/flux-maps-$blocks" --exists overwrite --quiet
 done
-montage flux-maps "$out"/flux-maps-{1..2,3..7}/grid.png --columns 1 --scale 1
+montage flux-maps "$out"/flux-maps-{1..2,3..7}/grid.png --columns 1 --scale 1 --label ""

@@ -125,7 +125,8 @@ def test_presets_say_what_the_results_say() -> None:
     score = json.loads(read(ROOT / "docs" / "results" / "score.json"))
     rates = {name: score[name]["rates"] for name in ("vsf", "none")}
     video = {row["arm"]: row for row in json.loads(read(ROOT / "docs" / "results" / "video.json"))["rows"]}
-    for preset, found in {"tiny-sd3-turbo": rates, "tiny-wan-causvid": video}.items():
+    flux = {row["arm"]: row for row in json.loads(read(ROOT / "docs" / "results" / "flux.json"))["rows"]}
+    for preset, found in {"tiny-sd3-turbo": rates, "tiny-wan-causvid": video, "tiny-flux-schnell": flux}.items():
         measured = load_preset(preset).measured
         for name in ("vsf", "none"):
             for kind in ("positive", "negative"):

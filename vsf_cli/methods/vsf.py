@@ -249,9 +249,10 @@ class VSF(Method):
         mask, weights = tokens.sized[size]
         if "minus alpha" not in tokens.shared:
             tokens.shared["minus alpha"] = -self.alpha_at(tokens.progress)
-        own = negative.of(value)
+        start, length = negative.start, negative.stop - negative.start
+        own = value.narrow(2, start, length)
         flipped = tokens.shared["minus alpha"] * (own if weights is None else own * weights)
-        keys = torch.cat([key, negative.of(key)], dim=2)
+        keys = torch.cat([key, key.narrow(2, start, length)], dim=2)
         return attention(query, keys, torch.cat([value, flipped], dim=2), mask)
 
     def _is_at_once(self, query: "Tensor") -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,9 +76,10 @@ def guided_attention(
     ) -> Tensor | None:
         if (state := _state_of(running)).counts is None:
             return None
-        _check_options(dropout_p, is_causal, attention_kwargs)
+        if dropout_p or is_causal or attention_kwargs:
+            raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         query, key, value = _prepare(query, key, value, scale)
-        rows = _rows_of(order, query.shape[2], key.shape[2], *state.counts.shape[:-1])
+        rows = _rows_of(state, order, query.shape[2], key.shape[2])
         mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
         keys = KeyValue(key, value)
         make_context = partial(_context, state, rows, keys, mask, state.backend(backend), has_grid)
@@ -127,11 +128,6 @@ def isolated_attention(running: RunningCall) -> Attend:
         return out
 
     return attend
-
-
-def _check_options(*options: Any) -> None:
-    if any(options):
-        raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
 
 
 def _state_of(running: RunningCall) -> GuidanceState:
@@ -233,12 +229,15 @@ class _Rows:
         return cls(rows, rows, Span(0, images), Span(images, base), _spans(base, groups))
 
 
-def _rows_of(order: Order, *sizes: int) -> _Rows:
+def _rows_of(state: GuidanceState, order: Order, queries: int, keys: int) -> _Rows:
     """Returns the positions; they are made once for all attentions of one size."""
-    return _Rows.of(order, *sizes) if torch.compiler.is_compiling() else _known_rows(order, *sizes)
-
-
-_known_rows = lru_cache(maxsize=64)(_Rows.of)
+    assert state.counts is not None
+    if torch.compiler.is_compiling():
+        return _Rows.of(order, queries, keys, *state.counts.shape[:-1])
+    name = id(order), queries, keys
+    if (rows := state.sized.get(name)) is None:
+        rows = state.sized[name] = _Rows.of(order, queries, keys, *state.counts.shape[:-1])
+    return rows
 
 
 def _spans(start: int, lengths: Sequence[int]) -> tuple[Span, ...]:

@@ -122,7 +122,6 @@ flux() {
     vsf eval sweep scenes-dev $flux --methods-file benchmarks/flux.toml --method vsf,vsf-double,vsf-single,public-code,nag,nag-trimmed \
         --trials "$trials" --limit "$limit" --storage "$out/flux.db" -q
     vsf eval tradeoff "$out/flux.db" --first "$trials" -o "$out/flux-tradeoff" --quality 0.8
-    cp "$out/flux-tradeoff/both.json" $keep/flux-trials.json
     compare="python -m training.score $flux --split test --pairs 600 --json --methods-file"
     made "$out/flux.json" $compare benchmarks/flux.toml
     # Another search chooses other numbers.

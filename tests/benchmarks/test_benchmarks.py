@@ -16,6 +16,7 @@ from vsf_cli.cli import bench as command
 from vsf_cli.cli.app import app
 from vsf_cli.evaluation.variants import choose_variants, load_variants
 from vsf_cli.generation.plan import request_of
+from vsf_cli.methods import resolved
 from vsf_cli.prompts.texts import Texts
 from vsf_cli.settings.presets import Settings, load_preset
 
@@ -100,7 +101,8 @@ def test_what_is_measured_is_legal(path: Path) -> None:
     preset = load_preset("tiny-wan-causvid" if path.stem.startswith("video") else "tiny-sd3-turbo")
     for arm in choose_variants(load_variants(path), "everything", preset):
         settings = Settings({"preset": preset.name, **arm.settings}, video=preset.video)
-        assert request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)[0].method == arm.settings["method"]
+        method, _ = resolved(arm.settings["method"])
+        assert request_of(Texts("a car", ("wheels",)), 0, settings, (), preset.video)[0].method == method
 
 
 def test_every_part_of_the_results_is_made_and_no_other() -> None:

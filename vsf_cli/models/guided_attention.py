@@ -1,6 +1,6 @@
 """The attention function of a guided model: it splits the tokens of one call, and calls the method with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -76,36 +76,47 @@ def guided_attention(
     ) -> Tensor | None:
         if (state := _state_of(running)).counts is None:
             return None
-        if dropout_p or is_causal or attention_kwargs:
-            raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
+        _check_options(dropout_p, is_causal, attention_kwargs)
         query, key, value = _prepare(query, key, value, scale)
         rows = _rows_of(state, order, query.shape[2], key.shape[2])
         mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
-        keys = KeyValue(key, value)
-        make_context = partial(_context, state, rows, keys, mask, state.backend(backend), has_grid)
-        if guides and order is not Order.CROSS and mask is None and state.bias is None:
-            once = state.progress, state.shared, state.sized
-            tokens = JointTokens(keys, rows.queries, rows.groups, *once, make_context)
-            if (output := state.method.attend_whole(query, tokens)) is not None:
-                return output
+        make_context = partial(_context, state, rows, keys := KeyValue(key, value), mask, state.backend(backend), has_grid)
+        if guides and (whole := _attend_whole(state, order, rows, mask, query, keys, make_context)) is not None:
+            return whole
         context = make_context()
         attend_rows = state.method.attend if guides else state.method.attend_unguided
         if order is Order.CROSS:
             return attend_rows(query, context)  # The output of the large call takes the result.
         out = _empty_output(query, value)
         attend_rows(rows.queries.of(query), context, rows.queries.of(out))
-        _attend_groups(state.method, context, None if drops_text else rows.grouped.of(query), rows.grouped.of(out))
-        return out
+        return _with_groups(out, state.method, context, rows, None if drops_text else query)
 
     return attend
 
 
-def _attend_groups(method: Method, context: Context, query: Tensor | None, out: Tensor) -> None:
-    """Writes the outputs of the groups' own rows; 0 without queries, where nothing reads them."""
+def _attend_whole(
+    state: GuidanceState,
+    order: Order,
+    rows: "_Rows",
+    mask: Tensor | None,
+    query: Tensor,
+    keys: KeyValue,
+    make_context: Callable[[], Context],
+) -> Tensor | None:
+    """Returns the outputs of all rows of joint attention by one call, if the method does that."""
+    if order is Order.CROSS or mask is not None or state.bias is not None:
+        return None
+    once = state.progress, state.shared, state.sized
+    return state.method.attend_whole(query, JointTokens(keys, rows.queries, rows.groups, *once, make_context))
+
+
+def _with_groups(out: Tensor, method: Method, context: Context, rows: "_Rows", query: Tensor | None) -> Tensor:
+    """Returns the outputs with those of the groups' own rows; these are 0 without queries, where nothing reads them."""
     if query is None:
-        out.zero_()
+        rows.grouped.of(out).zero_()
     else:
-        method.attend_groups(query, context, out)
+        method.attend_groups(rows.grouped.of(query), context, rows.grouped.of(out))
+    return out
 
 
 def isolated_attention(running: RunningCall) -> Attend:
@@ -128,6 +139,11 @@ def isolated_attention(running: RunningCall) -> Attend:
         return out
 
     return attend
+
+
+def _check_options(dropout_p: float, is_causal: bool, attention_kwargs: dict[str, Any] | None) -> None:
+    if dropout_p or is_causal or attention_kwargs:
+        raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
 
 
 def _state_of(running: RunningCall) -> GuidanceState:

@@ -43,6 +43,10 @@ def refused(*arguments: str) -> tuple[int, str]:
 
 
 CASES = [
+    (
+        [*BIKE, "--preset", "tiny-flux-schnell", "--guidance", "3"],
+        "guidance is 3, but this model has no such input, and would take no notice: leave it out, or pass 0",
+    ),
     ([*BIKE, "--size", "100x100"], "width is 100, but must be a multiple of 8 for this model: try 96"),
     ([*BIKE, "--size", "8192x96"], "width is 8192, but this model can make"),
     ([*BIKE, "--steps", "1"], "steps is 1, but this model's scheduler needs at least 2"),

@@ -36,6 +36,7 @@ def check_limits(request: Request, family: "Family", pipe: Any) -> None:
         )
     if message := unfolded(request, family):
         raise RequestError(message)
+    _check_guidance(request, family, config)
     _check_frames(request, family, pipe)
     if positions := getattr(config, "rope_max_seq_len", None):
         _check_positions(request, family, pipe, positions)
@@ -51,6 +52,16 @@ def _check_size(request: Request, multiple: int, max_count: int | None) -> None:
     for name, side in (("width", request.width), ("height", request.height)):
         if side is not None and max_count is not None and side > multiple * max_count:
             raise RequestError(f"{name} is {side}, but this model can make {multiple * max_count} pixels at most")
+
+
+def _check_guidance(request: Request, family: "Family", config: Any) -> None:
+    """Checks that a model whose guidance is an input, and no CFG, has that input."""
+    is_input = family.cfg_argument == "true_cfg_scale" and not request.guidance.accepts_guidance_scale
+    if is_input and request.guidance_scale > 1 and getattr(config, "guidance_embeds", None) is False:
+        raise RequestError(
+            f"guidance is {request.guidance_scale:g}, but this model has no such input, and would take no notice: leave it out,"
+            " or pass 0"
+        )
 
 
 def _check_frames(request: Request, family: "Family", pipe: Any) -> None:

@@ -183,6 +183,14 @@ def clips_by_eye() -> str:
     return table(["method", "runs", "by", *rates.values(), "both, by the judge that chose"], rows)
 
 
+def seen_by_eye(seen: list[tuple[bool, str]]) -> list[str]:
+    """The cells of what a reader saw: for each image or video whether the object is right, and the state of the part."""
+    count, both = len(seen), sum(right and state == "absent" for right, state in seen)
+    sums = [sum(right for right, _ in seen), *(sum(state == one for _, state in seen) for one in STATES[1:])]
+    shares = [f"{number / count:.2f}" for number in sums]
+    return [str(count), *shares, spread(both / count, wilson_interval(both, count))]
+
+
 def flux_by_eye() -> str:
     """What two readers see in images of the small Flux, unguided and guided."""
     labels = read_labels(ROOT / "docs" / "labels" / "check-flux")
@@ -191,18 +199,8 @@ def flux_by_eye() -> str:
         {"none": "none", "vsf": "VSF in all blocks"}.items(), {"label": "shown", "second": "shown_second"}.items()
     ):
         seen = [(row[shown] == "yes", row[reader]) for row in labels if row["method"] == method]
-        count, both = len(seen), sum(right and state == "absent" for right, state in seen)
-        sums = [sum(right for right, _ in seen), *(sum(state == one for _, state in seen) for one in STATES[1:])]
         name = "a reader" if reader == "label" else "another reader"
-        rows.append(
-            [
-                title,
-                name,
-                str(count),
-                *(f"{number / count:.2f}" for number in sums),
-                spread(both / count, wilson_interval(both, count)),
-            ]
-        )
+        rows.append([title, name, *seen_by_eye(seen)])
     return table(["method", "by", "images", "object right", "part absent", "part damaged", "both"], rows)
 
 
@@ -214,10 +212,7 @@ def strengths_by_eye() -> str:
             seen.setdefault(float(row["alpha"]), []).append((row["shown"] == "yes", row["label"]))
     rows = []
     for alpha, clips in sorted(seen.items()):
-        count, both = len(clips), sum(shown and label == "absent" for shown, label in clips)
-        sums = [sum(shown for shown, _ in clips), *(sum(label == state for _, label in clips) for state in STATES[1:])]
-        shares = [*(f"{number / count:.2f}" for number in sums), spread(both / count, wilson_interval(both, count))]
-        rows.append([f"{alpha:g}" if alpha else "none", str(count), *shares])
+        rows.append([f"{alpha:g}" if alpha else "none", *seen_by_eye(clips)])
     return table(["alpha", "videos", "object right", "part absent", "part damaged", "both"], rows)
 
 

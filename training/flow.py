@@ -21,7 +21,18 @@ from training.muon import optimizers_for
 from training.regions import RegionHeads
 from vsf_cli.toy.scenes import Scene
 
-__all__ = ["DECAY", "STUDENT_EMPTY_CAPTIONS", "FlowModel", "Settings", "TrainedModel", "column", "rehearse", "sample", "train"]
+__all__ = [
+    "DECAY",
+    "STUDENT_EMPTY_CAPTIONS",
+    "FlowModel",
+    "Settings",
+    "TrainedModel",
+    "averaged_model",
+    "column",
+    "rehearse",
+    "sample",
+    "train",
+]
 
 EMPTY_CAPTIONS, STUDENT_EMPTY_CAPTIONS = 0.1, 0.05
 REGION_WEIGHT = 0.2
@@ -190,10 +201,16 @@ def train_base(
         minimize(checkpoint, loss_of, *next(batches), micro=settings.micro)
 
     heads.detach()
+    return averaged_model(model, encoders, checkpoint, device), encoders, checkpoint.summary(settings.batch)
+
+
+def averaged_model(model: FlowModel, encoders: nn.Module, checkpoint: Checkpoint, device: torch.device) -> nn.Module:
+    """Returns a transformer with the averaged weights of a checkpoint, and gives the text encoders theirs."""
     averaged = model.build_transformer().to(device)
     averaged.load_state_dict(checkpoint.averaged("transformer"), strict=False)
     encoders.load_state_dict(checkpoint.averaged("encoders"), strict=False)
-    return averaged.eval(), encoders.eval(), checkpoint.summary(settings.batch)
+    encoders.eval()
+    return averaged.eval()
 
 
 def train_student(

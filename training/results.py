@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,8 +74,6 @@ def settings_from(options: Namespace, folder: Path) -> Settings:
 
 def budget(text: str) -> Budget:
     """The budget of an option. argparse would not show the text of a `ValueError`."""
-    from argparse import ArgumentTypeError
-
     try:
         return Budget.parse(text)
     except ValueError as error:
@@ -84,8 +82,6 @@ def budget(text: str) -> Budget:
 
 def positive(text: str) -> int:
     """The number of an option that is at least 1."""
-    from argparse import ArgumentTypeError
-
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"'{text}' is not a number of 1 or more")
     return int(text)

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from training.attention import prepare
 from training.command import run
 from training.examples import Examples
-from training.flow import DECAY, Settings, sample
+from training.flow import DECAY, Settings, averaged_model
 from training.image_flow import IMAGE_DRAWING, FluxModel, SD3Model, load_tokenizers, special_ids
 from training.lessons import Lessons, Teacher
 from training.loop import Budget, Checkpoint, autocast, minimize, steps
@@ -34,12 +34,11 @@ from training.results import (
     export_pipeline,
     positive,
     prefixed,
-    sample_sheet,
     settings_from,
     write_report,
     write_weights,
 )
-from training.train_images import COLUMNS, SHIPPED, captions_of_samples, encoder_of
+from training.train_images import SHIPPED, encoder_of, write_samples
 from vsf_cli.toy.image_recipe import TEXT_LENGTH, WIDTH, build_scheduler
 from vsf_cli.toy.scenes import vocabulary
 
@@ -84,10 +83,8 @@ def _distil(
         minimize(checkpoint, loss_of, *lessons.batch(rng, settings.batch, device), micro=settings.micro)
 
     heads.detach()
-    averaged = model.build_transformer().to(device)
-    averaged.load_state_dict(checkpoint.averaged("transformer"))
-    encoders.load_state_dict(checkpoint.averaged("encoders"), strict=False)
-    return _Trained(model, averaged.eval(), encoders.eval(), checkpoint.summary(settings.batch))
+    averaged = averaged_model(model, encoders, checkpoint, device)
+    return _Trained(model, averaged, encoders, checkpoint.summary(settings.batch))
 
 
 def _teacher(tokenizers: Any, pipe: StableDiffusion3Pipeline, device: torch.device) -> Teacher:
@@ -128,14 +125,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@torch.no_grad()
 def _write(trained: _Trained, pipe: StableDiffusion3Pipeline, settings: Settings, results: Path, facts: dict[str, Any]) -> None:
     """Writes weights, report and samples."""
     write_weights(results / f"{STUDENT}.safetensors", prefixed(transformer=trained.transformer, encoders=trained.encoders))
-    captions, vae = captions_of_samples(), pipe.vae
-    latents = sample(trained.model, trained.transformer, trained.encoders, captions, settings.device)
-    images = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
-    sample_sheet(images, COLUMNS).save(results / f"{STUDENT}-samples.png")
+    parts = trained.transformer, trained.encoders, pipe.vae
+    captions = write_samples(results / f"{STUDENT}-samples.png", trained.model, *parts, settings.device)
     parameters = sum(parameter.numel() for parameter in trained.transformer.parameters())
     own = {"model": trained.model.name, "teacher": TEACHER, "width": trained.model.width, "parameters": parameters}
     write_report(results / f"{STUDENT}.json", settings, {**own, **facts, "student": trained.summary, "captions": captions})

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
-from torch import Tensor
+from torch import Tensor, nn
 
 from training.command import run
 from training.examples import CHUNK, Examples
@@ -41,7 +41,7 @@ from training.results import (
 from vsf_cli.toy.image_recipe import build_scheduler, build_student_scheduler
 from vsf_cli.toy.scenes import caption, sample_scene, vocabulary
 
-__all__ = ["captions_of_samples", "encoder_of", "main"]
+__all__ = ["encoder_of", "main", "write_samples"]
 
 SHIPPED = Path(str(resources.files("vsf_cli.toy"))) / "weights" / "tiny-sd3"
 SAMPLES, COLUMNS = 64, 8
@@ -79,22 +79,30 @@ def encoder_of(vae: AutoencoderKL) -> Any:
     return encode
 
 
-def captions_of_samples() -> list[str]:
-    """The captions of the sample image."""
+def _captions() -> list[str]:
     rng = random.Random(5)
     return ["a red bike on a road"] * COLUMNS + [caption(sample_scene(rng, "dev"), rng) for _ in range(SAMPLES - COLUMNS)]
 
 
 @torch.no_grad()
+def write_samples(
+    path: Path, model: FlowModel, student: nn.Module, encoders: nn.Module, vae: AutoencoderKL, device: torch.device
+) -> list[str]:
+    """Writes an image of samples, and returns their captions."""
+    captions = _captions()
+    latents = sample(model, student, encoders, captions, device)
+    images = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
+    sample_sheet(images, COLUMNS).save(path)
+    return captions
+
+
 def _write(model: FlowModel, trained: TrainedModel, vae: AutoencoderKL, settings: Settings, results: Path, scenes: int) -> None:
     """Writes weights, report and samples."""
     base = prefixed(transformer=trained.base, encoders=trained.encoders)
     write_weights(results / f"{model.name}-base.safetensors", base)
     write_weights(results / f"{model.name}-student.safetensors", prefixed(transformer=trained.student))
-    captions = captions_of_samples()
-    latents = sample(model, trained.student, trained.encoders, captions, settings.device)
-    images = vae.decode(latents / vae.config.scaling_factor + vae.config.shift_factor).sample
-    sample_sheet(images, COLUMNS).save(results / f"{model.name}-samples.png")
+    parts = trained.student, trained.encoders, vae
+    captions = write_samples(results / f"{model.name}-samples.png", model, *parts, settings.device)
     parameters = sum(parameter.numel() for parameter in trained.base.parameters())
     facts = {"model": model.name, "scenes": scenes, "width": model.width, "parameters": parameters, **trained.summaries}
     write_report(results / f"{model.name}.json", settings, {**facts, "captions": captions})

@@ -151,7 +151,8 @@ def chart(report: Mapping[str, Any]) -> bytes:
     _draw_rows(axes, rows)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(report["shape"], fontsize=9)
+    # The whole shape is wider than the axes.
+    axes.set_title(report["shape"].replace(", ", "\n", 1), fontsize=9)
     figure.legend(loc="outside lower right", ncols=2, fontsize=8, frameon=False)
     file = io.BytesIO()
     figure.savefig(file, format="png", metadata={"Software": None})

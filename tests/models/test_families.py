@@ -21,7 +21,7 @@ from tests.models.dense import Dense, dense_attention
 from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, drawn, ltx2_streams
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, tokens
+from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, WholeAttention, tokens
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
@@ -116,6 +116,23 @@ def every_way(method: Method) -> Iterator[None]:
         patch.setattr(VSF, "_is_at_once", lambda *_: False)
         patch.setattr(tokens, "SHORT", 0)
         yield
+
+
+@pytest.mark.parametrize("tiny", ["sd3.5-medium", "flux", "wan"], indirect=True)
+def test_a_cpu_is_given_keys_in_full_lanes(tiny: Tiny, negative: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, counts = torch.nn.functional.scaled_dot_product_attention, list[int]()
+
+    def recorded(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
+        if attn_mask is not None:
+            counts.append(key.shape[2])
+        return stock(query, key, value, attn_mask=attn_mask, **options)
+
+    model, call = tiny.model(), tiny.call()
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    with guided(model, negative_prompt_embeds=negative):
+        output(model, call)
+    assert len(counts) == tiny.attentions
+    assert all(count % 16 == 0 for count in counts), counts
 
 
 class Editing(DiffusionPipeline):
@@ -298,10 +315,15 @@ class Counting(VSF):
         Counting.calls += 1
         return super().attend(query, context, out)
 
-    def attend_whole(self, *arguments: Any) -> Tensor | None:
-        output = super().attend_whole(*arguments)
-        Counting.calls += output is not None
-        return output
+    def whole_attention(self, *arguments: Any) -> WholeAttention | None:
+        attend = super().whole_attention(*arguments)
+
+        def counted(*states: Tensor) -> Tensor:
+            Counting.calls += 1
+            assert attend is not None
+            return attend(*states)
+
+        return attend and counted
 
 
 def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from vsf_cli.attention.lanes import in_lanes, mask_in_lanes, missing
+
 __all__ = [
     "BACKENDS",
     "KERNEL_DEVICES",
@@ -22,6 +24,9 @@ __all__ = [
 
 QUERY_CHUNK = 1024
 """How many queries have their logits in memory at once, where no kernel avoids logits."""
+
+FEW = 128
+"""Up to how many keys a copy of them in full lanes is worth it, on a CPU."""
 
 KERNEL_DEVICES = ("cpu", "cuda", "meta")
 """The devices whose kernels give a log-sum-exp. Meta tensors, by which costs are counted, take a path of CUDA."""
@@ -174,7 +179,13 @@ def _choice(device: torch.device, dtype: torch.dtype, head_dim: int, *allowed: b
 
 
 def _cpu_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    count = key.shape[2]
+    # Compiled code would be compiled again for other numbers of keys.
+    if torch.compiler.is_compiling() or count > FEW or missing(count) == 0:
+        return kernel(query, key, value)
+    mask = mask_in_lanes(query.new_zeros(1, 1, 1, count))
+    return kernel(query, in_lanes(key), in_lanes(value), attn_mask=mask)
 
 
 def _cuda_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from vsf_cli.attention.exact import attention_with_lse, masked_attention_with_lse
 from vsf_cli.errors import RequestError
 from vsf_cli.maps.data import PROMPTS, Maps, Selection, Token, check_method
-from vsf_cli.methods import Context, JointTokens, Method
+from vsf_cli.methods import AllTokens, Context, KeyValue, Method, WholeAttention
 from vsf_cli.models import family_of
-from vsf_cli.models.guided_model import bind_call
+from vsf_cli.models.guided_model import named_arguments
 from vsf_cli.models.patching import followed
 
 __all__ = ["Recorder"]
@@ -86,7 +86,7 @@ class Recorder(Method):
         family = family_of(pipe)
 
         def begin(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = bind_call(module, args, kwargs).arguments
+            call = named_arguments(module, args, kwargs)
             text = family.text(call)
             if text is not None and (batch := len(text)) > 1:
                 raise RequestError(f"maps are of one image at a time without CFG, but this call has {batch}")
@@ -142,11 +142,16 @@ class Recorder(Method):
         self._count(query, context)
         return output
 
-    def attend_whole(self, query: Tensor, tokens: JointTokens) -> Tensor | None:
-        output = self._running.attend_whole(query, tokens)
-        if output is not None:
-            self._count(tokens.base.of(query), tokens.make_context())
-        return output
+    def whole_attention(self, query: Tensor, tokens: AllTokens) -> WholeAttention | None:
+        attend = self._running.whole_attention(query, tokens)
+        if attend is None:
+            return None
+
+        def recorded(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self._count(tokens.base.of(query), tokens.make_context(KeyValue(key, value)))
+            return attend(query, key, value)
+
+        return recorded
 
     def attend_unguided(self, query: Tensor, context: Context, out: Tensor | None = None) -> Tensor:
         output = self._running.attend_unguided(query, context, out)

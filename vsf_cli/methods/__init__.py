@@ -19,7 +19,7 @@ from vsf_cli.methods.nag import NAG
 from vsf_cli.methods.nasa import NASA
 from vsf_cli.methods.none import NoGuidance
 from vsf_cli.methods.ong import ONG
-from vsf_cli.methods.tokens import Context, JointTokens, KeyValue, Span, TextGroup
+from vsf_cli.methods.tokens import AllTokens, Context, KeyValue, Span, TextGroup, WholeAttention
 from vsf_cli.methods.variants import VARIANTS, resolved
 from vsf_cli.methods.vsf import VSF
 from vsf_cli.methods.wef import WEF
@@ -33,14 +33,15 @@ __all__ = [
     "VARIANTS",
     "VSF",
     "WEF",
+    "AllTokens",
     "Angular",
     "Context",
-    "JointTokens",
     "KeyValue",
     "Method",
     "NoGuidance",
     "Span",
     "TextGroup",
+    "WholeAttention",
     "method_named",
     "method_options",
     "resolved",

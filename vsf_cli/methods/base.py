@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from vsf_cli.methods.tokens import Context, JointTokens, TextGroup
+    from vsf_cli.methods.tokens import AllTokens, Context, TextGroup, WholeAttention
 
 __all__ = ["Method"]
 
@@ -159,12 +159,14 @@ class Method(ABC):
         context.write_unguided(query, out)
         return out
 
-    def attend_whole(self, query: "Tensor", tokens: "JointTokens") -> "Tensor | None":
-        """Returns the attention of all rows by one call; None if the method takes the tokens apart.
+    def whole_attention(self, query: "Tensor", tokens: "AllTokens") -> "WholeAttention | None":
+        """Returns a function for the attention of all rows in one call; None if the method takes the tokens apart.
+
+        It serves all attentions of one size in a call of the model: what can be, is made once.
 
         Arguments:
-            query: The queries of all rows, with shape (B, H, rows, D).
-            tokens: The keys and values of all rows.
+            query: The queries of all rows of the first of them, with shape (B, H, rows, D).
+            tokens: The keys and values of all its rows.
         """
         return None
 

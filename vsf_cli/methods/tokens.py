@@ -1,16 +1,15 @@
 """Keys and values of the tokens that one attention sees. The letters of shapes are those of `vsf_cli.attention`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import Tensor
 
     from vsf_cli.attention.fused import FewKeys
 
-__all__ = ["Context", "JointTokens", "KeyValue", "Span", "TextGroup", "joined_span", "key_mask"]
+__all__ = ["AllTokens", "Context", "KeyValue", "Span", "TextGroup", "WholeAttention", "joined_span", "key_mask"]
 
 
 SHORT = 512
@@ -53,6 +52,10 @@ class KeyValue:
     def part(self, span: Span) -> "KeyValue":
         """Returns some of the tokens, as views."""
         return KeyValue(span.of(self.key), span.of(self.value))
+
+
+WholeAttention = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
+"""Takes the queries, keys and values of all rows, each with shape (B, H, rows, D), and returns their attention."""
 
 
 @dataclass(frozen=True)
@@ -308,27 +311,28 @@ class Context:
 
 
 @dataclass
-class JointTokens:
-    """All tokens of a joint attention in which the model has no mask.
+class AllTokens:
+    """All tokens of an attention in which the model has no mask.
 
     A context of them takes as long to make as a quarter of the attention to 200 tokens.
 
     Arguments:
         keys: The keys and values.
-        base, groups: The positions of image and positive prompt, and of each group.
+        base: The positions of image and positive prompt among the queries, in cross attention of the image.
+        groups: The positions of each group among the keys.
+        are_crossed: Whether it is cross attention.
         progress: The fraction of all steps before this one.
-        shared: What a method makes once for all attentions of a call.
-        sized: What it makes once for all calls with these sizes of prompts.
-        make_context: Returns a new context.
+        sized: What a method makes once for all calls with these sizes of prompts.
+        make_context: Returns a new context of such keys and values.
     """
 
     keys: KeyValue
     base: Span
     groups: tuple[Span, ...]
+    are_crossed: bool
     progress: "float | Tensor"
-    shared: dict[Any, Any]
     sized: dict[Any, Any]
-    make_context: "Callable[[], Context]"
+    make_context: Callable[[KeyValue], Context]
 
     @property
     def are_few(self) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from vsf_cli.config.option import ABLATIONS, KEEP, Need, option
 from vsf_cli.config.values import parse_numbers
 from vsf_cli.errors import RequestError
-from vsf_cli.methods.at_once import dense_mask, flips
+from vsf_cli.methods.at_once import cross_at_once, joint_at_once
 from vsf_cli.methods.base import Method
 from vsf_cli.methods.tokens import KeyValue, Span
 from vsf_cli.methods.vectors import norm, orthogonal_part
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vsf_cli.attention.fused import FewKeys, Strengths
-    from vsf_cli.methods.tokens import Context, JointTokens
+    from vsf_cli.methods.tokens import AllTokens, Context, WholeAttention
 
 __all__ = ["VSF"]
 
@@ -222,38 +222,25 @@ class VSF(Method):
             return self._attend_everything(query, context, out)
         if context.image is None and (few := self._fused_keys(query, context.whole, context)) is not None:
             return self._attend_few_keys(query, context, few)
-        if context.image is None and self._crosses_at_once(query, context):
-            return self._attend_flipped(query, context)
         if context.mask is None and has_lse(query, context.base.key, context.backend):
             return self._attend_in_parts(query, context, out)
         if self._is_limited:
             return super().attend(query, context, out)
         return self._attend_at_once(query, context, out)
 
-    def attend_whole(self, query: "Tensor", tokens: "JointTokens") -> "Tensor | None":
-        """One call with a dense mask, where that is the least work: a short sequence on a CPU."""
+    def whole_attention(self, query: "Tensor", tokens: "AllTokens") -> "WholeAttention | None":
+        """One call over all keys, where that is the least work: on a CPU, in cross attention and in short sequences."""
         import torch
 
-        from vsf_cli.attention.exact import attention
-
-        if not self._is_at_once(query) or len(tokens.groups) > 1 or not tokens.are_few:
+        if not self._is_at_once(query) or len(tokens.groups) > 1:
             return None
-        key, value, (negative,) = tokens.keys.key, tokens.keys.value, tokens.groups
-        # A tensor of inference mode is of no use outside of it.
-        size = "whole", torch.is_inference_mode_enabled(), key.dtype, *key.shape
-        if size not in tokens.sized:
-            context = tokens.make_context()
-            weights = context.negative.weights
-            weights = None if weights is None else weights[:, None, :, None].to(value)
-            tokens.sized[size] = dense_mask(context, tokens.base, negative, self.beta), weights
-        mask, weights = tokens.sized[size]
-        if "minus alpha" not in tokens.shared:
-            tokens.shared["minus alpha"] = -self.alpha_at(tokens.progress)
-        start, length = negative.start, negative.stop - negative.start
-        own = value.narrow(2, start, length)
-        flipped = tokens.shared["minus alpha"] * (own if weights is None else own * weights)
-        keys = torch.cat([key, key.narrow(2, start, length)], dim=2)
-        return attention(query, keys, torch.cat([value, flipped], dim=2), mask)
+        alpha = self.alpha_at(tokens.progress)
+        if not tokens.are_crossed:
+            return joint_at_once(tokens, alpha, self.beta) if tokens.are_few else None
+        context = tokens.make_context(tokens.keys)
+        bias = self._bias(context, torch.promote_types(query.dtype, torch.float32))
+        assert bias is not None
+        return cross_at_once(context, bias, alpha)
 
     def _is_at_once(self, query: "Tensor") -> bool:
         """Whether one call over all keys is less work than two that are merged: on a CPU, where a bias costs nothing."""
@@ -262,27 +249,6 @@ class VSF(Method):
         if query.device.type != "cpu" or torch.compiler.is_compiling():
             return False
         return self.attention_mask and not self._is_limited and self._has_finite_beta
-
-    def _crosses_at_once(self, query: "Tensor", context: "Context") -> bool:
-        """Whether one call over all keys is the least work in cross attention."""
-        plain = context.whole is not None and context.kept is None and context.negative.mask is None
-        return plain and self._is_at_once(query)
-
-    def _attend_flipped(self, query: "Tensor", context: "Context") -> "Tensor":
-        """Cross attention to all keys at once, the values of the negative prompt flipped, with a bias for each key."""
-        import torch
-
-        from vsf_cli.attention.exact import attention
-
-        assert context.whole is not None
-        key, value = context.whole.key, context.whole.value
-        name = "flip", key.shape[2], value.dtype
-        if name not in context.shared:
-            context.shared[name] = flips(context, self.alpha_at(context.progress))
-            bias = self._bias(context, torch.promote_types(query.dtype, torch.float32))
-            assert bias is not None
-            context.shared["bias", *name[1:]] = bias
-        return attention(query, key, value * context.shared[name], context.shared["bias", *name[1:]])
 
     def _fused_keys(self, query: "Tensor", keys: "KeyValue | None", context: "Context") -> "FewKeys | None":
         """Returns the tokens of negative and kept prompts if a fused kernel does this method with all of `keys`."""

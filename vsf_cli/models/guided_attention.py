@@ -1,6 +1,6 @@
 """The attention function of a guided model: it splits the tokens of one call, and calls the method with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vsf_cli.attention.exact import attention
 from vsf_cli.errors import PatchError
-from vsf_cli.methods import Context, JointTokens, KeyValue, Method, TextGroup
+from vsf_cli.methods import AllTokens, Context, KeyValue, Method, TextGroup, WholeAttention
 from vsf_cli.methods.tokens import Span, joined_span, key_mask
 from vsf_cli.models.checkpointing import check_checkpoints
 from vsf_cli.models.family import Order
@@ -61,6 +61,8 @@ def guided_attention(
         masks_negative: Whether the model masks the negative prompt at the end of the keys, and the image shall see it.
     """
 
+    whole_attention = _Whole(order, guides, has_grid)
+
     def attend(
         query: Tensor,
         key: Tensor,
@@ -78,12 +80,11 @@ def guided_attention(
             return None
         _check_options(dropout_p, is_causal, attention_kwargs)
         query, key, value = _prepare(query, key, value, scale)
+        if attn_mask is None and (attend_all := whole_attention(state, query, key, value)) is not None:
+            return attend_all(query, key, value)
         rows = _rows_of(state, order, query.shape[2], key.shape[2])
         mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
-        make_context = partial(_context, state, rows, keys := KeyValue(key, value), mask, state.backend(backend), has_grid)
-        if guides and (whole := _attend_whole(state, order, rows, mask, query, keys, make_context)) is not None:
-            return whole
-        context = make_context()
+        context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
         attend_rows = state.method.attend if guides else state.method.attend_unguided
         if order is Order.CROSS:
             return attend_rows(query, context)  # The output of the large call takes the result.
@@ -94,20 +95,36 @@ def guided_attention(
     return attend
 
 
-def _attend_whole(
-    state: GuidanceState,
-    order: Order,
-    rows: "_Rows",
-    mask: Tensor | None,
-    query: Tensor,
-    keys: KeyValue,
-    make_context: Callable[[], Context],
-) -> Tensor | None:
-    """Returns the outputs of all rows of joint attention by one call, if the method does that."""
-    if order is Order.CROSS or mask is not None or state.bias is not None:
-        return None
-    once = state.progress, state.shared, state.sized
-    return state.method.attend_whole(query, JointTokens(keys, rows.queries, rows.groups, *once, make_context))
+@dataclass(frozen=True)
+class _Whole:
+    """Asks a method for a function that attends for all rows in one call.
+
+    Arguments:
+        order: The order of tokens.
+        guides: Whether the method acts.
+        has_grid: Whether the queries beside the text are the image's tokens.
+    """
+
+    order: Order
+    guides: bool
+    has_grid: bool
+
+    def __call__(self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor) -> WholeAttention | None:
+        """Returns the function, which is asked for once for all attentions of one size; None if there is none."""
+        if torch.compiler.is_compiling() or not self.guides:
+            return None
+        kind = id(self.order), self.has_grid
+        call = *kind, query.shape, key.shape, key.dtype, key.device, torch.is_inference_mode_enabled()
+        if (attend := state.shared.get(call, self)) is self:
+            attend = state.shared[call] = self._ask(state, query, KeyValue(key, value))
+        return attend
+
+    def _ask(self, state: GuidanceState, query: Tensor, keys: KeyValue) -> WholeAttention | None:
+        rows = _rows_of(state, self.order, query.shape[2], keys.key.shape[2])
+        make_context = partial(_context, state, rows, mask=None, backend=state.backend(None), has_grid=self.has_grid)
+        spans, is_cross = (rows.queries, rows.groups), self.order is Order.CROSS
+        tokens = AllTokens(keys, *spans, is_cross, state.progress, state.sized, make_context)
+        return state.method.whole_attention(query, tokens)
 
 
 def _with_groups(out: Tensor, method: Method, context: Context, rows: "_Rows", query: Tensor | None) -> Tensor:

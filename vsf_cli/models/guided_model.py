@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +26,7 @@ from vsf_cli.models.patching import followed, hooked, patched
 from vsf_cli.models.state import Encoded, GuidanceState, joined
 from vsf_cli.models.steps import StepCounter
 
-__all__ = ["bind_call", "guided_denoisers"]
+__all__ = ["guided_denoisers", "named_arguments"]
 
 
 NEGATIVES = ("negative_prompt", "negative_prompt_2", "negative_prompt_3", "negative_prompt_embeds")
@@ -233,33 +233,25 @@ class _GuidedCall:
         caller, variables = _calling_pipeline()
         self._check(caller, variables)
         state, method, progress = self.state, self.state.method, 0.0
-        call = bind_call(self.model, args, kwargs)
+        arguments = named_arguments(self.model, args, kwargs)
         if method.follows_progress:
             scheduler = getattr(caller or self.pipe, "scheduler", None)
-            progress = self.steps.progress(scheduler, call.arguments.get("timestep"))
+            progress = self.steps.progress(scheduler, arguments.get("timestep"))
             if not method.acts_at(progress):
                 state.counts = None
                 state.unguided_steps += 1
                 return args, kwargs
         state.guided_steps += 1
-        text = self.family.text(call.arguments)
+        text = self.family.text(arguments)
         if text is None:
             raise PatchError("the model was called without text, to which no negative prompt can be joined")
         text, bias = self.folding.fold(text) if self.folds else (text, None)
-        groups = [one.expand(len(text)) for one in self.groups]
-        for width in (one.embeddings.shape[-1] for one in groups):
-            if width != text.shape[-1]:
-                raise PatchError(f"the negative prompt's embeddings have width {width}, but the text's {text.shape[-1]}")
-        state.begin(groups, text, progress, _references(call.arguments, variables), bias)
-        if method.copies > 1 and state.lengths[0] is not None:
-            raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
-        groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
-        state.groups = groups[:1] * method.copies + groups[1:]
+        state.begin(self.groups, text, progress, _references(arguments, variables), bias)
         if bias is not None:
-            call.arguments["encoder_hidden_states"] = text
-        if groups:
-            call.arguments.update(self.family.extend(call.arguments, *joined(state.groups)))
-        return call.args, call.kwargs
+            arguments["encoder_hidden_states"] = text
+        if state.groups:
+            arguments.update(self.family.extend(arguments, *joined(state.groups)))
+        return (), arguments
 
     def _check(self, caller: Any, variables: Mapping[str, Any]) -> None:
         """Raises an error if the negative prompt would be lost, or would be subtracted twice."""
@@ -344,9 +336,9 @@ def _references(arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> i
     return max(0, sequence.shape[1] - latents.shape[1])
 
 
-def bind_call(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+def named_arguments(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of a model's call by their names in the stock `forward`."""
-    return _signature(type(unwrap(model)).forward).bind(*args, **kwargs)
+    return _signature(type(unwrap(model)).forward).bind(*args, **kwargs).arguments if args else dict(kwargs)
 
 
 @lru_cache(maxsize=16)

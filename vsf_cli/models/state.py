@@ -1,7 +1,7 @@
 """The state that the attentions of a guided model share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from vsf_cli.attention.exact import BACKENDS, scalar
-from vsf_cli.errors import PatchError
+from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.methods import Method
 
 __all__ = ["Encoded", "GuidanceState", "joined"]
@@ -126,6 +126,8 @@ class GuidanceState:
         self.sized: dict[Any, Any] = {}
         self.gradients = False
         self._device: torch.device | None = None
+        self._progress: Any = None
+        self._fitted: Any = None
 
     def begin(
         self, groups: Sequence[Encoded], text: Tensor, progress: float, references: int = 0, bias: Tensor | None = None
@@ -138,12 +140,34 @@ class GuidanceState:
             progress: The fraction of all steps before this one.
             references: The number of tokens of images that are edited.
             bias: What folded padding adds to the logits of the positive prompts' keys, with shape (1, 1, 1, P).
+
+        Raises:
+            PatchError: If the groups do not fit the positive prompts.
+            RequestError: If the method cannot have groups of several lengths.
         """
         device = text.device
         if self._device != device:
             self.method, self._device = self.method.on(device), device
-        self.progress, self.bias, self.shared = scalar(progress, device), bias, {}
+        self.bias, self.shared = bias, {}
+        self.default_backend = _active_backend()
+        mode = device, torch.is_inference_mode_enabled()
+        if self._progress != (progress, *mode):
+            self.progress, self._progress = scalar(progress, device), (progress, *mode)
+        fitted = text.shape, text.dtype, references, *mode
+        # A graph is good for one backward pass.
+        if self.counts is None or self._fitted != fitted or torch.is_grad_enabled():
+            self._fit([one.expand(len(text)) for one in groups], text, references)
+            self._fitted = fitted
+
+    def _fit(self, groups: Sequence[Encoded], text: Tensor, references: int) -> None:
+        """Sets the groups, one row for each row of the positive prompts, and the sizes."""
+        device = text.device
+        for width in (one.embeddings.shape[-1] for one in groups):
+            if width != text.shape[-1]:
+                raise PatchError(f"the negative prompt's embeddings have width {width}, but the text's {text.shape[-1]}")
         self.lengths = tuple(None if one.is_even else torch.tensor(one.lengths, device=device) for one in groups)
+        if self.method.copies > 1 and self.lengths[0] is not None:
+            raise RequestError("the layout of the public code takes negative prompts of one length: run the others apart")
         self.weights = tuple(None if one.weights is None else one.weights.to(device) for one in groups)
         longest = [max(one.lengths) for one in groups]
         # Copies but the last count as part of the positive prompt.
@@ -153,7 +177,8 @@ class GuidanceState:
             self.counts, self.sized = torch.empty(*sizes, 0, device=device), {}
             for axis in range(len(sizes)):
                 torch._dynamo.maybe_mark_dynamic(self.counts, axis)
-        self.default_backend = _active_backend()
+        groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
+        self.groups = groups[:1] * self.method.copies + groups[1:]
 
     def backend(self, chosen: Any) -> str | None:
         """Returns the backend for our attention, by that of a processor; None means PyTorch's own choice."""

@@ -1,11 +1,12 @@
-"""How the tools run as commands: they say what they do, and Ctrl-C ends them with a line."""
+"""How the tools run as commands: what their options take, what they say, and the line with which Ctrl-C ends them."""
 
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 
 from vsf_cli.cli.error_boundary import reporting_errors
 
-__all__ = ["run", "say"]
+__all__ = ["at_least", "run", "say"]
 
 
 def run(main: Callable[[], None]) -> None:
@@ -21,3 +22,14 @@ def run(main: Callable[[], None]) -> None:
 def say(text: str) -> None:
     """Writes a line to stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """Returns the type of an option that is a whole number from `least` on."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise ArgumentTypeError(f"'{text}' is not a whole number of {least} or more")
+        return int(text)
+
+    return number

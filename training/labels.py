@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from training.command import run
+from training.command import at_least, run
 from training.score import generate_pairs
 from vsf_cli.judges.frames import frames_to_judge
 from vsf_cli.loading.pipelines import load
@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("action", choices=("make", "check"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--preset", default=DEFAULT_PRESET, help="make: the model, for videos tiny-wan-causvid")
-    parser.add_argument("--pictures", type=int, default=100)
+    parser.add_argument("--pictures", type=at_least(1), default=100)
     parser.add_argument("--split", choices=("train", "dev"), default="dev", help="train: for images to learn from")
     parser.add_argument("--every-part", action="store_true", help="label every part of the object, not only the pair's")
     parser.add_argument("--alpha", type=float, nargs="*", default=[], help="strengths of guidance; default: the preset's")

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from training.command import run, say
+from training.command import at_least, run, say
 from training.flow import FlowModel
 from training.image_autoencoder import normalised_latents, pixels
 from training.image_flow import IMAGE_MODELS, load_tokenizers
@@ -218,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.localise", description=__doc__)
     parser.add_argument("--preset", default="tiny-sd3-turbo")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
-    parser.add_argument("--scenes", type=int, default=200)
+    parser.add_argument("--scenes", type=at_least(1), default=200)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     split: Split = options.split

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.attention import ATTENTIONS
+from training.command import at_least
 from training.flow import Settings
 from training.loop import Budget
 from vsf_cli.bench.report import conditions
@@ -25,7 +26,6 @@ __all__ = [
     "add_training_options",
     "budget",
     "export_pipeline",
-    "positive",
     "prefixed",
     "sample_sheet",
     "settings_from",
@@ -40,9 +40,11 @@ def add_training_options(parser: ArgumentParser, rehearses: bool = True) -> None
     parser.add_argument("--results", type=Path, help="folder of weights, report and samples; default: that of --folder")
     parser.add_argument("--export", type=Path, help="folder for pipelines; those of the package are in vsf_cli/toy/weights")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--heads", type=int, default=4, help="heads of the transformers, each with 32 channels")
-    parser.add_argument("--micro", type=int, default=0, help="samples of one backward pass; 0: the whole batch")
-    parser.add_argument("--workers", type=int, default=max(0, (os.cpu_count() or 1) - 2), help="processes that draw scenes")
+    parser.add_argument("--heads", type=at_least(1), default=4, help="heads of the transformers, each with 32 channels")
+    parser.add_argument("--micro", type=at_least(0), default=0, help="samples of one backward pass; 0: the whole batch")
+    parser.add_argument(
+        "--workers", type=at_least(0), default=max(0, (os.cpu_count() or 1) - 2), help="processes that draw scenes"
+    )
     parser.add_argument("--attention", choices=list(ATTENTIONS), help="default: fused on cuda, written on the cpu")
     parser.add_argument("--no-compile", action="store_true", help="do not compile the blocks")
     if rehearses:
@@ -78,13 +80,6 @@ def budget(text: str) -> Budget:
         return Budget.parse(text)
     except ValueError as error:
         raise ArgumentTypeError(f"'{text}' is not a budget: give steps (9000) or seconds (220s)") from error
-
-
-def positive(text: str) -> int:
-    """The number of an option that is at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"'{text}' is not a number of 1 or more")
-    return int(text)
 
 
 def prefixed(**modules: nn.Module) -> dict[str, Tensor]:

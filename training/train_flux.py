@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.attention import prepare
-from training.command import run
+from training.command import at_least, run
 from training.examples import Examples
 from training.flow import DECAY, Settings, averaged_model
 from training.image_flow import IMAGE_DRAWING, FluxModel, SD3Model, load_tokenizers, special_ids
@@ -32,7 +32,6 @@ from training.results import (
     add_training_options,
     budget,
     export_pipeline,
-    positive,
     prefixed,
     settings_from,
     write_report,
@@ -119,9 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_training_options(parser, rehearses=False)
     parser.add_argument("--budget", type=budget, metavar="BUDGET", default=Budget(6000))
-    parser.add_argument("--scenes", type=positive, default=30_000)
-    parser.add_argument("--lessons", type=positive, default=49_152)
-    parser.add_argument("--batch", type=positive, default=64, help="lessons of a step")
+    parser.add_argument("--scenes", type=at_least(1), default=30_000)
+    parser.add_argument("--lessons", type=at_least(1), default=49_152)
+    parser.add_argument("--batch", type=at_least(1), default=64, help="lessons of a step")
     return parser
 
 

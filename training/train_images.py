@@ -21,7 +21,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusion3Pipeline
 from torch import Tensor, nn
 
-from training.command import run
+from training.command import at_least, run
 from training.examples import CHUNK, Examples
 from training.flow import FlowModel, Settings, TrainedModel, rehearse, sample, train
 from training.image_autoencoder import normalised_latents, pixels, train_autoencoder
@@ -31,7 +31,6 @@ from training.results import (
     add_training_options,
     budget,
     export_pipeline,
-    positive,
     prefixed,
     sample_sheet,
     settings_from,
@@ -56,9 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--autoencoder", type=budget, metavar="BUDGET", help="train it and the tokenizers too")
     parser.add_argument("--base", type=budget, metavar="BUDGET", default=Budget(9000))
     parser.add_argument("--student", type=budget, metavar="BUDGET", default=Budget(600))
-    parser.add_argument("--scenes", type=positive, default=40_000)
-    parser.add_argument("--batch", type=positive, default=1024, help="samples of a step of the base model")
-    parser.add_argument("--student-batch", type=positive, default=512)
+    parser.add_argument("--scenes", type=at_least(1), default=40_000)
+    parser.add_argument("--batch", type=at_least(1), default=1024, help="samples of a step of the base model")
+    parser.add_argument("--student-batch", type=at_least(1), default=512)
     return parser
 
 

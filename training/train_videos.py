@@ -22,7 +22,7 @@ from diffusers import AutoencoderKLWan, WanPipeline
 from safetensors.torch import save_file
 from torch import Tensor
 
-from training.command import run
+from training.command import at_least, run
 from training.examples import CHUNK, Examples
 from training.flow import Settings, TrainedModel, rehearse, sample, train
 from training.loop import Budget
@@ -69,13 +69,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_training_options(parser)
     parser.add_argument("--autoencoder", type=budget, metavar="BUDGET", default=Budget(6000))
-    parser.add_argument("--autoencoder-batch", type=int, default=32)
-    parser.add_argument("--base-dim", type=int, default=12, help="width of the autoencoder")
+    parser.add_argument("--autoencoder-batch", type=at_least(1), default=32)
+    parser.add_argument("--base-dim", type=at_least(1), default=12, help="width of the autoencoder")
     parser.add_argument("--base", type=budget, metavar="BUDGET", default=Budget(6600))
     parser.add_argument("--lora", type=budget, metavar="BUDGET", default=Budget(600))
-    parser.add_argument("--videos", type=int, default=8_000)
-    parser.add_argument("--batch", type=int, default=2048, help="single frames of a step; of videos, a quarter")
-    parser.add_argument("--student-batch", type=int, default=192, help="videos of a step of the LoRA")
+    parser.add_argument("--videos", type=at_least(1), default=8_000)
+    parser.add_argument("--batch", type=at_least(1), default=2048, help="single frames of a step; of videos, a quarter")
+    parser.add_argument("--student-batch", type=at_least(1), default=192, help="videos of a step of the LoRA")
     return parser
 
 

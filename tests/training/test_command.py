@@ -1,6 +1,8 @@
+from argparse import ArgumentTypeError
+
 import pytest
 
-from training.command import run
+from training.command import at_least, run
 from vsf_cli.errors import RequestError
 
 
@@ -13,3 +15,10 @@ def test_what_ends_a_tool_is_one_line(error: BaseException, code: int, line: str
         run(main)
     said = capsys.readouterr().err
     assert ended.value.code == code and said.startswith(f"error: {line}") and said.count("\n") == 1
+
+
+def test_a_count_is_a_whole_number_from_its_least_on() -> None:
+    assert (at_least(1)("12"), at_least(0)("0")) == (12, 0)
+    for text in ("0", "-1", "1.5", "many", ""):
+        with pytest.raises(ArgumentTypeError, match="not a whole number of 1 or more"):
+            at_least(1)(text)

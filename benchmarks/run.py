@@ -23,12 +23,12 @@ SUITES = {
     "embedded-clip": ["--preset", "tiny-wan-causvid", "--rounds", "10"],
     "cpu-sd3.5-large": [
         # In float32: many CPUs have no instructions for bfloat16, and take hours.
-        *(*SD35, "--random-weights", "--layers", "2", "--dtype", "float32", "--device", "cpu", "--rounds", "4"),
-        *("--method", "none,nag,vsf,vsf-bias,vsf-keep"),
+        *(*SD35, "--random-weights", "--layers", "2", "--dtype", "float32", "--device", "cpu", "--rounds", "10"),
+        *("--method", "none,nag,vsf,vsf-bias"),
     ],
     "cpu-wan-1.3b": [
         *(*WAN, "--random-weights", "--layers", "1", "--frames", "5", "--dtype", "float32", "--device", "cpu"),
-        *("--rounds", "10"),
+        *("--rounds", "20", "--method", "none,nag,vsf,vsf-bias,vsf-keep,none-folded,vsf-folded"),
     ],
     "gpu-sd3.5-large": [*SD35, "--random-weights", "--device", "cuda", "--rounds", "10"],
     "gpu-sd3.5-large-compiled": [*SD35, "--random-weights", "--device", "cuda", "--rounds", "10", "--compile"],

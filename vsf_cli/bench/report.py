@@ -176,6 +176,8 @@ def _draw_rows(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         end, mark = row["times"]["step"]["high"] if times else row["flops_times"], row["flops_times"]
         # Beside the bar, or beside the diamond where that would stand in the number.
         beside = mark if end < mark < end + 0.16 * maximum else end
-        axes.text(beside + 0.025 * maximum, position, f"{number:.3f}", va="center", fontsize=8)
+        axes.text(
+            beside + 0.025 * maximum, position, f"{number:.3f}", va="center", fontsize=8, bbox={"color": "white", "pad": 0.5}
+        )
     axes.set(yticks=positions, yticklabels=[row["label"] for row in rows], xlabel="times a step without guidance")
     axes.set_xlim(0, maximum * 1.14)

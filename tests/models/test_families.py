@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tests.models.dense import Dense, dense_attention
 from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, drawn, ltx2_streams
+from vsf_cli.attention import lanes
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, WholeAttention, tokens
@@ -110,8 +111,11 @@ def test_a_rival_equals_dense_attention(tiny: Tiny, method: Method, negative: Te
 
 
 def every_way(method: Method) -> Iterator[None]:
-    """Runs what follows as it runs on a CPU, and once more in parts, as in long sequences and on other devices."""
+    """Runs what follows as on a CPU for few and for many queries, and in parts, as in long sequences and on other devices."""
     yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "QUERIES", 0)
+        yield
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VSF, "_is_at_once", lambda *_: False)
         patch.setattr(tokens, "SHORT", 0)
@@ -129,6 +133,7 @@ def test_a_cpu_is_given_keys_in_full_lanes(tiny: Tiny, negative: Tensor, monkeyp
 
     model, call = tiny.model(), tiny.call()
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    monkeypatch.setattr(lanes, "QUERIES", 0)
     with guided(model, negative_prompt_embeds=negative):
         output(model, call)
     assert len(counts) == tiny.attentions
@@ -306,10 +311,49 @@ def test_calls_of_several_sizes_inside_one_with() -> None:
             assert torch.equal(output(model, call), found)
 
 
-class Counting(VSF):
-    """VSF that counts its calls."""
+@pytest.mark.parametrize("tiny", ["sd3", "wan"], indirect=True)
+def test_calls_in_several_modes_inside_one_with(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    text = call["encoder_hidden_states"].requires_grad_()
+    modes = [torch.no_grad, torch.inference_mode, torch.enable_grad, torch.no_grad, torch.enable_grad]
+    found, gradients = list[Tensor](), list[Tensor]()
+    with guided(model, negative_prompt_embeds=negative):
+        for mode in modes:
+            with mode():
+                found.append(model(**call, return_dict=False)[0])
+            if found[-1].requires_grad:
+                gradients += torch.autograd.grad(found[-1], text, torch.ones_like(found[-1]))
+    for one in found[1:]:
+        torch.testing.assert_close(one.detach().clone(), found[0], atol=1e-11, rtol=0)
+    assert torch.equal(*gradients)
 
-    calls = 0
+
+@pytest.mark.parametrize("tiny", ["sd3", "wan"], indirect=True)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_embeddings_that_are_changed_inside_the_with_are_followed(tiny: Tiny, negative: Tensor, batch: int) -> None:
+    model, call, narrow = tiny.model(), tiny.call(batch), negative.float()
+    with guided(model, negative_prompt_embeds=narrow):
+        before = output(model, call)
+        narrow *= -2
+        after = output(model, call)
+    with guided(model, negative_prompt_embeds=narrow):
+        assert torch.equal(output(model, call), after)
+    assert not torch.equal(before, after)
+
+
+def test_a_missing_argument_is_named(tiny: Tiny, negative: Tensor) -> None:
+    model = tiny.model()
+    for name in ("encoder_hidden_states", "cap_feats"):
+        call = tiny.call()
+        if call.pop(name, None) is not None:
+            with guided(model, negative_prompt_embeds=negative), pytest.raises((TypeError, PatchError), match=f"{name}|text"):
+                output(model, call)
+
+
+class Counting(VSF):
+    """VSF that counts its calls, and how often it is asked for a function of them."""
+
+    calls = asked = 0
 
     def attend(self, query: Tensor, context: Context, out: Tensor | None = None) -> Tensor:
         Counting.calls += 1
@@ -317,6 +361,7 @@ class Counting(VSF):
 
     def whole_attention(self, *arguments: Any) -> WholeAttention | None:
         attend = super().whole_attention(*arguments)
+        Counting.asked += 1
 
         def counted(*states: Tensor) -> Tensor:
             Counting.calls += 1
@@ -327,10 +372,12 @@ class Counting(VSF):
 
 
 def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:
-    model, Counting.calls = tiny.model(), 0
+    model, Counting.calls, Counting.asked = tiny.model(), 0, 0
     with guided(model, method=Counting(), negative_prompt_embeds=negative):
         output(model, tiny.call())
     assert Counting.calls == tiny.attentions
+    # Video and sound of LTX-2, and the stages of a U-Net, have sizes of their own.
+    assert Counting.asked <= 3
 
 
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

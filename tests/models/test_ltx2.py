@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ImageToVideoPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, LTX2ImageToVideoPipeline, LTX2VideoTransformer3DModel
 from imageio_ffmpeg import get_ffmpeg_exe
 from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from tests.models.families import TEXT, TINY, WIDTH, drawn
+from tests.models.families import LTX2_SIZES, TEXT, TINY, WIDTH, drawn
 from tests.models.pipelines import build_ltx2
 from tests.processes import TIMEOUT
 from vsf_cli import VSF, guided
@@ -27,6 +27,7 @@ from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.generate import generate, generate_batch
 from vsf_cli.loading.pipelines import load
 from vsf_cli.maps import load as load_maps
+from vsf_cli.maps.recorder import Recorder, _Step
 from vsf_cli.methods import NAG
 from vsf_cli.models import family_of
 from vsf_cli.settings.request import Request
@@ -300,3 +301,18 @@ def test_a_clip_from_an_image_is_guided_too(pipe: Any) -> None:
     assert all((one - other).abs().max() > 1e-4 for one, other in zip(changed, stock, strict=True))
     with guided(animated, "wheels"), pytest.raises(RequestError, match="audio_guidance_scale is 7"):
         run(animated, **start, audio_guidance_scale=7.0)
+
+
+def test_a_sound_as_long_as_the_video_has_no_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny, recorded = TINY["ltx2"], list[bool]()
+    monkeypatch.setattr(Recorder, "_record", lambda self, query, context: recorded.append(context.has_grid))
+    head = {"attention_head_dim": 8, "audio_attention_head_dim": 8}
+    model = LTX2VideoTransformer3DModel(
+        **LTX2_SIZES, **head, cross_attention_dim=16, audio_cross_attention_dim=16, caption_channels=8
+    )
+    call = {**tiny.call(), "audio_hidden_states": drawn(1, 12, 6), "audio_num_frames": 12}
+    recorder = Recorder(VSF(), [])
+    recorder._steps = [_Step()]
+    with guided(model.double(), method=recorder, negative_prompt_embeds=tiny.text(1, 4)):
+        model(**call, return_dict=False)
+    assert recorded == [True, True]

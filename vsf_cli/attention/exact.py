@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from vsf_cli.attention.lanes import in_lanes, mask_in_lanes, missing
+from vsf_cli.attention.lanes import are_worth_it, in_lanes, mask_in_lanes
 
 __all__ = [
     "BACKENDS",
@@ -182,7 +182,7 @@ def _cpu_flash(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tenso
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     count = key.shape[2]
     # Compiled code would be compiled again for other numbers of keys.
-    if torch.compiler.is_compiling() or count > FEW or missing(count) == 0:
+    if torch.compiler.is_compiling() or count > FEW or not are_worth_it(query.shape[2], count):
         return kernel(query, key, value)
     mask = mask_in_lanes(query.new_zeros(1, 1, 1, count))
     return kernel(query, in_lanes(key), in_lanes(value), attn_mask=mask)

@@ -1,21 +1,28 @@
 """Keys in full lanes, for the kernel of CPUs.
 
 PyTorch's kernel takes 16 keys of a row at a time, and then each of the rest alone: 26 keys take twice as long as 32 of which 6
-are masked.
+are masked. For few queries, the copy of the keys takes longer.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["in_lanes", "mask_in_lanes", "missing"]
+__all__ = ["are_worth_it", "in_lanes", "mask_in_lanes", "missing"]
 
 LANES = 16
+QUERIES = 128
+"""From how many queries on a copy of the keys is worth it."""
 
 
 def missing(keys: int) -> int:
     """Returns how many keys are missing to full lanes."""
     return -keys % LANES
+
+
+def are_worth_it(queries: int, keys: int) -> bool:
+    """Whether a copy of these keys, for full lanes, is less work than the rest of them."""
+    return queries >= QUERIES and missing(keys) > 0
 
 
 def in_lanes(states: Tensor) -> Tensor:

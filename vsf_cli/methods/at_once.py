@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["cross_at_once", "joint_at_once"]
 
 
-def cross_at_once(context: "Context", bias: "Tensor", alpha: "float | Tensor") -> "WholeAttention":
-    """Returns the function of cross attention, for the image's queries: the negative prompt's values are flipped in place.
+def cross_at_once(queries: int, context: "Context", bias: "Tensor", alpha: "float | Tensor") -> "WholeAttention":
+    """Returns the function of cross attention: the negative prompt's values are flipped where they stand.
 
     Arguments:
+        queries: The number of the image's queries.
         context: The keys and values.
         bias: What is added to the logits of all keys, with shape (B or 1, H or 1, I or 1, keys).
         alpha: The flip strength.
@@ -23,15 +24,21 @@ def cross_at_once(context: "Context", bias: "Tensor", alpha: "float | Tensor") -
     import torch.nn.functional as F
 
     from vsf_cli.attention.exact import attention
-    from vsf_cli.attention.lanes import in_lanes, mask_in_lanes
+    from vsf_cli.attention.lanes import are_worth_it, in_lanes, mask_in_lanes
 
     factors = F.pad(alpha * _flips(context.negative), (0, 0, context.base.key.shape[2], 0), value=1.0)
-    mask = mask_in_lanes(bias)
 
     def attend(query: "Tensor", key: "Tensor", value: "Tensor") -> "Tensor":
+        return attention(query, key, value * factors, bias)
+
+    if not are_worth_it(queries, bias.shape[-1]):
+        return attend
+    mask = mask_in_lanes(bias)
+
+    def attend_in_lanes(query: "Tensor", key: "Tensor", value: "Tensor") -> "Tensor":
         return attention(query, in_lanes(key), in_lanes(value * factors), mask)
 
-    return attend
+    return attend_in_lanes
 
 
 def joint_at_once(tokens: "AllTokens", alpha: "float | Tensor", beta: "float | Tensor") -> "WholeAttention":

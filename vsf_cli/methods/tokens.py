@@ -55,7 +55,10 @@ class KeyValue:
 
 
 WholeAttention = Callable[["Tensor", "Tensor", "Tensor"], "Tensor"]
-"""Takes the queries, keys and values of all rows, each with shape (B, H, rows, D), and returns their attention."""
+"""Takes the queries of all rows, with shape (B, H, rows, D), and all keys and values, with shape (B, H, keys, D).
+
+It returns the attention of all rows, with the shape of the queries.
+"""
 
 
 @dataclass(frozen=True)

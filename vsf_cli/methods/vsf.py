@@ -240,7 +240,7 @@ class VSF(Method):
         context = tokens.make_context(tokens.keys)
         bias = self._bias(context, torch.promote_types(query.dtype, torch.float32))
         assert bias is not None
-        return cross_at_once(context, bias, alpha)
+        return cross_at_once(query.shape[2], context, bias, alpha)
 
     def _is_at_once(self, query: "Tensor") -> bool:
         """Whether one call over all keys is less work than two that are merged: on a CPU, where a bias costs nothing."""

@@ -18,6 +18,9 @@ from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
 
+UNASKED: Any = object()
+"""Stands for what a method has not been asked yet."""
+
 __all__ = ["RunningCall", "guided_attention", "isolated_attention"]
 
 
@@ -61,7 +64,7 @@ def guided_attention(
         masks_negative: Whether the model masks the negative prompt at the end of the keys, and the image shall see it.
     """
 
-    whole_attention = _Whole(order, guides, has_grid)
+    wholes = _WholeAttentions(order, guides, has_grid)
 
     def attend(
         query: Tensor,
@@ -80,8 +83,8 @@ def guided_attention(
             return None
         _check_options(dropout_p, is_causal, attention_kwargs)
         query, key, value = _prepare(query, key, value, scale)
-        if attn_mask is None and (attend_all := whole_attention(state, query, key, value)) is not None:
-            return attend_all(query, key, value)
+        if attn_mask is None and (whole := wholes.of(state, query, key, value)) is not None:
+            return whole(query, key, value)
         rows = _rows_of(state, order, query.shape[2], key.shape[2])
         mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
         context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
@@ -96,8 +99,8 @@ def guided_attention(
 
 
 @dataclass(frozen=True)
-class _Whole:
-    """Asks a method for a function that attends for all rows in one call.
+class _WholeAttentions:
+    """A method's functions for the attention of all rows in one call.
 
     Arguments:
         order: The order of tokens.
@@ -109,15 +112,19 @@ class _Whole:
     guides: bool
     has_grid: bool
 
-    def __call__(self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor) -> WholeAttention | None:
-        """Returns the function, which is asked for once for all attentions of one size; None if there is none."""
+    def of(self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor) -> WholeAttention | None:
+        """Returns the function for tensors like these, for which the method is asked once in a call; None if there is none.
+
+        Raises:
+            PatchError: If the numbers of tokens contradict each other.
+        """
         if torch.compiler.is_compiling() or not self.guides:
             return None
-        kind = id(self.order), self.has_grid
-        call = *kind, query.shape, key.shape, key.dtype, key.device, torch.is_inference_mode_enabled()
-        if (attend := state.shared.get(call, self)) is self:
-            attend = state.shared[call] = self._ask(state, query, KeyValue(key, value))
-        return attend
+        # The hash of a member of an enumeration is slow.
+        alike = id(self.order), self.has_grid, query.shape, key.shape, key.dtype, key.device
+        if (whole := state.shared.get(alike, UNASKED)) is UNASKED:
+            whole = state.shared[alike] = self._ask(state, query, KeyValue(key, value))
+        return whole
 
     def _ask(self, state: GuidanceState, query: Tensor, keys: KeyValue) -> WholeAttention | None:
         rows = _rows_of(state, self.order, query.shape[2], keys.key.shape[2])

@@ -337,15 +337,23 @@ def _references(arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> i
 
 
 def named_arguments(model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the arguments of a model's call by their names in the stock `forward`."""
-    return _signature(type(unwrap(model)).forward).bind(*args, **kwargs).arguments if args else dict(kwargs)
+    """Returns the arguments of a model's call by their names in the stock `forward`.
+
+    Raises:
+        TypeError: If one is missing.
+    """
+    signature, required = _signature(type(unwrap(model)).forward)
+    # All by name, as pipelines call most models, they need not be bound, which takes as long as all other checks.
+    return signature.bind(*args, **kwargs).arguments if args or not required <= kwargs.keys() else dict(kwargs)
 
 
 @lru_cache(maxsize=16)
-def _signature(forward: Callable[..., Any]) -> inspect.Signature:
-    """Returns the signature of a method without `self`."""
+def _signature(forward: Callable[..., Any]) -> tuple[inspect.Signature, frozenset[str]]:
+    """Returns the signature of a method without `self`, and the names of the arguments that must be given."""
     signature = inspect.signature(forward)
-    return signature.replace(parameters=list(signature.parameters.values())[1:])
+    parameters = list(signature.parameters.values())[1:]
+    required = frozenset(one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD)
+    return signature.replace(parameters=parameters), required
 
 
 def _calling_pipeline() -> tuple[Any, Mapping[str, Any]]:

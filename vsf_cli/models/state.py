@@ -153,7 +153,7 @@ class GuidanceState:
         mode = device, torch.is_inference_mode_enabled()
         if self._progress != (progress, *mode):
             self.progress, self._progress = scalar(progress, device), (progress, *mode)
-        fitted = text.shape, text.dtype, references, *mode
+        fitted = text.shape, text.dtype, references, *mode, *(_version(one.embeddings) for one in groups)
         # A graph is good for one backward pass.
         if self.counts is None or self._fitted != fitted or torch.is_grad_enabled():
             self._fit([one.expand(len(text)) for one in groups], text, references)
@@ -184,6 +184,11 @@ class GuidanceState:
         """Returns the backend for our attention, by that of a processor; None means PyTorch's own choice."""
         name = self.default_backend if chosen is None else getattr(chosen, "value", chosen)
         return name if name in BACKENDS else None
+
+
+def _version(tensor: Tensor) -> Any:
+    """Returns what is equal as long as a tensor is not changed in place; that of inference mode does not count its changes."""
+    return object() if tensor.is_inference() else tensor._version
 
 
 def _active_backend() -> str:

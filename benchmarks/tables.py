@@ -381,11 +381,11 @@ def profile(name: str, *operations: str) -> str:
     none, vsf = report["none"], report["vsf"]
     whole = sum(none.values())
 
-    def row(operation: str) -> list[str]:
-        before, after = none.get(operation, 0.0), vsf.get(operation, 0.0)
-        return [f"`{operation}`", f"{before:.3f} s", f"{after:.3f} s", f"{(after - before) / whole:+.2%}"]
+    def row(label: str, before: float, after: float) -> list[str]:
+        return [label, f"{before:.3f} s", f"{after:.3f} s", f"{(after - before) / whole:+.2%}"]
 
-    return table(["operation", "no guidance", "VSF", "added to the step"], map(row, operations))
+    rows = [row(f"`{name}`", none.get(name, 0.0), vsf.get(name, 0.0)) for name in operations]
+    return table(["operation", "no guidance", "VSF", "added to the step"], [*rows, row("all", whole, sum(vsf.values()))])
 
 
 def batch() -> str:

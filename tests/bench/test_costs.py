@@ -1,10 +1,12 @@
 """The costs of guidance, in counts that do not depend on the machine: FLOPs, calls of attention, and bytes of tensors."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from vsf_cli.attention import lanes
 from vsf_cli.bench.analytic import analytic_flops
 from vsf_cli.bench.counting import Costs, KernelOnMeta, TensorTracker, count_costs
 from vsf_cli.bench.masked import forget_mask
@@ -54,8 +56,9 @@ ALL = {method.name: method for method in select_methods("all", VSF(1.7, 0.2))}
 
 @pytest.fixture(autouse=True)
 def as_in_long_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, short sequences and the cross attention of VSF are guided by one call over all keys."""
+    """On a CPU, short sequences and the cross attention of VSF are one call over all keys, and few keys are padded."""
     monkeypatch.setattr(VSF, "_is_at_once", lambda *_: False)
+    monkeypatch.setattr(lanes, "QUERIES", math.inf)
     monkeypatch.setattr(tokens, "SHORT", 0)
 
 

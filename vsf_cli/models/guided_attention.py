@@ -63,7 +63,6 @@ def guided_attention(
         has_grid: Whether the queries beside the text are the image's tokens.
         masks_negative: Whether the model masks the negative prompt at the end of the keys, and the image shall see it.
     """
-
     wholes = _WholeAttentions(order, guides, has_grid)
 
     def attend(

@@ -172,13 +172,15 @@ class GuidanceState:
         longest = [max(one.lengths) for one in groups]
         # Copies but the last count as part of the positive prompt.
         positives = text.shape[1] + (self.method.copies - 1) * sum(longest[:1])
-        sizes = references, positives, *longest
+        self._count(device, references, positives, *longest)
+        groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
+        self.groups = groups[:1] * self.method.copies + groups[1:]
+
+    def _count(self, device: torch.device, *sizes: int) -> None:
         if self.counts is None or self.counts.device != device or self.counts.shape[:-1] != sizes:
             self.counts, self.sized = torch.empty(*sizes, 0, device=device), {}
             for axis in range(len(sizes)):
                 torch._dynamo.maybe_mark_dynamic(self.counts, axis)
-        groups = [replace(one, embeddings=one.embeddings.to(text)) for one in groups]
-        self.groups = groups[:1] * self.method.copies + groups[1:]
 
     def backend(self, chosen: Any) -> str | None:
         """Returns the backend for our attention, by that of a processor; None means PyTorch's own choice."""

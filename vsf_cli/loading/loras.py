@@ -6,7 +6,8 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ __all__ = ["Lora", "hashes_of", "load_lora"]
 
 LOG = logging.getLogger(__name__)
 
+MISFIT = re.compile(r"size mismatch for (\S+?): .*?torch\.Size\((.+?)\) from checkpoint.*?torch\.Size\((.+?)\)")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 PICKLED = r"\.(bin|pt|pth|th|ckpt|pkl|pickle|lora)$"
 DEFAULT_NAME = "pytorch_lora_weights.safetensors"
@@ -155,13 +157,31 @@ def load_lora(pipe: Any, lora: Lora, adapter_name: str, offline: bool) -> None:
     try:
         _add_adapter(pipe, state, adapter_name, metadata, lora.stage)
     except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise RequestError(f"--lora '{file_name}' does not fit this model: {text}") from error
+        raise RequestError(f"--lora '{file_name}' does not fit this model: {_misfit(str(error))}") from error
     others = f"; {len(unmatched)} do not: {first}{', ...' if len(unmatched) > 3 else ''}" if unmatched else ""
     level = logging.WARNING if unmatched else logging.INFO
     LOG.log(level, "%d of %d keys of --lora '%s' match%s", len(raw) - len(unmatched), len(raw), file_name, others)
     if lora.scale != 1 and any(key.endswith(MAGNITUDE) for key in state):
         LOG.warning("--lora '%s' is a DoRA: its magnitudes act in full, whatever its scale is", file_name)
+
+
+def _misfit(text: str) -> str:
+    """Returns what does not fit, by the text of an error of PyTorch, which has a line for each tensor."""
+    if found := MISFIT.search(text):
+        name, own, wanted = found.groups()
+        return f"{name} has shape {own}, but must have {wanted}; choose a LoRA file for this size of model"
+    return " ".join(text.split())[:200]
+
+
+@contextmanager
+def _without_lines_of_diffusers() -> Iterator[None]:
+    """Keeps diffusers from logging an error that it raises as well, with a line for each tensor."""
+    logger = logging.getLogger("diffusers.loaders.peft")
+    logger.disabled, before = True, logger.disabled
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _add_adapter(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any] | None, stage: str | None) -> None:
@@ -170,7 +190,7 @@ def _add_adapter(pipe: Any, state: "Tensors", name: str, metadata: dict[str, Any
 
     denoiser = denoiser_name(pipe)
     options: dict[str, Any] = {"adapter_name": name, "metadata": metadata, "_pipeline": pipe}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_lines_of_diffusers():
         # Several adapters in one model are intended.
         warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
         for part, part_stage in ((denoiser, "high-noise"), ("transformer_2", "low-noise")):

@@ -93,6 +93,14 @@ def test_what_cannot_be_compared_is_one_line(words: tuple[str, ...], said: str) 
     assert not Path("outputs").exists()
 
 
+def test_cfg_has_the_scale_alone_where_the_model_has_no_such_input() -> None:
+    words = ("--preset", "tiny-flux-schnell", "--steps", "1", "--compare", "none,cfg,vsf", "--guidance", "2", "-o", "strip.png")
+    done = run(*BIKE[:4], *words)
+    assert done.exit_code == 0, done.output
+    compared = read_metadata(Path("strip.png")).description["compared"]
+    assert [one["request"]["guidance_scale"] for one in compared] == [0.0, 2.0, 0.0]
+
+
 def test_a_dry_run_says_what_would_be_on_each_strip() -> None:
     done = run(*BIKE, "--seed", "7,8", "--compare", "none,vsf", "--keep", "bells", "--dry-run")
     none, vsf = done.stdout.splitlines()

@@ -55,14 +55,14 @@ def plan_comparison(
     texts = given.texts(prompt)
     _check_methods(names, texts, settings)
     requests = [
-        request_of(own, seeds[0], _settings_for(name, settings), given.loras or (), video, seconds)[0]
+        request_of(own, seeds[0], _settings_for(name, settings, "cfg" in names), given.loras or (), video, seconds)[0]
         for name, own in zip(names, _texts_of(names, texts), strict=True)
     ]
     if len({json.dumps(request.loading, default=str) for request in requests}) > 1:
         raise RequestError("--compare compares methods on one model")
     # This plan is made for its checks, its warnings and its runtime.
     guided = max(range(len(names)), key=lambda index: (bool(requests[index].keep), requests[index].method != "none"))
-    own = _settings_for(names[guided], settings).overlaid({"format": None, "output": None})
+    own = _settings_for(names[guided], settings, "cfg" in names).overlaid({"format": None, "output": None})
     first = plan(prompt, seeds, given, own, files=files, video=video)
     output = settings.origin("output")
     template = f"{output.value}-compare" if output.origin == "default" else output.value
@@ -101,12 +101,17 @@ def _embeds_scale(settings: Settings) -> bool:
     return FAMILIES[settings.preset.family].embeds_scale
 
 
-def _settings_for(name: str, settings: Settings) -> Settings:
-    """Returns the settings of one method of the strip: no numbers of other methods, and no CFG unless it is CFG."""
+def _settings_for(name: str, settings: Settings, for_cfg: bool) -> Settings:
+    """Returns the settings of one method of the strip: no numbers of other methods, and no CFG unless it is CFG.
+
+    `for_cfg` says that CFG is compared, too.
+    """
     method = resolved(name)[0]
     others = dict.fromkeys(key for key, (owner, _) in method_options().items() if owner != method)
     own = settings.overlaid({"method": name, **others})
-    return own if method == "cfg" or _embeds_scale(settings) else own.overlaid({"guidance": 0.0})
+    # A scale is CFG's alone where the model runs without one: not all that could have it as an input do.
+    for_all = _embeds_scale(settings) and not (for_cfg and settings.preset.guidance_scale <= 1)
+    return own if method == "cfg" or for_all else own.overlaid({"guidance": 0.0})
 
 
 def run_comparison(plan: Plan, requests: Sequence[Request], console: Console, as_json: bool, dry_run: bool) -> None:

@@ -196,6 +196,12 @@ def test_variables_without_effect_are_said(name: str, value: str, message: str, 
         assert found.exit_code == 0 and message in said(found), found.output
 
 
+def test_no_variable_is_said_to_be_an_option_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VSF_MAX_SEQUENCE_LENGTH", "5")
+    found = said(vsf(*BIKE))
+    assert "VSF_MAX_SEQUENCE_LENGTH has no effect" in found and "--max-sequence-length" not in found
+
+
 def test_variables_of_settings_pass_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"VSF_STEPS": "3", "VSF_FPS": "4", "VSF_EXISTS": "skip", "VSF_ALHPA": ""}.items():
         monkeypatch.setenv(name, value)

@@ -87,7 +87,7 @@ def _meaning(name: str, legal: Mapping[str, str]) -> str:
     from vsf_cli.config.names import meant
     from vsf_cli.settings.options import OF_REQUEST
 
-    advice = {key: f" Pass {one.flag} instead" for key, one in OF_REQUEST.items()}
+    advice = {key: f" Pass {one.flag} instead" if one.setting or one.names else "" for key, one in OF_REQUEST.items()}
     advice |= {key: f" Did you mean '{variable}'?" for key, variable in legal.items()}
     spelled = {other: one.key for one in OF_REQUEST.values() for other in one.column_names}
     return advice.get(meant(name.removeprefix(PREFIX), advice, spelled) or "", "")

@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from training.command import at_least, run, say
+from training.command import run, say
 from vsf_cli.errors import RequestError, VSFError
 from vsf_cli.evaluation.statistics import mcnemar, wilson_interval
 from vsf_cli.evaluation.variants import BASELINE, choose_variants, load_variants
@@ -140,7 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.score", description=__doc__)
     parser.add_argument("--preset", default="tiny-sd3-turbo")
     parser.add_argument("--split", choices=("dev", "test"), default="dev", help="report test once for each released model")
-    parser.add_argument("--pairs", type=at_least(1), default=200)
+    parser.add_argument("--pairs", type=int, default=200)
     parser.add_argument("--method", help="default: that of the preset")
     parser.add_argument("--methods-file", type=Path, help="a TOML file of methods, as for 'vsf eval run', which are compared")
     parser.add_argument("--alpha", type=float)

@@ -56,7 +56,7 @@ def _check_size(request: Request, multiple: int, max_count: int | None) -> None:
 
 def _check_guidance(request: Request, family: "Family", config: Any) -> None:
     """Checks that a model whose guidance is an input, and no CFG, has that input."""
-    is_input = family.cfg_argument == "true_cfg_scale" and not request.guidance.accepts_guidance_scale
+    is_input = family.embeds_scale and not request.guidance.accepts_guidance_scale
     if is_input and request.guidance_scale > 1 and getattr(config, "guidance_embeds", None) is False:
         raise RequestError(
             f"guidance is {request.guidance_scale:g}, but this model has no such input, and would take no notice: leave it out,"

@@ -133,7 +133,6 @@ class Context:
         reference: The positions in `base` of the tokens of images that are edited, behind those of `image`; not guided.
         has_grid: Whether the image's rows are those of an image, which has a grid: a sound has none.
         grouped, whole: The tokens of all groups, and of groups and base, as views; None if they are in different places.
-        shared: What a method makes once for all attentions of a call.
     """
 
     base: KeyValue
@@ -147,7 +146,6 @@ class Context:
     has_grid: bool = True
     grouped: KeyValue | None = None
     whole: KeyValue | None = None
-    shared: dict[Any, Any] = field(default_factory=dict)
     _joined: KeyValue | None = field(default=None, init=False, repr=False, compare=False)
     _of_images: "tuple[Tensor, Tensor] | None" = field(default=None, init=False, repr=False, compare=False)
 

@@ -18,10 +18,10 @@ from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
 
+__all__ = ["RunningCall", "guided_attention", "isolated_attention"]
+
 UNASKED: Any = object()
 """Stands for what a method has not been asked yet."""
-
-__all__ = ["RunningCall", "guided_attention", "isolated_attention"]
 
 
 class RunningCall:
@@ -196,9 +196,7 @@ def _context(
     base = keys.part(rows.base)
     shared = state.progress, backend, base_mask
     grouped = keys.part(rows.grouped)
-    return Context(
-        base, rows.image, rows.positive, tuple(groups), *shared, rows.reference, has_grid, grouped, keys, state.shared
-    )
+    return Context(base, rows.image, rows.positive, tuple(groups), *shared, rows.reference, has_grid, grouped, keys)
 
 
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:

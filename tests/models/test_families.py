@@ -22,7 +22,7 @@ from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, drawn, ltx2_strea
 from vsf_cli.attention import lanes
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
-from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, WholeAttention, tokens
+from vsf_cli.methods import NAG, NASA, ONG, VSF, WEF, Angular, Context, Method, WholeAttention, tokens, vsf
 from vsf_cli.models.guided_model import guided_denoisers
 from vsf_cli.models.state import Encoded
 
@@ -119,6 +119,7 @@ def every_way(method: Method) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VSF, "_is_at_once", lambda *_: False)
         patch.setattr(tokens, "SHORT", 0)
+        patch.setattr(vsf, "ROWS", 7)
         yield
 
 

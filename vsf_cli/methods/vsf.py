@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["VSF"]
 
+ROWS = 512
+"""How many rows of the image are guided at a time on a CPU: what is added to them stays in its cache."""
+
 MASK = Need("attention_mask", "VSF with its mask: leave --no-attention-mask out")
 """What an option that acts in the mask needs; the details of options (`rare`, `newer`, ...) are those of `Option`."""
 
@@ -277,11 +280,8 @@ class VSF(Method):
 
     def _attend_in_parts(self, query: "Tensor", context: "Context", out: "Tensor | None") -> "Tensor":
         """Two partial attentions, merged by their log-sum-exp."""
-        import torch
-
         from vsf_cli.attention import fused
         from vsf_cli.attention.exact import attention_with_lse
-        from vsf_cli.attention.merging import merge_attention_states
 
         base, rows = context.base, context.image_rows
         output, lse = attention_with_lse(query, base.key, base.value, context.backend)
@@ -289,23 +289,38 @@ class VSF(Method):
             span, target = context.image or Span(0, query.shape[2]), output if out is None else out
             fused.guide_image(query, output, lse, few, self._strengths(context), target, span.start, span.stop)
             return target
+        query, image, lse = rows(query), rows(output), rows(lse)
+        if out is None:
+            return self._guide(query, image, lse, context)
+        context.copy_unguided(output, out)
+        for some in _chunks(query):
+            self._guide(some.of(query), some.of(image), some.of(lse), context, some.of(rows(out)))
+        return out
+
+    def _guide(
+        self, query: "Tensor", base: "Tensor", lse: "Tensor", context: "Context", out: "Tensor | None" = None
+    ) -> "Tensor":
+        """Returns the guided outputs of rows of the image, from the unguided ones and their log-sum-exp, written into `out`.
+
+        Without `out` the memory of the unguided ones is overwritten.
+        """
+        import torch
+
+        from vsf_cli.attention.merging import merge_attention_states
+
         # It is cheaper to flip the few values than the output of all rows.
         alpha = self.alpha_at(context.progress)
-        added, added_lse = context.negative.times(-alpha).attend(rows(query))
-        if (spared := self._spared(rows(query), context, alpha)) is not None:
+        added, added_lse = context.negative.times(-alpha).attend(query)
+        if (spared := self._spared(query, context, alpha)) is not None:
             added = added + spared if added.requires_grad or spared.requires_grad else added.add_(spared)
-        image = rows(output)
         if self.orthogonal:
-            added = orthogonal_part(added, image, per_head=True)
-        states = added, rows(lse), added_lse
-        if self._is_limited:
-            guided = merge_attention_states(image, *states, self.beta, out=torch.empty_like(image))
-            return context.write(self._limit(guided, image, context), output, out)
-        if out is None:
-            return merge_attention_states(image, *states, self.beta)
-        context.copy_unguided(output, out)
-        merge_attention_states(image, *states, self.beta, out=rows(out))
-        return out
+            added = orthogonal_part(added, base, per_head=True)
+        target = torch.empty_like(base) if self._is_limited else out
+        guided = merge_attention_states(base, added, lse, added_lse, self.beta, target)
+        if not self._is_limited:
+            return guided
+        guided = self._limit(guided, base, context)
+        return guided if out is None else out.copy_(guided)
 
     def _attend_at_once(self, query: "Tensor", context: "Context", out: "Tensor | None") -> "Tensor":
         """The same without a log-sum-exp: one call each for the rows of image and positive prompt, which see other keys."""
@@ -394,3 +409,13 @@ class VSF(Method):
         keys = keys.join(KeyValue(negative.key, -self.alpha_at(context.progress) * negative.weighted_value))
         output = attention(query, keys.key, keys.value, negative.seen_after(context.base.key.shape[2], copies))
         return output if out is None else out.copy_(output)
+
+
+def _chunks(query: "Tensor") -> list[Span]:
+    """Returns the positions of the image's rows, a few at a time on a CPU."""
+    import torch
+
+    count = query.shape[2]
+    if query.device.type != "cpu" or torch.compiler.is_compiling():
+        return [Span(0, count)]
+    return [Span(row, min(row + ROWS, count)) for row in range(0, count, ROWS)]

@@ -1,5 +1,6 @@
 """One guided attention by itself: masks, grouped heads, scales, backends, and processors that cannot be guided."""
 
+import dis
 import gc
 import math
 import sys
@@ -198,6 +199,24 @@ def test_the_module_of_a_twin_goes_with_it() -> None:
 )
 def test_calls_of_attention_are_counted(name: str, calls: int) -> None:
     assert attention_calls(getattr(attention_processor, name)) == calls
+
+
+def test_a_processor_is_read_once_and_again_if_its_code_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Any] = []
+    instructions = dis.get_instructions
+
+    def recorded(code: Any) -> Any:
+        read.append(code)
+        return instructions(code)
+
+    class Own(attention_processor.JointAttnProcessor2_0):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return super().__call__(*args, **kwargs)
+
+    monkeypatch.setattr(dis, "get_instructions", recorded)
+    assert [attention_calls(Own) for _ in range(3)] == [0, 0, 0] and len(read) == 1
+    monkeypatch.setattr(Own, "__call__", attention_processor.JointAttnProcessor2_0.__call__)
+    assert attention_calls(Own) == 1
 
 
 def test_processors_that_cannot_be_guided_are_refused_by_name() -> None:

@@ -46,6 +46,21 @@ def test_a_guided_model_runs_where_the_stock_one_does(name: str, dtype: torch.dt
         assert (found.double() - wanted.double()).abs().max() < 0.03 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("name", ["sd3.5-medium", "wan", "flux"])
+@torch.no_grad()
+def test_a_call_with_autocast_is_not_that_of_a_call_without(name: str) -> None:
+    tiny = TINY[name]
+    model, call = tiny.model().to(torch.float32), cast(tiny.call(), torch.float32)
+    encoded = [Encoded(cast(tiny.text(1, NEGATIVES), torch.float32), (NEGATIVES,))]
+    with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3), encoded), torch.autocast("cpu", torch.bfloat16):
+        wanted = output(model, call)
+    with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3), encoded):
+        plain = output(model, call)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(output(model, call), wanted)
+        assert torch.equal(output(model, call), plain)
+
+
 def test_a_guided_model_is_trained_under_autocast() -> None:
     tiny = TINY["sd3.5-medium"]
     model, call = tiny.model().float().requires_grad_(True), cast(tiny.call(), torch.float32)

@@ -381,6 +381,26 @@ def test_ours_runs_in_every_attention(tiny: Tiny, negative: Tensor) -> None:
     assert Counting.asked <= 3
 
 
+@pytest.mark.parametrize("tiny", ["sd3.5-medium", "wan"], indirect=True)
+def test_a_method_is_asked_again_only_if_a_call_is_another(tiny: Tiny, negative: Tensor) -> None:
+    model, Counting.asked = tiny.model(), 0
+    with guided(model, method=Counting(), negative_prompt_embeds=negative):
+        for batch, asked in ((1, 1), (1, 1), (2, 2), (2, 2), (1, 3)):
+            output(model, tiny.call(batch))
+            assert Counting.asked == asked, batch
+
+
+@pytest.mark.parametrize("tiny", ["sd3.5-medium", "wan"], indirect=True)
+def test_every_step_has_the_strength_of_its_own(tiny: Tiny, negative: Tensor) -> None:
+    model, call = tiny.model(), tiny.call()
+    scheduler: Any = type("Scheduler", (), {"timesteps": torch.arange(3), "begin_index": 0})()
+    pipe = type("Pipe", (), {"scheduler": scheduler})()
+    with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, slope=1.0), [Encoded(negative, (NEGATIVES,))], pipe):
+        for scheduler.step_index, alpha in enumerate((0, 4 / 3, 8 / 3)):
+            wanted = dense_output(tiny, VSF(alpha, 0.3), [negative[0]])
+            torch.testing.assert_close(output(model, call), wanted, atol=1e-11, rtol=0)
+
+
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 

@@ -39,6 +39,17 @@ def output(model: Any, text: Tensor) -> Tensor:
     return noise
 
 
+def test_each_call_counts_its_own_padding() -> None:
+    model, long = build_wan().double(), padded(6)
+    short = long[:, :16]
+    with guided(model, method=VSF(2.0, 0.3), negative_prompt_embeds=drawn(2)):
+        wanted = [output(model, text) for text in (long, short)]
+    assert (wanted[0] - wanted[1]).abs().max() > 1e-4
+    with guided(model, method=VSF(2.0, 0.3), negative_prompt_embeds=drawn(2), fold_padding=True):
+        found = [output(model, text) for text in (long, short)]
+    torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("lengths", [(6,), (3, 9), (23,)])
 def test_without_guidance_it_is_the_stock_model(lengths: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     model, text, seen = build_wan().double(), padded(*lengths), list[int]()

@@ -19,7 +19,7 @@ from vsf_cli.errors import PatchError
 from vsf_cli.generation.guided import guided
 from vsf_cli.methods import NAG, NASA, ONG, VSF, Method
 from vsf_cli.models import Order
-from vsf_cli.models.guided_attention import RunningCall, guided_attention
+from vsf_cli.models.guided_attention import AttentionKind, RunningCall, guided_attention
 from vsf_cli.models.interpose import attention_calls, is_twin, twin_class, twin_of
 from vsf_cli.models.state import Encoded, GuidanceState
 
@@ -124,7 +124,7 @@ def test_the_models_own_mask_is_honoured(order: Order, method: Method, kind: str
     mask = None if kind == "none" else bias if kind == "added" else seen[:, 0, 0] if "two" in kind else seen
     if kind == "none":
         bias = torch.zeros_like(bias)
-    found = guided_attention(running(method), order)(query, key, value, mask)
+    found = guided_attention(running(method), AttentionKind(order))(query, key, value, mask)
     assert found is not None
     wanted = expected(order, method, query, key, value, bias.expand(-1, -1, query.shape[2], -1))
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
@@ -133,7 +133,7 @@ def test_the_models_own_mask_is_honoured(order: Order, method: Method, kind: str
 @pytest.mark.parametrize("order", list(Order))
 def test_grouped_heads_and_another_scale(order: Order) -> None:
     query, key, value = drawn(order, heads=1)
-    found = guided_attention(running(METHODS[0]), order)(query, key, value, scale=0.2)
+    found = guided_attention(running(METHODS[0]), AttentionKind(order))(query, key, value, scale=0.2)
     repeated = key.repeat(1, 2, 1, 1), value.repeat(1, 2, 1, 1)
     bias = torch.zeros(2, 1, query.shape[2], key.shape[2], dtype=torch.float64)
     wanted = expected(order, METHODS[0], query * 0.2 * math.sqrt(8), *repeated, bias)
@@ -152,7 +152,7 @@ def test_a_backend_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(_AttentionBackendRegistry._backends, name, kernel)
     monkeypatch.setitem(_AttentionBackendRegistry._supported_arg_names, name, {"query", "key", "value", "return_lse"})
     tensors = [tensor.float() for tensor in drawn(Order.TEXT_LAST)]
-    attention = guided_attention(running(VSF(2.0, 0.3)), Order.TEXT_LAST)
+    attention = guided_attention(running(VSF(2.0, 0.3)), AttentionKind(Order.TEXT_LAST))
     assert torch.equal(attention(*tensors, backend=name), attention(*tensors))  # type: ignore[arg-type]
     assert used == [IMAGES + POSITIVES, IMAGES, IMAGES], "the base, and the rows of both groups to the image"
 
@@ -160,20 +160,20 @@ def test_a_backend_is_called_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_autocast_is_that_of_the_stock_function() -> None:
     query, key, value = (tensor.float() for tensor in drawn(Order.TEXT_LAST))
     with torch.autocast("cpu", torch.bfloat16):
-        found = guided_attention(running(VSF(2.0, 0.3)), Order.TEXT_LAST)(query, key, value.bfloat16())
+        found = guided_attention(running(VSF(2.0, 0.3)), AttentionKind(Order.TEXT_LAST))(query, key, value.bfloat16())
         wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value.bfloat16())
     assert found is not None and found.dtype == wanted.dtype == torch.bfloat16 and found.shape == wanted.shape
 
 
 def test_rows_that_do_not_fit_and_options_are_refused() -> None:
     query, key, value = drawn(Order.CROSS)
-    attention = guided_attention(running(VSF()), Order.CROSS)
+    attention = guided_attention(running(VSF()), AttentionKind(Order.CROSS))
     with pytest.raises(PatchError, match="has 8 keys, but its text 9 tokens"):
         attention(query, key[:, :, 1:], value[:, :, 1:])
     with pytest.raises(PatchError, match="a causal mask"):
         attention(query, key, value, is_causal=True)
     with pytest.raises(PatchError, match="not by the model's own call"):
-        guided_attention(RunningCall(), Order.CROSS)(query, key, value)
+        guided_attention(RunningCall(), AttentionKind(Order.CROSS))(query, key, value)
 
 
 def test_a_twin_shares_the_state_of_its_processor() -> None:

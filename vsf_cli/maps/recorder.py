@@ -131,6 +131,10 @@ class Recorder(Method):
         return self.method.follows_progress
 
     @property
+    def varies(self) -> bool:
+        return self.method.varies
+
+    @property
     def last_block(self) -> int:
         return self.method.last_block
 

@@ -122,7 +122,12 @@ class Method(ABC):
     @property
     def follows_progress(self) -> bool:
         """Whether the method depends on the step."""
-        return self.start > 0 or self.stop < 1
+        return self.start > 0 or self.stop < 1 or self.varies
+
+    @property
+    def varies(self) -> bool:
+        """Whether its strength is another one in each step."""
+        return False
 
     @property
     def off(self) -> str:
@@ -162,7 +167,7 @@ class Method(ABC):
     def whole_attention(self, query: "Tensor", tokens: "AllTokens") -> "WholeAttention | None":
         """Returns a function for the attention of all rows in one call; None if the method takes the tokens apart.
 
-        It serves all attentions of one size in a call of the model: what can be, is made once.
+        It serves all attentions of one size, also in later calls with equal sizes of text, unless the strength varies.
 
         Arguments:
             query: The queries of all rows of the first of them, with shape (B, H, rows, D).

@@ -191,8 +191,8 @@ class VSF(Method):
         return "beta inf" if self.beta == math.inf and self.attention_mask else "blend 0" if self.blend == 0 else ""
 
     @property
-    def follows_progress(self) -> bool:
-        return super().follows_progress or self.slope != 0
+    def varies(self) -> bool:
+        return self.slope != 0
 
     def on(self, device: "torch.device") -> "VSF":
         """Returns the method with alpha and beta as tensors: a float would be part of the compiled code."""

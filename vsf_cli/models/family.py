@@ -474,4 +474,5 @@ def block_of(name: str) -> str:
 
 def unwrap(model: Any) -> Any:
     """Returns a model without the wrapper of `torch.compile`."""
-    return getattr(model, "_orig_mod", model)
+    # A model of diffusers takes long to say that it has no such attribute.
+    return getattr(model, "_modules", {}).get("_orig_mod", model)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -18,10 +19,15 @@ from vsf_cli.models.family import Order
 from vsf_cli.models.interpose import Attend
 from vsf_cli.models.state import GuidanceState
 
-__all__ = ["RunningCall", "guided_attention", "isolated_attention"]
+__all__ = ["AttentionKind", "RunningCall", "guided_attention", "isolated_attention"]
 
 UNASKED: Any = object()
 """Stands for what a method has not been asked yet."""
+
+NOT_RUNNING = (
+    "an attention of the guided model was called, but not by the model's own call, or its hook was removed, so that the"
+    " negative prompt would be lost: call the model itself, and leave its hooks alone inside the `with`"
+)
 
 
 class RunningCall:
@@ -45,25 +51,65 @@ class RunningCall:
             self.state = before
 
 
-def guided_attention(
-    running: RunningCall,
-    order: Order,
-    guides: bool = True,
-    drops_text: bool = False,
-    has_grid: bool = True,
-    masks_negative: bool = False,
-) -> Attend:
-    """Returns an attention function for guided models.
+@dataclass(frozen=True)
+class AttentionKind:
+    """What an attention of a model is like, and how it is guided.
 
     Arguments:
-        running: The running call.
         order: The order of tokens.
         guides: Whether the method acts; else only the negative prompt's own rows are computed.
         drops_text: Whether the outputs for the text are unused, so that those of the negative prompt are 0.
         has_grid: Whether the queries beside the text are the image's tokens.
         masks_negative: Whether the model masks the negative prompt at the end of the keys, and the image shall see it.
     """
-    wholes = _WholeAttentions(order, guides, has_grid)
+
+    order: Order
+    guides: bool = True
+    drops_text: bool = False
+    has_grid: bool = True
+    masks_negative: bool = False
+
+    def ask(
+        self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor, scale: float | None
+    ) -> WholeAttention | None:
+        """Asks the method for a function for the attention of tensors like these; None if it has none.
+
+        Raises:
+            PatchError: If the numbers of tokens contradict each other.
+        """
+        prepared = _prepare(query, key, value, scale)
+        rows = _rows_of(state, self.order, query.shape[2], key.shape[2])
+        make_context = partial(_context, state, rows, mask=None, backend=state.backend(None), has_grid=self.has_grid)
+        spans, is_cross = (rows.queries, rows.groups), self.order is Order.CROSS
+        tokens = AllTokens(KeyValue(*prepared[1:]), *spans, is_cross, state.progress, state.sized, make_context)
+        whole = state.method.whole_attention(prepared[0], tokens)
+        if whole is None or all(map(is_, prepared, (query, key, value))):
+            return whole
+        return lambda query, key, value: whole(*_prepare(query, key, value, scale))
+
+    def attend(
+        self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, backend: Any
+    ) -> Tensor:
+        """Returns the attention of all rows, for which the method takes the tokens apart.
+
+        Raises:
+            PatchError: If the numbers of tokens contradict each other, or the mask has another number of keys.
+        """
+        rows = _rows_of(state, self.order, query.shape[2], key.shape[2])
+        mask = _mask(_whole(mask, key.shape[2]), rows, self.masks_negative)
+        context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), self.has_grid)
+        attend_rows = state.method.attend if self.guides else state.method.attend_unguided
+        if self.order is Order.CROSS:
+            return attend_rows(query, context)  # The output of the large call takes the result.
+        out = _empty_output(query, value)
+        attend_rows(rows.queries.of(query), context, rows.queries.of(out))
+        return _with_groups(out, state.method, context, rows, None if self.drops_text else query)
+
+
+def guided_attention(running: RunningCall, kind: AttentionKind) -> Attend:
+    """Returns an attention function for guided models."""
+    # The hash of a member of an enumeration is slow.
+    guides, alike = kind.guides, (id(kind.order), kind.has_grid)
 
     def attend(
         query: Tensor,
@@ -78,59 +124,24 @@ def guided_attention(
         backend: Any = None,
         parallel_config: Any = None,
     ) -> Tensor | None:
-        if (state := _state_of(running)).counts is None:
+        if (state := running.state) is None:
+            raise PatchError(NOT_RUNNING)
+        if state.counts is None:
             return None
-        _check_options(dropout_p, is_causal, attention_kwargs)
-        query, key, value = _prepare(query, key, value, scale)
-        if attn_mask is None and (whole := wholes.of(state, query, key, value)) is not None:
-            return whole(query, key, value)
-        rows = _rows_of(state, order, query.shape[2], key.shape[2])
-        mask = _mask(_whole(attn_mask, key.shape[2]), rows, masks_negative)
-        context = _context(state, rows, KeyValue(key, value), mask, state.backend(backend), has_grid)
-        attend_rows = state.method.attend if guides else state.method.attend_unguided
-        if order is Order.CROSS:
-            return attend_rows(query, context)  # The output of the large call takes the result.
-        out = _empty_output(query, value)
-        attend_rows(rows.queries.of(query), context, rows.queries.of(out))
-        return _with_groups(out, state.method, context, rows, None if drops_text else query)
+        is_compiled = torch.compiler.is_compiling()
+        if state.gradients and not is_compiled:
+            check_checkpoints()
+        if dropout_p or is_causal or attention_kwargs:
+            raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
+        if guides and attn_mask is None and not is_compiled:
+            size = *alike, scale, query.shape, key.shape, key.dtype, key.device
+            if (whole := state.wholes.get(size, UNASKED)) is UNASKED:
+                whole = state.wholes[size] = kind.ask(state, query, key, value, scale)
+            if whole is not None:
+                return whole(query, key, value)
+        return kind.attend(state, *_prepare(query, key, value, scale), attn_mask, backend)
 
     return attend
-
-
-@dataclass(frozen=True)
-class _WholeAttentions:
-    """A method's functions for the attention of all rows in one call.
-
-    Arguments:
-        order: The order of tokens.
-        guides: Whether the method acts.
-        has_grid: Whether the queries beside the text are the image's tokens.
-    """
-
-    order: Order
-    guides: bool
-    has_grid: bool
-
-    def of(self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor) -> WholeAttention | None:
-        """Returns the function for tensors like these, for which the method is asked once in a call; None if there is none.
-
-        Raises:
-            PatchError: If the numbers of tokens contradict each other.
-        """
-        if torch.compiler.is_compiling() or not self.guides:
-            return None
-        # The hash of a member of an enumeration is slow.
-        alike = id(self.order), self.has_grid, query.shape, key.shape, key.dtype, key.device
-        if (whole := state.shared.get(alike, UNASKED)) is UNASKED:
-            whole = state.shared[alike] = self._ask(state, query, KeyValue(key, value))
-        return whole
-
-    def _ask(self, state: GuidanceState, query: Tensor, keys: KeyValue) -> WholeAttention | None:
-        rows = _rows_of(state, self.order, query.shape[2], keys.key.shape[2])
-        make_context = partial(_context, state, rows, mask=None, backend=state.backend(None), has_grid=self.has_grid)
-        spans, is_cross = (rows.queries, rows.groups), self.order is Order.CROSS
-        tokens = AllTokens(keys, *spans, is_cross, state.progress, state.sized, make_context)
-        return state.method.whole_attention(query, tokens)
 
 
 def _with_groups(out: Tensor, method: Method, context: Context, rows: "_Rows", query: Tensor | None) -> Tensor:
@@ -162,22 +173,6 @@ def isolated_attention(running: RunningCall) -> Attend:
         return out
 
     return attend
-
-
-def _check_options(dropout_p: float, is_causal: bool, attention_kwargs: dict[str, Any] | None) -> None:
-    if dropout_p or is_causal or attention_kwargs:
-        raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
-
-
-def _state_of(running: RunningCall) -> GuidanceState:
-    if running.state is None:
-        raise PatchError(
-            "an attention of the guided model was called, but not by the model's own call, or its hook was removed, so that"
-            " the negative prompt would be lost: call the model itself, and leave its hooks alone inside the `with`"
-        )
-    if running.state.gradients and not torch.compiler.is_compiling():
-        check_checkpoints()
-    return running.state
 
 
 def _empty_output(query: Tensor, value: Tensor) -> Tensor:

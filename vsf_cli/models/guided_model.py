@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn
 
 from vsf_cli.config.names import counted
@@ -20,7 +21,7 @@ from vsf_cli.methods import Method
 from vsf_cli.models.checkpointing import check_checkpoints, wrapped_checkpoints
 from vsf_cli.models.family import Family, Follow, block_of, check_kind, unwrap
 from vsf_cli.models.folding import Folding
-from vsf_cli.models.guided_attention import RunningCall, guided_attention, isolated_attention
+from vsf_cli.models.guided_attention import AttentionKind, RunningCall, guided_attention, isolated_attention
 from vsf_cli.models.interpose import attention_calls, called_code, is_twin, twin_class, twin_of
 from vsf_cli.models.patching import followed, hooked, patched
 from vsf_cli.models.state import Encoded, GuidanceState, joined
@@ -43,11 +44,11 @@ class _Twins(threading.local):
         self.running = RunningCall()
         self.classes: dict[Any, type] = {}
 
-    def class_of(self, processor: type, *arguments: Any) -> type:
-        """Returns the twin class of a processor's class for some arguments of `guided_attention`; without any, isolated."""
-        key = processor, called_code(processor), *arguments
+    def class_of(self, processor: type, kind: AttentionKind | None = None) -> type:
+        """Returns the twin class of a processor's class for attentions of a kind, or among the text alone."""
+        key = processor, called_code(processor), kind
         if key not in self.classes:
-            attend = guided_attention(self.running, *arguments) if arguments else isolated_attention(self.running)
+            attend = guided_attention(self.running, kind) if kind else isolated_attention(self.running)
             self.classes[key] = twin_class(processor, attend)
         return self.classes[key]
 
@@ -143,8 +144,8 @@ def _twins(family: Family, model: Any, method: Method) -> dict[nn.Module, Any]:
         raise PatchError("no attention module to patch: the model has no attention that sees both image and text")
     twins = {}
     for (name, module, order), guides in zip(attentions, _guides(family, model, method), strict=True):
-        arguments = order, guides, family.drops_text(module), family.has_grid(name), family.masks_negative
-        twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), *arguments))
+        kind = AttentionKind(order, guides, family.drops_text(module), family.has_grid(name), family.masks_negative)
+        twins[module] = twin_of(module.processor, _TWINS.class_of(type(module.processor), kind))
     return twins
 
 
@@ -288,7 +289,7 @@ class _GuidedCall:
             raise RequestError(
                 f"{name} is {scale:g}, but {method.label} is for models that run without CFG: pass {off}, or another method"
             )
-        lost = [name for name, value in variables.items() if name in NEGATIVES and _is_given(value)]
+        lost = [name for name in NEGATIVES if _is_given(variables.get(name))]
         if lost and not method.accepts_guidance_scale:
             raise RequestError(
                 f"{lost[0]} was passed to the pipeline, where it has no effect without CFG: give it to guided() alone"
@@ -362,13 +363,13 @@ def _calling_pipeline() -> tuple[Any, Mapping[str, Any]]:
     Raises:
         PatchError: If a modular pipeline calls it.
     """
-    from diffusers import DiffusionPipeline
-
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__":
-            check_kind(found := frame.f_locals.get("self"))
+            # Each look at the variables of a frame copies them.
+            found = (variables := frame.f_locals).get("self")
             if isinstance(found, DiffusionPipeline):
-                return found, frame.f_locals
+                return found, variables
+            check_kind(found)
         frame = frame.f_back  # type: ignore[assignment]
     return None, {}

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -107,7 +108,7 @@ class GuidanceState:
         guided_steps, unguided_steps: How many calls of a model were guided, and how many were outside the method's window.
         default_backend: The attention backend of diffusers for processors without one of their own.
         bias: What folded padding adds to the logits of the positive prompt's keys, with shape (1, 1, 1, P); None: nothing.
-        shared: What the method makes once for all attentions of the call.
+        wholes: What the method answered to attentions of each size, until what it knows of a call changes.
         sized: What it makes once for all calls with these sizes of prompts.
         gradients: Whether the call is differentiated, so that no part of it may run again unseen.
     """
@@ -122,7 +123,7 @@ class GuidanceState:
         self.guided_steps = self.unguided_steps = 0
         self.default_backend: str | None = None
         self.bias: Tensor | None = None
-        self.shared: dict[Any, Any] = {}
+        self.wholes: dict[Any, Any] = {}
         self.sized: dict[Any, Any] = {}
         self.gradients = False
         self._device: torch.device | None = None
@@ -148,16 +149,18 @@ class GuidanceState:
         device = text.device
         if self._device != device:
             self.method, self._device = self.method.on(device), device
-        self.bias, self.shared = bias, {}
+        self.bias = bias
         self.default_backend = _active_backend()
         mode = device, torch.is_inference_mode_enabled()
         if self._progress != (progress, *mode):
             self.progress, self._progress = scalar(progress, device), (progress, *mode)
-        fitted = text.shape, text.dtype, references, *mode, *(_version(one.embeddings) for one in groups)
+        # Folded padding is counted anew in each call.
+        of_step = progress if self.method.varies else None, None if bias is None else object()
+        fitted = text.shape, text.dtype, references, *mode, *of_step, *(_version(one.embeddings) for one in groups)
         # A graph is good for one backward pass.
         if self.counts is None or self._fitted != fitted or torch.is_grad_enabled():
             self._fit([one.expand(len(text)) for one in groups], text, references)
-            self._fitted = fitted
+            self._fitted, self.wholes = fitted, {}
 
     def _fit(self, groups: Sequence[Encoded], text: Tensor, references: int) -> None:
         """Sets the groups, one row for each row of the positive prompts, and the sizes."""
@@ -194,7 +197,5 @@ def _version(tensor: Tensor) -> Any:
 
 
 def _active_backend() -> str:
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-
     name, _ = _AttentionBackendRegistry.get_active_backend()
     return getattr(name, "value", name)

@@ -47,6 +47,11 @@ def said(found: Result) -> str:
     return " ".join(found.stderr.split())
 
 
+def test_what_is_said_has_effect() -> None:
+    assert " beta=" in vsf(*BIKE, *NEG, "--dry-run").stdout
+    assert " beta=" not in vsf(*BIKE, *NEG, "--no-attention-mask", "--dry-run").stdout
+
+
 NO_NEGATIVE = "is for a negative prompt, and there is none: add --neg"
 
 

@@ -89,7 +89,8 @@ class Method(ABC):
     @property
     def shown(self) -> dict[str, str]:
         """The hyper-parameters as a person reads them: switches and rare numbers only if they differ from their default."""
-        values = {one: getattr(self, one.field) for one in self.options()}
+        acting = (one for one in self.options() if all(getattr(self, need.field, True) for need in one.needs))
+        values = {one: getattr(self, one.field) for one in acting}
         return {
             one.field: _format(value)
             for one, value in values.items()

@@ -138,7 +138,11 @@ class VSF(Method):
         True, "--duplication", help="Keep an unflipped copy of the negative in the blocks.", panel=ABLATIONS
     )
     reference_layout: bool = option(
-        False, "--reference-layout", off="--paper-layout", help="VSF as in the paper's public code.", panel=ABLATIONS
+        False,
+        "--reference-layout",
+        off="--paper-layout",
+        help="A second unflipped copy, as in the paper's code.",
+        panel=ABLATIONS,
     )
     start: float = option(0.0, "--start", help="Guide from this fraction of the steps on.", min=0, max=1, sweep=True, rare=True)
     stop: float = option(1.0, "--stop", help="Guide until this fraction of the steps.", above=0, max=1, sweep=True, rare=True)

@@ -41,6 +41,8 @@ def test_what_is_kept_changes_the_image_and_is_in_its_metadata() -> None:
     vsf("image", *CLOCK, "-o", "plain.png")
     vsf("image", *CLOCK, "--keep", "bells", "--keep", "legs", "-o", "twice.png")
     assert pixels("kept.png") != pixels("plain.png") and pixels("kept.png") == pixels("twice.png")
+    told = [line.split(maxsplit=1) for line in vsf("info", "kept.png").stdout.splitlines()]
+    assert [name for name, _ in told[:4]] == ["prompt", "negative", "keep", "seed"]
     info = json.loads(vsf("info", "kept.png", "--json").stdout)
     assert info["vsf"]["request"]["keep"] == ["bells, legs"] and info["vsf"]["request"]["parameters"]["contrast"] == 0.7
     assert 'Keep: "bells, legs"' in Image.open("kept.png").info["parameters"]

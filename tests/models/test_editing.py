@@ -164,6 +164,8 @@ def test_several_images_are_those_of_a_stock_call(name: str, tmp_path: Path, mon
     assert pixels("none.png") == (wanted[0] * 255).round().astype("uint8").tobytes()
 
     vsf("image", PROMPT, *model, *both, "--neg", "wheels", "-o", "vsf.png")
+    told = vsf("info", "vsf.png").stdout.splitlines()
+    assert told[2].split(maxsplit=1) == ["image", "photo.png, hat.png"]
     described = json.loads(vsf("info", "vsf.png", "--json").stdout)["vsf"]
     assert described["request"]["image"] == ["photo.png", "hat.png"] and len(set(described["image_sha256"])) == 2
     vsf("again", "vsf.png", "-m", str(tmp_path / name), "-o", "again.png", "-q")

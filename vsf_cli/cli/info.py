@@ -19,7 +19,7 @@ from vsf_cli.settings.request import Request, request_options
 __all__ = ["app"]
 
 app = command_app()
-FIRST = "prompt", "negative", "seed"
+FIRST = "prompt", "negative", "keep", "image", "mask", "seed"
 """What a person asks about first; the method and its numbers follow."""
 
 
@@ -47,7 +47,7 @@ def info(
             method = _strip(description["compared"])
             request = {key: value for key, value in request.items() if key not in ("method", "parameters")}
             description = {**description, "request": request, "applied": {}}
-        first = {key: request[key] for key in FIRST if key in request}
+        first = {key: request[key] for key in FIRST if request.get(key) not in (None, "", [])}
         _say_values({**first, **method, **(_everything(description) if verbose else {}), **method})
     elif foreign is not None:
         Console().info(f"{file} was made by {foreign.tool}, which wrote this:")

@@ -184,8 +184,14 @@ def test_a_picture_of_no_worth_is_an_error(pipe: Any, monkeypatch: pytest.Monkey
         return (torch.full_like(picture, value),)
 
     monkeypatch.setattr(pipe.vae, "decode", spoiled)
-    with pytest.raises(PictureError, match=message):
-        generate(pipe, request())
+    for changed, remedy in (
+        ({"negative": ("wheels",)}, "a smaller --alpha"),
+        ({"negative": ("wheels",), "method": "nag", "parameters": {}}, "a smaller --nag-scale"),
+        ({"dtype": "bfloat16"}, "--dtype float32"),
+        ({}, "another seed"),
+    ):
+        with pytest.raises(PictureError, match=rf"{message} .*: try {remedy}$"):
+            generate(pipe, request(**changed))
 
 
 def test_memory_that_does_not_suffice_has_its_own_error(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -345,9 +345,9 @@ def _frames(pixels: Any, request: Request) -> tuple["Image.Image", ...]:
 
     label = _label(request)
     if not np.isfinite(pixels).all():
-        raise PictureError(f"the model gave no numbers ({label}): try --dtype float32 or a smaller --alpha")
+        raise PictureError(f"the model gave no numbers ({label}): {_remedy(request)}")
     if pixels.max() < 1 / 255:
-        raise PictureError(f"the image is all black ({label}): try --dtype float32 or a smaller --alpha")
+        raise PictureError(f"the image is all black ({label}): {_remedy(request)}")
     frames = [Image.fromarray(frame) for frame in (pixels[request.drop_frames :] * 255).round().astype("uint8")]
     return tuple(enlarged(frame, request.upscale) for frame in frames)
 
@@ -367,10 +367,15 @@ def _sound(sounds: "tuple[torch.Tensor, int] | None", index: int, request: Reque
         return None
     samples, fps = sounds[0][index].float().cpu().numpy(), request.fps or DEFAULT_FPS
     if not np.isfinite(samples).all():
-        raise PictureError(
-            f"the model gave no numbers for the sound ({_label(request)}): try --dtype float32 or a smaller --alpha"
-        )
+        raise PictureError(f"the model gave no numbers for the sound ({_label(request)}): {_remedy(request)}")
     return Sound(samples, sounds[1]).until((request.num_frames or 1) / fps).after(request.drop_frames / fps)
+
+
+def _remedy(request: Request) -> str:
+    """Returns what to try where numbers have become too large."""
+    strength = request.guidance.options()[:1] if request.negative else ()
+    ways = [*(["--dtype float32"] if request.dtype != "float32" else []), *(f"a smaller {one.flag}" for one in strength)]
+    return f"try {' or '.join(ways or ['another seed'])}"
 
 
 def _label(request: Request) -> str:

@@ -5,6 +5,7 @@ import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -75,6 +76,13 @@ def test_a_model_that_cannot_be_loaded_is_one_failure_for_all(monkeypatch: pytes
     assert lines(found) == [f"warning: {MISSING}: its images fail", none] and found.stdout == ""
     monkeypatch.setattr(worker, "load_for", lambda *_: AnyPipe())
     assert len(batch("-m", "owner/name", table=table).stdout.split()) == 5
+
+
+def test_what_does_not_fit_a_model_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "load_for", Mock(side_effect=RequestError("small.safetensors does not fit this model")))
+    found = batch(table="prompt,seed\na red bike,1..3\n", code=6)
+    none = "error: none of 3 images was made, since their model cannot be loaded; outputs/t/manifest.csv says why"
+    assert lines(found) == ["warning: small.safetensors does not fit this model: its images fail", none]
 
 
 def test_a_shard_without_images_says_so() -> None:

@@ -98,8 +98,7 @@ def carry_out(
     _say_summary(made, batch, console)
     failed = _say_counts(batch, states, written, console)
     if stop.pressed:
-        console.always("stopped; the same command goes on")
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt("the same command goes on")
     if failed:
         _raise_failure(batch, made, failed, len(states), written[0])
 
@@ -126,9 +125,10 @@ def _raise_failure(batch: Batch, made: Sequence[Outcome], failed: int, count: in
     retried = batch.retry_failed or (len(codes) == failed and {*codes} <= {*OF_MACHINE})
     again = "the same command tries them again" if retried else "try them again with --retry-failed"
     if made and all(outcome.of_model for outcome in made):
-        kinds = (kind for kind in (ModelError, OutOfMemory, RequestError) if {*codes} == {kind.exit_code})
-        none = f"none of {counted(len(made), batch.noun)} was made, since their model cannot be loaded; {again}"
-        raise next(kinds, PartlyFailed)(none)
+        kind = next((kind for kind in (ModelError, OutOfMemory, RequestError) if {*codes} == {kind.exit_code}), PartlyFailed)
+        # What does not fit the model fails again, and with other settings it is another image.
+        again = f"{manifest} says why" if kind is RequestError else again
+        raise kind(f"none of {counted(len(made), batch.noun)} was made, since their model cannot be loaded; {again}")
     raise PartlyFailed(f"{failed} of {counted(count, batch.noun)} failed: {manifest} says why; {again}")
 
 

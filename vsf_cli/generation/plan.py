@@ -407,7 +407,9 @@ def _description(file: Path) -> dict[str, Any]:
     if misplaced := [key for key in metadata.description if key in Request.__dataclass_fields__]:
         raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
     if "compared" in metadata.description:
-        raise RequestError(f"{file} is a strip of several images: make it again with --compare")
+        raise RequestError(
+            f"{file} is a strip of several images, which again does not make: pass its prompt and --compare to vsf image"
+        )
     return metadata.description
 
 

@@ -19,11 +19,11 @@ SD35, WAN = ["--preset", "sd3.5-large-turbo"], ["--preset", "wan2.1-1.3b-causvid
 SUITES = {
     "count-sd3.5-large": [*SD35, "--count"],
     "count-wan-1.3b": [*WAN, "--count"],
-    "embedded": ["--preset", "tiny-sd3-turbo", "--rounds", "20"],
-    "embedded-clip": ["--preset", "tiny-wan-causvid", "--rounds", "10"],
+    "embedded": ["--preset", "tiny-sd3-turbo", "--rounds", "40"],
+    "embedded-clip": ["--preset", "tiny-wan-causvid", "--rounds", "20"],
     "cpu-sd3.5-large": [
         # In float32: many CPUs have no instructions for bfloat16, and take hours.
-        *(*SD35, "--random-weights", "--layers", "2", "--dtype", "float32", "--device", "cpu", "--rounds", "10"),
+        *(*SD35, "--random-weights", "--layers", "2", "--dtype", "float32", "--device", "cpu", "--rounds", "16"),
         *("--method", "none,nag,vsf,vsf-bias"),
     ],
     "cpu-wan-1.3b": [

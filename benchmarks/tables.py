@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from run import RESULTS, ROOT, SUITES
@@ -46,6 +46,13 @@ TITLES = {
     "gpu-sd3.5-large-compiled": "The same, compiled",
     "gpu-wan-1.3b": "Wan 2.1 1.3B on a GPU, timed",
     "gpu-wan-1.3b-compiled": "The same, compiled",
+}
+
+CPU_GOALS = {
+    "two blocks of Stable Diffusion 3.5 Large": ("cpu-sd3.5-large", 1.01),
+    "a block of Wan 2.1 1.3B": ("cpu-wan-1.3b", 1.005),
+    "the built-in images": ("embedded", 1.05),
+    "the built-in videos": ("embedded-clip", 1.05),
 }
 
 
@@ -375,6 +382,23 @@ def cross_attention() -> str:
     return table(["method", "cross attention, s (quartiles)", "added to a step"], rows)
 
 
+def cpu_goals() -> str:
+    """The goals of a step's CPU time, and what VSF with and without a bias takes: medians of rounds, with their quartiles."""
+
+    def ratios(report: Any, name: str) -> list[float]:
+        methods = (entry(report["methods"], key)["samples"] for key in (name, "none"))
+        return [sample["step_cpu"] / base["step_cpu"] for sample, base in zip(*methods, strict=True)]
+
+    rows = []
+    for what, (name, goal) in CPU_GOALS.items():
+        alone, biased = (ratios(result(name), method) for method in ("vsf", "vsf-bias"))
+        both = alone + biased
+        low, middle, high = quantiles(both, method="inclusive")
+        medians = (f"{median(found):.3f}" for found in (alone, biased))
+        rows.append([what, f"{goal:.3f}", f"{middle:.3f} ({low:.3f}-{high:.3f})", *medians, str(len(both))])
+    return table(["CPU time of a step, x none", "goal", "VSF, all rounds (quartiles)", "no bias", "with bias", "rounds"], rows)
+
+
 def profile(name: str, *operations: str) -> str:
     """What VSF adds to the operations of a step."""
     report = result(name)
@@ -498,6 +522,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "counted": counted,
     "traffic": traffic,
     "cross-attention": cross_attention,
+    "cpu-goals": cpu_goals,
     "profile": profile,
     "batch": batch,
     "start-up": start_up,

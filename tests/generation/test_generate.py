@@ -188,6 +188,8 @@ def test_a_picture_of_no_worth_is_an_error(pipe: Any, monkeypatch: pytest.Monkey
         ({"negative": ("wheels",)}, "a smaller --alpha"),
         ({"negative": ("wheels",), "method": "nag", "parameters": {}}, "a smaller --nag-scale"),
         ({"dtype": "bfloat16"}, "--dtype float32"),
+        ({"negative": ("wheels",), "parameters": {"alpha": 0.0}}, "another seed"),
+        ({"guidance_scale": 30.0}, "a smaller --guidance"),
         ({}, "another seed"),
     ):
         with pytest.raises(PictureError, match=rf"{message} .*: try {remedy}$"):

@@ -96,9 +96,14 @@ def test_those_of_a_flipped_embedding_are_minus_alpha_times_those_of_a_prompt() 
     assert_alike(found, [*wanted[:-1], -2 * wanted[-1]])
 
 
+def at_step(index: int) -> Any:
+    """A scheduler of four steps at one of them."""
+    return type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": index, "begin_index": 0})()
+
+
 def run_steps(model: Any, tiny: Tiny, behind: bool, negative: Tensor) -> list[Tensor]:
     """Gradients of two steps, of which the first is guided, by a slope, and the second is not."""
-    scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 1, "begin_index": 0})()
+    scheduler = at_step(1)
     pipe, values = type("Pipe", (), {"scheduler": scheduler})(), []
     encoded = [Encoded(negative, (NEGATIVES,))]
     with guided_denoisers(tiny.family, [model], VSF(3.0, 0.3, stop=0.5, slope=0.5), encoded, pipe):
@@ -146,8 +151,9 @@ def test_checkpointing_may_begin_inside() -> None:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
-def test_other_checkpoints_are_refused_before_the_work(whole: bool, reentrant: bool) -> None:
-    """Behind the `with`, what they run again would not be guided."""
+@pytest.mark.parametrize("step", [0, 3])
+def test_other_checkpoints_are_refused_before_the_work(whole: bool, reentrant: bool, step: int) -> None:
+    """Behind the `with`, what they run again would not be guided; of an unguided step it would fail."""
     tiny, model = TINY["sd3"], trained(TINY["sd3"])
     call, states = tiny.call(), tiny.call()["hidden_states"].requires_grad_()
     if not whole:
@@ -161,5 +167,6 @@ def test_other_checkpoints_are_refused_before_the_work(whole: bool, reentrant: b
         return output(model, {**call, "hidden_states": hidden_states})
 
     refused = pytest.raises(PatchError, match=r"call the model's own enable_gradient_checkpointing\(\) in its place")
-    with guided(model, negative_prompt_embeds=tiny.text(1, NEGATIVES)), refused:
+    encoded, pipe = [Encoded(tiny.text(1, NEGATIVES), (NEGATIVES,))], type("Pipe", (), {"scheduler": at_step(step)})()
+    with refused, guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, stop=0.5), encoded, pipe):
         checkpoint(run, states, use_reentrant=reentrant) if whole else run(states)

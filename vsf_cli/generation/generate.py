@@ -373,8 +373,13 @@ def _sound(sounds: "tuple[torch.Tensor, int] | None", index: int, request: Reque
 
 def _remedy(request: Request) -> str:
     """Returns what to try where numbers have become too large."""
-    strength = request.guidance.options()[:1] if request.negative else ()
-    ways = [*(["--dtype float32"] if request.dtype != "float32" else []), *(f"a smaller {one.flag}" for one in strength)]
+    method = request.guidance
+    # The first option of a method is its strength.
+    strengths = {one.flag: getattr(method, one.field) for one in method.options()[:1] if request.negative}
+    if method.accepts_guidance_scale or not request.negative:
+        strengths["--guidance"] = max(0, request.guidance_scale - 1)
+    ways = ["--dtype float32"] if request.dtype != "float32" else []
+    ways += [f"a smaller {flag}" for flag, strength in strengths.items() if strength > 0]
     return f"try {' or '.join(ways or ['another seed'])}"
 
 

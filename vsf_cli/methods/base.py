@@ -127,7 +127,7 @@ class Method(ABC):
 
     @property
     def varies(self) -> bool:
-        """Whether its strength is another one in each step."""
+        """Whether its strength is another one in each step: then `whole_attention` is asked anew in each."""
         return False
 
     @property
@@ -168,7 +168,8 @@ class Method(ABC):
     def whole_attention(self, query: "Tensor", tokens: "AllTokens") -> "WholeAttention | None":
         """Returns a function for the attention of all rows in one call; None if the method takes the tokens apart.
 
-        It serves all attentions of one size, also in later calls with equal sizes of text, unless the strength varies.
+        It serves all attentions of one size, also in later calls with equal sizes of text. So it must not depend on the
+        progress, unless the method `varies`.
 
         Arguments:
             query: The queries of all rows of the first of them, with shape (B, H, rows, D).

@@ -295,13 +295,13 @@ class VSF(Method):
             return target
         query, image, lse = rows(query), rows(output), rows(lse)
         if out is None:
-            return self._guide(query, image, lse, context)
+            return self._add_negative(query, image, lse, context)
         context.copy_unguided(output, out)
         for some in _chunks(query):
-            self._guide(some.of(query), some.of(image), some.of(lse), context, some.of(rows(out)))
+            self._add_negative(some.of(query), some.of(image), some.of(lse), context, some.of(rows(out)))
         return out
 
-    def _guide(
+    def _add_negative(
         self, query: "Tensor", base: "Tensor", lse: "Tensor", context: "Context", out: "Tensor | None" = None
     ) -> "Tensor":
         """Returns the guided outputs of rows of the image, from the unguided ones and their log-sum-exp, written into `out`.

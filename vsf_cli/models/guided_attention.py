@@ -83,9 +83,10 @@ class AttentionKind:
         spans, is_cross = (rows.queries, rows.groups), self.order is Order.CROSS
         tokens = AllTokens(KeyValue(*prepared[1:]), *spans, is_cross, state.progress, state.sized, make_context)
         whole = state.method.whole_attention(prepared[0], tokens)
+        # What is alike is prepared alike.
         if whole is None or all(map(is_, prepared, (query, key, value))):
             return whole
-        return lambda query, key, value: whole(*_prepare(query, key, value, scale))
+        return lambda *states: whole(*_prepare(states[0], states[1], states[2], scale))
 
     def attend(
         self, state: GuidanceState, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, backend: Any
@@ -109,7 +110,7 @@ class AttentionKind:
 def guided_attention(running: RunningCall, kind: AttentionKind) -> Attend:
     """Returns an attention function for guided models."""
     # The hash of a member of an enumeration is slow.
-    guides, alike = kind.guides, (id(kind.order), kind.has_grid)
+    guides, of_kind = kind.guides, (id(kind.order), kind.has_grid)
 
     def attend(
         query: Tensor,
@@ -126,17 +127,17 @@ def guided_attention(running: RunningCall, kind: AttentionKind) -> Attend:
     ) -> Tensor | None:
         if (state := running.state) is None:
             raise PatchError(NOT_RUNNING)
-        if state.counts is None:
-            return None
         is_compiled = torch.compiler.is_compiling()
         if state.gradients and not is_compiled:
             check_checkpoints()
+        if state.counts is None:
+            return None
         if dropout_p or is_causal or attention_kwargs:
             raise PatchError("attention with dropout, a causal mask or options of a backend cannot be guided")
         if guides and attn_mask is None and not is_compiled:
-            size = *alike, scale, query.shape, key.shape, key.dtype, key.device
-            if (whole := state.wholes.get(size, UNASKED)) is UNASKED:
-                whole = state.wholes[size] = kind.ask(state, query, key, value, scale)
+            alike = *of_kind, scale, query.shape, key.shape, key.dtype, (device := key.device), _cast_dtype(device)
+            if (whole := state.wholes.get(alike, UNASKED)) is UNASKED:
+                whole = state.wholes[alike] = kind.ask(state, query, key, value, scale)
             if whole is not None:
                 return whole(query, key, value)
         return kind.attend(state, *_prepare(query, key, value, scale), attn_mask, backend)
@@ -194,11 +195,15 @@ def _context(
     return Context(base, rows.image, rows.positive, tuple(groups), *shared, rows.reference, has_grid, grouped, keys)
 
 
+def _cast_dtype(device: torch.device) -> torch.dtype | None:
+    """Returns the dtype to which autocast casts; None if it is off."""
+    name = device.type
+    return torch.get_autocast_dtype(name) if name != "meta" and torch.is_autocast_enabled(name) else None
+
+
 def _prepare(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> tuple[Tensor, Tensor, Tensor]:
     """Returns tensors of one dtype, with equal numbers of heads, and for PyTorch's default scale."""
-    device = query.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
+    if (dtype := _cast_dtype(query.device)) is not None:
         # As the stock function does, which leaves float64 alone.
         query, key, value = (one if one.dtype == torch.float64 else one.to(dtype) for one in (query, key, value))
     if key.shape[1] != query.shape[1]:

@@ -45,10 +45,7 @@ def attention_calls(processor: type) -> int:
 
 @lru_cache(maxsize=64)
 def _counted_calls(function: Any, *values: Any) -> int:
-    """Returns how many calls a function has, counted once: the model's next step is slower after its instructions are read.
-
-    `values` are what the function's names stand for.
-    """
+    """Returns how many calls a function has, whose names stand for `values`; counted once, since it takes long."""
     return _calls_in(function)
 
 

@@ -154,13 +154,14 @@ class GuidanceState:
         mode = device, torch.is_inference_mode_enabled()
         if self._progress != (progress, *mode):
             self.progress, self._progress = scalar(progress, device), (progress, *mode)
-        # Folded padding is counted anew in each call.
-        of_step = progress if self.method.varies else None, None if bias is None else object()
-        fitted = text.shape, text.dtype, references, *mode, *of_step, *(_version(one.embeddings) for one in groups)
+        of_step = progress if self.method.varies else None
+        fitted = text.shape, text.dtype, references, *mode, of_step, *(_version(one.embeddings) for one in groups)
         # A graph is good for one backward pass.
         if self.counts is None or self._fitted != fitted or torch.is_grad_enabled():
             self._fit([one.expand(len(text)) for one in groups], text, references)
             self._fitted, self.wholes = fitted, {}
+        elif bias is not None:
+            self.wholes = {}  # Folded padding is counted anew in each call.
 
     def _fit(self, groups: Sequence[Encoded], text: Tensor, references: int) -> None:
         """Sets the groups, one row for each row of the positive prompts, and the sizes."""

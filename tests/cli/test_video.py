@@ -214,6 +214,8 @@ def test_a_preset_shows_all_that_it_loads() -> None:
 def test_a_number_of_frames_is_rounded_and_said(folder: Path) -> None:
     result = video(folder, "--frames", "7", "-o", "a.mp4")
     assert "7 frames asked for, but 9 are made" in " ".join(result.stderr.split())
+    result = video(folder, "--frames", "3", "-o", "c.mp4")
+    assert "3 frames asked for, but 1 is made" in " ".join(result.stderr.split())
     result = video(folder, "--seconds", "0.5", "--fps", "8", "-o", "b.mp4")
     assert count_frames_and_secs("b.mp4")[0] == 5 and "asked for" not in result.stderr
 

@@ -128,9 +128,9 @@ def test_words_that_a_models_vocabulary_lacks_are_warned_of(tmp_path: Path) -> N
     with pytest.warns(UserWarning) as warned, guided(pipe, ["feathers", "wheel"], keep="belts"):
         pass
     assert [str(one.message).partition(" has words that this model does not know: ")[::2] for one in warned] == [
-        ("negative 'feathers'", "feathers. They act as a word without a meaning"),
-        ("negative 'wheel'", "wheel. Did you mean 'wheels'? They act as a word without a meaning"),
-        ("kept 'belts'", "belts. Did you mean 'bells'? They act as a word without a meaning"),
+        ("negative 'feathers'", "feathers. What is unknown acts as a word without a meaning"),
+        ("negative 'wheel'", "wheel. Did you mean 'wheels'? What is unknown acts as a word without a meaning"),
+        ("kept 'belts'", "belts. Did you mean 'bells'? What is unknown acts as a word without a meaning"),
     ]
     assert {one.filename for one in warned} == {__file__}
 

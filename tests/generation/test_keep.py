@@ -88,7 +88,7 @@ def test_without_contrast_it_is_plain_vsf_to_the_bit() -> None:
     [
         (("a red bike", "--keep", "bells"), "--keep is for a negative prompt, and there is none: add --neg"),
         ((*CLOCK, "--keep", "bells", "--method", "nag"), "NAG scale=4 tau=2.5 alpha=0.125 has no use for --keep"),
-        ((*CLOCK, "--keep", "bells", "--no-attention-mask"), "has no use for --keep"),
+        ((*CLOCK, "--keep", "bells", "--no-attention-mask"), "has no use for --keep: leave it out, or leave its ablations out"),
         ((*CLOCK, "--keep", "belz"), "kept 'belz' has words that this model does not know: belz. Did you mean 'bells'?"),
         ((*CLOCK, "--keep", "bells", "--compare", "none,nag"), "--keep is for VSF, which is not compared"),
         ((*CLOCK, "--contrast", "0.5"), "--contrast is for what --keep names, and it names nothing"),

@@ -8,7 +8,7 @@ WORDS = {"a", "bike", "red", "wheels", "with", "on", "road"}
 
 
 def test_known_words_pass_in_silence() -> None:
-    assert check_vocabulary(Texts("A red bike, on a road!", ("wheels",)), WORDS) == []
+    assert check_vocabulary(Texts("A red bike, on a “road”… (+ 'bike')!", ("wheels",)), WORDS) == []
 
 
 def test_an_unknown_word_of_the_prompt_is_named_with_the_known_ones() -> None:
@@ -18,7 +18,7 @@ def test_an_unknown_word_of_the_prompt_is_named_with_the_known_ones() -> None:
     assert check_vocabulary(Texts("a rusty red bike"), WORDS)[1] == advice, "a batch tells it once"
 
 
-@pytest.mark.parametrize("negative", ["wheel", "old wheels", "Räder"])
+@pytest.mark.parametrize("negative", ["wheel", "old wheels", "Räder", "🚲", "wheels 🚲", "!!!", "with a"])
 def test_an_unknown_word_of_a_negative_is_refused(negative: str) -> None:
     with pytest.raises(RequestError, match=r"--preset sd3\.5-large-turbo"):
         check_vocabulary(Texts("a red bike", (negative,)), WORDS)
@@ -40,7 +40,11 @@ def test_a_double_negation_of_known_things_says_what_to_write() -> None:
         check_vocabulary(Texts("a red bike", ("no wheels",)), WORDS)
 
 
-@pytest.mark.parametrize("prompt", ["quantum foam", "a the on", "with a castle", "…"])
+def test_an_emoji_is_no_word_that_is_known() -> None:
+    assert check_vocabulary(Texts("a red bike 🚲!"), WORDS)[0] == "this model does not know 🚲, and takes no notice."
+
+
+@pytest.mark.parametrize("prompt", ["quantum foam", "a the on", "with a castle", "…", "🚲"])
 def test_a_prompt_of_which_nothing_is_known_is_refused(prompt: str) -> None:
     with pytest.raises(RequestError, match="no word that this model knows"):
         check_vocabulary(Texts(prompt), WORDS)

@@ -142,7 +142,7 @@ def whole_frames(
     whole = max(1, round((frames - 1) / multiple) * multiple + 1)
     kept = counted(frames - dropped, "frame") + (f", and {dropped} are left out" if dropped else "")
     asked = f"{counted(frames, 'frame')} asked for" if seconds is None else f"{seconds:g} s at {fps} fps are {kept}"
-    note = f"{asked}, but {whole} are made: 1 more than a multiple of {multiple}"
+    note = f"{asked}, but {whole} {'is' if whole == 1 else 'are'} made: 1 more than a multiple of {multiple}"
     return whole, None if whole == frames else note
 
 

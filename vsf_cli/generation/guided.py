@@ -183,7 +183,7 @@ def _warn_of_words(pipe: Any, negative: Rows | Encoded | None, kept: Rows | Enco
     given = (group if isinstance(group, list) else [] for group in (negative, kept))
     texts = Texts("", *(tuple(without_syntax(one.text) for row in rows for one in row) for rows in given))
     for _, _, message in unknown_words(texts, vocabulary):
-        warnings.warn(f"{message} They act as a word without a meaning", stacklevel=6)
+        warnings.warn(f"{message} What is unknown acts as a word without a meaning", stacklevel=6)
 
 
 def _given(prompts: Prompts | None, embeds: Tensor | EncodedText | None, name: str) -> Rows | Encoded | None:

@@ -408,7 +408,7 @@ def _description(file: Path) -> dict[str, Any]:
         raise RequestError(f"{file}: '{misplaced[0]}' stands outside of 'request', where it has no effect: move it there")
     if "compared" in metadata.description:
         raise RequestError(
-            f"{file} is a strip of several images, which again does not make: pass its prompt and --compare to vsf image"
+            f"{file} is a strip of several images, which vsf again does not make: pass its prompt and --compare to vsf image"
         )
     return metadata.description
 

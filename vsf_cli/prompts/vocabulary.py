@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 
 from vsf_cli.errors import RequestError, UnknownWords
@@ -27,8 +28,20 @@ REAL_PRESET, REAL_VIDEO_PRESET = "sd3.5-large-turbo", "wan2.1-1.3b-causvid"
 
 
 def _words(text: str) -> list[str]:
-    # As the tokenizers of the models with a vocabulary find them: in lower case, between anything but letters and digits.
-    return re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+", text.lower())
+    # As the tokenizers of the models with a vocabulary find them: in lower case, between anything but letters and digits; and
+    # emoji, which are no words.
+    found = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+|[^\w\s]+", text.lower())
+    return [word for one in found if (word := one if one[0].isalnum() else _emoji(one))]
+
+
+def _emoji(signs: str) -> str:
+    """Returns what is left of signs without punctuation."""
+    return "".join(sign for sign in signs if unicodedata.category(sign) == "So")
+
+
+def _is_about(text: str, vocabulary: Collection[str]) -> bool:
+    """Whether a text names anything that a model knows."""
+    return any(word in vocabulary and word not in STOP_WORDS for word in _words(text))
 
 
 def _unknown(text: str, vocabulary: Collection[str]) -> list[str]:
@@ -64,18 +77,23 @@ def check_vocabulary(texts: Texts, vocabulary: Collection[str], video: bool = Fa
             raise RequestError(f"{flaws}: name a thing")
         raise UnknownWords(message, advice)
     unknown = _unknown(prompt, vocabulary)
-    if not any(word in vocabulary and word not in STOP_WORDS for word in _words(prompt)):
+    if not _is_about(prompt, vocabulary):
         raise UnknownWords(f"prompt '{prompt}' has no word that this model knows.{_near(unknown, vocabulary)}", advice)
     warning = f"this model does not know {', '.join(unknown)}, and takes no notice.{_near(unknown, vocabulary)}"
     return [warning, advice] if unknown else []
 
 
 def unknown_words(texts: Texts, vocabulary: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Yields the role, the text and a message of each negative and kept prompt with words that are not in a vocabulary."""
+    """Yields the role, the text and a message of each negative and kept prompt with words that are not in a vocabulary.
+
+    So it does for one that has none at all.
+    """
     for role, text in (*(("negative", text) for text in texts.negative), *(("kept", text) for text in texts.keep)):
         if unknown := _unknown(text, vocabulary):
             words = f"{role} '{text}' has words that this model does not know: {', '.join(unknown)}."
             yield role, text, f"{words}{_near(unknown, vocabulary)}"
+        elif text.strip() and not _is_about(text, vocabulary):
+            yield role, text, f"{role} '{text}' has no word that this model knows."
 
 
 def _double_negations(negative: Sequence[str]) -> Iterator[str]:

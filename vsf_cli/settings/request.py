@@ -394,7 +394,8 @@ class Request(ModelSettings):
 
     def _check_kept(self, method: Method) -> None:
         if self.keep and not method.keeps and method.name != "none":
-            raise RequestError(f"{method} has no use for --keep: leave it out, or pass --method vsf without ablations")
+            instead = "leave its ablations out" if method.name == "vsf" else "pass --method vsf"
+            raise RequestError(f"{method} has no use for --keep: leave it out, or {instead}")
 
     def _check_choice(self, method: Method) -> None:
         """Refuses strengths that cannot be tried, and a choice that nobody makes."""

@@ -19,13 +19,14 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
 from run import RESULTS, ROOT, SUITES
 
 from training.labels import read_labels
 from vsf_cli.bench.report import markdown
+from vsf_cli.bench.timing import ratios
 from vsf_cli.evaluation.statistics import wilson_interval
 from vsf_cli.models import FAMILIES, Order
 from vsf_cli.toy.judge import STATES
@@ -385,17 +386,13 @@ def cross_attention() -> str:
 def cpu_goals() -> str:
     """The goals of a step's CPU time, and what VSF with and without a bias takes: medians of rounds, with their quartiles."""
 
-    def ratios(report: Any, name: str) -> list[float]:
-        methods = (entry(report["methods"], key)["samples"] for key in (name, "none"))
-        return [sample["step_cpu"] / base["step_cpu"] for sample, base in zip(*methods, strict=True)]
-
     rows = []
     for what, (name, goal) in CPU_GOALS.items():
-        alone, biased = (ratios(result(name), method) for method in ("vsf", "vsf-bias"))
-        both = alone + biased
-        low, middle, high = quantiles(both, method="inclusive")
-        medians = (f"{median(found):.3f}" for found in (alone, biased))
-        rows.append([what, f"{goal:.3f}", f"{middle:.3f} ({low:.3f}-{high:.3f})", *medians, str(len(both))])
+        none, alone, biased = (entry(result(name)["methods"], method)["samples"] for method in ("none", "vsf", "vsf-bias"))
+        both = ratios(alone + biased, none + none, "step_cpu")
+        medians = (f"{ratios(samples, none, 'step_cpu').median:.3f}" for samples in (alone, biased))
+        middle = f"{both.median:.3f} ({both.low:.3f}-{both.high:.3f})"
+        rows.append([what, f"{goal:.3f}", middle, *medians, str(len(alone + biased))])
     return table(["CPU time of a step, x none", "goal", "VSF, all rounds (quartiles)", "no bias", "with bias", "rounds"], rows)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ NEGATIVES = 4
 
 def drawn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64)
+
+
+def at_step(index: int, steps: int = 4) -> Any:
+    """A pipeline whose scheduler is at one of its steps."""
+    return SimpleNamespace(scheduler=SimpleNamespace(timesteps=torch.arange(steps), step_index=index, begin_index=0))
 
 
 def text_mask(batch: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch._dynamo.utils import counters
 from torch.nn.utils.rnn import pad_sequence
 
 from tests.models.dense import Dense, dense_attention
-from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, drawn, ltx2_streams
+from tests.models.families import NEGATIVES, TEXT, TINY, Tiny, at_step, drawn, ltx2_streams
 from vsf_cli.attention import lanes
 from vsf_cli.errors import PatchError, RequestError
 from vsf_cli.generation.guided import guided
@@ -201,11 +201,9 @@ def test_kept_prompts_of_different_lengths_are_spared(tiny: Tiny, weighted: bool
 
 def test_a_slope_holds_for_what_is_kept_too(tiny: Tiny, negative: Tensor) -> None:
     kept = [tiny.text(2) + 1]
-    scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 0, "begin_index": 0})()
-    pipe = type("Pipe", (), {"scheduler": scheduler})()
     groups, model = [Encoded(negative, (NEGATIVES,)), Encoded.stack(kept)], tiny.model()
     # It begins at 2 (1 + 0.5).
-    with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, stop=0.5, slope=-0.5), groups, pipe):
+    with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, stop=0.5, slope=-0.5), groups, at_step(0)):
         found = output(model, tiny.call())
     torch.testing.assert_close(found, dense_output(tiny, VSF(3.0, 0.3), [negative[0]], 1, kept), atol=1e-11, rtol=0)
 
@@ -392,11 +390,9 @@ def test_a_method_is_asked_again_only_if_a_call_is_another(tiny: Tiny, negative:
 
 @pytest.mark.parametrize("tiny", ["sd3.5-medium", "wan"], indirect=True)
 def test_every_step_has_the_strength_of_its_own(tiny: Tiny, negative: Tensor) -> None:
-    model, call = tiny.model(), tiny.call()
-    scheduler: Any = type("Scheduler", (), {"timesteps": torch.arange(3), "begin_index": 0})()
-    pipe = type("Pipe", (), {"scheduler": scheduler})()
+    model, call, pipe = tiny.model(), tiny.call(), at_step(0, steps=3)
     with guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, slope=1.0), [Encoded(negative, (NEGATIVES,))], pipe):
-        for scheduler.step_index, alpha in enumerate((0, 4 / 3, 8 / 3)):
+        for pipe.scheduler.step_index, alpha in enumerate((0, 4 / 3, 8 / 3)):
             wanted = dense_output(tiny, VSF(alpha, 0.3), [negative[0]])
             torch.testing.assert_close(output(model, call), wanted, atol=1e-11, rtol=0)
 
@@ -457,12 +453,10 @@ def test_ours_runs_in_every_compiled_block_and_strengths_share_graphs(tiny: Tiny
 def test_a_step_outside_the_window_is_the_stock_model_to_the_bit(tiny: Tiny, negative: Tensor) -> None:
     model, call = tiny.model(), tiny.call()
     stock = output(model, call)
-    scheduler = type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": 3, "begin_index": 0})()
-    pipe = type("Pipe", (), {"scheduler": scheduler})()
-    encoded = Encoded(negative, (NEGATIVES,))
+    pipe, encoded = at_step(3), Encoded(negative, (NEGATIVES,))
     with guided_denoisers(tiny.family, [model], VSF(3.0, 0.3, stop=0.5), [encoded], pipe):
         assert torch.equal(output(model, call), stock)
-        scheduler.step_index = 1
+        pipe.scheduler.step_index = 1
         assert not torch.equal(output(model, call), stock)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tests.models.families import NEGATIVES, TINY, Tiny
+from tests.models.families import NEGATIVES, TINY, Tiny, at_step
 from tests.models.test_families import dense_output, exact, output
 from vsf_cli.errors import PatchError
 from vsf_cli.generation.guided import guided
@@ -96,19 +96,13 @@ def test_those_of_a_flipped_embedding_are_minus_alpha_times_those_of_a_prompt() 
     assert_alike(found, [*wanted[:-1], -2 * wanted[-1]])
 
 
-def at_step(index: int) -> Any:
-    """A scheduler of four steps at one of them."""
-    return type("Scheduler", (), {"timesteps": torch.arange(4), "step_index": index, "begin_index": 0})()
-
-
 def run_steps(model: Any, tiny: Tiny, behind: bool, negative: Tensor) -> list[Tensor]:
     """Gradients of two steps, of which the first is guided, by a slope, and the second is not."""
-    scheduler = at_step(1)
-    pipe, values = type("Pipe", (), {"scheduler": scheduler})(), []
+    pipe, values = at_step(1), []
     encoded = [Encoded(negative, (NEGATIVES,))]
     with guided_denoisers(tiny.family, [model], VSF(3.0, 0.3, stop=0.5, slope=0.5), encoded, pipe):
         for step in (1, 2):
-            scheduler.step_index = step
+            pipe.scheduler.step_index = step
             values.append(output(model, tiny.call()))
         if not behind:
             return gradients(torch.cat(values), model, negative)
@@ -167,6 +161,6 @@ def test_other_checkpoints_are_refused_before_the_work(whole: bool, reentrant: b
         return output(model, {**call, "hidden_states": hidden_states})
 
     refused = pytest.raises(PatchError, match=r"call the model's own enable_gradient_checkpointing\(\) in its place")
-    encoded, pipe = [Encoded(tiny.text(1, NEGATIVES), (NEGATIVES,))], type("Pipe", (), {"scheduler": at_step(step)})()
-    with refused, guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, stop=0.5), encoded, pipe):
+    encoded = [Encoded(tiny.text(1, NEGATIVES), (NEGATIVES,))]
+    with refused, guided_denoisers(tiny.family, [model], VSF(2.0, 0.3, stop=0.5), encoded, at_step(step)):
         checkpoint(run, states, use_reentrant=reentrant) if whole else run(states)

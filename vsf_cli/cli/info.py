@@ -47,7 +47,7 @@ def info(
             method = _strip(description["compared"])
             request = {key: value for key, value in request.items() if key not in ("method", "parameters")}
             description = {**description, "request": request, "applied": {}}
-        first = {key: request[key] for key in FIRST if request.get(key) not in (None, "", [])}
+        first = _filled({key: request.get(key) for key in FIRST})
         _say_values({**first, **method, **(_everything(description) if verbose else {}), **method})
     elif foreign is not None:
         Console().info(f"{file} was made by {foreign.tool}, which wrote this:")
@@ -99,7 +99,12 @@ def _everything(description: Mapping[str, Any]) -> dict[str, Any]:
     left_out = "parameters", *of_videos, *(("width", "height") if size else ())
     keys = {one.field: one.key for one in request_options()}
     plain = {keys.get(key, key): value for key, value in values.items() if key not in left_out}
-    return {**{key: value for key, value in plain.items() if value not in (None, "", [], {})}, **description["versions"]}
+    return {**_filled(plain), **description["versions"]}
+
+
+def _filled(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that are not empty."""
+    return {key: value for key, value in values.items() if value not in (None, "", [], {})}
 
 
 def _choice(choice: Mapping[str, Any]) -> str:

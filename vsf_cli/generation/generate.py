@@ -373,13 +373,12 @@ def _sound(sounds: "tuple[torch.Tensor, int] | None", index: int, request: Reque
 
 def _remedy(request: Request) -> str:
     """Returns what to try where numbers have become too large."""
-    method = request.guidance
-    # The first option of a method is its strength.
-    strengths = {one.flag: getattr(method, one.field) for one in method.options()[:1] if request.negative}
-    if method.accepts_guidance_scale or not request.negative:
-        strengths["--guidance"] = max(0, request.guidance_scale - 1)
-    ways = ["--dtype float32"] if request.dtype != "float32" else []
-    ways += [f"a smaller {flag}" for flag, strength in strengths.items() if strength > 0]
+    method, ways = request.guidance, ["--dtype float32"] if request.dtype != "float32" else []
+    if request.negative:
+        # The first option of a method is its strength.
+        ways += [f"a smaller {one.flag}" for one in method.options()[:1] if getattr(method, one.field) > 0]
+    if request.guidance_scale > 1 and (method.accepts_guidance_scale or not request.negative):
+        ways.append("a smaller --guidance")
     return f"try {' or '.join(ways or ['another seed'])}"
 
 
